@@ -1,0 +1,39 @@
+# `make demo` and `make test` set everything up on a fresh machine and then run. `make check` and `make test` are what CI runs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check proof format clean
+
+demo: $(VENV)/installed
+	$(BIN)/tutelage demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not proof" --durations=10
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check tutelage tests
+	$(BIN)/ruff format --check tutelage tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+proof: $(VENV)/installed-dev
+	$(BIN)/python -m tests.proof
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix tutelage tests
+	$(BIN)/ruff format tutelage tests
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,74 @@
+"""Every error tutelage raises on purpose.
+
+    TutelageError              exit code 1; the command line prints its message as one line
+    ├── UsageError             exit code 2; what the user gave is wrong, and the message says what to change
+    │   ├── RecipeError        a setting: unknown, of the wrong type, out of range, or two that contradict
+    │   ├── DataError          a data file: names file, line, field, what was expected and what stood there
+    │   ├── CheckpointError    a model or tokenizer folder: missing, damaged, or not of the kind that was asked for
+    │   └── RunFolderError     a run folder: held by another process, or made with other settings
+    ├── TrainingError          a run went wrong by itself: the loss is not a number, nothing is left to train on
+    └── Interrupted            exit code 0; SIGTERM or Ctrl-C arrived, the state is saved, `resume` goes on
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class TutelageError(Exception):
+    """Root of the tree. The message is for people: what was wrong, where, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(TutelageError):
+    """Something that the user gave is wrong."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class DataError(UsageError):
+    """A row of a data file is wrong. ``where`` is ``file``, ``file:line`` or ``file:line: field``."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | Path | None = None,
+        line: int | None = None,
+        field: str | None = None,
+        expected: str | None = None,
+        found: object = None,
+    ) -> None:
+        self.path, self.line, self.field = path, line, field
+        self.expected, self.found = expected, found
+        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        message = f"{where}{f'field {field!r}: ' if field else ''}{problem}"
+        if expected is not None:
+            message += f"; expected {expected}"
+        if found is not None:
+            text = repr(found)
+            message += f", found {text if len(text) <= 80 else text[:77] + '...'}"
+        super().__init__(message)
+
+
+class CheckpointError(UsageError):
+    """A model or tokenizer folder is missing, damaged, or not of the kind that was asked for."""
+
+
+class RunFolderError(UsageError):
+    """A run folder is held by another process, or was made with other settings."""
+
+
+class TrainingError(TutelageError):
+    """A run went wrong by itself: the loss is not a number, or nothing is left to train on."""
+
+
+class Interrupted(TutelageError):
+    """SIGTERM or Ctrl-C arrived and the state is saved; the same command goes on from there."""
+
+    exit_code = 0
