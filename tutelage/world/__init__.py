@@ -1,0 +1,1 @@
+"""The embedded world: a small invented country that the package is tried, taught and tested on."""
