@@ -1,0 +1,264 @@
+"""Proximal policy optimisation on answers: KL, rewards, advantages, the two clipped losses, and the KL controllers.
+
+Tensors of an answer are [b, s], aligned so that position t holds the log-probability, the value (of the state *before*
+the token) and the reward of the token at t. One mask serves them all: True on the tokens the model answered with, the
+end-of-turn token among them.
+
+PPO-ptx (Ouyang et al. 2022, equation 2) needs nothing of its own here. Its loss is
+``policy_loss + value_coef * value_loss + ptx_coef * next_token_loss`` of pretraining text, and one gradient of that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tutelage.objectives.language import Count, over_count
+
+MAX_LOG_RATIO = 20.0
+"""Log-ratios are cut at +-20, in either loss and metric: exp of more would overflow, and inf * 0 be NaN."""
+
+
+# ---- masked statistics
+
+
+def masked_mean(x: Tensor, mask: Tensor, count: Count | None = None) -> Tensor:
+    """The sum of x where it counts over ``count`` (by default the number of True in the mask), a float32 scalar."""
+    return over_count(_masked(x, mask).sum(), mask.sum() if count is None else count)
+
+
+def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+    """(x - mean) / sqrt(variance + 1e-8) over the counted entries, plus the mean again unless ``shift_mean``.
+
+    The variance is the biased one (divided by n), as in Ziegler et al. 2019's code: it is defined for a single entry,
+    and moments of this kind add up across processes. Whiten the whole batch at once, not a microbatch at a time.
+
+    Args: x: any shape; mask: the same.
+    Returns: x's shape, float32, 0 where not counted.
+    """
+    mean = masked_mean(x, mask)
+    centred = _masked(x.float() - mean, mask)
+    scaled = centred * torch.rsqrt(masked_mean(centred.square(), mask) + 1e-8)
+    return scaled if shift_mean else _masked(scaled + mean, mask)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the counted tokens: 1 is a perfect critic, 0 as good as a constant.
+
+    0 also where the returns do not vary (beyond rounding), so that there is nothing to explain.
+    """
+    values, returns = _masked(values, mask), _masked(returns, mask)
+    total = _variance(returns, mask)
+    varies = total > 1e-10 * masked_mean(returns.square(), mask)
+    return torch.where(varies, 1.0 - _variance(returns - values, mask) / torch.where(varies, total, 1.0), 0.0)
+
+
+# ---- Kullback-Leibler divergence
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log pi(a) - log ref(a), each of [...]: its mean over a ~ pi is KL(pi || ref) in nats; one alone may be negative."""
+    return logprobs.float() - ref_logprobs.float()
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """ref(a)/pi(a) - 1 - log(ref(a)/pi(a)), each of [...]: the same mean as k1, never negative, and steadier near 0."""
+    log_ratio = (ref_logprobs.float() - logprobs.float()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def kl_per_answer(k1: Tensor, mask: Tensor) -> Tensor:
+    """The sum of the per-token estimates [b, s] over each answer, [b] in nats: what ``AdaptiveKL`` has its target for."""
+    return _masked(k1, mask).sum(-1)
+
+
+# ---- rewards and advantages
+
+
+@torch.no_grad()
+def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """-kl_coef (log pi - log ref) at every counted token, plus the score on the last one (the end of turn, if it ended).
+
+    Args:
+        scores: [b] of the whole answers; an answer without a counted token has nowhere to put it.
+        logprobs, ref_logprobs: [b, s] of the distribution that was sampled (temperature included).
+        mask: [b, s].
+    Returns: [b, s] float32, 0 where not counted.
+    """
+    rewards = _masked(-kl_coef * kl_k1(logprobs, ref_logprobs), mask)
+    last = mask & (mask.long().cumsum(1) == mask.sum(1, keepdim=True))
+    return rewards + torch.where(last, scores.float()[:, None], 0.0)
+
+
+@torch.no_grad()
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, equation 16) along the counted tokens of each row.
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t + 1 is the next *counted* token: a
+    gap in the mask (a tool's output, another speaker's turn) is stepped over as if it were cut out. After the last
+    counted token V and A are 0, also where an answer was cut off: its missing end is the score's business.
+
+    Args: rewards, values, mask: [b, s] in any pattern of the mask.
+    Returns: advantages [b, s] and returns [b, s] = advantages + values; float32, 0 where not counted.
+    """
+    rewards, values = _masked(rewards, mask), _masked(values, mask)
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0]) if values.shape[1] else values.sum(1)
+    for t in reversed(range(values.shape[1])):
+        counts = mask[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = torch.where(counts, delta + gamma * lam * next_advantage, next_advantage)
+        next_value = torch.where(counts, values[:, t], next_value)
+        advantages[:, t] = next_advantage
+    advantages = _masked(advantages, mask)
+    return advantages, advantages + values
+
+
+# ---- losses
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float = 0.2,
+    count: Count | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped surrogate (Schulman et al. 2017, equation 7), negated.
+
+    max(-A rho, -A clamp(rho, 1 - clip, 1 + clip)) with rho = pi(a) / pi_old(a). Weights of ``importance_weights`` are
+    multiplied into the advantages beforehand, which is the same as weighing the terms.
+
+    Args:
+        logprobs, old_logprobs, advantages, mask: [b, s]; the gradient flows through the first alone.
+        count: the global number of counted tokens; by default those of the mask.
+    Returns: the scalar loss, and detached scalars that are sums over ``count`` too, so those of microbatches add up:
+        "ratio"; "clip_fraction", the share of tokens whose clipped term is the larger, so that they give no gradient;
+        "approx_kl_k1" and "approx_kl_k3", estimates of KL(pi_old || pi) in nats a token.
+    """
+    count = mask.sum() if count is None else count
+    change = _masked(logprobs.float() - old_logprobs.detach().float(), mask)
+    ratio = change.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    advantages = _masked(advantages.detach(), mask)
+    free = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    loss = masked_mean(torch.maximum(free, clipped), mask, count)
+    with torch.no_grad():
+        stats = {
+            "ratio": masked_mean(ratio, mask, count),
+            "clip_fraction": masked_mean((clipped > free).float(), mask, count),
+            "approx_kl_k1": masked_mean(kl_k1(old_logprobs, logprobs), mask, count),
+            "approx_kl_k3": masked_mean(kl_k3(old_logprobs, logprobs), mask, count),
+        }
+    return loss, stats
+
+
+def value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    clip: float | None = 0.2,
+    count: Count | None = None,
+) -> Tensor:
+    """Half the mean of max((V - R)^2, (clamp(V, V_old - clip, V_old + clip) - R)^2) over the counted tokens.
+
+    Args:
+        values, old_values, returns, mask: [b, s]; the gradient flows through the first alone.
+        clip: in the unit of the values; None for the plain squared error.
+        count: the global number of counted tokens; by default those of the mask.
+    """
+    values, returns = _masked(values, mask), _masked(returns.detach(), mask)
+    error = (values - returns).square()
+    if clip is not None:
+        old = _masked(old_values.detach(), mask)
+        error = torch.maximum(error, (old + (values - old).clamp(-clip, clip) - returns).square())
+    return 0.5 * masked_mean(error, mask, count)
+
+
+@torch.no_grad()
+def importance_weights(
+    sampler_logprobs: Tensor, logprobs: Tensor, mask: Tensor, cap: float = 2.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """min(pi_trainer(a) / pi_sampler(a), cap): truncated weights for tokens sampled by another kernel or precision.
+
+    Args:
+        sampler_logprobs: [b, s] that the sampler reported.
+        logprobs: [b, s] that the trainer recomputed with the same weights of the model.
+    Returns: weights [b, s] float32 (0 where not counted) to multiply the advantages by, and over the counted tokens
+        "mismatch_mean" and "mismatch_max" of |log pi_trainer - log pi_sampler|, "mismatch_kl" (k3 of KL(sampler ||
+        trainer)) and "capped_fraction".
+    """
+    change = _masked(kl_k1(logprobs, sampler_logprobs), mask)
+    ratio = change.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    stats = {
+        "mismatch_mean": masked_mean(change.abs(), mask),
+        "mismatch_max": change.abs().max() if change.numel() else change.sum(),
+        "mismatch_kl": masked_mean(kl_k3(sampler_logprobs, logprobs), mask),
+        "capped_fraction": masked_mean((ratio > cap).float(), mask),
+    }
+    return _masked(ratio.clamp(max=cap), mask), stats
+
+
+# ---- KL controllers
+
+
+class FixedKL:
+    """A KL coefficient that stays: InstructGPT's, 0.02 a token."""
+
+    def __init__(self, coef: float) -> None:
+        self.coef = coef
+
+    def update(self, kl: float, answers: int) -> None:
+        """Takes the same as AdaptiveKL.update and does nothing."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.coef = float(state["coef"])
+
+
+class AdaptiveKL:
+    """Steers the KL coefficient towards a target divergence (Ziegler et al. 2019, section 2.2): a proportional controller.
+
+    e = clamp(kl / target - 1, -0.2, 0.2) and coef <- coef (1 + e answers / horizon).
+    """
+
+    def __init__(self, init: float, target: float, horizon: int) -> None:
+        """``target`` in nats an **answer** (the sum over its tokens, not the mean); ``horizon`` in answers."""
+        if init <= 0 or target <= 0 or horizon <= 0:
+            raise ValueError(f"init, target and horizon must be above 0, found {init}, {target} and {horizon}")
+        self.coef, self.target, self.horizon = init, target, horizon
+
+    def update(self, kl: float, answers: int) -> None:
+        """After a batch: ``kl`` is the mean of ``kl_per_answer`` over its ``answers`` answers."""
+        if not math.isfinite(kl):
+            raise ValueError(f"the KL of the batch is {kl}: the coefficient cannot follow it")
+        if answers >= 5 * self.horizon:  # at an error of -0.2 the coefficient would become 0 or change its sign
+            raise ValueError(
+                f"horizon {self.horizon} is too short for batches of {answers} answers: give {answers} or more"
+            )
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coef *= 1 + error * answers / self.horizon
+
+    def state_dict(self) -> dict[str, float]:
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.coef = float(state["coef"])
+
+
+KLController = FixedKL | AdaptiveKL
+
+
+def _masked(x: Tensor, mask: Tensor) -> Tensor:
+    """x in float32, 0 where it does not count. Filled, not multiplied: NaN * 0 would be NaN, and so its gradient."""
+    return x.float().masked_fill(~mask, 0.0)
+
+
+def _variance(x: Tensor, mask: Tensor) -> Tensor:
+    return masked_mean(_masked(x.float() - masked_mean(x, mask), mask).square(), mask)
