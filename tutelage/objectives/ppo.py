@@ -59,7 +59,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """log pi(a) - log ref(a), each of [...]: its mean over a ~ pi is KL(pi || ref) in nats; one alone may be negative."""
+    """log pi(a) - log ref(a), each of [...]: its mean over a ~ pi is KL(pi || ref) in nats; one may be negative."""
     return logprobs.float() - ref_logprobs.float()
 
 
@@ -70,7 +70,7 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_per_answer(k1: Tensor, mask: Tensor) -> Tensor:
-    """The sum of the per-token estimates [b, s] over each answer, [b] in nats: what ``AdaptiveKL`` has its target for."""
+    """The sum of the per-token estimates [b, s] over each answer, [b] in nats: what ``AdaptiveKL`` has a target for."""
     return _masked(k1, mask).sum(-1)
 
 
@@ -79,7 +79,7 @@ def kl_per_answer(k1: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """-kl_coef (log pi - log ref) at every counted token, plus the score on the last one (the end of turn, if it ended).
+    """-kl_coef (log pi - log ref) at every counted token, plus the score on the last (the end of turn, if it ended).
 
     Args:
         scores: [b] of the whole answers; an answer without a counted token has nowhere to put it.
@@ -96,8 +96,8 @@ def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, equation 16) along the counted tokens of each row.
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t + 1 is the next *counted* token: a
-    gap in the mask (a tool's output, another speaker's turn) is stepped over as if it were cut out. After the last
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t + 1 is the next *counted* token:
+    a gap in the mask (a tool's output, another speaker's turn) is stepped over as if it were cut out. After the last
     counted token V and A are 0, also where an answer was cut off: its missing end is the score's business.
 
     Args: rewards, values, mask: [b, s] in any pattern of the mask.
@@ -223,7 +223,7 @@ class FixedKL:
 
 
 class AdaptiveKL:
-    """Steers the KL coefficient towards a target divergence (Ziegler et al. 2019, section 2.2): a proportional controller.
+    """Steers the KL coefficient towards a target divergence by a proportional controller (Ziegler et al. 2019, 2.2).
 
     e = clamp(kl / target - 1, -0.2, 0.2) and coef <- coef (1 + e answers / horizon).
     """
