@@ -1,0 +1,109 @@
+"""The key/value cache: what generation keeps of the tokens that went through the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tutelage.model.config import ModelConfig
+
+_BLOCK = 64  # slots are allocated in multiples of this, and at least doubled on growth
+
+
+class KVCache:
+    """Keys and values of every layer, for ``b`` rows of up to ``max_length`` tokens, each row at a length of its own.
+
+    ``k[layer]``, ``v[layer]``: [b, kv_heads, capacity, head_dim] (views). ``lengths``: LongTensor [b], the tokens that
+    row ``i`` holds; slots from ``lengths[i]`` on are free, whatever stands in them. A forward with the cache writes its
+    ``s`` tokens into slots ``lengths[i] .. lengths[i]+s`` and adds ``s`` to every length; after a right-padded prefill
+    the caller sets ``lengths`` to the true ones, and the padding is overwritten by what comes next.
+
+    For generation only: nothing in here carries a gradient.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int,
+        max_length: int,
+        *,
+        capacity: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.max_length = config, max_length
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        slots = max_length if capacity is None else min(capacity, max_length)
+        # Slots before heads: one token's keys lie together, so that a step writes whole rows.
+        shape = (2, config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
+        self._set_store(torch.zeros(shape, device=device, dtype=dtype))
+
+    def _set_store(self, store: Tensor) -> None:
+        self.store = store
+        self._flat = store.flatten(2, 3).flatten(3)  # [2, layers, b * capacity, kv_heads * head_dim]
+        self.k = list(store[0].transpose(2, 3).unbind(0))
+        self.v = list(store[1].transpose(2, 3).unbind(0))
+        self._k_flat, self._v_flat = list(self._flat[0].unbind(0)), list(self._flat[1].unbind(0))
+
+    @property
+    def batch(self) -> int:
+        return self.store.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        """Slots allocated for each row."""
+        return self.store.shape[3]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.store.dtype
+
+    def longest(self) -> int:
+        """The length of the longest row (0 when there is none)."""
+        return int(self.lengths.max()) if self.batch else 0
+
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` tokens a row. ValueError above ``max_length``."""
+        if length <= self.capacity:
+            return
+        if length > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} tokens a row, {length} are needed")
+        new = min(self.max_length, max(2 * self.capacity, -(-length // _BLOCK) * _BLOCK))
+        store = self.store.new_zeros(*self.store.shape[:3], new, *self.store.shape[4:])
+        store[:, :, :, : self.capacity] = self.store
+        self._set_store(store)
+
+    def slots(self, count: int) -> Tensor:
+        """Flat indices [b * count] of the next ``count`` free slots of every row, for ``write``."""
+        start = self.lengths + torch.arange(self.batch, device=self.lengths.device) * self.capacity
+        return start if count == 1 else (start[:, None] + torch.arange(count, device=start.device)).flatten()
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store ``k`` and ``v`` [b, s, kv_heads, head_dim] of one layer at ``slots``. Lengths are left as they are."""
+        self._k_flat[layer].index_copy_(0, slots, k.reshape(slots.numel(), -1).to(self.dtype))
+        self._v_flat[layer].index_copy_(0, slots, v.reshape(slots.numel(), -1).to(self.dtype))
+
+    def select(self, rows: Sequence[int] | Tensor) -> KVCache:
+        """A new cache of these rows in this order, a row as often as it is named; allocated for what they hold."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.lengths.device)
+        new = object.__new__(KVCache)
+        new.config, new.max_length = self.config, self.max_length
+        new.lengths = self.lengths[index]
+        held = int(new.lengths.max()) if len(index) else 0
+        slots = min(self.capacity, -(-max(held, 1) // _BLOCK) * _BLOCK)
+        new._set_store(self.store[:, :, :, :slots].index_select(2, index))
+        return new
+
+    def expand(self, n: int) -> KVCache:
+        """A new cache with every row ``n`` times, copies adjacent: n answers that share one prefill."""
+        return self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n))
+
+    def put(self, rows: Sequence[int] | Tensor, other: KVCache) -> None:
+        """Replace ``rows`` of this cache by the rows of ``other``, in order."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.lengths.device)
+        held = other.longest()
+        self.reserve(held)
+        self.store[:, :, index, :held] = other.store[:, :, :, :held].to(self.dtype)
+        self.lengths[index] = other.lengths

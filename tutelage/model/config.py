@@ -1,0 +1,130 @@
+"""The shape of a decoder: one settings class for the six families that tutelage reads and writes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Family = Literal["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+# What a family is by default. `ModelConfig(family=..., ...)` fills these in where the caller said nothing.
+_GPT = {"norm": "layernorm", "gated_mlp": False, "qkv_bias": True, "attention_out_bias": True, "mlp_bias": True}
+_LLAMA = {"norm": "rmsnorm", "gated_mlp": True, "activation": "silu", "positions": "rope", "norm_eps": 1e-6}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpt2": {**_GPT, "activation": "gelu_tanh", "positions": "learned", "tie_embeddings": True, "norm_eps": 1e-5},
+    "gpt_neox": {**_GPT, "activation": "gelu", "positions": "rope", "rotary_fraction": 0.25, "parallel_residual": True}
+    | {"norm_eps": 1e-5},
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": {**_LLAMA, "qkv_bias": True},
+    "qwen3": {**_LLAMA, "qk_norm": True},
+}
+
+# What a family cannot change, because its Hugging Face class has no setting for it. Anything absent here is free.
+_NO_EXTRAS = {"parallel_residual": False, "rotary_fraction": 1.0, "norm": "rmsnorm", "gated_mlp": True}
+_NO_EXTRAS |= {"positions": "rope"}
+FIXED: dict[str, dict[str, Any]] = {
+    "gpt2": {**_GPT, "positions": "learned", "parallel_residual": False, "qk_norm": False, "sliding_window": None},
+    "gpt_neox": {"norm": "layernorm", "gated_mlp": False, "mlp_bias": True, "positions": "rope", "qk_norm": False}
+    | {"sliding_window": None},
+    "llama": {**_NO_EXTRAS, "qk_norm": False, "sliding_window": None},
+    "mistral": {**_NO_EXTRAS, "qk_norm": False, "qkv_bias": False, "attention_out_bias": False, "mlp_bias": False},
+    "qwen2": {**_NO_EXTRAS, "qk_norm": False, "qkv_bias": True, "attention_out_bias": False, "mlp_bias": False},
+    "qwen3": {**_NO_EXTRAS, "qk_norm": True, "mlp_bias": False},
+}
+FREE_HEAD_DIM = ("llama", "mistral", "qwen2", "qwen3")  # head_dim need not be hidden_size / num_heads
+GROUPED = ("llama", "mistral", "qwen2", "qwen3")  # num_kv_heads may be below num_heads
+
+
+class ModelConfig(BaseModel):
+    """Settings of one decoder.
+
+    Only ``vocab_size``, ``hidden_size``, ``num_layers`` and ``num_heads`` must be given: the rest follows from
+    ``family`` (``head_dim`` = hidden_size / num_heads, ``num_kv_heads`` = num_heads, ``intermediate_size`` =
+    4 x hidden_size, or 8/3 x hidden_size rounded up to a multiple of 8 for a gated MLP). Lengths are in tokens.
+
+    Raises pydantic's ``ValidationError`` whose messages say which setting to change.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: Family = "llama"
+    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    num_layers: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    num_kv_heads: int = Field(gt=0, description="key/value heads; fewer than num_heads is grouped-query attention")
+    head_dim: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    max_position_embeddings: int = Field(default=1024, gt=0, description="longest sequence, in tokens")
+    norm: Literal["rmsnorm", "layernorm"]
+    norm_eps: float = Field(gt=0)
+    activation: Activation
+    gated_mlp: bool
+    positions: Literal["rope", "learned"]
+    rope_theta: float = Field(default=10000.0, gt=0)
+    rotary_fraction: float = Field(default=1.0, gt=0, le=1, description="share of head_dim that is rotated")
+    parallel_residual: bool = Field(default=False, description="attention and MLP read the same input (GPT-NeoX)")
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = Field(default=False, description="RMSNorm over head_dim on queries and keys (Qwen3)")
+    tie_embeddings: bool = False
+    sliding_window: int | None = Field(default=None, gt=0, description="a token attends to this many, itself included")
+    init_std: float = Field(default=0.02, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        filled = {**DEFAULTS.get(values.get("family", "llama"), {}), **values}
+        hidden, heads = filled.get("hidden_size"), filled.get("num_heads")
+        if isinstance(heads, int) and heads > 0:
+            filled.setdefault("num_kv_heads", heads)
+            if isinstance(hidden, int):
+                if "head_dim" not in filled and hidden % heads:
+                    raise ValueError(
+                        f"hidden_size {hidden} is not a multiple of num_heads {heads}: make it one, or give head_dim"
+                    )
+                filled.setdefault("head_dim", hidden // heads)
+        if isinstance(hidden, int):
+            gated = -(-8 * hidden // 3 // 8) * 8
+            filled.setdefault("intermediate_size", gated if filled.get("gated_mlp") else 4 * hidden)
+        return filled
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        for name, value in FIXED[self.family].items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name} must be {value!r} in the {self.family} family, not {getattr(self, name)!r}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}: change either"
+            )
+        if self.num_kv_heads != self.num_heads and self.family not in GROUPED:
+            raise ValueError(f"the {self.family} family has no grouped-query attention: set num_kv_heads to num_heads")
+        if self.head_dim * self.num_heads != self.hidden_size and self.family not in FREE_HEAD_DIM:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be num_heads {self.num_heads} x head_dim {self.head_dim} "
+                f"in the {self.family} family: change one of the three"
+            )
+        if self.family == "gpt_neox" and self.qkv_bias != self.attention_out_bias:
+            raise ValueError("the gpt_neox family has one switch for both: set qkv_bias and attention_out_bias alike")
+        if self.family in ("llama", "qwen3") and self.qkv_bias != self.attention_out_bias:
+            raise ValueError(
+                f"the {self.family} family has one switch for both: set qkv_bias and attention_out_bias alike"
+            )
+        if self.positions == "rope" and (self.rotary_dim % 2 or self.rotary_dim == 0):
+            raise ValueError(
+                f"head_dim {self.head_dim} x rotary_fraction {self.rotary_fraction} rotates {self.rotary_dim} "
+                "numbers a head; it must be an even number above 0: change head_dim or rotary_fraction"
+            )
+        return self
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many of a head's numbers RoPE rotates."""
+        return int(self.head_dim * self.rotary_fraction)
