@@ -111,9 +111,12 @@ class ModelConfig(BaseModel):
                 f"hidden_size {self.hidden_size} must be num_heads {self.num_heads} x head_dim {self.head_dim} "
                 f"in the {self.family} family: change one of the three"
             )
-        if self.family == "gpt_neox" and self.qkv_bias != self.attention_out_bias:
-            raise ValueError("the gpt_neox family has one switch for both: set qkv_bias and attention_out_bias alike")
-        if self.family in ("llama", "qwen3") and self.qkv_bias != self.attention_out_bias:
+        if self.family == "llama" and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads} in the llama family, "
+                "whatever head_dim is: change either, or take the mistral family"
+            )
+        if self.family in ("gpt_neox", "llama", "qwen3") and self.qkv_bias != self.attention_out_bias:
             raise ValueError(
                 f"the {self.family} family has one switch for both: set qkv_bias and attention_out_bias alike"
             )

@@ -51,7 +51,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE (Su et al. 2021) on x [b, s, heads, e]: the first rotary_dim numbers of a head, its halves being the pairs.
 
-    ``sin`` has its first half negated, so that (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) is a roll and two products.
+    ``sin`` has its first half negated, so that (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) takes one roll.
     """
     size = cos.shape[-1]
     if size == x.shape[-1]:
@@ -209,6 +209,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., d] -> logits [..., v]. Select positions first: no product in the model is dearer."""
+        if self.unembed is None and not self.config.tie_embeddings:
+            raise RuntimeError("this decoder is the trunk of a scalar model and has no output layer")
         return F.linear(hidden, self.embed.weight if self.unembed is None else self.unembed.weight)
 
     def new_cache(self, batch: int, max_length: int, *, capacity: int | None = None) -> KVCache:

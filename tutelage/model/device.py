@@ -20,7 +20,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto``: CUDA, then Apple's mps, then cpu. Anything else is taken at its word; RecipeError if it is not there."""
+    """``auto``: CUDA, then Apple's mps, then cpu. RecipeError if the device that ``name`` asks for is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -14,9 +14,9 @@ from tutelage.model.decoder import Decoder
 class ScalarModel(nn.Module):
     """A decoder trunk with a linear head of one output.
 
-    ``offset`` is a buffer (one number, 0 at first) that is subtracted from every score: centring a reward model sets it,
-    and it never changes a ranking. The head is drawn from a normal with std 1/sqrt(d + 1) (Stiennon et al. 2020,
-    appendix B.1; Ziegler et al. 2019), so that scores start at about unit scale.
+    ``offset`` is a buffer (one number, 0 at first) that is subtracted from every score: centring a reward model sets
+    it, and it never changes a ranking. The head is drawn from a normal with std 1/sqrt(d + 1) (Stiennon et al. 2020,
+    appendix B.1), so that scores start at about unit scale. ``ScalarModel(decoder)`` shares the trunk it is given.
     """
 
     offset: Tensor
@@ -31,14 +31,16 @@ class ScalarModel(nn.Module):
 
     @classmethod
     def from_decoder(cls, decoder: Decoder) -> ScalarModel:
-        """A new head on a copy of ``decoder``, which stays as it is."""
-        return cls(copy.deepcopy(decoder))
+        """A new head on a copy of ``decoder``, which stays as it is. The copy has no output layer: nothing reads it."""
+        trunk = copy.deepcopy(decoder)
+        trunk.unembed = None
+        return cls(trunk)
 
     def forward(self, ids: Tensor, *, positions: Tensor | None = None, attention_mask: Tensor | None = None) -> Tensor:
-        """Token ids [b, s] -> scores [b, s] in fp32; the caller picks the position that counts (the last real token)."""
+        """Token ids [b, s] -> fp32 scores [b, s]; the caller picks the position that counts (the last real token)."""
         return self.score(self.decoder(ids, positions=positions, attention_mask=attention_mask))
 
     def score(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., d] -> scores [...] in fp32: the head is small, and bf16 would round scores to 3 digits."""
+        """Hidden states [..., d] -> scores [...], in fp32 under autocast too: bf16 would round them to 3 digits."""
         with torch.autocast(hidden.device.type, enabled=False):
             return (hidden.float() @ self.head.weight.float()[0]) - self.offset.float()
