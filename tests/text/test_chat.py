@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.records import Conversation, Message
-from tutelage.text import CHAT_TEMPLATE, SPECIALS, TRANSCRIPT_STOP, Tokenizer, render, render_batch, transcript
+from tutelage.text import CHAT_TEMPLATE, SPECIALS, TRANSCRIPT_STOPS, Tokenizer, render, render_batch, transcript
 
 CORPUS = ["Hello there, how are you today? I am well.", "你好，今天怎么样？我很好。", "3 + 4 = 7"] * 10
 
@@ -88,7 +88,7 @@ def hugging_face(tokenizer, tmp_path_factory):
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-# Without "<|" no control token can be spelt; with it, a template cannot tell text from control, and only `render` is safe.
+# Without "<|" no control token can be spelt; with it a template cannot tell text from control: only `render` is safe.
 plain = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda s: "<|" not in s)
 plain_dialogue = st.lists(
     st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=plain), min_size=1
@@ -124,6 +124,6 @@ def test_transcript():
     with_shots = transcript([system, q2], shots=[shot, shot])
     one = "User: 1 + 1?\nAssistant: 2\n\n"
     assert with_shots == one + one + "System: Be brief.\nUser: And 2 + 2?\nAssistant:"
-    assert with_shots.count(TRANSCRIPT_STOP) == 3
+    assert [with_shots.count(stop) for stop in TRANSCRIPT_STOPS] == [2, 1]
     with pytest.raises(ValueError):
         transcript([q1, a1])

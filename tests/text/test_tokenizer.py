@@ -34,8 +34,8 @@ def test_any_text_round_trips_and_never_makes_a_control_id(tokenizer, text):
     assert not tokenizer.special_ids & set(ids)
 
 
-def test_every_character_round_trips(tokenizer):
-    for start in range(0, 0x110000, 0x1000):
+def test_every_character_of_the_first_two_planes_round_trips(tokenizer):
+    for start in range(0, 0x20000, 0x1000):
         text = "".join(chr(c) for c in range(start, start + 0x1000) if not 0xD800 <= c < 0xE000)
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -71,7 +71,10 @@ def test_vocabulary_too_small():
 
 
 def test_training_is_deterministic_across_processes(tmp_path):
-    code = "import sys; from tests_corpus import CORPUS; from tutelage.text import Tokenizer; Tokenizer.train(CORPUS, 380).save(sys.argv[1])"
+    code = (
+        "import sys; from tests_corpus import CORPUS; from tutelage.text import Tokenizer; "
+        "Tokenizer.train(CORPUS, 380).save(sys.argv[1])"
+    )
     (tmp_path / "tests_corpus.py").write_text(f"CORPUS = {CORPUS!r}", encoding="utf-8")
     for name, threads in (("a", "1"), ("b", "4")):
         environment = {"PYTHONPATH": f"{tmp_path}:{':'.join(sys.path)}", "RAYON_NUM_THREADS": threads, "PATH": ""}
@@ -86,7 +89,7 @@ def test_save_load(tokenizer, tmp_path):
     assert again.fingerprint == tokenizer.fingerprint
     assert again.vocab_size == tokenizer.vocab_size
     assert again.encode("<|end|> and 他们") == tokenizer.encode("<|end|> and 他们")
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_load_errors(tokenizer, tmp_path):

@@ -2,8 +2,8 @@
 
     <|bos|> <|user|> text <|end|> <|assistant|> text <|end|> ...
 
-and a prompt that waits for an answer ends in <|assistant|>. Texts are encoded one by one with special tokens switched off,
-so no text can contain a control token, and a rendered prompt is a prefix of the rendered whole conversation.
+and a prompt that waits for an answer ends in <|assistant|>. Texts are encoded one by one with special tokens switched
+off, so no text can contain a control token, and a rendered prompt is a prefix of the rendered whole conversation.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from tutelage.records import Conversation, Message
 from tutelage.text.tokenizer import Tokenizer
 
-# The same layout for transformers, vLLM and llama.cpp. A template makes one string, so a "<|end|>" typed by a user becomes
-# a control token there: only `render` is safe against that. No {% generation %} tags: llama.cpp's parser stops at them.
+# The same layout for transformers, vLLM and llama.cpp. A template makes one string, so a "<|end|>" typed by a user is a
+# control token there: only `render` is safe against that. No {% generation %} tags: llama.cpp's parser stops at them.
 CHAT_TEMPLATE = """\
 {{ bos_token }}
 {%- for message in messages %}

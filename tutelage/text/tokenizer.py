@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tutelage.errors import CheckpointError, UsageError
+from tutelage.run_folder import write_atomic
 
 # Their ids are 0 to 5 in this order. "end" closes a turn: it is trained, and it is never the padding.
 SPECIALS = {
@@ -99,7 +99,7 @@ class Tokenizer:
             raise CheckpointError(f"{path}: {error}") from None
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja; ``transformers.AutoTokenizer`` loads it."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, as ``AutoTokenizer`` reads them."""
         from tutelage.text.chat import CHAT_TEMPLATE  # the renderer imports this module
 
         config = {
@@ -111,10 +111,9 @@ class Tokenizer:
             "model_max_length": 10**9,  # the limit is the model's, not the tokenizer's
         }
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "tokenizer.json", self._backend.to_str(pretty=True))
-        _write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
-        _write(folder / "chat_template.jinja", CHAT_TEMPLATE)
+        write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True).encode())
+        write_atomic(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_atomic(folder / "chat_template.jinja", CHAT_TEMPLATE.encode())
 
     @property
     def fingerprint(self) -> str:
@@ -142,13 +141,3 @@ def _checked(text: str) -> str:
     except UnicodeEncodeError as error:
         raise UsageError(f"a text has a lone surrogate {text[error.start]!r} at character {error.start}") from None
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
