@@ -103,8 +103,8 @@ def win_rate(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> WinRate:
 def student_t_quantile(p: float, degrees: int) -> float:
     """The p-quantile of Student's t with a whole number of degrees of freedom.
 
-    Exact for 1 and 2 degrees, else the expansion around the normal quantile (Abramowitz and Stegun 26.7.5): its error is
-    largest at 3 degrees, 0.12% at p = 0.975 and 0.8% at 0.995, and below 0.02% (0.1%) from 5 on.
+    Exact for 1 and 2 degrees, else the expansion around the normal quantile (Abramowitz and Stegun 26.7.5). Its error
+    is largest at 3 degrees, 0.12% at p = 0.975 and 0.8% at 0.995, and below 0.02% (0.1%) from 5 on.
     """
     if not 0 < p < 1 or degrees < 1:
         raise ValueError(f"p must be between 0 and 1 and degrees at least 1, found {p} and {degrees}")
