@@ -1,8 +1,9 @@
 """The embedded world: who lives where, what animals eat, what things are made of.
 
 A world is drawn from a seed, so nobody can know its facts but from its texts. Every entity and every value is a key, a
-lower-case English word, and `World.name` gives its surface form in English or Chinese. Names are chosen so that none is a
-part of another, in either language: to look for one in an answer is then exact.
+lower-case English word, and `World.name` gives its surface form in English or Chinese. No name of a person, a town or a
+river is part of any other name or value, and no value of a relation is part of another value of it, in either language:
+to look for one in an answer is then exact.
 
 People come from two pools that never meet: those who live in the world, and strangers, who appear in single passages
 only (`invented_names`, `invented_people`), so that nothing can be known of them but what the passage says.
@@ -96,7 +97,7 @@ def _table(text: str) -> dict[str, Name]:
 
 
 WOMEN = _table(
-    "Anna 安娜, Mira 米拉, Nora 诺拉, Lena 莱娜, Bella 贝拉, Cora 科拉, Dina 迪娜, Edith 伊迪丝, Fiona 菲奥娜, "
+    "Anna 安娜, Mira 米拉, Nora 诺拉, Lena 莱娜, Delia 迪莉娅, Cora 科拉, Dina 迪娜, Edith 伊迪丝, Fiona 菲奥娜, "
     "Greta 格蕾塔, Helen 海伦, Irene 艾琳, Julia 朱莉娅, Karin 卡琳, Laura 劳拉, Lucy 露西, Maya 玛雅, Molly 莫莉, "
     "Nina 尼娜, Olga 奥尔加, Petra 佩特拉, Rita 丽塔, Rosa 罗莎, Ruth 鲁思, Sara 萨拉, Sofia 索菲娅, Tessa 特莎, "
     "Tina 蒂娜, Vera 薇拉, Wanda 旺达, Zoe 佐伊, Emma 艾玛, Alice 爱丽丝, Betty 贝蒂, Carol 卡萝尔, Elsa 艾尔莎, "
