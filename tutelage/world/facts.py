@@ -131,8 +131,8 @@ JOBS = _table(
     "tailor 裁缝, nurse 护士, gardener 园丁, potter 陶工, writer 作家, driver 司机, smith 铁匠, cook 厨师"
 )
 FOODS = _table(
-    "soup 热汤, rice 米饭, bread 面包, noodles 面条, dumplings 饺子, apples 苹果, cheese 奶酪, pudding 布丁, "
-    "beans 豆子, pancakes 煎饼, porridge 稀粥, plums 李子, carrots 胡萝卜, tofu 豆腐, peaches 桃子, mushrooms 蘑菇"
+    "stew 炖菜, rice 米饭, bread 面包, noodles 面条, dumplings 饺子, apples 苹果, cheese 奶酪, pudding 布丁, "
+    "beans 豆子, pancakes 煎饼, pie 馅饼, plums 李子, carrots 胡萝卜, tofu 豆腐, peaches 桃子, mushrooms 蘑菇"
 )
 COLOURS = _table("red 红色, blue 蓝色, green 绿色, yellow 黄色, white 白色, black 黑色, brown 棕色, grey 灰色")
 MATERIALS = _table("wood 木头, clay 陶土, glass 玻璃, iron 钢铁, paper 纸, wool 羊毛, silver 银子")
