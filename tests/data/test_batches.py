@@ -1,0 +1,127 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage.data.batches import encode_conversations, length_buckets, pack_ranking, pad_right, tree_mask
+from tutelage.records import Conversation, Message
+from tutelage.text import Tokenizer, render
+
+ids = st.lists(st.integers(0, 99), max_size=12)
+
+
+@given(st.lists(ids, min_size=1, max_size=6), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_pad_right(sequences, multiple):
+    padded, mask = pad_right(sequences, 7, multiple)
+    longest = max(map(len, sequences))
+    assert padded.dtype == torch.long
+    assert mask.dtype == torch.bool
+    assert padded.shape == mask.shape
+    assert padded.shape[1] % multiple == 0
+    assert longest <= padded.shape[1] < longest + multiple
+    for sequence, row, counted in zip(sequences, padded.tolist(), mask.tolist(), strict=True):
+        assert row == sequence + [7] * (len(row) - len(sequence))
+        assert counted == [True] * len(sequence) + [False] * (len(row) - len(sequence))
+
+
+@given(st.lists(st.integers(1, 500), max_size=300), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
+@settings(max_examples=100, deadline=None)
+def test_buckets_hold_every_example_once(lengths, batch_size, seed, epoch):
+    batches = length_buckets(lengths, batch_size, seed, epoch)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    full, rest = divmod(len(lengths), batch_size)
+    assert sorted(map(len, batches), reverse=True) == [batch_size] * full + [rest] * (rest > 0)
+    assert batches == length_buckets(lengths, batch_size, seed, epoch)
+
+
+def test_buckets_pad_little_and_change_every_epoch():
+    lengths = [(i * 7919) % 500 + 1 for i in range(2000)]
+    batches = length_buckets(lengths, 10, seed=0, epoch=0)
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert padded < 1.06 * sum(lengths)  # in random order it is about 1.8
+    by_size = [max(lengths[i] for i in batch) for batch in batches]
+    assert by_size != sorted(by_size)
+    other = length_buckets(lengths, 10, seed=0, epoch=1)
+    assert {frozenset(b) for b in batches}.isdisjoint({frozenset(b) for b in other})
+    assert length_buckets(lengths, 10, seed=1, epoch=0) not in (batches, other)
+
+
+def test_pack_ranking_by_hand():
+    packed = pack_ranking([5, 6, 7], [[8, 2], [9], [8, 8, 2]])
+    assert packed.ids == [5, 6, 7, 8, 2, 9, 8, 8, 2]
+    assert packed.positions == [0, 1, 2, 3, 4, 3, 3, 4, 5]
+    assert packed.segments == [0, 0, 0, 1, 1, 2, 3, 3, 3]
+    assert packed.last == [4, 5, 8]
+    with pytest.raises(ValueError):
+        pack_ranking([1], [[2], []])
+
+
+some = st.lists(st.integers(0, 99), min_size=1, max_size=4)
+
+
+@given(st.lists(st.tuples(some, st.lists(some, min_size=1, max_size=4)), min_size=1, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_tree_mask_against_a_plain_loop(rankings):
+    segments, _ = pad_right([pack_ranking(prompt, completions).segments for prompt, completions in rankings], -1)
+    mask = tree_mask(segments)
+    b, s = segments.shape
+    for n in range(b):
+        for i in range(s):
+            for j in range(s):
+                here, there = segments[n, i].item(), segments[n, j].item()
+                sees = i == j or (here >= 0 and j < i and there in (0, here))
+                assert mask[n, i, j].item() == sees
+
+
+@given(some, st.lists(some, min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_a_packed_token_sees_what_it_would_see_alone(prompt, completions):
+    """The (position, token) pairs that a token sees are its own sequence up to itself, in order."""
+    packed = pack_ranking(prompt, completions)
+    mask = tree_mask(torch.tensor([packed.segments]))[0]
+    for completion, last in zip(completions, packed.last, strict=True):
+        seen = [j for j in range(len(packed.ids)) if mask[last, j]]
+        assert [packed.ids[j] for j in seen] == prompt + completion
+        assert [packed.positions[j] for j in seen] == list(range(len(prompt) + len(completion)))
+
+
+def talk(*texts, roles=("user", "assistant")):
+    return Conversation(messages=tuple(Message(role=roles[i % 2], content=t) for i, t in enumerate(texts)))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["hello there my friend"] * 5, 262)  # one token a byte
+
+
+def test_examples_end_with_a_whole_turn(tokenizer):
+    long = talk("a" * 5, "b" * 5, "c" * 5, "d" * 5)  # 1 + 4 * 7 tokens; turns of the assistant end at 15 and 29
+    for limit, length in ((29, 29), (28, 15), (15, 15)):
+        examples, reasons = encode_conversations([long], tokenizer, limit)
+        whole = render(tokenizer, long.messages)
+        assert [(e.ids, e.loss_mask) for e in examples] == [(whole.ids[:length], whole.loss_mask[:length])]
+        assert examples[0].ids[-1] == tokenizer.end_id
+        assert examples[0].loss_mask[-1]
+        assert reasons == ({} if limit == 29 else {"shortened": 1})
+    assert encode_conversations([long], tokenizer, 14) == ([], {"too long": 1})
+
+
+def test_examples_left_out_by_reason(tokenizer):
+    unanswered = talk("hi")
+    trailing = talk("hi", "yes", "more?")
+    examples, reasons = encode_conversations(iter([unanswered, trailing]), tokenizer, 100)
+    assert reasons == {"no assistant turn": 1}
+    assert [e.ids for e in examples] == [render(tokenizer, trailing.messages[:2]).ids]
+
+
+@given(st.lists(st.lists(st.text("ab<|end|>", max_size=6), min_size=1, max_size=5), max_size=8), st.integers(1, 40))
+@settings(max_examples=100, deadline=None)
+def test_encode_conversations_loses_none_in_silence(tokenizer, texts, limit):
+    conversations = [talk(*turns) for turns in texts]
+    examples, reasons = encode_conversations(conversations, tokenizer, limit)
+    assert len(examples) + reasons.get("too long", 0) + reasons.get("no assistant turn", 0) == len(conversations)
+    for example in examples:
+        assert len(example.ids) == len(example.loss_mask) <= limit
+        assert example.ids[-1] == tokenizer.end_id
+        assert example.loss_mask[-1]

@@ -1,0 +1,124 @@
+"""Conversations and rankings -> token examples -> padded tensors. b: batch, s: sequence, k: completions."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from tutelage.records import Conversation
+from tutelage.text.chat import Rendered, render_batch
+from tutelage.text.tokenizer import Tokenizer
+
+_CHUNK = 512  # conversations rendered together
+_SORTED_TOGETHER = 50  # batches whose examples are sorted by length together
+
+
+Example = Rendered
+"""A demonstration in tokens; ``loss_mask[i]`` is True where ``ids[i]`` is to be learnt."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A prompt and its completions in one row [prompt | c1 | c2 | ...]: the prompt runs through the model once."""
+
+    ids: list[int]
+    positions: list[int]
+    """Each completion goes on where the prompt ends."""
+    segments: list[int]
+    """0 in the prompt, i in the i-th completion (from 1)."""
+    last: list[int]
+    """[k] index of each completion's last token, where its score is read."""
+
+
+def encode_conversations(
+    conversations: Iterable[Conversation], tokenizer: Tokenizer, max_length: int
+) -> tuple[list[Example], dict[str, int]]:
+    """Examples of at most ``max_length`` tokens, and how many conversations were left out or shortened, by reason.
+
+    Each ends with the end token of an assistant's turn: what comes after the last one teaches nothing, and a
+    conversation that is too long is cut after the last such turn that fits ("shortened") or, if none does, left out
+    ("too long").
+    """
+    examples: list[Example] = []
+    reasons: Counter[str] = Counter()
+    iterator = iter(conversations)
+    while chunk := list(islice(iterator, _CHUNK)):
+        for rendered in render_batch(tokenizer, [conversation.messages for conversation in chunk]):
+            ends = _turn_ends(rendered, tokenizer.end_id)
+            fitting = [end for end in ends if end <= max_length]
+            if not ends:
+                reasons["no assistant turn"] += 1
+            elif not fitting:
+                reasons["too long"] += 1
+            else:
+                if len(fitting) < len(ends):
+                    reasons["shortened"] += 1
+                examples.append(Example(rendered.ids[: fitting[-1]], rendered.loss_mask[: fitting[-1]]))
+    return examples, dict(reasons)
+
+
+def _turn_ends(rendered: Rendered, end_id: int) -> list[int]:
+    """Lengths after which an assistant's turn is complete: no text contains the end token, so each one ends a turn."""
+    pairs = zip(rendered.ids, rendered.loss_mask, strict=True)
+    return [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token == end_id]
+
+
+def length_buckets(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches of indices with similar lengths together, in random order; each index once. Pure in (seed, epoch).
+
+    Shuffled, sorted by length within stretches of 50 batches, cut, and the batches shuffled: little padding, while who
+    meets whom changes every epoch. The batch that is not full is kept.
+    """
+    draw = random.Random(f"{seed}:length_buckets:{epoch}")
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    stretch = batch_size * _SORTED_TOGETHER
+    for start in range(0, len(order), stretch):
+        order[start : start + stretch] = sorted(order[start : start + stretch], key=lambda i: lengths[i])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    draw.shuffle(batches)
+    return batches
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad_id: int, multiple: int = 8) -> tuple[Tensor, Tensor]:
+    """(ids int64 [b, s], mask bool [b, s], True on real tokens); s is the longest length rounded up to ``multiple``."""
+    longest = max(map(len, sequences), default=0)
+    width = -(-longest // multiple) * multiple
+    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence, dtype=torch.long)
+    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.long)
+    return ids, torch.arange(width) < lengths[:, None]
+
+
+def pack_ranking(prompt_ids: Sequence[int], completion_ids: Sequence[Sequence[int]]) -> Packed:
+    """Lay a ranking out in one row. Raises ValueError for an empty completion, which has no last token."""
+    if not all(completion_ids):
+        raise ValueError("a completion without tokens cannot be scored")
+    ids, positions, segments = list(prompt_ids), list(range(len(prompt_ids))), [0] * len(prompt_ids)
+    last = []
+    for segment, completion in enumerate(completion_ids, 1):
+        ids += completion
+        positions += range(len(prompt_ids), len(prompt_ids) + len(completion))
+        segments += [segment] * len(completion)
+        last.append(len(ids) - 1)
+    return Packed(ids, positions, segments, last)
+
+
+def tree_mask(segments: Tensor) -> Tensor:
+    """Attention of packed rankings: segments [b, s] (-1 is padding) -> bool [b, s, s], True where row may see column.
+
+    A token sees itself and earlier tokens of the prompt and of its own completion; padding sees itself only, because a
+    row that sees nothing makes the softmax a division by zero.
+    """
+    length = segments.shape[1]
+    row, column = segments[:, :, None], segments[:, None, :]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=segments.device)
+    return (earlier & (row >= 0) & ((column == 0) | (column == row))) | itself
