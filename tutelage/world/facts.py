@@ -184,6 +184,7 @@ def _overlap(a: str, b: str) -> bool:
 
 STRANGERS = _strangers()
 """Name and gender of every person that no world holds, by key."""
+_STRANGER_KEYS = tuple(STRANGERS)
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,14 @@ class World:
 
     def kind(self, key: str) -> str:
         """The kind of an entity of this world; KeyError for any other key."""
-        for kind in RELATIONS:
-            if key in self.subjects(kind):
-                return kind
+        if key in self.people:
+            return "person"
+        if key in self.towns:
+            return "town"
+        if key in self.animals:
+            return "animal"
+        if key in self.things:
+            return "thing"
         raise KeyError(key)
 
     def entity(self, key: str) -> Entity:
@@ -220,13 +226,15 @@ class World:
 
     def name(self, key: str, language: Language) -> str:
         """The surface form of any key: an entity, a word, a stranger, or a year."""
-        if key.isdigit():
-            return key
         if key in self.words:
-            return self.words[key][language]
-        if key in STRANGERS:
-            return STRANGERS[key][0][language]
-        return self.entity(key).name[language]
+            name = self.words[key]
+        elif key.isdigit():
+            return key
+        elif key in STRANGERS:
+            name = STRANGERS[key][0]
+        else:
+            name = self.entity(key).name
+        return name.en if language == "en" else name.zh
 
     def value(self, subject: str, relation: str) -> str:
         """The key of the value of a relation; of `born`, the year as a string."""
@@ -287,7 +295,7 @@ def make_world(seed: int, *, people: int = 64, towns: int = 14) -> World:
 
 def invented_names(rng: random.Random, n: int, language: Language) -> list[str]:
     """n different names of people that no world holds; ValueError beyond `len(STRANGERS)`."""
-    return [STRANGERS[key][0][language] for key in rng.sample(sorted(STRANGERS), n)]
+    return [STRANGERS[key][0][language] for key in rng.sample(_STRANGER_KEYS, n)]
 
 
 def invented_people(world: World, rng: random.Random, n: int) -> list[Person]:
@@ -295,7 +303,7 @@ def invented_people(world: World, rng: random.Random, n: int) -> list[Person]:
 
     `World.name` knows their keys, `World.value` does not: they are in no world.
     """
-    keys = rng.sample(sorted(STRANGERS), n + 1)
+    keys = rng.sample(_STRANGER_KEYS, n + 1)
 
     def draw(relation: str) -> str:
         return rng.choice(world.pools[relation])
