@@ -18,12 +18,12 @@ def ranking(question, ranks, texts=None, **fields):
 
 def test_accuracy_by_hand():
     rankings = [
+        ranking("d", [1, 1]),  # no pair: not a prompt
         ranking("a", [1, 2, 3]),  # scores 3 1 2: two of three pairs
         ranking("b", [2, 1]),  # equal scores: half
         ranking("c", [1, 1, 2]),  # two pairs, both right; the tie is no pair
-        ranking("d", [1, 1]),  # no pair: not a prompt
     ]
-    result = ranking_accuracy(rankings, [[3, 1, 2], [5, 5], [1, 2, 0], [0, 9]])
+    result = ranking_accuracy(rankings, [[0, 9], [3, 1, 2], [5, 5], [1, 2, 0]])
     assert result.mean == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert (result.pairs, result.prompts) == (6, 3)
     # deviation of 2/3, 1/2, 1 is 0.254588, of the mean 0.146986, times t(0.975, 2) = 4.302653 = 0.632433
