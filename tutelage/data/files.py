@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -23,6 +24,8 @@ ROW_SUFFIXES = (".jsonl", ".json", ".ndjson")
 ARCHIVE_SUFFIXES = (".zip",)
 _NOT_DATA = frozenset(["readme", "license", "licenses", "licence", "licences", "data_license", "copying", "citation"])
 _KEPT_EXAMPLES = 1000
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF_PAIR = "holds half of a surrogate pair, which is no character"
 
 
 @dataclass
@@ -113,9 +116,13 @@ def read_rows(path: Path) -> Iterator[Row]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield Row(number, _parse(line, path, number))
+                    value = _parse(line, path, number)
                 except DataError as error:
-                    yield Row(number, error)
+                    value = error
+                else:
+                    if _SURROGATE.search(line) and _half_pair(value):
+                        value = DataError(_HALF_PAIR, path=path, line=number)
+                yield Row(number, value)
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str | DataError]:
@@ -219,8 +226,20 @@ def _array(path: Path, content: bytes) -> Iterator[Row]:
     rows = _parse(content, path, 1)
     if not rows:
         raise DataError("is an empty array", path=path)
+    suspicious = _SURROGATE.search(content) is not None
     for number, value in enumerate(rows, 1):
+        if suspicious and _half_pair(value):
+            value = DataError(_HALF_PAIR, path=f"{path}: row {number}")
         yield Row(number, value, in_array=True)
+
+
+def _half_pair(value: Any) -> bool:
+    """JSON can spell half of a surrogate pair (\\ud800), which is no character and cannot be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _parse(content: bytes, path: Path, line: int) -> Any:

@@ -173,9 +173,12 @@ def preference(row: Fields) -> Iterator[Ranking | Skip]:
         before = _alpaca_prompt(row)
     else:
         name = next((name for name in ("prompt", "conversations", "messages") if name in row), None)
-        value = row[name] if name else []
-        before = [Message(role="user", content=value)] if isinstance(value, str) else _messages(value, name or "prompt")
-        before = [*_system(row), *before]
+        value = row[name] if name else None
+        before = _system(row)
+        if isinstance(value, str):
+            before.append(Message(role="user", content=value))
+        elif name:
+            before += _messages(value, name)
     chosen, rejected = (_side(row[side], side, before) for side in ("chosen", "rejected"))
     yield _pair(chosen, rejected, {})
 

@@ -1,0 +1,247 @@
+import gzip
+import json
+import zipfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage.data.files import Rejects, atomic_file, data_files, read_lines, read_rows, read_zip, write_jsonl
+from tutelage.data.formats import pieces, read_answers, read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.errors import DataError
+from tutelage.records import Answers, Completion, Conversation, Document, Message, Prompt, Ranking
+
+
+def rows_of(path):
+    return [(row.line, row.value) for row in read_rows(path)]
+
+
+@pytest.mark.parametrize("squeeze", [lambda b: b, gzip.compress])
+def test_arrays_and_lines_by_content_whatever_the_ending(tmp_path, squeeze):
+    for name in ("a.json", "a.jsonl", "a.json.gz"):
+        path = tmp_path / name
+        path.write_bytes(squeeze('\ufeff\n [{"a": "中"},\n {"a": 2}]'.encode()))
+        assert rows_of(path) == [(1, {"a": "中"}), (2, {"a": 2})]
+        path.write_bytes(squeeze('\ufeff{"a": "中\u2028"}\r\n\n"text"\n{"a": 3}'.encode()))
+        assert rows_of(path) == [(1, {"a": "中\u2028"}), (3, "text"), (4, {"a": 3})]
+
+
+def problems(path):
+    return [str(row.value) for row in read_rows(path) if isinstance(row.value, DataError)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{"a": }', "x.jsonl:2: is not JSON at column 7"),
+        (b'{"a": 1,}', "x.jsonl:1: is not JSON at column 9"),
+        (b"{'a': 1}", "x.jsonl:1: is not JSON at column 2"),
+        (b'{"a": 1} {"a": 2}', "x.jsonl:1: is not JSON at column 10: Extra data"),
+        (b'{"a": NaN}', "x.jsonl:1: is not JSON: NaN is no number"),
+        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b'{"a": 1, "b": 2, "a": 3}', "x.jsonl:1: is not JSON: the key 'a' stands twice"),
+        (b'{"a": "\xff"}', "x.jsonl:1: is not utf-8 at byte 8"),
+        (b'\xff\xfe{\x00"\x00a\x00', "x.jsonl:1: is UTF-16"),
+        (b'{"a": ' + b"[" * 100_000, "x.jsonl:1: is nested too deeply"),
+        (b'{"a": "x\\ud83d"}', "x.jsonl:1: holds half of a surrogate pair"),
+        (b'{"a": "tab\there"}', "x.jsonl:1: is not JSON at column 11: Invalid control character"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, content, message):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    (problem,) = problems(path)
+    assert message in problem
+    path.write_bytes(b'{"fine": 1}\n' * 3)
+    assert problems(path) == []
+
+
+def test_one_bad_line_does_not_hide_the_others(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a"\n{"a": 3}\n')
+    values = [row.value for row in read_rows(path)]
+    assert values[0] == {"a": 1}
+    assert isinstance(values[1], DataError)
+    assert values[2] == {"a": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b" \n \n", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"[]", "is an empty array"),
+        (b'[{"a": 1},\n {"a" 2}]', "x.json:2: is not JSON at column 7"),
+        (b'[{"a": 1}', "x.json:1: is not JSON at column 10"),
+        (gzip.compress(b'[{"a": 1}]')[:-6], "damaged gzip"),
+        (b"\x1f\x8bnot really", "damaged gzip"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        rows_of(path)
+
+
+def test_an_indented_object_gets_a_hint(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{\n  "a": 1\n}')
+    assert "a .json file is an array of rows, or one object a line" in problems(path)[0]
+
+
+def test_lines(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\nlast\rline")
+    assert list(read_lines(path)) == ["one\n", "two\n", "\n", "last\rline"]
+    path.write_bytes("naïve\ncafé\n".encode("cp1252"))
+    assert list(read_lines(path, "cp1252")) == ["naïve\n", "café\n"]
+    first, second = read_lines(path)
+    assert str(first) == f"{path}:1: is not utf-8 at byte 3 of the line"
+    assert isinstance(second, DataError)
+
+
+def test_zip(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in (("c/b.txt", "b\n"), ("c/a.txt", "a"), ("c/README.txt", "no"), ("c/pic.png", "no")):
+            archive.writestr(name, text)
+    rejects = Rejects()
+    assert [(name, list(lines)) for name, lines in read_zip(path, rejects)] == [
+        ("c/a.txt", ["a"]),
+        ("c/b.txt", ["b\n"]),
+    ]
+    assert rejects.counts == {"readme or licence": 1, "file of another kind": 1}
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match="zip archive"):
+        list(read_zip(path, rejects))
+
+
+def test_folders_are_read_in_sorted_order(tmp_path):
+    for name in ("b/1.txt", "a.txt", "b.txt", "LICENSE", "README.txt", "x.bin", ".hidden.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    rejects = Rejects()
+    found = [p.relative_to(tmp_path).as_posix() for p in data_files(tmp_path, ("text",), rejects)]
+    assert found == ["a.txt", "b/1.txt", "b.txt"]
+    assert rejects.counts == {"file of another kind": 2, "readme or licence": 1}
+    with pytest.raises(DataError, match="no file in this folder can be read"):
+        data_files(tmp_path, ("zip",), Rejects())
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        data_files(tmp_path / "none", ("zip",), Rejects())
+    with pytest.raises(DataError, match="ends in"):
+        data_files(tmp_path / "x.bin", ("text",), Rejects())
+
+
+lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=30), max_size=40)
+
+
+@given(lines, st.integers(8, 60))
+@settings(max_examples=300, deadline=None)
+def test_pieces_join_to_the_whole_and_are_short(some, limit):
+    text = "\n".join(some)
+    got = list(pieces(text.splitlines(keepends=True), limit))
+    assert "".join(got) == text
+    assert all(0 < len(piece.encode()) <= limit for piece in got)
+
+
+def test_pieces_end_at_blank_lines_then_lines_then_spaces():
+    assert list(pieces(["short\n", "\n", "text\n"], 100)) == ["short\n\ntext\n"]
+    paragraph = ["x" * 9 + "\n", "\n"]
+    assert list(pieces(paragraph * 5, 24)) == ["".join(paragraph * 2)] * 2 + ["".join(paragraph)]
+    assert list(pieces(["x" * 9 + "\n"] * 3, 24)) == ["x" * 9 + "\n" + "x" * 9 + "\n", "x" * 9 + "\n"]
+    assert all(piece.endswith("word ") for piece in pieces(["word " * 50], 48))
+
+
+def test_a_blank_line_too_early_is_no_place_to_cut():
+    early = ["a\n", "\n"] + ["b" * 9 + "\n"] * 20
+    assert len(next(pieces(early, 100))) == 93  # nine lines, not the three bytes before the blank line
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+meta = st.dictionaries(
+    st.text("abc", min_size=1, max_size=3), st.one_of(st.integers(-9, 9), st.text("xyz", min_size=1)), max_size=2
+)
+message = st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=text)
+messages = st.lists(message, min_size=1, max_size=4).map(tuple)
+asked = messages.map(lambda m: (*m, Message(role="user", content="?")))
+source = st.text("so", min_size=1, max_size=3)
+document = st.builds(Document, text=text.filter(bool), source=source, meta=meta)
+conversation = st.builds(Conversation, messages=messages, source=source, meta=meta)
+prompt = st.builds(Prompt, messages=asked, id=text, source=source, meta=meta)
+completion = st.builds(
+    Completion, text=text, finished=st.booleans(), model=text, seed=st.none() | st.integers(0, 9), sampling=st.just({})
+)
+answers = st.builds(Answers, prompt=prompt, completions=st.lists(completion, min_size=1, max_size=3).map(tuple))
+
+
+@st.composite
+def a_ranking(draw):
+    k = draw(st.integers(2, 9))
+
+    def many(strategy):
+        return tuple(draw(st.lists(strategy, min_size=k, max_size=k)))
+
+    return Ranking(
+        prompt=draw(prompt),
+        completions=many(completion),
+        ranks=many(st.integers(1, 9)),
+        ratings=many(st.integers(1, 7)) if draw(st.booleans()) else None,
+        flags=many(st.just(("harmful",))) if draw(st.booleans()) else None,
+        all_bad=draw(st.booleans()),
+        labeller=draw(text),
+        source=draw(source),
+    )
+
+
+@pytest.mark.parametrize(
+    ("records", "read"),
+    [
+        (document, read_documents),
+        (conversation, read_conversations),
+        (prompt, read_prompts),
+        (answers, read_answers),
+        (a_ranking(), read_rankings),
+    ],
+)
+def test_our_own_records_come_back(records, read, tmp_path_factory):
+    path = tmp_path_factory.mktemp("records") / "records.jsonl"
+
+    @given(st.lists(records, min_size=1, max_size=4))
+    @settings(max_examples=40, deadline=None)
+    def check(some):
+        assert write_jsonl(path, some) == len(some)
+        assert list(read(path)) == some
+
+    check()
+
+
+def interrupted(path):
+    with atomic_file(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+
+def test_surrogates_in_arrays_and_whole_pairs(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(r'[{"a": "\ud83d\ude00"}, {"a": "\ude00"}, {"a": 3}]')
+    first, second, third = (row.value for row in read_rows(path))
+    assert (first, third) == ({"a": "😀"}, {"a": 3})
+    assert "x.json: row 2: holds half of a surrogate pair" in str(second)
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "x.jsonl"
+    write_jsonl(path, [Document(text="old")])
+
+    def broken():
+        yield Document(text="new")
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, broken())
+    assert json.loads(path.read_text()) == {"text": "old"}
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(path)
+    assert [p.name for p in path.parent.iterdir()] == ["x.jsonl"]
