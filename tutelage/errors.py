@@ -1,13 +1,13 @@
 """Every error tutelage raises on purpose.
 
-    TutelageError              exit code 1; the command line prints its message as one line
-    ├── UsageError             exit code 2; what the user gave is wrong, and the message says what to change
-    │   ├── RecipeError        a setting: unknown, of the wrong type, out of range, or two that contradict
-    │   ├── DataError          a data file: names file, line, field, what was expected and what stood there
-    │   ├── CheckpointError    a model or tokenizer folder: missing, damaged, or not of the kind that was asked for
-    │   └── RunFolderError     a run folder: held by another process, or made with other settings
-    ├── TrainingError          a run went wrong by itself: the loss is not a number, nothing is left to train on
-    └── Interrupted            exit code 0; SIGTERM or Ctrl-C arrived, the state is saved, `resume` goes on
+TutelageError              exit code 1; the command line prints its message as one line
+├── UsageError             exit code 2; what the user gave is wrong, and the message says what to change
+│   ├── RecipeError        a setting: unknown, of the wrong type, out of range, or two that contradict
+│   ├── DataError          a data file: names file, line, field, what was expected and what stood there
+│   ├── CheckpointError    a model or tokenizer folder: missing, damaged, or not of the kind that was asked for
+│   └── RunFolderError     a run folder: held by another process, or made with other settings
+├── TrainingError          a run went wrong by itself: the loss is not a number, nothing is left to train on
+└── Interrupted            exit code 0; SIGTERM or Ctrl-C arrived, the state is saved, `resume` goes on
 """
 
 from __future__ import annotations

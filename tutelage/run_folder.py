@@ -1,12 +1,12 @@
 """What a run leaves behind, so that anyone can see later what made it.
 
-    recipe.yaml     every setting, resolved
-    lineage.json    the stage, the code version, and the hash of every input
-    metrics.jsonl   one row a logged step
-    state.pt        what an interrupted run goes on from; removed when it is done
-    checkpoint/     the result
-    done.json       the stage's closing figures; its presence means: finished
-    lock            held by the one process that works here
+recipe.yaml     every setting, resolved
+lineage.json    the stage, the code version, and the hash of every input
+metrics.jsonl   one row a logged step
+state.pt        what an interrupted run goes on from; removed when it is done
+checkpoint/     the result
+done.json       the stage's closing figures; its presence means: finished
+lock            held by the one process that works here
 """
 
 from __future__ import annotations
@@ -66,9 +66,14 @@ class RunFolder:
         """What made this run; every checkpoint carries a copy."""
         return json.loads((self.path / "lineage.json").read_text())
 
+    def input_hash(self, role: str) -> str:
+        """The hash of one of the run's inputs."""
+        return self.lineage()["inputs"][role]["sha256"]
+
     def finish(self, numbers: Mapping[str, Any]) -> None:
         """Mark the stage finished, with its closing figures, and drop the state to resume from."""
-        write_atomic(self.checkpoint / "lineage.json", json.dumps(self.lineage(), indent=2).encode())
+        if self.checkpoint.exists():
+            write_atomic(self.checkpoint / "lineage.json", json.dumps(self.lineage(), indent=2).encode())
         write_atomic(self._done, json.dumps(dict(numbers), indent=2).encode())
         self.state.unlink(missing_ok=True)
 

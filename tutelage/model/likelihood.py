@@ -11,7 +11,9 @@ from tutelage.model.device import autocast
 
 
 @torch.no_grad()
-def negative_log_likelihood(model: Decoder, ids: Tensor, targets: Tensor, dtype: str = "auto", batch_size: int = 32) -> Tensor:
+def negative_log_likelihood(
+    model: Decoder, ids: Tensor, targets: Tensor, dtype: str = "auto", batch_size: int = 32
+) -> Tensor:
     """[b] nats: for each row the sum of -log p(target) over the positions whose target is not -1.
 
     ``ids`` and ``targets`` are [b, s]; ``targets[i, t]`` is the token to predict after ``ids[i, :t + 1]``.

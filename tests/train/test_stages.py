@@ -1,0 +1,153 @@
+"""Every stage, run for real on a toy task: it learns what it is there to learn, and a stopped run ends as an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest_paths import ROOT
+from train_settings import ppo_settings, pretrain_settings, reward_settings, sft_settings
+
+from tutelage.errors import RunFolderError, UsageError
+from tutelage.model.checkpoint import load_decoder, load_scalar
+from tutelage.recipe import dump
+from tutelage.run_folder import hash_of
+from tutelage.train import ppo, pretrain, reward, sft
+
+
+@pytest.fixture(scope="session")
+def base(toy, tmp_path_factory) -> Path:
+    return pretrain.main(pretrain_settings(toy, tmp_path_factory.mktemp("run") / "base"))
+
+
+@pytest.fixture(scope="session")
+def tuned(toy, base, tmp_path_factory) -> Path:
+    return sft.main(sft_settings(toy, base, tmp_path_factory.mktemp("run") / "sft"))
+
+
+@pytest.fixture(scope="session")
+def scorer(toy, tuned, tmp_path_factory) -> Path:
+    return reward.main(reward_settings(toy, tuned, tmp_path_factory.mktemp("run") / "reward"))
+
+
+def rows(checkpoint: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_pretraining_lowers_bits_per_byte(base):
+    log = rows(base)
+    assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+    assert 0 < log[-1]["bits_per_byte"] < 3
+
+
+def test_sft_lowers_heldout_loss_and_says_its_parent(base, tuned):
+    measured = [row["heldout_loss"] for row in rows(tuned) if "heldout_loss" in row]
+    assert measured[-1] < measured[0] < 5
+    lineage = json.loads((tuned / "lineage.json").read_text())
+    assert lineage["inputs"]["checkpoint"]["sha256"] == hash_of(base)
+
+
+def test_reward_model_ranks_heldout_prompts_and_scores_demonstrations_zero(toy, scorer):
+    assert rows(scorer)[-1]["heldout_accuracy"] > 0.75
+    from tutelage.assistant.assistant import Assistant
+    from tutelage.data.formats import read_conversations
+
+    assistant = Assistant.load(scorer, device="cpu", dtype="fp32")
+    demonstrations = [c.messages for c in read_conversations(toy.folder / "demonstrations.jsonl")]
+    mean = sum(assistant.scores(demonstrations)) / len(demonstrations)
+    assert abs(mean) < 1e-3
+
+
+@pytest.mark.parametrize("trunk", ["separate", "shared"])
+def test_ppo_raises_the_reward(toy, tuned, scorer, tmp_path, trunk):
+    log = rows(ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=12)))
+    first, last = (sum(r["reward"] for r in part) / 3 for part in (log[:3], log[-3:]))
+    assert last > first + 0.1
+    assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)
+    assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_ppo_ptx_keeps_the_pretraining_loss_lower_than_ppo(toy, tuned, scorer, tmp_path):
+    ptx = ppo_settings(toy, tuned, scorer, tmp_path / "ptx", updates=12, ptx_coef=0.5)
+    log = rows(ppo.main(ptx))
+    assert log[-1]["ptx_loss"] < log[0]["ptx_loss"]
+
+
+def test_ppo_stops_at_its_kl_budget_and_says_so(toy, tuned, scorer, tmp_path):
+    settings = ppo_settings(toy, tuned, scorer, tmp_path / "budget", updates=40, kl={"coef": 0.0, "budget": 0.05})
+    checkpoint = ppo.main(settings)
+    closing = json.loads((checkpoint.parent / "done.json").read_text())
+    assert closing["stopped_by_kl_budget"]
+    assert rows(checkpoint)[-1]["kl"] > 0.05
+
+
+def test_adaptive_kl_moves_the_coefficient(toy, tuned, scorer, tmp_path):
+    kl = {"controller": "adaptive", "coef": 0.1, "target": 0.01, "horizon": 200}
+    log = rows(ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "adaptive", updates=8, kl=kl)))
+    assert log[-1]["kl_coef"] != log[0]["kl_coef"]
+
+
+def test_sft_can_choose_its_epoch_by_reward(toy, base, scorer, tmp_path):
+    settings = sft_settings(
+        toy, base, tmp_path / "chosen", reward_model=scorer, prompts=toy.folder / "prompts.jsonl", epochs=2
+    )
+    checkpoint = sft.main(settings)
+    measured = {row["step"]: row["reward"] for row in rows(checkpoint) if "reward" in row}
+    closing = json.loads((checkpoint.parent / "done.json").read_text())
+    assert closing["best_step"] == max(measured, key=lambda step: measured[step])
+
+
+def test_a_finished_stage_is_not_run_again(toy, base):
+    began = time.perf_counter()
+    assert pretrain.main(pretrain_settings(toy, base.parent)) == base
+    assert time.perf_counter() - began < 1
+
+
+def test_other_settings_in_the_same_folder_are_refused(toy, base):
+    with pytest.raises(RunFolderError, match="lr"):
+        pretrain.main(pretrain_settings(toy, base.parent, lr=1.0))
+
+
+def test_a_missing_input_is_named(toy, tmp_path):
+    with pytest.raises(UsageError, match="nowhere"):
+        sft.main(sft_settings(toy, tmp_path / "nowhere", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+def test_a_stage_stopped_by_sigterm_ends_as_one_that_ran_through(toy, base, tuned, scorer, tmp_path, stage):
+    """SIGTERM to a real process mid-run: exit code 0, state saved; the same command then ends with the same weights."""
+    make = {
+        "pretrain": lambda out: pretrain_settings(toy, out),
+        "sft": lambda out: sft_settings(toy, base, out, epochs=3, dropout=0.1),
+        "reward": lambda out: reward_settings(toy, tuned, out),
+        "ppo": lambda out: ppo_settings(toy, tuned, scorer, out, updates=10, ptx_coef=0.1),
+    }[stage]
+    whole = launch(stage, make(tmp_path / "whole"), tmp_path)
+    assert whole.wait() == 0
+    stopped = launch(stage, make(tmp_path / "stopped"), tmp_path)
+    log = tmp_path / "stopped" / "metrics.jsonl"
+    while stopped.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
+        time.sleep(0.005)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait() == 0
+    assert (tmp_path / "stopped" / "state.pt").exists(), "it was over before the signal came"
+    again = launch(stage, make(tmp_path / "stopped"), tmp_path)
+    assert again.wait() == 0
+    load = load_scalar if stage == "reward" else load_decoder
+    one, other = (load(tmp_path / name / "checkpoint").state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def launch(stage: str, settings, folder: Path) -> subprocess.Popen[bytes]:
+    recipe = folder / f"{stage}.yaml"
+    recipe.write_text(dump(settings))
+    command = [sys.executable, "-m", "tutelage", stage, "--recipe", str(recipe)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)

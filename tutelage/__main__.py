@@ -1,0 +1,5 @@
+"""`python -m tutelage` is the same as `tutelage`."""
+
+from tutelage.cli import entry
+
+entry()

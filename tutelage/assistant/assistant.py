@@ -1,0 +1,195 @@
+"""A checkpoint that one can talk to, from Python: ``tutelage.load(path)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from tutelage.errors import CheckpointError, RecipeError, UsageError
+from tutelage.generate.engine import Engine, Generated, Request
+from tutelage.generate.sampler import Sampling
+from tutelage.model.checkpoint import load_model
+from tutelage.model.decoder import Decoder
+from tutelage.model.device import autocast, pick_device
+from tutelage.model.heads import ScalarModel
+from tutelage.records import Answers, Completion, Conversation, Message, Prompt
+from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_batch, transcript
+from tutelage.text.tokenizer import Tokenizer
+
+Shots = Callable[[Prompt], Sequence[Conversation]]
+"""Picks the demonstrations that stand before a prompt when a base model is asked in plain text."""
+
+
+class Assistant:
+    """A language model or a reward model with its tokenizer."""
+
+    def __init__(self, model: Decoder | ScalarModel, tokenizer: Tokenizer, name: str = "", dtype: str = "auto") -> None:
+        self.model, self.tokenizer, self.name, self.dtype = model.eval(), tokenizer, name, dtype
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Assistant:
+        """Read a checkpoint folder. Raises CheckpointError if it is not one, naming what is missing."""
+        folder = Path(path)
+        return cls(load_model(folder, pick_device(device)), Tokenizer.load(folder), str(path), dtype)
+
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
+        """Token ids [s] -> logits [s, vocabulary] in float32: position i predicts token i + 1."""
+        with torch.no_grad(), autocast(self.device, self.dtype):
+            return self._decoder.logits(self._decoder(torch.tensor([list(ids)], device=self.device)))[0].float()
+
+    def generate(self, text: str, **sampling: Any) -> str:
+        """Continue plain text, as a base model does. Keyword arguments are those of ``Sampling``."""
+        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        request = Request(ids=ids, sampling=sampling_of(sampling), stop_ids=self._stops)
+        return self._text(self._engine(1).generate([request])[0][0])
+
+    def chat(self, messages: Sequence[Message | Mapping[str, str]], **sampling: Any) -> str:
+        """Answer a conversation whose last message is the user's. Keyword arguments are those of ``Sampling``."""
+        prompt = Prompt(messages=tuple(message_of(m) for m in messages))
+        return self.answers([prompt], sampling_of(sampling))[0].completions[0].text
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """The same, piece by piece as it is written; a piece ends where the bytes so far are whole characters."""
+        ids = render(self.tokenizer, messages, add_generation_prompt=True).ids
+        engine = self._engine(1)
+        engine.submit(Request(ids=ids, sampling=sampling, stop_ids=self._stops))
+        written: list[int] = []
+        shown = ""
+        done = False
+        while not done:
+            for event in engine.step():
+                written.append(event.token)
+                done = done or event.finish_reason is not None
+            text = self.tokenizer.decode(written)
+            if done or not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+
+    def answers(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, shots: Shots | None = None, max_batch: int = 128
+    ) -> list[Answers]:
+        """``sampling.n`` completions for each prompt. Prompt i draws from seed ``sampling.seed + i``.
+
+        With ``shots`` the prompts are put as plain text, for a base model that was never taught to chat.
+        """
+        if shots is None:
+            rendered = render_batch(self.tokenizer, [p.messages for p in prompts], add_generation_prompt=True)
+            ids, stop = [r.ids for r in rendered], None
+        else:
+            ids = [self._transcript_ids(p, shots(p), sampling.max_tokens) for p in prompts]
+            stop = self._starts_next_turn
+        requests = [
+            Request(
+                ids=row,
+                sampling=sampling.model_copy(update={"seed": sampling.seed + i}),
+                stop_ids=self._stops,
+                stop=stop,
+            )
+            for i, row in enumerate(ids)
+        ]
+        written = self._engine(max_batch).generate(requests)
+        used = {name: value for name, value in sampling.model_dump(exclude_defaults=True).items() if name != "seed"}
+        return [
+            Answers(
+                prompt=prompt,
+                completions=tuple(
+                    Completion(
+                        text=before_stop(self._text(sample)) if stop else self._text(sample),
+                        finished=sample.finish_reason == "stop",
+                        model=self.name,
+                        sampling=used,
+                        seed=sampling.seed + i,
+                    )
+                    for sample in samples
+                ),
+            )
+            for i, (prompt, samples) in enumerate(zip(prompts, written, strict=True))
+        ]
+
+    def score(self, messages: Sequence[Message | Mapping[str, str]]) -> float:
+        """A reward model's score of a conversation that ends with the assistant's answer."""
+        return self.scores([tuple(message_of(m) for m in messages)])[0]
+
+    @torch.no_grad()
+    def scores(
+        self, dialogues: Sequence[Sequence[Message]], *, finished: Sequence[bool] | None = None, batch_size: int = 64
+    ) -> list[float]:
+        """Scores at the last real token of each; an answer that is not ``finished`` gets no end-of-turn token."""
+        if not isinstance(self.model, ScalarModel):
+            raise CheckpointError(f"{self.name} is a language model; scoring needs a reward model")
+        rendered = [r.ids for r in render_batch(self.tokenizer, dialogues)]
+        if finished is not None:
+            rendered = [ids if done else ids[:-1] for ids, done in zip(rendered, finished, strict=True)]
+        order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
+        scores = [0.0] * len(rendered)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            longest = len(rendered[rows[-1]])
+            ids = torch.full((len(rows), longest), self.tokenizer.pad_id, device=self.device)
+            for place, row in enumerate(rows):
+                ids[place, : len(rendered[row])] = torch.tensor(rendered[row])
+            with autocast(self.device, self.dtype):
+                values = self.model(ids)
+            for place, row in enumerate(rows):
+                scores[row] = values[place, len(rendered[row]) - 1].item()
+        return scores
+
+    @property
+    def _decoder(self) -> Decoder:
+        if not isinstance(self.model, Decoder):
+            raise CheckpointError(f"{self.name} is a reward model; only language models write")
+        return self.model
+
+    @property
+    def _stops(self) -> frozenset[int]:
+        return frozenset([self.tokenizer.end_id, self.tokenizer.bos_id])
+
+    def _engine(self, max_batch: int) -> Engine:
+        return Engine(self._decoder, max_batch=max_batch, autocast=self.dtype)
+
+    def _text(self, sample: Generated) -> str:
+        return self.tokenizer.decode(sample.ids).strip()
+
+    def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
+        """As many of the shots as leave room for the answer, the later ones first to stay."""
+        context = self._decoder.config.max_position_embeddings
+        for first in range(len(shots) + 1):
+            text = transcript(prompt.messages, shots=shots[first:])
+            ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+            if len(ids) + room <= context:
+                break
+        return ids
+
+    def _starts_next_turn(self, ids: list[int]) -> bool:
+        tail = self.tokenizer.decode(ids[-16:])
+        return any(stop in tail for stop in TRANSCRIPT_STOPS)
+
+
+def before_stop(text: str) -> str:
+    """A transcript answer without the next turn that the model went on to invent."""
+    cut = min((place for stop in TRANSCRIPT_STOPS if (place := ("\n" + text).find(stop)) >= 0), default=len(text) + 1)
+    return text[: max(0, cut - 1)].strip() if cut <= len(text) else text
+
+
+def message_of(message: Message | Mapping[str, str]) -> Message:
+    """A message from a record or from ``{"role": ..., "content": ...}``. Raises UsageError on anything else."""
+    if isinstance(message, Message):
+        return message
+    try:
+        return Message.model_validate(message)
+    except ValidationError as error:
+        raise UsageError(f"not a message: {message!r}: {error.errors()[0]['msg']}") from None
+
+
+def sampling_of(options: Mapping[str, Any]) -> Sampling:
+    """Sampling settings from keyword arguments. Raises RecipeError naming the wrong one."""
+    try:
+        return Sampling(**options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise RecipeError(f"sampling setting {'.'.join(map(str, problem['loc']))!r}: {problem['msg']}") from None

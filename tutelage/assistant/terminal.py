@@ -1,0 +1,81 @@
+"""A conversation in the terminal: `tutelage chat CHECKPOINT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.errors import UsageError
+from tutelage.generate.sampler import Sampling
+from tutelage.recipe import Settings
+from tutelage.records import Message
+
+
+class ChatSettings(Settings):
+    """Settings of ``tutelage chat``."""
+
+    checkpoint: Path = Field(description="folder of the model to talk to")
+    system: str = Field("", description="system message that opens the conversation")
+    message: str = Field("", description="say this one thing, print the answer and leave")
+    temperature: float = Field(0.7, ge=0, description="of sampling; 0: the likeliest token each time")
+    top_p: float = Field(0.95, gt=0, le=1, description="sample from the likeliest tokens that make up this probability")
+    max_new_tokens: int = Field(200, gt=0, description="longest answer [tokens]")
+    seed: int = Field(0, description="seed of sampling")
+    device: str = Field("auto", description="auto, cpu, cuda, mps")
+
+
+def main(settings: ChatSettings) -> None:
+    """Talk until the input ends. `/new` starts over, `/quit` leaves."""
+    assistant = Assistant.load(settings.checkpoint, device=settings.device)
+    console = Console(highlight=False)
+    opening = [Message(role="system", content=settings.system)] if settings.system else []
+    history = list(opening)
+    if settings.message:
+        say(assistant, [*history, Message(role="user", content=settings.message)], settings, 0)
+        return
+    console.print(f"[dim]{settings.checkpoint}: /new starts over, /quit leaves[/dim]")
+    turn = 0
+    while True:
+        try:
+            text = console.input("[bold]you[/bold]  ").strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if text == "/quit":
+            return
+        if text == "/new":
+            history = list(opening)
+            continue
+        if not text:
+            continue
+        history.append(Message(role="user", content=text))
+        console.print("[bold green]it[/bold green]   ", end="")
+        try:
+            answer = say(assistant, history, settings, turn)
+        except UsageError as error:  # the conversation no longer fits the model's context
+            console.print(f"[red]{error}[/red]; /new starts over")
+            history.pop()
+            continue
+        history.append(Message(role="assistant", content=answer))
+        turn += 1
+
+
+def say(assistant: Assistant, history: list[Message], settings: ChatSettings, turn: int) -> str:
+    """Print one answer as it is written; returns it whole."""
+    sampling = Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_new_tokens,
+        seed=settings.seed + turn,
+    )
+    pieces = []
+    for piece in assistant.stream(history, sampling):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        pieces.append(piece)
+    print()
+    return "".join(pieces).strip()

@@ -1,0 +1,272 @@
+"""The command line: one verb a function, imports inside, so that `tutelage --help` loads nothing heavy.
+
+An error is one line and an exit code: 2 for what the user gave, 1 for what went wrong by itself, 0 for a clean stop.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tutelage.errors import Interrupted, TutelageError, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    S = TypeVar("S", bound=BaseModel)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    verb, rest = (arguments[0], list(arguments[1:])) if arguments else ("--help", [])
+    if verb in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if verb == "--version":
+        from tutelage import __version__
+
+        print(f"tutelage {__version__}")
+        return 0
+    try:
+        if verb not in VERBS:
+            import difflib
+
+            near = difflib.get_close_matches(verb, VERBS, n=1)
+            raise UsageError(f"unknown command {verb!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
+        VERBS[verb][1](rest)
+    except Interrupted as stop:
+        print(f"tutelage: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except TutelageError as error:
+        print(f"tutelage: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tutelage: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def overview() -> str:
+    """The text of `tutelage --help`."""
+    lines = ["usage: tutelage COMMAND [--setting value ...]", "", "Raise your own ChatGPT.", ""]
+    lines += [f"  {verb:<10} {summary}" for verb, (summary, _) in VERBS.items()]
+    lines += [
+        "",
+        "`tutelage COMMAND --help` lists every setting with its default; `--recipe FILE` reads settings from YAML,",
+    ]
+    lines += ["`--print-config` shows them resolved and does nothing."]
+    return "\n".join(lines)
+
+
+# ---- the whole circle
+
+
+def demo(arguments: list[str]) -> None:
+    """`tutelage demo`: the recipe that ships with the package."""
+    from tutelage.pipeline import shipped_recipe
+
+    run([str(shipped_recipe("demo.yaml")), *arguments])
+
+
+def run(arguments: list[str]) -> None:
+    """`tutelage run RECIPE`: every stage, evaluation and report."""
+    from tutelage import pipeline
+
+    if arguments and not arguments[0].startswith("--"):
+        arguments = ["--recipe", *arguments]
+    settings = configure("run", pipeline.RunSettings, arguments)
+    if settings is None:
+        return
+    prepare_machine()
+    result = pipeline.main(settings)
+    print(result)
+
+
+# ---- stages
+
+
+def pretrain(arguments: list[str]) -> None:
+    """`tutelage pretrain`."""
+    from tutelage.train import pretrain as stage
+
+    run_stage("pretrain", stage.PretrainSettings, stage.main, arguments)
+
+
+def sft(arguments: list[str]) -> None:
+    """`tutelage sft`."""
+    from tutelage.train import sft as stage
+
+    run_stage("sft", stage.SFTSettings, stage.main, arguments)
+
+
+def reward(arguments: list[str]) -> None:
+    """`tutelage reward`."""
+    from tutelage.train import reward as stage
+
+    run_stage("reward", stage.RewardSettings, stage.main, arguments)
+
+
+def ppo(arguments: list[str]) -> None:
+    """`tutelage ppo`."""
+    from tutelage.train import ppo as stage
+
+    run_stage("ppo", stage.PPOSettings, stage.main, arguments)
+
+
+# ---- around the stages
+
+
+def data(arguments: list[str]) -> None:
+    """`tutelage data world|rank`."""
+    choices = ("world", "rank")
+    if not arguments or arguments[0] not in choices:
+        print("usage: tutelage data world --out DIR      make the embedded world's texts, demonstrations and prompts")
+        print(
+            "       tutelage data rank --answers FILE --world DIR --out FILE      let simulated labellers rank answers"
+        )
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise UsageError(f"unknown data command {arguments[0]!r}; there are {', '.join(choices)}")
+        return
+    from tutelage import commands
+
+    if arguments[0] == "world":
+        from tutelage.world.build import WorldSettings
+
+        run_stage("data world", commands.WorldCommand, commands.make_world_files, arguments[1:])
+        del WorldSettings
+    else:
+        run_stage("data rank", commands.RankCommand, commands.rank_answers, arguments[1:])
+
+
+def tokenizer(arguments: list[str]) -> None:
+    """`tutelage tokenizer train`."""
+    from tutelage import commands
+
+    if not arguments or arguments[0] != "train":
+        print("usage: tutelage tokenizer train --texts FILE [--vocab_size 2048] --out DIR")
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise UsageError(f"unknown tokenizer command {arguments[0]!r}; there is train")
+        return
+    run_stage("tokenizer train", commands.TokenizerCommand, commands.train_tokenizer, arguments[1:])
+
+
+def generate(arguments: list[str]) -> None:
+    """`tutelage generate`."""
+    from tutelage import commands
+
+    run_stage("generate", commands.GenerateCommand, commands.generate_answers, arguments, positional="checkpoint")
+
+
+def chat(arguments: list[str]) -> None:
+    """`tutelage chat CHECKPOINT`."""
+    from tutelage.assistant import terminal
+
+    run_stage("chat", terminal.ChatSettings, terminal.main, arguments, positional="checkpoint")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`tutelage eval`."""
+    from tutelage import commands
+
+    run_stage("eval", commands.EvalCommand, commands.compare_checkpoints, arguments)
+
+
+def report(arguments: list[str]) -> None:
+    """`tutelage report FOLDER`."""
+    from tutelage import commands
+
+    run_stage("report", commands.ReportCommand, commands.write_report, arguments, positional="folder")
+
+
+VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
+    "demo": ("raise a small assistant from nothing on the embedded world, and report", demo),
+    "run": ("run a recipe: every stage, evaluation and report", run),
+    "data": ("make the embedded world's files; rank answers with simulated labellers", data),
+    "tokenizer": ("train a tokenizer", tokenizer),
+    "pretrain": ("pretrain a decoder on a mixture of texts", pretrain),
+    "sft": ("fine-tune on demonstrations", sft),
+    "reward": ("train a reward model on rankings", reward),
+    "ppo": ("PPO and PPO-ptx against a reward model", ppo),
+    "generate": ("answer prompts with a checkpoint", generate),
+    "chat": ("talk to a checkpoint in the terminal", chat),
+    "eval": ("win rates between two checkpoints", evaluate),
+    "report": ("write a finished run's report and plots again", report),
+}
+
+
+# ---- settings
+
+
+def run_stage(
+    name: str, kind: type[S], action: Callable[[S], Any], arguments: list[str], positional: str | None = None
+) -> None:
+    """Resolve settings, run, say where the result is."""
+    if positional and arguments and not arguments[0].startswith("--"):
+        arguments = [f"--{positional}", *arguments]
+    settings = configure(name, kind, arguments)
+    if settings is None:
+        return
+    prepare_machine()
+    result = action(settings)
+    if result is not None:
+        print(result)
+
+
+def configure(name: str, kind: type[S], arguments: list[str]) -> S | None:
+    """Settings from `--recipe FILE` and overrides; None when `--help` or `--print-config` was answered instead."""
+    from tutelage import recipe
+
+    if "--help" in arguments or "-h" in arguments:
+        print(settings_help(name, kind))
+        return None
+    values: dict[str, Any] = {}
+    source = f"tutelage {name}"
+    rest = list(arguments)
+    if "--recipe" in rest:
+        place = rest.index("--recipe")
+        if place + 1 == len(rest):
+            raise UsageError("--recipe needs a file")
+        values = recipe.read_yaml(Path(rest[place + 1]))
+        source = rest[place + 1]
+        del rest[place : place + 2]
+    show = "--print-config" in rest
+    settings = recipe.resolve(kind, values, [a for a in rest if a != "--print-config"], source=source)
+    if show:
+        print(recipe.dump(settings), end="")
+        return None
+    return settings
+
+
+def settings_help(name: str, kind: type[BaseModel]) -> str:
+    """Every setting with its type, default and meaning."""
+    from tutelage import recipe
+
+    lines = [
+        f"usage: tutelage {name} [--recipe FILE] [--print-config] [--setting value ...]",
+        "",
+        kind.__doc__ or "",
+        "",
+    ]
+    for setting, type_name, default, description in recipe.describe(kind):
+        shown = f"  (default: {default})" if default and default != "(required)" else f"  {default}" if default else ""
+        lines.append(f"  --{setting} {type_name.upper() if '|' not in type_name else '{' + type_name + '}'}{shown}")
+        if description:
+            lines.append(f"        {description}")
+    return "\n".join(lines)
+
+
+def prepare_machine() -> None:
+    """Process-wide choices that must come before the first big tensor."""
+    from tutelage.model.device import keep_big_tensors_on_heap, set_threads
+
+    keep_big_tensors_on_heap()
+    set_threads()

@@ -1,0 +1,426 @@
+"""The whole path as one recipe: text -> tokens -> base -> SFT -> rankings -> reward model -> PPO, PPO-ptx -> report.
+
+    tutelage run recipes/demo.yaml          the embedded world: data, labellers and judge come with the package
+    tutelage run recipes/real-small.yaml    one's own files
+
+Each step leaves files that the next one reads. A step that is finished is not done again, so the same command goes on where an
+interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from tutelage.assistant.assistant import Assistant, Shots
+from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
+from tutelage.data.prepare import DataSettings, prepare
+from tutelage.evaluate.report import stage_table, write_report
+from tutelage.evaluate.reward_model import reward_model_figures
+from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows
+from tutelage.generate.sampler import Sampling
+from tutelage.model.checkpoint import load_decoder
+from tutelage.model.device import peak_rss_gib, pick_device
+from tutelage.recipe import Settings, resolve
+from tutelage.records import Answers, Conversation, Prompt, Ranking
+from tutelage.run_folder import open_run, write_atomic
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.train import ppo as ppo_stage
+from tutelage.train import pretrain as pretrain_stage
+from tutelage.train import reward as reward_stage
+from tutelage.train import sft as sft_stage
+from tutelage.world.build import WorldSettings, build_world, load_judge
+from tutelage.world.judge import Judge
+from tutelage.world.labellers import agreement, best_possible_accuracy, label, make_labellers
+
+
+class LabelSettings(Settings):
+    """How answers are sampled from the SFT model and ranked by simulated labellers."""
+
+    prompts: int = Field(2400, gt=0, description="training prompts to rank answers of")
+    heldout_prompts: int = Field(300, gt=0, description="held-out prompts to rank answers of")
+    completions: int = Field(4, ge=2, le=9, description="answers a prompt (InstructGPT: 4 to 9)")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    labellers: int = Field(12, gt=0, description="training labellers")
+    heldout_labellers: int = Field(4, gt=0, description="labellers that nothing is trained on")
+    views: int = Field(3, gt=1, description="labellers of each kind who rank the same held-out prompt")
+
+
+class EvaluateSettings(Settings):
+    """How the stages are compared."""
+
+    temperature: float = Field(1.0, ge=0, description="of sampling; KL is that of the policy at 1")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    shots: int = Field(3, ge=1, description="demonstrations before a prompt to the base model")
+
+
+class RunSettings(Settings):
+    """A recipe. The stages' own settings (tutelage STAGE --help) stand under their names; paths between stages are filled in."""
+
+    name: str = Field(description="what the report is called")
+    out: Path = Field(description="folder of the whole run")
+    seed: int = Field(0, description="seed of everything: data, weights, sampling, labellers")
+    world: WorldSettings | None = Field(None, description="the embedded world's size; or give data")
+    data: DataSettings | None = Field(None, description="files of one's own; or give world")
+    vocab_size: int = Field(2048, gt=262, description="tokens of the byte-level BPE")
+    pretrain: dict[str, Any] = Field({}, description="settings of tutelage pretrain")
+    sft: dict[str, Any] = Field({}, description="settings of tutelage sft")
+    label: LabelSettings = Field(LabelSettings(), description="simulated ranking (embedded world)")
+    reward: dict[str, Any] = Field({}, description="settings of tutelage reward")
+    ppo: dict[str, Any] = Field({}, description="settings of tutelage ppo, for both runs")
+    ptx: dict[str, Any] = Field({}, description="settings that PPO-ptx has besides those of ppo")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="how stages are compared")
+    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    notes: list[str] = Field([], description="sentences that the report quotes")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RunSettings:
+        if (self.world is None) == (self.data is None):
+            raise ValueError("give either `world` (the embedded world) or `data` (files of your own)")
+        return self
+
+
+def shipped_recipe(name: str) -> Path:
+    """A recipe that comes with the package: beside it in a checkout, inside it when installed."""
+    here = Path(__file__).parent
+    return next(
+        (p for p in (here / "recipes" / name, here.parent / "recipes" / name) if p.exists()), here / "recipes" / name
+    )
+
+
+def main(settings: RunSettings) -> str:
+    """Run the recipe; returns the closing lines: where the report and the checkpoints are."""
+    plan = Plan.of(settings)
+    out = settings.out
+    with open_run(out, "run", settings, {}) as run:
+        clock = Clock(out / "timings.json")
+
+        print(f"tutelage: {settings.name}, seed {settings.seed}, in {out}")
+        with clock.step("data"):
+            counts = make_data(settings, out / "data")
+        with clock.step("tokenizer"):
+            make_tokenizer(settings, plan)
+        with clock.step("pretrain"):
+            pretrain_stage.main(plan.pretrain)
+        with clock.step("sft"):
+            sft_stage.main(plan.sft)
+        with clock.step("rankings"):
+            if settings.world:
+                rank_answers(settings, plan.sft.out / "checkpoint", out / "data")
+        with clock.step("reward"):
+            reward_stage.main(plan.reward)
+        judge = load_judge(out / "data") if settings.world else None
+        gold = (lambda p, t, f: judge.judge(p, t, f).score) if judge else None
+        with clock.step("ppo"):
+            ppo_stage.main(plan.ppo, gold)
+        with clock.step("ppo_ptx"):
+            ppo_stage.main(plan.ppo_ptx, gold)
+
+        with clock.step("evaluate"):
+            stages = evaluate_all(settings, plan, judge)
+            reward_figures = evaluate_reward_model(settings, plan, judge)
+        results = {
+            "name": settings.name,
+            "seed": settings.seed,
+            "seconds": round(clock.total, 1),
+            "peak_rss_gib": round(peak_rss_gib(), 3),
+            "device": str(pick_device(settings.device)),
+            "prompts": len(stages["sft"].answers),
+            "stages": {name: stage.figures for name, stage in stages.items()},
+            "reward_model": reward_figures,
+            "compression": compression(out / "data" / "documents_heldout.jsonl") if settings.data else None,
+            "data": counts,
+            "model": model_figures(plan),
+            "timings": clock.seconds,
+            "notes": settings.notes,
+        }  # fmt: skip
+        write_atomic(out / "results.json", json.dumps(results, indent=2).encode())
+        rows = sample_rows(stages)
+        write_atomic(
+            out / "samples.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        )
+        report = write_report(out)
+        run.finish({"seconds": clock.total})
+
+    from rich.console import Console
+
+    Console().print(stage_table(results))
+    best = plan.ppo_ptx.out / "checkpoint"
+    return (
+        f"{results['seconds']:.0f} s, at most {results['peak_rss_gib']:.2f} GiB\n"
+        f"report:  {report}\nfigures: {out / 'results.json'}\ntalk to it:  tutelage chat {best}"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages' settings, all resolved before anything runs, so that a typo in the last stage costs nothing."""
+
+    pretrain: pretrain_stage.PretrainSettings
+    sft: sft_stage.SFTSettings
+    reward: reward_stage.RewardSettings
+    ppo: ppo_stage.PPOSettings
+    ppo_ptx: ppo_stage.PPOSettings
+
+    @classmethod
+    def of(cls, s: RunSettings) -> Plan:
+        """Fill the paths between stages into the recipe's settings."""
+        data = s.out / "data"
+        common = {"seed": s.seed, "machine": {"device": s.device}}
+        if s.data:
+            sources = {n: {"path": data / "text" / f"{n}.jsonl", "weight": t.weight} for n, t in s.data.text.items()}
+        else:
+            sources = {"world": {"path": data / "documents.jsonl", "weight": 1.0}}
+        checkpoints = {stage: s.out / stage / "checkpoint" for stage in ("pretrain", "sft", "reward")}
+        rl = common | {
+            "checkpoint": checkpoints["sft"],
+            "reward_model": checkpoints["reward"],
+            "prompts": data / "prompts.jsonl",
+        }
+        return cls(
+            resolve(
+                pretrain_stage.PretrainSettings,
+                common
+                | {"out": s.out / "pretrain", "tokenizer": s.out / "tokenizer", "sources": sources}
+                | {"heldout": data / "documents_heldout.jsonl"}
+                | s.pretrain,
+                source="recipe, pretrain",
+            ),
+            resolve(
+                sft_stage.SFTSettings,
+                common
+                | {"out": s.out / "sft", "checkpoint": checkpoints["pretrain"]}
+                | {"demonstrations": data / "demonstrations.jsonl", "heldout": data / "demonstrations_heldout.jsonl"}
+                | s.sft,
+                source="recipe, sft",
+            ),
+            resolve(
+                reward_stage.RewardSettings,
+                common
+                | {"out": s.out / "reward", "checkpoint": checkpoints["sft"], "rankings": data / "rankings.jsonl"}
+                | {"heldout": data / "rankings_heldout.jsonl", "demonstrations": data / "demonstrations.jsonl"}
+                | s.reward,
+                source="recipe, reward",
+            ),
+            resolve(ppo_stage.PPOSettings, rl | {"out": s.out / "ppo"} | s.ppo, source="recipe, ppo"),
+            resolve(
+                ppo_stage.PPOSettings,
+                rl | {"out": s.out / "ppo_ptx", "ptx_sources": sources} | s.ppo | s.ptx,
+                source="recipe, ptx",
+            ),
+        )
+
+
+# ---- steps that are not stages
+
+
+def make_data(settings: RunSettings, folder: Path) -> dict[str, int]:
+    """The run's data files, from the embedded world or from one's own; made once."""
+    done = folder / "counts.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    if settings.world:
+        counts = build_world(settings.world.model_copy(update={"seed": settings.seed}), folder)
+    else:
+        assert settings.data is not None
+        counts = prepare(settings.data, folder, settings.seed)
+    write_atomic(done, json.dumps(counts, indent=2).encode())
+    return counts
+
+
+def make_tokenizer(settings: RunSettings, plan: Plan) -> None:
+    """A byte-level BPE trained on the pretraining text and the demonstrations."""
+    folder = plan.pretrain.tokenizer
+    if (folder / "tokenizer.json").exists():
+        return
+
+    def texts() -> Iterator[str]:
+        for source in plan.pretrain.sources.values():
+            yield from (document.text for document in read_documents(source.path))
+        for conversation in read_conversations(plan.sft.demonstrations):
+            yield from (message.content for message in conversation.messages)
+
+    Tokenizer.train(texts(), settings.vocab_size).save(folder)
+
+
+def rank_answers(settings: RunSettings, checkpoint: Path, data: Path) -> None:
+    """Sample completions from the SFT model and let the simulated labellers rank them.
+
+    Each training prompt is ranked by one training labeller; each held-out prompt by several training and several held-out ones,
+    which is what their agreement is measured on.
+    """
+    if (data / "rankings_heldout.jsonl").exists():
+        return
+    label_settings, judge = settings.label, load_judge(data)
+    people = make_labellers(settings.seed, training=label_settings.labellers, heldout=label_settings.heldout_labellers)
+    training = [p for p in people if not p.heldout]
+    outside = [p for p in people if p.heldout]
+    assistant = Assistant.load(checkpoint, device=settings.device)
+    rng = random.Random(f"{settings.seed}:labelling")
+    prompts = list(read_prompts(data / "prompts.jsonl"))
+    chosen = rng.sample(prompts, min(label_settings.prompts, len(prompts)))
+    rankings = [
+        label(rng.choice(training), judge, answers, seed=settings.seed)
+        for answers in sample_distinct(assistant, chosen, label_settings, settings.seed)
+    ]
+    write_jsonl(data / "rankings.jsonl", rankings)
+    heldout_prompts = list(read_prompts(data / "prompts_heldout.jsonl"))
+    chosen = rng.sample(heldout_prompts, min(label_settings.heldout_prompts, len(heldout_prompts)))
+    inside_rankings: list[Ranking] = []
+    outside_rankings: list[Ranking] = []
+    for answers in sample_distinct(assistant, chosen, label_settings, settings.seed + 1):
+        for group, rankings in ((training, inside_rankings), (outside, outside_rankings)):
+            for person in rng.sample(group, min(label_settings.views, len(group))):
+                rankings.append(label(person, judge, answers, seed=settings.seed))
+    write_jsonl(data / "rankings_heldout_labellers.jsonl", outside_rankings)
+    write_jsonl(data / "rankings_heldout.jsonl", inside_rankings)
+
+
+def sample_distinct(assistant: Assistant, prompts: list[Prompt], settings: LabelSettings, seed: int) -> list[Answers]:
+    """K completions a prompt without repetitions: equal answers tell nothing. Prompts with fewer than two are left out."""
+    sampling = Sampling(
+        temperature=settings.temperature,
+        max_tokens=settings.max_new_tokens,
+        n=settings.completions,
+        seed=seed * 1_000_003,
+    )
+    kept = []
+    for answers in assistant.answers(prompts, sampling):
+        distinct = tuple({(c.text, c.finished): c for c in answers.completions}.values())
+        if len(distinct) > 1:
+            kept.append(Answers(prompt=answers.prompt, completions=distinct))
+    return kept
+
+
+def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Shots:
+    """Picks ``count`` demonstrations for a prompt: of its family and language where they are known, else any short ones."""
+    groups: dict[tuple[Any, Any], list[Conversation]] = {}
+    for conversation in demonstrations:
+        if len(conversation.messages) <= 3 and sum(len(m.content) for m in conversation.messages) <= 600:
+            groups.setdefault((conversation.meta.get("family"), conversation.meta.get("language")), []).append(
+                conversation
+            )
+
+    def choose(prompt: Prompt) -> list[Conversation]:
+        group = groups.get((prompt.meta.get("family"), prompt.meta.get("language")))
+        group = group or next(iter(groups.values()))
+        text = prompt.messages[-1].content
+        rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big"))
+        return rng.sample(group, min(count, len(group)))
+
+    return choose
+
+
+def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict[str, StageResult]:
+    """Every stage's answers to the held-out prompts, measured and compared."""
+    data, options = settings.out / "data", settings.evaluate
+    prompts = list(read_prompts(data / "prompts_heldout.jsonl"))
+    sampling = Sampling(temperature=options.temperature, max_tokens=options.max_new_tokens, seed=settings.seed * 7_919)
+    demonstrations = list(read_conversations(plan.sft.demonstrations))
+    shots = shots_like(demonstrations, options.shots, settings.seed)
+    base, tuned = plan.pretrain.out / "checkpoint", plan.sft.out / "checkpoint"
+    checkpoints: dict[str, tuple[Path, Shots | None]] = {
+        "base": (base, lambda prompt: ()),
+        "base_few_shot": (base, shots),
+        "sft": (tuned, None),
+        "ppo": (plan.ppo.out / "checkpoint", None),
+        "ppo_ptx": (plan.ppo_ptx.out / "checkpoint", None),
+    }
+    verdict = (lambda p, t, f: judge.judge(p, t, f)) if judge else None
+    stages = {}
+    for name, (checkpoint, ask) in checkpoints.items():
+        stages[name] = evaluate_stage(
+            checkpoint,
+            prompts,
+            sampling=sampling,
+            shots=ask,
+            judge=verdict,
+            reward_model=plan.reward.out / "checkpoint",
+            reference=tuned,
+            heldout_text=data / "documents_heldout.jsonl",
+            device=settings.device,
+        )
+        print(f"evaluate  {name}: {headline(stages[name])}", flush=True)
+    compare(stages)
+    return stages
+
+
+def headline(stage: StageResult) -> str:
+    """The one or two numbers of a stage that people look for first."""
+    names = ("gold", "reward", "length", "bits_per_byte", "kl")
+    return "  ".join(f"{n} {stage.figures[n]:.3f}" for n in names if stage.figures.get(n) is not None)
+
+
+def evaluate_reward_model(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict[str, Any]:
+    """Accuracy on held-out prompts; in the embedded world also on held-out labellers, beside what labels allow at best."""
+    data = settings.out / "data"
+    assistant = Assistant.load(plan.reward.out / "checkpoint", device=settings.device)
+    heldout = list(read_rankings(data / "rankings_heldout.jsonl"))
+    figures = reward_model_figures(assistant, heldout)
+    if judge:
+        outside = list(read_rankings(data / "rankings_heldout_labellers.jsonl"))
+        other = reward_model_figures(assistant, outside)
+        people = make_labellers(
+            settings.seed, training=settings.label.labellers, heldout=settings.label.heldout_labellers
+        )
+        training = [p for p in people if not p.heldout]
+        figures |= {
+            "accuracy_heldout_labellers": other["accuracy"],
+            "accuracy_heldout_labellers_ci": other["accuracy_ci"],
+            "labeller_agreement": agreement(heldout),
+            "heldout_labeller_agreement": agreement(outside),
+            "best_possible_accuracy": best_possible_accuracy(heldout, training, judge),
+        }
+    return figures
+
+
+def compression(path: Path) -> dict[str, float]:
+    """Bits per byte of gzip and xz at their best on the held-out text: what any model should beat."""
+    import gzip
+    import lzma
+
+    text = "\n\n".join(document.text for document in read_documents(path)).encode()
+    return {
+        "gzip": 8 * len(gzip.compress(text, 9)) / len(text),
+        "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text),
+    }
+
+
+def model_figures(plan: Plan) -> dict[str, Any]:
+    """Size of the trained decoder."""
+    model = load_decoder(plan.sft.out / "checkpoint")
+    return {"parameters": sum(p.numel() for p in model.parameters()), "vocab_size": model.config.vocab_size}
+
+
+class Clock:
+    """Seconds each step took, kept in a file so that a resumed run knows what went before."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def total(self) -> float:
+        """Seconds of all steps, over all sessions of the run."""
+        return sum(self.seconds.values())
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step; a step that had nothing left to do adds next to nothing."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
+            write_atomic(self.path, json.dumps(self.seconds, indent=2).encode())

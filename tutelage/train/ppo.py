@@ -1,0 +1,353 @@
+"""PPO and PPO-ptx: reinforcement learning of answers against a reward model.
+
+    tutelage ppo --checkpoint runs/sft/checkpoint --reward_model runs/reward/checkpoint --prompts prompts.jsonl --out runs/ppo
+
+One update: sample an answer to each of `batch_size` prompts; score it; subtract the KL to the SFT model token by token; estimate
+advantages with a critic that began as the reward model; take clipped policy and value steps over minibatches. With `ptx_coef`
+above 0 every step adds that multiple of the pretraining loss to the same loss: one joint gradient (InstructGPT, equation 2).
+
+`trunk: separate` gives the critic a network of its own (InstructGPT's); `trunk: shared` puts its head on the policy's. These are
+different algorithms, not two speeds of one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tutelage.data.formats import read_documents, read_prompts
+from tutelage.data.mixing import Mixture
+from tutelage.data.shards import tokenise
+from tutelage.errors import RecipeError, TrainingError
+from tutelage.model.checkpoint import load_decoder, load_scalar, save_model
+from tutelage.model.decoder import Decoder
+from tutelage.model.device import autocast, pick_device
+from tutelage.model.heads import ScalarModel
+from tutelage.objectives.language import next_token_loss
+from tutelage.objectives.ppo import (
+    AdaptiveKL,
+    FixedKL,
+    explained_variance,
+    gae,
+    kl_k1,
+    kl_k3,
+    kl_per_answer,
+    masked_mean,
+    policy_loss,
+    token_rewards,
+    value_loss,
+    whiten,
+)
+from tutelage.recipe import Settings
+from tutelage.records import Prompt
+from tutelage.run_folder import RunFolder, open_run
+from tutelage.text.chat import render_batch
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
+from tutelage.train.settings import Machine, Source
+
+Judge = Callable[[Prompt, str, bool], float]
+"""(prompt, answer, whether it finished) -> gold score, where a task has one. Logged, never trained on."""
+
+
+class KLSettings(Settings):
+    """The penalty for leaving the SFT model."""
+
+    controller: Literal["fixed", "adaptive"] = Field("fixed", description="adaptive steers coef towards target")
+    coef: float = Field(0.1, ge=0, description="weight of the KL term a token (its first value, if adaptive)")
+    target: float = Field(3.0, gt=0, description="wanted KL, adaptive only [nats an answer, summed over its tokens]")
+    horizon: int = Field(10_000, gt=0, description="how slowly coef follows, adaptive only [answers]")
+    budget: float = Field(
+        0.0, ge=0, description="the run ends when a batch's mean KL is above it; 0: never [nats an answer]"
+    )
+
+
+class PPOSettings(Settings):
+    """Settings of ``tutelage ppo``. A minibatch is one optimiser step."""
+
+    out: Path = Field(description="run folder to make")
+    checkpoint: Path = Field(description="policy to start from and KL reference: the SFT model")
+    reward_model: Path = Field(description="reward model; the critic starts from it")
+    prompts: Path = Field(description="prompts to answer")
+    updates: int = Field(60, gt=0, description="batches of rollouts")
+    batch_size: int = Field(128, gt=0, description="answers an update")
+    minibatch: int = Field(32, gt=0, description="answers an optimiser step")
+    microbatch: int = Field(0, ge=0, description="answers a forward pass; 0: the whole minibatch")
+    inner_epochs: int = Field(1, gt=0, description="passes over each batch of rollouts (InstructGPT: 1)")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-probability")
+    missing_end_penalty: float = Field(2.0, ge=0, description="taken from the score of an answer that did not end")
+    trunk: Literal["separate", "shared"] = Field(
+        "separate", description="the critic's network: its own, or the policy's"
+    )
+    lr: float = Field(5e-5, gt=0, description="policy's learning rate")
+    value_lr: float = Field(1e-4, gt=0, description="critic's learning rate (separate trunk)")
+    value_coef: float = Field(0.1, ge=0, description="weight of the value loss (it matters for a shared trunk)")
+    value_warmup: int = Field(0, ge=0, description="first updates that train the critic alone")
+    warmup: int = Field(3, ge=0, description="updates of linear learning-rate warm-up")
+    floor: float = Field(1.0, ge=0, le=1, description="last learning rate as a share of the peak; 1: constant")
+    clip: float = Field(0.2, gt=0, description="PPO's clip of the ratio, and of the values' change")
+    gradient_clip: float = Field(
+        1.0, ge=0, description="largest gradient norm of policy and critic each; 0: no clipping"
+    )
+    gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
+    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
+    eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    average: float = Field(
+        0.0, ge=0, lt=1, description="decay of the averaged weights that are saved (InstructGPT: 0.992); 0: none"
+    )
+    kl: KLSettings = Field(KLSettings(), description="the penalty for leaving the SFT model")
+    ptx_coef: float = Field(
+        0.0, ge=0, description="weight of the pretraining loss in the joint gradient; above 0: PPO-ptx"
+    )
+    ptx_sources: dict[str, Source] = Field({}, description="name -> path and weight of the pretraining text of PPO-ptx")
+    ptx_windows: int = Field(8, gt=0, description="windows of pretraining text an optimiser step")
+    ptx_sequence: int = Field(256, gt=1, description="length of such a window [tokens]")
+    seed: int = Field(0, description="seed of prompts' order and of sampling")
+    machine: Machine = Field(Machine(), description="where it runs")
+
+
+def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
+    """Run the stage; returns the checkpoint folder. ``judge``, if given, scores every rollout for the log."""
+    if settings.ptx_coef and not settings.ptx_sources:
+        raise RecipeError("ptx_coef is above 0 but ptx_sources names no pretraining text")
+    inputs = {"checkpoint": settings.checkpoint, "reward_model": settings.reward_model, "prompts": settings.prompts}
+    inputs |= {f"ptx_{name}": source.path for name, source in settings.ptx_sources.items()}
+    with open_run(settings.out, "ppo", settings, inputs) as run:
+        if run.finished:
+            return run.checkpoint
+
+        # data
+        device, dtype = pick_device(settings.machine.device), settings.machine.dtype
+        tokenizer = Tokenizer.load(settings.checkpoint)
+        policy = load_decoder(settings.checkpoint, device)
+        prompts, prompt_ids = fitting_prompts(settings, tokenizer, policy.config.max_position_embeddings)
+        if len(prompts) < settings.batch_size:
+            raise TrainingError(
+                f"{settings.prompts}: {len(prompts)} prompts that fit are fewer than batch_size {settings.batch_size}"
+            )
+        mixture = pretraining_mixture(settings, tokenizer, run) if settings.ptx_coef else None
+
+        # models: policy, reference, reward model, critic
+        policy.dropout = 0.0
+        reference = copy.deepcopy(policy).requires_grad_(False)
+        reward_model = load_scalar(settings.reward_model, device).requires_grad_(False)
+        shared = settings.trunk == "shared"
+        torch.manual_seed(settings.seed)
+        critic = ScalarModel(policy) if shared else copy.deepcopy(reward_model).requires_grad_(True)
+        critic.to(device)
+        averaged = copy.deepcopy(policy).requires_grad_(False)
+        critic_parts = (critic.head, settings.value_lr) if shared else (critic, settings.value_lr)
+        optimizer = adamw([(policy, settings.lr), critic_parts], weight_decay=0.0, eps=settings.eps)
+        kl = settings.kl
+        controller = AdaptiveKL(kl.coef, kl.target, kl.horizon) if kl.controller == "adaptive" else FixedKL(kl.coef)
+
+        def forward(model: Decoder, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
+            """Log-probabilities, entropies and values, each [b, a]."""
+            with autocast(device, dtype):
+                hidden = model(rollouts.ids)
+                logprobs, entropies = answer_logprobs(model, hidden, rollouts, settings.temperature)
+                values = critic.score(hidden) if shared else critic(rollouts.ids)
+            return logprobs, entropies, rollouts.at_answer(values.float())
+
+        def update(step: int) -> Metrics:
+            chosen = prompt_order(len(prompts), settings.batch_size, step, settings.seed)
+            rollouts = sample(
+                policy,
+                [prompt_ids[i] for i in chosen],
+                tokenizer,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed * 1_000_003 + step,
+                dtype=dtype,
+            )
+            texts = [
+                tokenizer.decode(row[m].tolist()) for row, m in zip(rollouts.answer_ids, rollouts.mask, strict=True)
+            ]
+            scores = end_scores(reward_model, rollouts, dtype)
+            batch, metrics = experience(rollouts, scores, forward, policy, reference, controller.coef, settings)
+            metrics |= answer_metrics(rollouts, scores, texts)
+            if judge:
+                finished = rollouts.finished.tolist()
+                gold = [judge(prompts[i], t, f) for i, t, f in zip(chosen, texts, finished, strict=True)]
+                metrics["gold"] = sum(gold) / len(gold)
+
+            losses: dict[str, float] = defaultdict(float)
+            minibatches = minibatch_rows(settings)
+            for number, rows in enumerate(minibatches):
+                part = batch.select(rows)
+                count = part.rollouts.mask.sum()
+                for micro in torch.arange(len(rows)).split(settings.microbatch or len(rows)):
+                    piece = part.select(micro)
+                    logprobs, _, values = forward(policy, piece.rollouts)
+                    mask = piece.rollouts.mask
+                    loss, stats = policy_loss(logprobs, piece.logprobs, piece.advantages, mask, settings.clip, count)
+                    critic_loss = value_loss(values, piece.values, piece.returns, mask, settings.clip, count)
+                    if step < settings.value_warmup:
+                        loss = loss * 0.0
+                    (loss + settings.value_coef * critic_loss).backward()
+                    stats |= {"policy_loss": loss, "value_loss": critic_loss}
+                    for name, value in stats.items():
+                        losses[name] += value.item() / len(minibatches)
+                    if number == 0:
+                        metrics["first_ratio"] = metrics.get("first_ratio", 0.0) + stats["ratio"].item()
+                if mixture and step >= settings.value_warmup:
+                    windows = torch.from_numpy(mixture.batch(step * len(minibatches) + number, settings.ptx_windows))
+                    losses["ptx_loss"] += ptx_backward(policy, windows.to(device), settings) / len(minibatches)
+                metrics["grad_norm"] = apply_gradients(
+                    optimizer, settings.gradient_clip, policy, critic.head if shared else critic
+                )
+            blend(averaged, policy, settings.average)
+            controller.update(metrics["kl"], settings.batch_size)
+            return metrics | losses
+
+        done = run_steps(
+            run,
+            steps=settings.updates,
+            modules={"policy": policy, "critic": critic, "averaged": averaged},
+            optimizer=optimizer,
+            update=update,
+            warmup=settings.warmup,
+            floor=settings.floor,
+            seed=settings.seed,
+            extra_state={"kl": controller},
+            stop_when=lambda metrics: bool(kl.budget) and metrics["kl"] > kl.budget,
+            save_every=settings.machine.save_every,
+            show=("reward", "gold", "kl", "length", "finished"),
+        )
+        save_model(run.checkpoint, averaged)
+        tokenizer.save(run.checkpoint)
+        run.finish({"updates": done, "stopped_by_kl_budget": done < settings.updates})
+        return run.checkpoint
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Rollouts with what the losses need of them, fixed before the first step. All [b, a]."""
+
+    rollouts: Rollouts
+    logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def select(self, rows: Tensor) -> Experience:
+        """Some of the rows, narrowed to their longest answer."""
+        part = self.rollouts.select(rows)
+        a = part.mask.shape[1]
+        fields = (self.logprobs, self.values, self.advantages, self.returns)
+        return Experience(part, *(field[rows, :a] for field in fields))
+
+
+@torch.no_grad()
+def experience(
+    rollouts: Rollouts,
+    scores: Tensor,
+    forward: Callable[[Decoder, Rollouts], tuple[Tensor, Tensor, Tensor]],
+    policy: Decoder,
+    reference: Decoder,
+    kl_coef: float,
+    settings: PPOSettings,
+) -> tuple[Experience, Metrics]:
+    """Old log-probabilities and values, rewards, and advantages whitened over the whole batch.
+
+    The old log-probabilities are recomputed by the training forward rather than taken from the sampler, whose kernels round
+    differently: so the first minibatch's ratio is 1.
+    """
+    mask = rollouts.mask
+    logprobs, entropies, values = (torch.zeros(mask.shape, device=mask.device) for _ in range(3))
+    ref_logprobs = torch.zeros(mask.shape, device=mask.device)
+    for rows in torch.arange(len(mask), device=mask.device).split(settings.microbatch or settings.minibatch):
+        part = rollouts.select(rows)
+        a = part.mask.shape[1]
+        logprobs[rows, :a], entropies[rows, :a], values[rows, :a] = forward(policy, part)
+        with autocast(mask.device, settings.machine.dtype):
+            ref_logprobs[rows, :a] = answer_logprobs(reference, reference(part.ids), part, settings.temperature)[0]
+    penalised = scores - settings.missing_end_penalty * (~rollouts.finished).float()
+    rewards = token_rewards(penalised, logprobs, ref_logprobs, mask, kl_coef)
+    advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
+    mismatch = (logprobs - rollouts.sampler_logprobs).abs()
+    metrics = {
+        "kl": kl_per_answer(kl_k1(logprobs, ref_logprobs), mask).mean().item(),
+        "kl_k3": kl_per_answer(kl_k3(logprobs, ref_logprobs), mask).mean().item(),
+        "kl_coef": kl_coef,
+        "entropy": masked_mean(entropies, mask).item(),
+        "explained_variance": explained_variance(values, returns, mask).item(),
+        "sampler_mismatch": masked_mean(mismatch, mask).item(),
+        "tokens": float(mask.sum()),
+    }
+    return Experience(rollouts, logprobs, values, whiten(advantages, mask), returns), metrics
+
+
+def answer_metrics(rollouts: Rollouts, scores: Tensor, texts: list[str]) -> Metrics:
+    """What shows reward hacking early: the proxy reward, length, share that ends, share that repeats another answer."""
+    counts = Counter(texts)
+    return {
+        "reward": scores.mean().item(),
+        "reward_std": scores.std().item(),
+        "length": rollouts.lengths.float().mean().item(),
+        "finished": rollouts.finished.float().mean().item(),
+        "duplicates": sum(n for n in counts.values() if n > 1) / len(texts),
+    }
+
+
+def fitting_prompts(settings: PPOSettings, tokenizer: Tokenizer, context: int) -> tuple[list[Prompt], list[list[int]]]:
+    """The prompts that leave room for an answer in the model's context, and their ids; says how many do not."""
+    prompts = list(read_prompts(settings.prompts))
+    rendered = render_batch(tokenizer, [p.messages for p in prompts], add_generation_prompt=True)
+    fits = [len(r.ids) + settings.max_new_tokens <= context for r in rendered]
+    if not all(fits):
+        print(f"{settings.prompts}: {fits.count(False)} prompts too long for the model's context are left out")
+    return (
+        [p for p, fit in zip(prompts, fits, strict=True) if fit],
+        [r.ids for r, fit in zip(rendered, fits, strict=True) if fit],
+    )
+
+
+def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """The prompts of update ``step``: passes over all of them, each in an order of its own; pure in (seed, step)."""
+    per_epoch = total // batch_size
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return order[place * batch_size : (place + 1) * batch_size].tolist()
+
+
+def minibatch_rows(settings: PPOSettings) -> list[Tensor]:
+    """Rows of each optimiser step of an update: ``inner_epochs`` shuffled passes. The loop has seeded torch by the step."""
+    passes = [torch.randperm(settings.batch_size) for _ in range(settings.inner_epochs)]
+    return [rows for order in passes for rows in order.split(settings.minibatch)]
+
+
+def pretraining_mixture(settings: PPOSettings, tokenizer: Tokenizer, run: RunFolder) -> Mixture:
+    """The text of the ptx term, tokenised into the run folder."""
+    shards = [
+        tokenise(read_documents(source.path), tokenizer, run.path / "tokens" / name, key=run.input_hash(f"ptx_{name}"))
+        for name, source in settings.ptx_sources.items()
+    ]
+    weights = [source.weight for source in settings.ptx_sources.values()]
+    return Mixture(shards, weights, context=settings.ptx_sequence, seed=settings.seed)
+
+
+def ptx_backward(policy: Decoder, windows: Tensor, settings: PPOSettings) -> float:
+    """Add ptx_coef times the gradient of the pretraining loss to the policy's; returns the loss [nats a token]."""
+    with autocast(windows.device, settings.machine.dtype):
+        logits = policy.logits(policy(windows[:, :-1]))
+        loss = next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), windows[:, 1:].numel())
+    (settings.ptx_coef * loss).backward()
+    return loss.item()
+
+
+@torch.no_grad()
+def blend(averaged: Decoder, policy: Decoder, decay: float) -> None:
+    """averaged <- decay averaged + (1 - decay) policy."""
+    for mean, live in zip(averaged.parameters(), policy.parameters(), strict=True):
+        mean.lerp_(live, 1.0 - decay)

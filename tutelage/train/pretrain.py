@@ -1,0 +1,150 @@
+"""Pretraining: next-token prediction on a mixture of texts.
+
+    tutelage pretrain --tokenizer runs/tok --sources.novels.path novels/ --heldout heldout.jsonl --out runs/base
+
+Sources are mixed by weight, not by size (GPT-3, table 2.2). Held-out text is measured in bits per byte, which does not depend on
+the tokenizer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+
+from tutelage.data.formats import read_documents
+from tutelage.data.heldout import HeldoutText
+from tutelage.data.mixing import Mixture
+from tutelage.data.shards import tokenise
+from tutelage.errors import RecipeError
+from tutelage.model.checkpoint import save_model
+from tutelage.model.config import ModelConfig
+from tutelage.model.decoder import Decoder
+from tutelage.model.device import autocast, pick_device
+from tutelage.model.likelihood import negative_log_likelihood
+from tutelage.objectives.language import next_token_loss
+from tutelage.recipe import Settings
+from tutelage.run_folder import open_run
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.settings import Machine, Source
+
+
+class Shape(Settings):
+    """The decoder's shape; the vocabulary comes from the tokenizer."""
+
+    family: str = Field("llama", description="gpt2, gpt_neox, llama, mistral, qwen2 or qwen3")
+    layers: int = Field(4, gt=0, description="decoder layers")
+    hidden_size: int = Field(128, gt=0, description="width of the residual stream")
+    heads: int = Field(4, gt=0, description="attention heads")
+    kv_heads: int | None = Field(None, gt=0, description="key and value heads; none: as many as heads")
+    intermediate_size: int | None = Field(None, gt=0, description="width of the MLP; none: 8/3 of hidden_size (LLaMA)")
+    context: int = Field(512, gt=0, description="longest sequence the model will ever see [tokens]")
+    tie_embeddings: bool = Field(True, description="input and output embeddings are one matrix")
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        """The full model configuration for a vocabulary of this size."""
+        shape: dict[str, Any] = {
+            "family": self.family,
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.layers,
+            "num_heads": self.heads,
+            "max_position_embeddings": self.context,
+            "tie_embeddings": self.tie_embeddings,
+        }
+        optional = {"num_kv_heads": self.kv_heads, "intermediate_size": self.intermediate_size}
+        try:
+            return ModelConfig(**shape | {name: value for name, value in optional.items() if value is not None})
+        except ValidationError as error:
+            raise RecipeError(f"model: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+class PretrainSettings(Settings):
+    """Settings of ``tutelage pretrain``."""
+
+    out: Path = Field(description="run folder to make")
+    tokenizer: Path = Field(description="folder with tokenizer.json")
+    sources: dict[str, Source] = Field(description="name -> path and weight of each source of text")
+    heldout: Path | None = Field(None, description="documents to measure bits per byte on")
+    model: Shape = Field(Shape(), description="the decoder's shape")
+    sequence: int = Field(256, gt=1, description="length of a training window [tokens]")
+    batch_size: int = Field(16, gt=0, description="windows a step")
+    microbatch: int = Field(0, ge=0, description="windows a forward pass; 0: the whole batch")
+    steps: int = Field(1000, gt=0, description="optimiser steps")
+    lr: float = Field(3e-3, gt=0, description="peak learning rate")
+    warmup: int = Field(50, ge=0, description="steps of linear warm-up")
+    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak (cosine in between)")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
+    seed: int = Field(0, description="seed of weights and data order")
+    machine: Machine = Field(Machine(), description="where it runs")
+
+
+def main(settings: PretrainSettings) -> Path:
+    """Run the stage; returns the checkpoint folder."""
+    if settings.sequence > settings.model.context:
+        raise RecipeError(f"sequence ({settings.sequence}) is longer than model.context ({settings.model.context})")
+    inputs = {"tokenizer": settings.tokenizer} | {name: source.path for name, source in settings.sources.items()}
+    if settings.heldout:
+        inputs["heldout"] = settings.heldout
+    with open_run(settings.out, "pretrain", settings, inputs) as run:
+        if run.finished:
+            return run.checkpoint
+
+        # data
+        tokenizer = Tokenizer.load(settings.tokenizer)
+        shards = [
+            tokenise(read_documents(source.path), tokenizer, run.path / "tokens" / name, key=run.input_hash(name))
+            for name, source in settings.sources.items()
+        ]
+        weights = [source.weight for source in settings.sources.values()]
+        mixture = Mixture(shards, weights, context=settings.sequence, seed=settings.seed)
+        heldout = HeldoutText.read(settings.heldout, tokenizer, settings.sequence) if settings.heldout else None
+
+        # model and optimiser
+        device = pick_device(settings.machine.device)
+        torch.manual_seed(settings.seed)
+        model = Decoder(settings.model.config(tokenizer.vocab_size)).to(device).train()
+        optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
+
+        def update(step: int) -> Metrics:
+            windows = torch.from_numpy(mixture.batch(step, settings.batch_size)).to(device)
+            count = windows.shape[0] * settings.sequence
+            total = 0.0
+            for part in windows.split(settings.microbatch or len(windows)):
+                with autocast(device, settings.machine.dtype):
+                    logits = model.logits(model(part[:, :-1]))
+                    loss = next_token_loss(logits.flatten(0, 1), part[:, 1:].flatten(), count)
+                loss.backward()
+                total += loss.item()
+            norm = apply_gradients(optimizer, settings.clip, model)
+            return {"loss": total, "grad_norm": norm, "tokens": float(count)}
+
+        def evaluate(step: int) -> Metrics:
+            assert heldout is not None
+            nats = negative_log_likelihood(model, heldout.ids, heldout.targets, settings.machine.dtype).sum().item()
+            return {"bits_per_byte": heldout.bits_per_byte(nats)}
+
+        run_steps(
+            run,
+            steps=settings.steps,
+            modules={"model": model},
+            optimizer=optimizer,
+            update=update,
+            warmup=settings.warmup,
+            floor=settings.floor,
+            seed=settings.seed,
+            evaluate=evaluate if heldout else None,
+            evaluate_every=settings.evaluate_every,
+            save_every=settings.machine.save_every,
+            log_every=10,
+            show=("loss", "bits_per_byte"),
+        )
+        save_model(run.checkpoint, model)
+        tokenizer.save(run.checkpoint)
+        run.finish(evaluate(settings.steps) if heldout else {})
+        return run.checkpoint

@@ -1,0 +1,233 @@
+"""The reward model: a scalar score learned from rankings of K completions.
+
+    tutelage reward --checkpoint runs/sft/checkpoint --rankings rankings.jsonl --out runs/reward
+
+All K(K-1)/2 pairs of a prompt stand in one loss term (InstructGPT, equation 1), from one forward of the prompt and each of its
+completions: they are laid out [prompt | c1 | c2 | ...] under a tree mask, so the prompt's prefix is computed once. Afterwards the
+scores are shifted so that demonstrations average 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tutelage.data.batches import pack_ranking, pad_right, tree_mask
+from tutelage.data.formats import read_conversations, read_rankings
+from tutelage.data.mixing import split_by_key
+from tutelage.errors import TrainingError
+from tutelage.model.checkpoint import load_decoder, save_model
+from tutelage.model.device import autocast, pick_device
+from tutelage.model.heads import ScalarModel
+from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
+from tutelage.recipe import Settings
+from tutelage.records import Conversation, Ranking
+from tutelage.run_folder import open_run
+from tutelage.text.chat import render
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.settings import Machine
+
+
+class RewardSettings(Settings):
+    """Settings of ``tutelage reward``."""
+
+    out: Path = Field(description="run folder to make")
+    checkpoint: Path = Field(description="language model to start from: the SFT model")
+    rankings: Path = Field(description="rankings to learn from")
+    heldout: Path | None = Field(None, description="rankings to measure on; none: a share of the prompts is kept apart")
+    heldout_share: float = Field(0.1, gt=0, lt=1, description="that share, where no held-out file is given")
+    demonstrations: Path | None = Field(None, description="conversations whose last answers shall score 0 on average")
+    epochs: int = Field(1, gt=0, description="passes over the rankings (InstructGPT: 1; more overfits)")
+    batch_size: int = Field(32, gt=0, description="prompts a step")
+    microbatch: int = Field(8, gt=0, description="prompts a forward pass")
+    max_length: int = Field(
+        512, gt=1, description="longest prompt with one completion [tokens]; longer ones are left out"
+    )
+    ties: Literal["skip", "half"] = Field(
+        "half", description="what a pair of equal ranks gives: nothing, or half a win each"
+    )
+    lr: float = Field(5e-4, gt=0, description="peak learning rate")
+    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
+    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
+    seed: int = Field(0, description="seed of the head and of data order")
+    machine: Machine = Field(Machine(), description="where it runs")
+
+
+def main(settings: RewardSettings) -> Path:
+    """Run the stage; returns the checkpoint folder."""
+    inputs = {"checkpoint": settings.checkpoint, "rankings": settings.rankings}
+    optional = {"heldout": settings.heldout, "demonstrations": settings.demonstrations}
+    with open_run(settings.out, "reward", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
+        if run.finished:
+            return run.checkpoint
+
+        # data
+        tokenizer = Tokenizer.load(settings.checkpoint)
+        rankings = list(read_rankings(settings.rankings))
+        if settings.heldout:
+            heldout_rankings = list(read_rankings(settings.heldout))
+        else:
+            rankings, heldout_rankings = split_by_key(rankings, prompt_text, settings.heldout_share, settings.seed)
+        examples = encode_rankings(rankings, tokenizer, settings.max_length)
+        heldout = encode_rankings(heldout_rankings, tokenizer, settings.max_length)
+        if not examples:
+            raise TrainingError(
+                f"{settings.rankings}: no ranking with a preference fits in max_length {settings.max_length}"
+            )
+        batches = [batch for epoch in range(settings.epochs) for batch in prompt_batches(examples, settings, epoch)]
+
+        # model and optimiser
+        device = pick_device(settings.machine.device)
+        torch.manual_seed(settings.seed)
+        model = ScalarModel.from_decoder(load_decoder(settings.checkpoint, device)).to(device).train()
+        optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
+
+        def update(step: int) -> Metrics:
+            chosen = sorted((examples[i] for i in batches[step]), key=lambda example: example.size)
+            count, total, right = len(chosen), 0.0, 0.0
+            for start in range(0, len(chosen), settings.microbatch):
+                part = chosen[start : start + settings.microbatch]
+                scores, ranks, mask = score_packed(model, part, tokenizer.pad_id, settings.machine.dtype)
+                loss = kwise_loss(scores, ranks, mask, tie=settings.ties, count=count)
+                loss.backward()
+                total += loss.item()
+                right += pairwise_accuracy(scores.detach(), ranks, mask)[0].sum().item()
+            norm = apply_gradients(optimizer, settings.clip, model)
+            tokens = float(sum(example.size for example in chosen))
+            return {"loss": total, "accuracy": right / count, "grad_norm": norm, "tokens": tokens}
+
+        def evaluate(step: int) -> Metrics:
+            model.eval()
+            metrics = heldout_metrics(model, heldout, tokenizer.pad_id, settings)
+            model.train()
+            return metrics
+
+        run_steps(
+            run,
+            steps=len(batches),
+            modules={"model": model},
+            optimizer=optimizer,
+            update=update,
+            warmup=settings.warmup,
+            floor=settings.floor,
+            seed=settings.seed,
+            evaluate=evaluate if heldout else None,
+            evaluate_every=settings.evaluate_every,
+            save_every=settings.machine.save_every,
+            log_every=2,
+            show=("loss", "accuracy", "heldout_accuracy"),
+        )
+        model.eval()
+        if settings.demonstrations:
+            demonstrations = read_conversations(settings.demonstrations)
+            centre(model, demonstrations, tokenizer, settings.max_length, settings.machine.dtype)
+        save_model(run.checkpoint, model)
+        tokenizer.save(run.checkpoint)
+        figures = {"rankings": len(examples), "left_out": len(rankings) - len(examples), "heldout": len(heldout)}
+        run.finish(figures | (evaluate(len(batches)) if heldout else {}))
+        return run.checkpoint
+
+
+@dataclass(frozen=True)
+class RankingExample:
+    """One ranking in tokens."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+    ranks: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Tokens of the packed row."""
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+def prompt_text(ranking: Ranking) -> str:
+    """What identifies a prompt: all its turns."""
+    return "\n".join(f"{message.role}: {message.content}" for message in ranking.prompt.messages)
+
+
+def encode_rankings(rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int) -> list[RankingExample]:
+    """Rankings that express a preference and fit; a completion that was cut off gets no end-of-turn token."""
+    examples = []
+    for ranking in rankings:
+        prompt = render(tokenizer, ranking.prompt.messages, add_generation_prompt=True).ids
+        completions = [
+            tokenizer.encode(completion.text) + ([tokenizer.end_id] if completion.finished else [])
+            for completion in ranking.completions
+        ]
+        fits = all(len(c) > 0 and len(prompt) + len(c) <= max_length for c in completions)
+        if fits and len(set(ranking.ranks)) > 1:
+            examples.append(RankingExample(prompt, completions, ranking.ranks))
+    return examples
+
+
+def prompt_batches(examples: Sequence[RankingExample], settings: RewardSettings, epoch: int) -> list[list[int]]:
+    """A shuffled pass over the prompts in batches; a short last batch is kept."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    return [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
+
+
+def score_packed(
+    model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, dtype: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, ranks and mask, each [p, k]: every prompt's prefix runs once, all its completions branch from it."""
+    device = next(model.parameters()).device
+    packed = [pack_ranking(example.prompt, example.completions) for example in examples]
+    ids, _ = pad_right([p.ids for p in packed], pad_id)
+    positions, _ = pad_right([p.positions for p in packed], 0)
+    segments, _ = pad_right([p.segments for p in packed], -1)
+    last, mask = pad_right([p.last for p in packed], 0, multiple=1)
+    ranks, _ = pad_right([list(example.ranks) for example in examples], 0, multiple=1)
+    with autocast(device, dtype):
+        values = model(ids.to(device), positions=positions.to(device), attention_mask=tree_mask(segments.to(device)))
+    return values.float().gather(1, last.to(device)), ranks.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def heldout_metrics(
+    model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, settings: RewardSettings
+) -> Metrics:
+    """Loss and pair accuracy on held-out rankings, each a mean over prompts."""
+    order = sorted(examples, key=lambda example: example.size)
+    loss = right = 0.0
+    for start in range(0, len(order), settings.microbatch):
+        part = order[start : start + settings.microbatch]
+        scores, ranks, mask = score_packed(model, part, pad_id, settings.machine.dtype)
+        loss += kwise_loss(scores, ranks, mask, tie=settings.ties, count=len(order)).item()
+        right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()
+    return {"heldout_loss": loss, "heldout_accuracy": right / len(order)}
+
+
+@torch.no_grad()
+def centre(
+    model: ScalarModel, demonstrations: Iterable[Conversation], tokenizer: Tokenizer, max_length: int, dtype: str
+) -> None:
+    """Shift the scores so that up to 512 demonstrations average 0 (InstructGPT, section 3.5)."""
+    device = next(model.parameters()).device
+    rows = []
+    for conversation in demonstrations:
+        rendered = render(tokenizer, conversation.messages).ids
+        if conversation.messages[-1].role == "assistant" and len(rendered) <= max_length:
+            rows.append(rendered)
+        if len(rows) == 512:
+            break
+    scores = []
+    for start in range(0, len(rows), 32):
+        part = rows[start : start + 32]
+        ids, mask = pad_right(part, tokenizer.pad_id)
+        with autocast(device, dtype):
+            values = model(ids.to(device))
+        scores.append(values.float().gather(1, mask.sum(1, keepdim=True).to(device) - 1)[:, 0])
+    model.offset += centring_offset(torch.cat(scores))

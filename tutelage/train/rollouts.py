@@ -1,0 +1,131 @@
+"""Rollouts: answers sampled from the policy, and what the policy, a critic and a reward model say of them.
+
+The only file of training that sees the engine. Tensors of answers are [b, a]: one column an answer token, aligned so that column
+j holds token j, its log-probability, and the value of the state before it. One mask serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tutelage.data.batches import pad_right
+from tutelage.generate.engine import Engine, Request
+from tutelage.generate.sampler import Sampling
+from tutelage.model.decoder import Decoder
+from tutelage.model.device import autocast
+from tutelage.model.heads import ScalarModel
+from tutelage.objectives.language import entropy, token_logprobs
+from tutelage.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """b prompts, each with one sampled answer."""
+
+    ids: Tensor
+    """[b, s] prompt and answer, right-padded."""
+    prompt_lengths: Tensor
+    """[b] tokens before the answer."""
+    answer_ids: Tensor
+    """[b, a] the sampled tokens, the end-of-turn token among them."""
+    mask: Tensor
+    """[b, a] True on sampled tokens."""
+    finished: Tensor
+    """[b] True where the answer ended by itself."""
+    sampler_logprobs: Tensor
+    """[b, a] as the engine reported them."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """[b] tokens of each answer."""
+        return self.mask.sum(1)
+
+    def at_answer(self, per_position: Tensor) -> Tensor:
+        """[b, s, ...] -> [b, a, ...]: what stands at the position *before* each answer token (padding included)."""
+        before = self.prompt_lengths[:, None] - 1 + torch.arange(self.mask.shape[1], device=self.ids.device)
+        rows = torch.arange(len(self.ids), device=self.ids.device)[:, None]
+        return per_position[rows, before.clamp(max=self.ids.shape[1] - 1)]
+
+    def select(self, rows: Tensor) -> Rollouts:
+        """Some of the rows, without the columns that only the others needed."""
+        answer = int(self.mask[rows].sum(1).max())
+        total = int((self.prompt_lengths[rows] + self.mask[rows].sum(1)).max())
+        return Rollouts(
+            self.ids[rows, :total],
+            self.prompt_lengths[rows],
+            self.answer_ids[rows, :answer],
+            self.mask[rows, :answer],
+            self.finished[rows],
+            self.sampler_logprobs[rows, :answer],
+        )
+
+
+@torch.no_grad()
+def sample(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    dtype: str = "auto",
+) -> Rollouts:
+    """One answer to each prompt from the model's own distribution: no top-p or top-k, which would scale every ratio.
+
+    Row i draws its randomness from (seed, i) alone.
+    """
+    engine = Engine(model, max_batch=min(128, len(prompts)), autocast=dtype)
+    requests = [
+        Request(
+            ids=list(ids),
+            sampling=Sampling(temperature=temperature, max_tokens=max_new_tokens, seed=seed * 1_000_003 + row),
+            stop_ids=frozenset([tokenizer.end_id]),
+        )
+        for row, ids in enumerate(prompts)
+    ]
+    answers = [samples[0] for samples in engine.generate(requests)]
+    device = next(model.parameters()).device
+    ids, _ = pad_right([[*p, *a.ids] for p, a in zip(prompts, answers, strict=True)], tokenizer.pad_id)
+    answer_ids, mask = pad_right([a.ids for a in answers], tokenizer.pad_id)
+    logprobs = torch.zeros(answer_ids.shape)
+    for row, answer in enumerate(answers):
+        logprobs[row, : len(answer.logprobs)] = torch.tensor(answer.logprobs)
+    return Rollouts(
+        ids.to(device),
+        torch.tensor([len(p) for p in prompts], device=device),
+        answer_ids.to(device),
+        mask.to(device),
+        torch.tensor([a.finish_reason == "stop" for a in answers], device=device),
+        logprobs.to(device),
+    )
+
+
+def answer_logprobs(model: Decoder, hidden: Tensor, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies [b, a] of the answers' tokens, 0 where not counted.
+
+    ``hidden`` is ``model(rollouts.ids)``; the vocabulary projection runs on the counted positions alone.
+    """
+    logits = model.logits(rollouts.at_answer(hidden)[rollouts.mask])
+    logprobs = torch.zeros(rollouts.mask.shape, device=logits.device)
+    entropies = torch.zeros(rollouts.mask.shape, device=logits.device)
+    logprobs[rollouts.mask] = token_logprobs(logits, rollouts.answer_ids[rollouts.mask], temperature)
+    with torch.no_grad():
+        entropies[rollouts.mask] = entropy(logits, temperature)
+    return logprobs, entropies
+
+
+@torch.no_grad()
+def end_scores(reward_model: ScalarModel, rollouts: Rollouts, dtype: str = "auto", batch_size: int = 64) -> Tensor:
+    """[b] the reward model's score at the last real token of each answer."""
+    last = rollouts.prompt_lengths + rollouts.lengths - 1
+    scores = []
+    for rows in torch.arange(len(rollouts.ids), device=rollouts.ids.device).split(batch_size):
+        with autocast(rollouts.ids.device, dtype):
+            values = reward_model(rollouts.ids[rows])
+        scores.append(values.float().gather(1, last[rows, None])[:, 0])
+    return torch.cat(scores)

@@ -1,0 +1,27 @@
+"""Settings that more than one stage has, under one name and one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tutelage.recipe import Settings
+
+
+class Machine(Settings):
+    """Where a stage runs and how it saves: changes speed and place, never the result's meaning."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="arithmetic of matrix products; auto takes bf16 where the machine has it"
+    )
+    save_every: int = Field(0, ge=0, description="steps between saved states to resume from; 0: only when told to stop")
+
+
+class Source(Settings):
+    """One source of pretraining text and its share of the mixture."""
+
+    path: Path = Field(description="file or folder of documents")
+    weight: float = Field(1.0, gt=0, description="share of the training tokens, relative to the other sources")

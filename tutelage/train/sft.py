@@ -1,0 +1,200 @@
+"""Supervised fine-tuning: imitate the assistant's turns of demonstrations.
+
+    tutelage sft --checkpoint runs/base/checkpoint --demonstrations demos.jsonl --out runs/sft
+
+The loss counts assistant text and its end-of-turn token, and nothing else. The checkpoint kept is the epoch with the lowest
+held-out loss, or, where a reward model is given, the one whose answers to validation prompts it scores highest: InstructGPT's
+SFT overfits the loss after one epoch while people go on preferring later ones (appendix C.1).
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from tutelage.data.batches import Example, encode_conversations, length_buckets, pad_right
+from tutelage.data.formats import read_conversations, read_prompts
+from tutelage.errors import RecipeError, TrainingError
+from tutelage.model.checkpoint import load_decoder, load_scalar, save_model
+from tutelage.model.decoder import Decoder
+from tutelage.model.device import autocast, pick_device
+from tutelage.objectives.language import next_token_loss
+from tutelage.recipe import Settings
+from tutelage.run_folder import open_run
+from tutelage.text.chat import render
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.rollouts import end_scores, sample
+from tutelage.train.settings import Machine
+
+
+class SFTSettings(Settings):
+    """Settings of ``tutelage sft``."""
+
+    out: Path = Field(description="run folder to make")
+    checkpoint: Path = Field(description="model to start from")
+    demonstrations: Path = Field(description="conversations to imitate")
+    heldout: Path | None = Field(None, description="conversations to measure the loss on")
+    reward_model: Path | None = Field(None, description="choose the epoch by this model's scores, not by held-out loss")
+    prompts: Path | None = Field(None, description="validation prompts that the reward model's choice is made on")
+    epochs: int = Field(2, gt=0, description="passes over the demonstrations")
+    batch_size: int = Field(32, gt=0, description="conversations a step")
+    microbatch: int = Field(0, ge=0, description="conversations a forward pass; 0: the whole batch")
+    max_length: int = Field(
+        256, gt=1, description="longest conversation; longer ones are left out and counted [tokens]"
+    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    warmup: int = Field(20, ge=0, description="steps of linear warm-up")
+    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training (InstructGPT: 0.2)")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer when the reward model chooses [tokens]")
+    seed: int = Field(0, description="seed of data order and dropout")
+    machine: Machine = Field(Machine(), description="where it runs")
+
+
+def main(settings: SFTSettings) -> Path:
+    """Run the stage; returns the checkpoint folder."""
+    if settings.reward_model and not settings.prompts:
+        raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
+    optional = {"heldout": settings.heldout, "reward_model": settings.reward_model, "prompts": settings.prompts}
+    inputs = {"checkpoint": settings.checkpoint, "demonstrations": settings.demonstrations}
+    with open_run(settings.out, "sft", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
+        if run.finished:
+            return run.checkpoint
+
+        # data
+        tokenizer = Tokenizer.load(settings.checkpoint)
+        examples, left_out = encode_conversations(
+            read_conversations(settings.demonstrations), tokenizer, settings.max_length
+        )
+        if not examples:
+            raise TrainingError(f"{settings.demonstrations}: no conversation fits in max_length {settings.max_length}")
+        heldout: list[Example] = []
+        if settings.heldout:
+            heldout, _ = encode_conversations(read_conversations(settings.heldout), tokenizer, settings.max_length)
+        lengths = [len(example.ids) for example in examples]
+        epochs = [
+            length_buckets(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
+            for epoch in range(settings.epochs)
+        ]
+        batches = [batch for epoch in epochs for batch in epoch]
+
+        # model and optimiser
+        device = pick_device(settings.machine.device)
+        model = load_decoder(settings.checkpoint, device).train()
+        model.dropout = settings.dropout
+        optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
+        best = Best(model)
+
+        def update(step: int) -> Metrics:
+            chosen = [examples[i] for i in batches[step]]
+            count = sum(sum(example.loss_mask) for example in chosen)
+            total, size = 0.0, settings.microbatch or len(chosen)
+            for start in range(0, len(chosen), size):
+                loss = demonstration_loss(
+                    model, chosen[start : start + size], count, tokenizer.pad_id, settings.machine.dtype
+                )
+                loss.backward()
+                total += loss.item()
+            norm = apply_gradients(optimizer, settings.clip, model)
+            return {"loss": total, "grad_norm": norm, "tokens": float(sum(len(example.ids) for example in chosen))}
+
+        def evaluate(step: int) -> Metrics:
+            metrics: Metrics = {}
+            model.eval()
+            if heldout:
+                metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, settings.machine.dtype)
+            if settings.reward_model and settings.prompts:
+                metrics["reward"] = validation_reward(model, tokenizer, settings)
+            model.train()
+            best.offer(metrics.get("reward", -metrics.get("heldout_loss", -step)), step)
+            return metrics
+
+        run_steps(
+            run,
+            steps=len(batches),
+            modules={"model": model, "best": best},
+            optimizer=optimizer,
+            update=update,
+            warmup=settings.warmup,
+            floor=settings.floor,
+            seed=settings.seed,
+            evaluate=evaluate,
+            evaluate_every=len(epochs[0]),
+            save_every=settings.machine.save_every,
+            log_every=5,
+            show=("loss", "heldout_loss", "reward"),
+        )
+        best.model.dropout = 0.0
+        save_model(run.checkpoint, best.model)
+        tokenizer.save(run.checkpoint)
+        run.finish(
+            {
+                "conversations": len(examples),
+                "left_out": left_out,
+                "best_step": int(best.step),
+                "best": float(best.value),
+            }
+        )
+        return run.checkpoint
+
+
+class Best(torch.nn.Module):
+    """The best model so far; a module, so that it is saved and resumed with the rest."""
+
+    def __init__(self, model: Decoder) -> None:
+        super().__init__()
+        self.live = [model]  # in a list: not a submodule
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.value: torch.Tensor
+        self.step: torch.Tensor
+        self.register_buffer("value", torch.tensor(-torch.inf))
+        self.register_buffer("step", torch.tensor(0))
+
+    def offer(self, value: float, step: int) -> None:
+        """Keep the live model's weights if ``value`` is the highest yet."""
+        if value > self.value:
+            self.model.load_state_dict(self.live[0].state_dict())
+            self.value.fill_(value)
+            self.step.fill_(step)
+
+
+def demonstration_loss(model: Decoder, examples: list[Example], count: int, pad_id: int, dtype: str) -> torch.Tensor:
+    """Sum of the negative log-likelihood of the counted tokens over ``count``, the whole batch's number of them."""
+    device = next(model.parameters()).device
+    ids, _ = pad_right([example.ids for example in examples], pad_id)
+    counted, _ = pad_right([[int(m) for m in example.loss_mask] for example in examples], 0)
+    ids, targets_counted = ids.to(device), counted[:, 1:].bool().to(device)
+    with autocast(device, dtype):
+        logits = model.logits(model(ids[:, :-1])[targets_counted])  # logits only where the loss needs them
+        return next_token_loss(logits, ids[:, 1:][targets_counted], count)
+
+
+@torch.no_grad()
+def heldout_loss(model: Decoder, examples: list[Example], pad_id: int, dtype: str, batch_size: int = 64) -> float:
+    """Mean negative log-likelihood a counted token [nats]."""
+    order = sorted(examples, key=lambda example: len(example.ids))
+    count = sum(sum(example.loss_mask) for example in order)
+    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return sum(demonstration_loss(model, part, count, pad_id, dtype).item() for part in parts)
+
+
+@torch.no_grad()
+def validation_reward(model: Decoder, tokenizer: Tokenizer, settings: SFTSettings, limit: int = 256) -> float:
+    """Mean reward-model score of one sampled answer to each validation prompt."""
+    assert settings.prompts is not None
+    assert settings.reward_model is not None
+    device = next(model.parameters()).device
+    scorer = load_scalar(settings.reward_model, device).eval()
+    prompts = [p for _, p in zip(range(limit), read_prompts(settings.prompts), strict=False)]
+    ids = [render(tokenizer, prompt.messages, add_generation_prompt=True).ids for prompt in prompts]
+    rollouts = sample(
+        model, ids, tokenizer, max_new_tokens=settings.max_new_tokens, temperature=1.0, seed=settings.seed,
+        dtype=settings.machine.dtype,
+    )  # fmt: skip
+    return end_scores(scorer, rollouts, settings.machine.dtype).mean().item()
