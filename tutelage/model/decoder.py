@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.model.attention import attend
 from tutelage.model.cache import KVCache
 from tutelage.model.config import ModelConfig
 
@@ -77,27 +78,25 @@ class Attention(nn.Module):
         b, s, _ = x.shape
         h, g = self.heads, self.kv_heads
         qkv = self.qkv(x).view(b, s, h + 2 * g, self.head_dim)
-        qk, v = qkv[:, :, : h + g], qkv[:, :, h + g :]
+        qk, v = qkv.split((h + g, g), 2)  # split, not slices: their gradients would be padded and added
         if self.q_norm is not None and self.k_norm is not None:
-            qk = torch.cat((self.q_norm(qk[:, :, :h]), self.k_norm(qk[:, :, h:])), 2).to(qkv.dtype)
+            q, k = qk.split((h, g), 2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 2).to(qkv.dtype)
         if shared.cos is not None and shared.sin is not None:
             qk = rotate(qk, shared.cos, shared.sin)
-        q, k = qk[:, :, :h], qk[:, :, h:]
+        q, k = qk.split((h, g), 2)
+        keys, values = k.transpose(1, 2), v.transpose(1, 2)
         if shared.cache is not None and shared.slots is not None:
-            shared.cache.write(self.layer, shared.slots, k, v)
-        if shared.cache is not None and shared.visible:
-            keys = shared.cache.k[self.layer][:, :, : shared.visible]
-            values = shared.cache.v[self.layer][:, :, : shared.visible]
-            q = q.to(keys.dtype)
-        else:
-            keys, values = k.transpose(1, 2), v.transpose(1, 2)
+            shared.cache.write(self.layer, shared.slots, keys, values)
+            if shared.visible:
+                keys = shared.cache.k[self.layer][:, :, : shared.visible]
+                values = shared.cache.v[self.layer][:, :, : shared.visible]
+                q = q.to(keys.dtype)
         if s == 1 and not shared.causal:
             # One query a head: the heads of a group stand where queries stand, and no key is copied.
             out = F.scaled_dot_product_attention(q.view(b, g, h // g, -1), keys, values, attn_mask=shared.mask)
             return self.out(out.reshape(b, 1, -1))
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), keys, values, attn_mask=shared.mask, is_causal=shared.causal, enable_gqa=h != g
-        )
+        out = attend(q.transpose(1, 2), keys, values, shared.mask, shared.causal)
         return self.out(out.transpose(1, 2).reshape(b, s, -1))
 
 

@@ -1,0 +1,62 @@
+"""Scaled dot-product attention, with a faster gradient for bf16 on CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Above this many scores the products below want more memory than they save time (64 MiB in bf16).
+_MOST_SCORES = 1 << 25
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(e) + mask) v for q [b, h, s, e] and k, v [b, g, t, e], where h is a multiple of g.
+
+    ``mask`` is added to the scores, [b or 1, 1, s, t]; ``causal`` (s = t) instead of a mask. Returns [b, h, s, e].
+    """
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
+        b, h, s, _ = q.shape
+        if b * h * s * k.shape[2] <= _MOST_SCORES:
+            return _FastBackward.apply(q, k, v, mask, causal)
+    return _sdpa(q, k, v, mask, causal)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    gqa = q.shape[1] != k.shape[1]  # faster than repeating keys: 8 heads on 2, forward and backward, 1.15x on CPU
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
+
+
+class _FastBackward(torch.autograd.Function):
+    """torch's own forward, and a backward by five batched products.
+
+    torch 2.13's fused backward takes, in bf16 on a CPU with AMX, 42 ms at [16, 4, 256, 32] and 87 ms at [64, 4, 96, 32], where
+    fp32 takes 24 and 20; this takes 20 and 15. The forward is the same with and without gradient, so that what a
+    policy computes under no_grad is what it computes when it learns.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        ctx.save_for_backward(q, k, v, mask)
+        return _sdpa(q, k, v, mask, causal)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, mask = ctx.saved_tensors
+        (b, h, s, e), (g, t) = q.shape, k.shape[1:3]
+        r, scale = h // g, e**-0.5
+        # The r heads that share keys stand below each other as queries: [b * g, r * s, e] against [b * g, t, e].
+        rows, grad = q.reshape(b * g, r * s, e), grad.reshape(b * g, r * s, e)
+        keys, values = k.reshape(b * g, t, e), v.reshape(b * g, t, e)
+        if mask is None:
+            added = torch.full((s, t), -torch.inf, dtype=q.dtype).triu(1).repeat(r, 1)
+        else:
+            added = mask[:, :, None].expand(b, g, r, s, t).reshape(b * g, r * s, t)
+        p = torch.softmax(torch.baddbmm(added, rows, keys.transpose(1, 2), alpha=scale), -1)
+        dv = torch.bmm(p.transpose(1, 2), grad)
+        dp = torch.bmm(grad, values.transpose(1, 2))
+        ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
+        dq, dk = torch.bmm(ds, keys).mul_(scale), torch.bmm(ds.transpose(1, 2), rows).mul_(scale)
+        return dq.view(b, h, s, e), dk.view(b, g, t, e), dv.view(b, g, t, e), None, None
