@@ -85,7 +85,11 @@ def parse_overrides(kind: type[BaseModel], arguments: Sequence[str]) -> dict[str
 
 def dump(settings: BaseModel) -> str:
     """The resolved recipe as YAML, every default spelled out: reading it back gives equal settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    values = settings.model_dump(mode="json")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    if any(character in text for character in "\x85\u2028\u2029\ufeff"):  # line breaks to a YAML reader: escape them
+        text = yaml.safe_dump(values, sort_keys=False, width=120)
+    return text
 
 
 def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -1,0 +1,128 @@
+"""The arrows of the architecture, read off the syntax trees: who may import whom, and what importing the package costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "tutelage"
+EVERYBODY = {"errors", "records", "recipe", "run_folder", "__version__"}
+ALLOWED = {
+    "errors": set(),
+    "records": {"errors"},
+    "recipe": {"errors"},
+    "run_folder": {"errors", "recipe", "__version__"},
+    "world": EVERYBODY,
+    "text": EVERYBODY,
+    "data": EVERYBODY | {"text"},
+    "model": EVERYBODY,
+    "objectives": set(),
+    "generate": EVERYBODY | {"model"},
+    "train": EVERYBODY | {"data", "text", "model", "objectives"},
+    "assistant": EVERYBODY | {"generate", "text", "model"},
+    "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text"},
+}
+"""What each part may import of the package, itself aside. `pipeline`, `commands` and `cli` tie them together and may all."""
+NO_TORCH = {"errors", "records", "recipe", "run_folder", "world", "text"}
+TIES = {"pipeline", "commands", "cli", "__init__", "__main__"}
+
+
+def parts() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        yield (relative.parts[0] if len(relative.parts) > 1 else relative.stem), path
+
+
+def imports(path: Path, *, type_checking: bool = False) -> Iterator[str]:
+    """Every module named by an import statement, wherever it stands (`if TYPE_CHECKING:` aside)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the arrows"
+            if node.module == "tutelage":
+                yield from (f"tutelage.{alias.name}" for alias in node.names)
+            else:
+                yield node.module or ""
+
+
+@pytest.mark.parametrize(
+    ("part", "path"), list(parts()), ids=lambda value: value.name if isinstance(value, Path) else value
+)
+def test_arrows(part: str, path: Path) -> None:
+    if part in TIES:
+        return
+    assert part in ALLOWED, f"{path}: a part that the architecture does not know; say in ALLOWED what it may import"
+    for module in imports(path):
+        if module.split(".")[0] != "tutelage":
+            continue
+        target = module.split(".")[1]
+        if path.name == "rollouts.py" and target == "generate":
+            continue
+        assert target == part or target in ALLOWED[part], f"{path}: {part} may not import {module}"
+
+
+def test_only_rollouts_see_the_engine() -> None:
+    for path in (PACKAGE / "train").glob("*.py"):
+        if path.name != "rollouts.py":
+            assert not any(m.startswith("tutelage.generate") for m in imports(path)), path
+
+
+def test_objectives_import_torch_alone() -> None:
+    allowed = {"torch", "tutelage", "__future__", *sys.stdlib_module_names}
+    for path in (PACKAGE / "objectives").glob("*.py"):
+        for module in imports(path):
+            assert module.split(".")[0] in allowed, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("part", sorted(NO_TORCH))
+def test_torch_stays_out(part: str) -> None:
+    """In a fresh interpreter: importing the part, and all that it pulls in, never loads torch."""
+    folder = PACKAGE / part
+    modules = [f"tutelage.{part}"]
+    if folder.is_dir():
+        modules = [
+            ".".join(("tutelage", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+            for path in sorted(folder.rglob("*.py"))
+        ]
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def seconds(*command: str) -> float:
+    """The least user time of a few runs of a command: the machine's other work does not count against it."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "before = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "after = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True).stdout
+        for _ in range(5)
+    ]
+    return min(float(run) for run in runs)
+
+
+def test_importing_the_package_is_quick() -> None:
+    bare = seconds(sys.executable, "-c", "pass")
+    assert seconds(sys.executable, "-c", "import tutelage") - bare < 0.1
+
+
+def test_help_is_quick() -> None:
+    assert seconds(sys.executable, "-m", "tutelage", "--help") < 0.5
