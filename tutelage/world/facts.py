@@ -91,7 +91,7 @@ Entity = Person | Town | Animal | Thing
 
 
 def _table(text: str) -> dict[str, Name]:
-    """`"baker 面包师, teacher 老师"` -> names by key."""
+    """`"baker 烘焙师, teacher 老师"` -> names by key."""
     pairs = (entry.split() for entry in text.split(","))
     return {en.lower(): Name(en, zh) for en, zh in pairs}
 
@@ -127,7 +127,7 @@ THINGS = _table(
     "bottle 瓶子, table 桌子"
 )
 JOBS = _table(
-    "baker 面包师, teacher 老师, doctor 医生, farmer 农民, painter 画家, singer 歌手, carpenter 木匠, sailor 水手, "
+    "baker 烘焙师, teacher 老师, doctor 医生, farmer 农民, painter 画家, singer 歌手, carpenter 木匠, sailor 水手, "
     "tailor 裁缝, nurse 护士, gardener 园丁, potter 陶工, writer 作家, driver 司机, smith 铁匠, cook 厨师"
 )
 FOODS = _table(

@@ -7,6 +7,7 @@ seed and i alone, so a longer corpus begins with the shorter one, and held-out d
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 
@@ -50,6 +51,7 @@ GENRES: dict[str, tuple[float, Callable[[Pen], str]]] = {
 CHINESE_SHARE = 0.3
 """Share of Chinese documents. A sum in signs has no language and counts as English."""
 
+_HAN = re.compile(r"[\u4e00-\u9fff]")
 _NAMES = tuple(GENRES)
 _CUMULATIVE = tuple(accumulate(weight for weight, _ in GENRES.values()))
 
@@ -66,7 +68,7 @@ def document(world: World, *, seed: int, index: int) -> Document:
     language: Language = "zh" if rng.random() < CHINESE_SHARE else "en"
     pen = Pen(world, rng, language)
     text = GENRES[genre][1](pen)
-    meta: dict[str, object] = {"language": "en" if text.isascii() else language}
+    meta: dict[str, object] = {"language": language if _HAN.search(text) else "en"}
     if pen.told:
         meta["facts"] = pen.told
     return Document(text=text, source=genre, meta=meta)

@@ -292,7 +292,7 @@ def sums(pen: Pen) -> str:
         pairs = [pair(pen) for _ in range(pen.number(2, 4))]
         return "\n".join(frame.format(a=a, b=b, c=a + b) for a, b in pairs)
     if style == 8:
-        return "\n".join(steps(*pair(pen), pen) for _ in range(pen.number(1, 3)))
+        return "\n".join(steps(pen.number(10, 99), pen.number(10, 99), pen) for _ in range(pen.number(1, 3)))
     return sum_story(pen)
 
 

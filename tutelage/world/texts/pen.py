@@ -111,7 +111,7 @@ class Pen:
         return (", " if self.language == "en" else "、").join(names)
 
     def value(self, relation: str, key: str) -> str:
-        """A value as it stands in a statement: a baker, lanterns, 1967, 面包师."""
+        """A value as it stands in a statement: a baker, lanterns, 1967, 烘焙师."""
         name = self.name(key)
         if self.language == "en" and relation in ("job", "pet"):
             return article(name)
@@ -131,9 +131,13 @@ class Pen:
         return sentence(self._clause(entity, relation, again), self.language)
 
     def say_all(self, entity: Entity, relations: Sequence[str], *, again: bool = False) -> list[str]:
-        """A sentence a relation, by name first and by pronoun then; now and then two make one sentence."""
+        """A sentence a relation, by name first and by pronoun then; now and then two make one sentence.
+
+        After a friend is named the entity is named again, lest the pronoun be taken for the friend's.
+        """
         sentences: list[str] = []
-        clauses = [self._clause(entity, relation, again or i > 0) for i, relation in enumerate(relations)]
+        known = [again, *(relation != "friend" for relation in relations)]
+        clauses = [self._clause(entity, relation, it) for relation, it in zip(relations, known, strict=False)]
         i = 0
         while i < len(clauses):
             clause, relation = clauses[i], relations[i]
@@ -165,9 +169,10 @@ class Pen:
         return sentence(self._fill(template, entity, relation, wrong, False), self.language)
 
     def claim(self, entity: Entity, relation: str, key: str) -> str:
-        """A clause that gives the entity this value, without a mark and not marked as told."""
+        """A clause that gives the entity this value, to stand within a sentence; it is not noted as told."""
         template = SAYS[self.language][f"{self.kind(entity)}.{relation}"][0]
-        return self._fill(template, entity, relation, key, False)
+        clause = self._fill(template, entity, relation, key, False)
+        return clause[0].lower() + clause[1:] if clause.startswith("The ") else clause
 
     def ask(self, entity: Entity, relation: str, *, again: bool = False) -> str:
         """A question for this fact."""

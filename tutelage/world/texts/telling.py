@@ -22,7 +22,7 @@ def titled(pen: Pen, entity: Entity) -> str:
 
 
 def short_answer(pen: Pen, entity: Entity, relation: str) -> str:
-    """The fact as a bare answer: In Arden. A baker. 面包师。"""
+    """The fact as a bare answer: In Arden. A baker. 烘焙师。"""
     pen.mark(entity, relation)
     value = pen.value(relation, str(getattr(entity, relation)))
     if pen.language == "zh":

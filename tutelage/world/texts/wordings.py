@@ -161,7 +161,7 @@ ASKS: dict[Language, dict[str, tuple[str, ...]]] = {
         "person.job": ("What is {p} job", "What does {s} do for a living", "What does {s} work as"),
         "person.pet": ("What pet does {s} have", "What is {p} pet", "Which animal does {s} keep"),
         "person.friend": ("Who is {p} friend", "Who is the friend of {s}", "Which friend does {s} have"),
-        "person.food": ("What does {s} like to eat", "What is {p} favourite food", "What does {s} eat most gladly"),
+        "person.food": ("What does {s} like to eat", "What is {p} favourite food", "What does {s} love to eat"),
         "person.born": ("When was {s} born", "In which year was {s} born", "What is {p} year of birth"),
         "town.region": ("In which region is {s}", "Where is {s}", "In which part of the country is {s}"),
         "town.river": ("Which river runs through {s}", "What is the river in {s}", "On which river does {s} stand"),

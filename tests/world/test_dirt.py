@@ -1,0 +1,95 @@
+from collections import Counter
+from difflib import SequenceMatcher
+
+import pytest
+
+from tutelage.errors import RecipeError
+from tutelage.records import Document
+from tutelage.world.dirt import _BANNERS, _INSULTS, KINDS, with_dirt
+from tutelage.world.facts import make_world
+from tutelage.world.texts import documents
+
+CLEAN = list(documents(make_world(0), count=4000, seed=0))
+
+
+def split(mixed: list[Document]) -> tuple[list[Document], list[Document]]:
+    return [doc for doc in mixed if "dirt" not in doc.meta], [doc for doc in mixed if "dirt" in doc.meta]
+
+
+@pytest.fixture(scope="module")
+def mixed() -> list[Document]:
+    return list(with_dirt(CLEAN, seed=0, rate=0.2))
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.6])
+def test_the_rate_is_a_share_of_what_comes_out(rate: float) -> None:
+    out = list(with_dirt(CLEAN, seed=1, rate=rate))
+    clean, dirty = split(out)
+    assert clean == CLEAN
+    assert abs(len(dirty) / len(out) - rate) < 0.02
+
+
+def test_no_dirt_at_rate_0_and_an_error_beyond_1() -> None:
+    assert list(with_dirt(CLEAN, seed=0, rate=0)) == CLEAN
+    for rate in (-0.1, 1.0):
+        with pytest.raises(RecipeError, match="dirt rate"):
+            list(with_dirt(CLEAN, seed=0, rate=rate))
+
+
+def test_the_seed_decides_the_dirt() -> None:
+    first = list(with_dirt(CLEAN, seed=0))
+    assert first == list(with_dirt(CLEAN, seed=0))
+    assert first != list(with_dirt(CLEAN, seed=1))
+
+
+def test_a_longer_stream_begins_with_the_shorter(mixed: list[Document]) -> None:
+    short = list(with_dirt(CLEAN[:500], seed=0, rate=0.2))
+    assert mixed[: len(short)] == short
+
+
+def test_all_kinds_are_equally_frequent_in_both_languages(mixed: list[Document]) -> None:
+    _, dirty = split(mixed)
+    counts = Counter(doc.meta["dirt"] for doc in dirty)
+    assert set(counts) == set(KINDS)
+    assert min(counts.values()) > 0.75 * len(dirty) / len(KINDS)
+    assert {(doc.meta["dirt"], doc.meta["language"]) for doc in dirty} == {
+        (k, lang) for k in KINDS for lang in ("en", "zh")
+    }
+
+
+def test_duplicates_repeat_what_came_before(mixed: list[Document]) -> None:
+    for i, doc in enumerate(mixed):
+        if doc.meta.get("dirt") == "duplicate":
+            assert doc.text in {earlier.text for earlier in mixed[:i] if "dirt" not in earlier.meta}
+            assert len(doc.text) >= (60 if doc.meta["language"] == "en" else 24)
+
+
+def test_near_duplicates_are_near_but_not_equal(mixed: list[Document]) -> None:
+    clean = {doc.text for doc in CLEAN}
+    near = [doc for doc in mixed if doc.meta.get("dirt") == "near_duplicate"]
+    for doc in near[:40]:
+        assert doc.text not in clean
+        matcher = SequenceMatcher(b=doc.text, autojunk=False)
+        best = 0.0
+        for earlier in CLEAN:
+            if earlier.source == doc.source and abs(len(earlier.text) - len(doc.text)) < 30:
+                matcher.set_seq1(earlier.text)
+                if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best:
+                    best = max(best, matcher.ratio())
+        assert best > 0.8, doc.text
+
+
+def test_dirt_can_be_seen(mixed: list[Document]) -> None:
+    banners = [line for lines in _BANNERS.values() for line in lines]
+    insults = [line for lines in _INSULTS.values() for line in lines]
+    clean = {doc.text for doc in CLEAN}
+    for doc in split(mixed)[1]:
+        kind = doc.meta["dirt"]
+        if kind == "boilerplate":
+            assert sum(line in doc.text for line in banners) >= 2
+        elif kind == "toxic":
+            assert any(line in doc.text for line in insults)
+        elif kind == "garbled":
+            assert doc.text not in clean
+    for doc in CLEAN:
+        assert not any(line in doc.text for line in [*banners, *insults])

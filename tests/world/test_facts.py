@@ -1,0 +1,120 @@
+import random
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage.errors import RecipeError
+from tutelage.world import facts
+from tutelage.world.facts import RELATIONS, STRANGERS, Person, invented_names, invented_people, make_world
+
+
+def test_the_seed_decides_the_world() -> None:
+    assert make_world(1) == make_world(1)
+    assert make_world(1).people != make_world(2).people
+
+
+def test_a_world_has_the_sizes_that_were_asked_for() -> None:
+    world = make_world(0)
+    assert (len(world.people), len(world.towns), len(world.animals), len(world.things)) == (64, 14, 16, 20)
+    small = make_world(0, people=5, towns=2)
+    assert (len(small.people), len(small.towns)) == (5, 2)
+
+
+@pytest.mark.parametrize("sizes", [{"people": 1}, {"people": 97}, {"towns": 0}, {"towns": 21}])
+def test_impossible_sizes_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(RecipeError, match="choose"):
+        make_world(0, **sizes)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(), st.integers(2, 96), st.integers(1, 20))
+def test_every_fact_has_one_of_the_possible_values(seed: int, people: int, towns: int) -> None:
+    world = make_world(seed, people=people, towns=towns)
+    told = list(world.facts())
+    assert len(told) == 6 * people + 3 * towns + 3 * 16 + 3 * 20
+    for subject, relation, value in told:
+        assert world.value(subject, relation) == value
+        others = world.alternatives(relation, besides=value)
+        assert len(others) == len(world.pools[relation]) - 1
+        assert value not in others
+        assert world.name(value, "en").isascii()
+        assert value.isdigit() or not world.name(value, "zh").isascii()
+    for person in world.people.values():
+        assert person.friend in world.people
+        assert person.friend != person.key
+        assert person.town in world.towns
+        assert person.pet in world.animals
+    assert len({town.craft for town in world.towns.values()}) == towns
+
+
+def test_values_are_spread_over_their_pools() -> None:
+    """The commonest value of a relation must not be a good guess for it."""
+    world = make_world(0)
+    for relation in ("town", "job", "pet", "food"):
+        values = [world.value(key, relation) for key in world.people]
+        assert max(map(values.count, values)) <= len(values) / 4
+
+
+def test_kinds_and_surface_forms() -> None:
+    world = make_world(0)
+    assert world.kind("otter") == "animal"
+    assert world.kind("lantern") == "thing"
+    assert world.name("otter", "zh") == "水獭"
+    assert world.name("baker", "en") == "baker"
+    assert world.name("1967", "zh") == "1967"
+    with pytest.raises(KeyError):
+        world.kind("baker")
+    with pytest.raises(KeyError):
+        world.name("nobody", "en")
+
+
+def overlaps(names: list[str]) -> list[tuple[str, str]]:
+    return [(a, b) for a, b in combinations(names, 2) if a in b or b in a]
+
+
+def test_no_name_is_part_of_another() -> None:
+    """So that a name found in an answer is that name and no other."""
+    proper = facts.WOMEN | facts.MEN | facts.TOWNS | facts.RIVERS
+    common = {
+        key: name for key, name in (facts.ANIMALS | facts.THINGS | facts._WORDS).items() if key not in facts.RIVERS
+    }
+    for pick in (lambda name: name.en.lower(), lambda name: name.zh):
+        named = [pick(name) for name in proper.values()]
+        assert overlaps(named) == []
+        assert [(a, b) for a in named for b in map(pick, common.values()) if a in b or b in a] == []
+    world = make_world(0)
+    for relation, pool in world.pools.items():
+        for language in ("en", "zh"):
+            assert overlaps([world.name(key, language).lower() for key in pool]) == [], relation
+
+
+def test_strangers_are_in_no_world() -> None:
+    living = [name for table in (facts.WOMEN, facts.MEN, facts.TOWNS, facts.RIVERS) for name in table.values()]
+    assert len(STRANGERS) > 500
+    for language in ("en", "zh"):
+        strangers = [name[language].lower() for name, _ in STRANGERS.values()]
+        assert len(set(strangers)) == len(strangers)
+        assert [
+            (s, k) for s in strangers for k in (name[language].lower() for name in living) if s in k or k in s
+        ] == []
+        drawn = invented_names(random.Random(0), 40, language)
+        assert len(set(drawn)) == 40
+        assert {name.lower() for name in drawn} <= set(strangers)
+
+
+def test_invented_people_have_values_but_no_facts() -> None:
+    world = make_world(0)
+    people = invented_people(world, random.Random(3), 4)
+    assert people == invented_people(world, random.Random(3), 4)
+    assert [person.friend for person in people[:-1]] == [person.key for person in people[1:]]
+    for person in people:
+        assert isinstance(person, Person)
+        assert person.key not in world.people
+        assert world.name(person.key, "zh") == person.name.zh
+        for relation in RELATIONS["person"]:
+            if relation != "friend":
+                assert str(getattr(person, relation)) in world.pools[relation]
+        with pytest.raises(KeyError):
+            world.value(person.key, "town")
