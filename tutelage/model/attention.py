@@ -32,9 +32,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) ->
 class _FastBackward(torch.autograd.Function):
     """torch's own forward, and a backward by five batched products.
 
-    torch 2.13's fused backward takes, in bf16 on a CPU with AMX, 42 ms at [16, 4, 256, 32] and 87 ms at [64, 4, 96, 32], where
-    fp32 takes 24 and 20; this takes 20 and 15. The forward is the same with and without gradient, so that what a
-    policy computes under no_grad is what it computes when it learns.
+    In bf16 on a CPU with AMX, torch 2.13's forward and backward take 42 ms at [b, h, s, e] = [16, 4, 256, 32] and 87 ms
+    at [64, 4, 96, 32], where fp32 takes 24 and 20; with this backward they take 20 and 15. The forward is the same with
+    and without gradient, so that what a policy computes under no_grad is what it computes when it learns.
     """
 
     @staticmethod

@@ -42,8 +42,9 @@ class KVCache:
 
     def _set_store(self, store: Tensor) -> None:
         self.store = store
-        self.k, self.v = (list(side.unbind(0)) for side in store.unbind(0))
-        self._flat_k, self._flat_v = (list(side.flatten(1, 3).unbind(0)) for side in store.unbind(0))
+        layers = range(store.shape[1])
+        self.k, self.v = ([side[i] for i in layers] for side in store.unbind(0))
+        self._flat_k, self._flat_v = ([side[i].flatten(0, 2) for i in layers] for side in store.unbind(0))
 
     @property
     def batch(self) -> int:
@@ -84,8 +85,8 @@ class KVCache:
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store ``k`` and ``v`` [b, kv_heads, s, head_dim] of one layer at ``slots``. Lengths are left as they are."""
-        self._flat_k[layer].index_copy_(0, slots, k.flatten(0, 2).to(self.dtype))
-        self._flat_v[layer].index_copy_(0, slots, v.flatten(0, 2).to(self.dtype))
+        self._flat_k[layer].index_copy_(0, slots, k.detach().flatten(0, 2).to(self.dtype))
+        self._flat_v[layer].index_copy_(0, slots, v.detach().flatten(0, 2).to(self.dtype))
 
     def select(self, rows: Sequence[int] | Tensor) -> KVCache:
         """A new cache of these rows in this order, a row as often as it is named; allocated for what they hold."""

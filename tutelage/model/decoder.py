@@ -39,6 +39,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)  # bf16 queries under autocast: in fp32, and torch's fused kernel wants one type
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -94,10 +95,12 @@ class Attention(nn.Module):
                 q = q.to(keys.dtype)
         if s == 1 and not shared.causal:
             # One query a head: the heads of a group stand where queries stand, and no key is copied.
-            out = F.scaled_dot_product_attention(q.view(b, g, h // g, -1), keys, values, attn_mask=shared.mask)
-            return self.out(out.reshape(b, 1, -1))
+            out = F.scaled_dot_product_attention(
+                q.view(b, g, h // g, self.head_dim), keys, values, attn_mask=shared.mask
+            )
+            return self.out(out.reshape(b, 1, h * self.head_dim))
         out = attend(q.transpose(1, 2), keys, values, shared.mask, shared.causal)
-        return self.out(out.transpose(1, 2).reshape(b, s, -1))
+        return self.out(out.transpose(1, 2).reshape(b, s, h * self.head_dim))
 
 
 def activate(name: str, x: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+import ctypes
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tutelage.errors import RecipeError
+from tutelage.model import device
+
+
+def test_pick_device():
+    assert device.pick_device("cpu") == torch.device("cpu")
+    wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert device.pick_device().type == wanted
+    with pytest.raises(RecipeError, match="'gpu' is unknown: give auto"):
+        device.pick_device("gpu")
+    with pytest.raises(RecipeError, match="CUDA devices; give auto or cpu"):
+        device.pick_device("cuda:77")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [("fma avx512_bf16 x", True), ("amx_bf16", True), ("avx512f bf16", False)]
+)
+def test_bf16_on_cpu_only_where_the_processor_has_it(monkeypatch, flags, wanted):
+    monkeypatch.setattr(device.Path, "read_text", lambda self: f"flags\t: {flags}\n")
+    device.cpu_has_bf16.cache_clear()
+    try:
+        assert device.cpu_has_bf16() is wanted
+        assert device.autocast_dtype("cpu") == (torch.bfloat16 if wanted else torch.float32)
+        assert device.autocast_dtype("cpu", "bf16") == torch.bfloat16  # what was asked for is done
+    finally:
+        device.cpu_has_bf16.cache_clear()
+
+
+def test_autocast_casts_or_does_nothing():
+    x = torch.ones(2, 2)
+    with device.autocast("cpu", "bf16"):
+        assert (x @ x).dtype == torch.bfloat16
+    with device.autocast("cpu", "fp32"):
+        assert (x @ x).dtype == torch.float32
+    with pytest.raises(RecipeError, match="precision 'fp16' is unknown"):
+        device.autocast("cpu", "fp16")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_big_tensors_stay_on_the_heap():
+    """In a process of its own, since it cannot be undone: mmap'd blocks are counted by mallinfo2."""
+    script = """
+import ctypes, torch
+from tutelage.model.device import keep_big_tensors_on_heap
+class Info(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_size_t) for n in "arena ordblks smblks hblks hblkhd a b c d e".split()]
+libc = ctypes.CDLL(None); libc.mallinfo2.restype = Info
+def mapped():
+    before = libc.mallinfo2().hblkhd
+    x = torch.empty(16 << 20)
+    return libc.mallinfo2().hblkhd - before
+print(mapped(), keep_big_tensors_on_heap(), mapped())
+"""
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("glibc before 2.33 cannot be asked")
+    before, done, after = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout.split()
+    assert int(before) >= 64 << 20
+    assert done == b"True"
+    assert int(after) == 0
+
+
+def test_peak_memory_grows_with_what_is_held():
+    before = device.peak_rss_gib()
+    assert 0.05 < before < 500
+    block = torch.ones(80 << 20)  # 0.31 GiB
+    assert device.peak_rss_gib() >= before
+    assert block.sum() > 0
+
+
+def test_set_threads(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        assert device.set_threads(1) == torch.get_num_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert device.set_threads() == 1
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert device.set_threads() == torch.get_num_threads() >= 1
+        with pytest.raises(RecipeError, match="at least 1"):
+            device.set_threads(0)
+    finally:
+        torch.set_num_threads(before)
