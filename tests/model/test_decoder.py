@@ -135,3 +135,15 @@ def test_bf16_autocast_is_close_and_its_gradients_too(family):
     for name, weight in model.named_parameters():
         if wanted[name].norm() > 1e-4:  # a key's bias has no gradient but rounding
             assert torch.nn.functional.cosine_similarity(weight.grad.flatten(), wanted[name].flatten(), 0) > 0.99, name
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_pad_that_may_see_nothing_harms_no_gradient(precision):
+    model, ids = build(small("llama")), torch.randint(0, 61, (1, 8))
+    see = torch.ones(1, 8, 8).tril().bool()
+    see[:, 6:] = see[:, :, 6:] = False
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        hidden = model(ids, attention_mask=see)
+    hidden[:, :6].float().square().sum().backward()
+    assert hidden.isfinite().all()
+    assert all(w.grad is None or w.grad.isfinite().all() for w in model.parameters())
