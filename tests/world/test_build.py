@@ -1,0 +1,293 @@
+"""The world's files: what is held out stays out, planted leaks are found, and equal settings give equal bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tutelage.errors import DataError, RecipeError
+from tutelage.records import Conversation, Document, Message, Prompt
+from tutelage.world import build
+from tutelage.world.build import WorldData, WorldSettings, build_world, draw_world_data, load_judge, load_settings
+from tutelage.world.facts import RELATIONS
+from tutelage.world.leaks import LeakFinder, check_leaks, heldout_wording, problem_of, subjects_of, text_of
+from tutelage.world.tasks import FAMILIES
+from tutelage.world.trainers import CLEAN
+
+SMALL = WorldSettings(
+    people=24, towns=8, documents=1200, heldout_documents=40, demonstrations=240, heldout_demonstrations=40, prompts=240,
+    heldout_prompts=120,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world")
+    build_world(SMALL, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def data() -> WorldData:
+    return draw_world_data(SMALL)
+
+
+def checked(data: WorldData, **changes: object) -> dict[str, int]:
+    return check_leaks(
+        **{
+            "documents": data.documents,
+            "demonstrations": data.demonstrations,
+            "prompts": data.prompts,
+            "heldout_prompts": data.prompts_heldout,
+            "heldout_entities": data.heldout_entities,
+            **changes,
+        }  # type: ignore[arg-type]
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return json.loads((folder / "world.json").read_text())["sha256"]
+
+
+def test_every_line_is_a_record_and_every_count_is_true(folder: Path) -> None:
+    counts = json.loads((folder / "world.json").read_text())["counts"]
+    kinds = {"documents": Document, "demonstrations": Conversation, "prompts": Prompt}
+    for name in (
+        "documents",
+        "documents_heldout",
+        "demonstrations",
+        "demonstrations_heldout",
+        "prompts",
+        "prompts_heldout",
+    ):
+        kind = kinds[name.removesuffix("_heldout")]
+        lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert len([kind.model_validate_json(line) for line in lines]) == counts[name]
+    assert {name: counts[name] for name in ("demonstrations", "prompts", "prompts_heldout", "documents_heldout")} == {
+        "demonstrations": 240, "prompts": 240, "prompts_heldout": 120, "documents_heldout": 40,
+    }  # fmt: skip
+    assert counts["searched_documents"] == counts["documents"]
+    assert counts["searched_conversations"] == 240 + 40 + 240
+
+
+def test_two_builds_are_equal_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    """In another process with another hash seed, so that no order of a set can hide in the files."""
+    command = (
+        "import sys; from pathlib import Path; from tutelage.world.build import *;"
+        "build_world(WorldSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", command, SMALL.model_dump_json(), str(tmp_path)],
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "4711"},
+    )
+    assert hashes(tmp_path) == hashes(folder)
+    for file in folder.iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
+
+
+def test_another_seed_gives_other_files(folder: Path, tmp_path: Path) -> None:
+    build_world(SMALL.model_copy(update={"seed": 1}), tmp_path)
+    assert not set(hashes(tmp_path).values()) & set(hashes(folder).values())
+
+
+def test_held_out_prompts_ask_about_held_out_entities_in_held_out_wordings(data: WorldData) -> None:
+    heldout = set(data.heldout_entities)
+    for kind in RELATIONS:  # a quarter of each kind
+        keys = data.world.subjects(kind)
+        assert sum(key in heldout for key in keys) == round(0.25 * len(keys))
+    asked = {prompt.meta["entity"] for prompt in data.prompts_heldout} - {""}
+    assert asked
+    assert asked <= heldout
+    for prompt in data.prompts_heldout:
+        family, language = FAMILIES[prompt.meta["family"]], prompt.meta["language"]
+        wordings = len(family.wordings[language])
+        assert prompt.meta["template"] >= wordings - wordings // 3
+    training = [*data.prompts, *data.demonstrations, *data.demonstrations_heldout]
+    for record in training:
+        assert record.meta["entity"] not in heldout
+        assert record.meta["check"].get("subject") not in heldout
+        assert not heldout & set(record.meta["check"].get("via", ()))
+
+
+def test_documents_tell_of_everybody(data: WorldData) -> None:
+    told = {fact.split(".")[0] for document in data.documents for fact in document.meta.get("facts", ())}
+    assert told >= set(data.heldout_entities)
+
+
+def test_held_out_prompts_are_balanced(data: WorldData) -> None:
+    families = Counter(prompt.meta["family"] for prompt in data.prompts_heldout)
+    assert set(families) == set(FAMILIES)
+    assert max(families.values()) - min(families.values()) <= 1
+    chinese = Counter(p.meta["family"] for p in data.prompts_heldout if p.meta["language"] == "zh")
+    assert set(chinese.values()) == {int(0.3 * 120 / len(FAMILIES))}
+
+
+def test_prompts_differ_from_each_other(data: WorldData) -> None:
+    texts = {
+        name: [
+            text_of(Prompt(messages=r.messages[:-1] if isinstance(r, Conversation) else r.messages)) for r in records
+        ]
+        for name, records in data.files().items()
+        if not name.startswith("documents")
+    }  # type: ignore[union-attr]
+    for name in ("prompts", "prompts_heldout", "demonstrations_heldout"):
+        assert len(set(texts[name])) == len(texts[name])
+    for held in ("prompts_heldout", "demonstrations_heldout"):
+        for name in set(texts) - {held}:
+            assert not set(texts[held]) & set(texts[name])
+
+
+def test_held_out_documents_are_new_and_clean(data: WorldData) -> None:
+    assert not {d.text for d in data.documents} & {d.text for d in data.documents_heldout}
+    assert not any("dirt" in d.meta for d in data.documents_heldout)
+    assert any("dirt" in d.meta for d in data.documents)
+    spotless = draw_world_data(SMALL.model_copy(update={"dirt": 0.0}))
+    assert not any("dirt" in d.meta for d in spotless.documents)
+
+
+def test_a_held_out_document_that_training_has_too_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def numbers(world: object, *, count: int, seed: int) -> Iterator[Document]:
+        return (Document(text=f"text {2 * i if seed == SMALL.seed else i}") for i in range(count))
+
+    monkeypatch.setattr(build, "documents", numbers)
+    heldout = draw_world_data(SMALL).documents_heldout
+    assert [document.text for document in heldout] == [f"text {2 * i + 1}" for i in range(40)]
+
+
+def test_clean_rates_give_clean_demonstrations() -> None:
+    data = draw_world_data(SMALL.model_copy(update={"rates": CLEAN, "documents": 10}))
+    assert all(d.meta["flaws"] == [] for d in data.demonstrations)
+
+
+def test_nothing_leaks_and_the_search_is_counted(data: WorldData) -> None:
+    assert checked(data) == {
+        "searched_documents": len(data.documents),
+        "searched_conversations": len(data.demonstrations) + len(data.prompts),
+    }
+
+
+def asks(prompt: Prompt, text: str, **meta: object) -> Prompt:
+    return Prompt(messages=(Message(role="user", content=text),), id="planted", meta={**prompt.meta, **meta})
+
+
+def test_a_held_out_prompt_within_a_document_is_found(data: WorldData) -> None:
+    words = "\n".join(m.content for m in data.prompts_heldout[7].messages if m.role != "system")
+    text = f"Some words before. {words.upper().replace(' ', '  ')} And after."
+    with pytest.raises(DataError, match="a document contains a held-out prompt"):
+        checked(data, documents=[*data.documents, Document(text=text)])
+
+
+def test_a_held_out_prompt_within_a_demonstration_is_found(data: WorldData) -> None:
+    stolen, honest = data.prompts_heldout[3], data.demonstrations[0]
+    planted = Conversation(messages=(*stolen.messages, Message(role="assistant", content="?")), meta=honest.meta)
+    with pytest.raises(DataError, match=r"demonstration 240 contains a held-out prompt"):
+        checked(data, demonstrations=[*data.demonstrations, planted])
+
+
+def test_a_held_out_wording_is_found(data: WorldData) -> None:
+    """With the number of a wording of training, so that only the words themselves can tell."""
+    honest = next(p for p in data.prompts if p.meta["family"] == "closed_book" and p.meta["language"] == "en")
+    name = data.world.name(honest.meta["entity"], "en")
+    planted = asks(honest, f"I would like to know where {name} lives.")
+    assert heldout_wording(honest) is None
+    with pytest.raises(DataError, match="prompt planted has the held-out wording"):
+        checked(data, prompts=[*data.prompts, planted])
+
+
+def test_every_held_out_prompt_shows_its_wording(data: WorldData) -> None:
+    for prompt in data.prompts_heldout:
+        template = FAMILIES[prompt.meta["family"]].wordings[prompt.meta["language"]][prompt.meta["template"]]
+        by_words_alone = prompt.model_copy(update={"meta": {**prompt.meta, "template": 0}})
+        assert heldout_wording(by_words_alone) is not None, template
+
+
+def test_a_held_out_entity_is_found(data: WorldData) -> None:
+    honest = next(p for p in data.prompts if p.meta["family"] == "two_hop")
+    stolen = data.heldout_entities[0]
+    with pytest.raises(DataError, match=f"asks about {stolen}, held out"):
+        checked(data, prompts=[honest.model_copy(update={"meta": {**honest.meta, "entity": stolen}})])
+    for part in ({"subject": stolen}, {"via": [stolen]}):  # at the end, or on the way
+        meta = {**honest.meta, "check": {**honest.meta["check"], **part}}
+        with pytest.raises(DataError, match=f"asks about {stolen}, held out"):
+            checked(data, prompts=[honest.model_copy(update={"meta": meta})])
+
+
+def test_a_held_out_problem_is_found(data: WorldData) -> None:
+    held = next(p for p in data.prompts_heldout if p.meta["family"] == "sum")
+    check = held.meta["check"]
+    turned = {**check, "a": check["b"], "b": check["a"], "length": 99.0}  # b + a is the same sum
+    honest = next(p for p in data.prompts if p.meta["family"] == "sum")
+    planted = asks(honest, f"What is {check['b']} + {check['a']}?", check=turned)
+    with pytest.raises(DataError, match="prompt planted poses the problem of a held-out prompt"):
+        checked(data, prompts=[planted])
+
+
+def test_a_held_out_prompt_that_is_not_held_out_is_found(data: WorldData) -> None:
+    held = next(p for p in data.prompts_heldout if p.meta["entity"])
+    known = next(key for key in data.world.people if key not in data.heldout_entities)
+    with pytest.raises(DataError, match=f"asks about {known}, which is not held out"):
+        checked(data, heldout_prompts=[held.model_copy(update={"meta": {**held.meta, "entity": known}})])
+    with pytest.raises(DataError, match="has a wording of training"):
+        checked(data, heldout_prompts=[held.model_copy(update={"meta": {**held.meta, "template": 0}})])
+
+
+def test_finder_against_plain_search(data: WorldData) -> None:
+    texts = [text_of(prompt) for prompt in data.prompts_heldout]
+    finder = LeakFinder(data.prompts_heldout)
+    for i, text in enumerate(texts):
+        for hay in (text, f"x{text}y", text[:-1], text[1:], f"{text[:8]} {text}"):
+            assert (finder.find(hay) is not None) == any(t in " ".join(hay.split()) for t in texts), (i, hay)
+    assert LeakFinder([]).find("anything") is None
+
+
+def test_problems_know_what_is_the_same(data: WorldData) -> None:
+    for family, kinds in {
+        "sum": True,
+        "copy_list": True,
+        "python": True,
+        "passage_question": True,
+        "brainstorm": False,
+    }.items():
+        prompt = next(p for p in data.prompts if p.meta["family"] == family)
+        assert (problem_of(prompt) is not None) == kinds
+    for family in ("closed_book", "two_hop"):
+        prompt = next(p for p in data.prompts if p.meta["family"] == family)
+        assert problem_of(prompt) is None
+        assert prompt.meta["entity"] in subjects_of(prompt)
+
+
+def test_the_judge_of_a_folder_is_of_its_world(folder: Path, data: WorldData) -> None:
+    assert load_settings(folder) == SMALL
+    assert load_judge(folder).world == data.world
+    line = (folder / "prompts_heldout.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    assert 0.0 <= load_judge(folder).judge(Prompt.model_validate_json(line), "I do not know.", True).score <= 1.0
+
+
+def test_a_folder_without_a_world_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"world\.json"):
+        load_judge(tmp_path)
+
+
+def test_a_family_that_runs_out_repeats_only_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brainstorming alone has about 430 prompts: trainers answer some twice, prompts differ but may be among theirs."""
+    monkeypatch.setattr(build, "FAMILIES", {"brainstorm": FAMILIES["brainstorm"]})
+    data = draw_world_data(SMALL.model_copy(update={"documents": 10, "demonstrations": 600, "prompts": 150}))
+    demonstrated = {text_of(Prompt(messages=d.messages[:-1])) for d in data.demonstrations}
+    asked = [text_of(prompt) for prompt in data.prompts]
+    assert len(data.demonstrations) == 600
+    assert len(demonstrated) < 500
+    assert len(set(asked)) == len(asked) == 150
+    assert demonstrated & set(asked)
+    assert not demonstrated & {text_of(Prompt(messages=d.messages[:-1])) for d in data.demonstrations_heldout}
+
+
+def test_too_many_prompts_for_the_world_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FAMILIES", {"brainstorm": FAMILIES["brainstorm"]})
+    with pytest.raises(RecipeError, match=r"world\.heldout_prompts is 5000, but there are only [12]\d\d such prompts"):
+        draw_world_data(SMALL.model_copy(update={"heldout_prompts": 5000}))

@@ -1,0 +1,271 @@
+"""Builds the files that a run on the embedded world begins with, and keeps what is held out apart from what is trained on.
+
+    documents.jsonl                 texts to pretrain on, with some dirt; they tell of everybody
+    documents_heldout.jsonl         other texts, clean: for bits per byte
+    demonstrations.jsonl            conversations by imperfect trainers
+    demonstrations_heldout.jsonl    the same trainers on other prompts: for the validation loss, so alike in everything
+    prompts.jsonl                   prompts to sample answers for, to be ranked and for PPO
+    prompts_heldout.jsonl           prompts to evaluate on: equally many a family, the same share of Chinese in each
+    world.json                      settings, counts, held-out entities, hash of every file
+
+A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) about which no demonstration and
+no training prompt asks, in a wording that none of them has, and sums, lists, passages and functions are others as well. Texts that
+happen to contain a held-out prompt are left out. `check_leaks` holds all this to be true before anything is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count as count_from
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from tutelage.errors import DataError, RecipeError
+from tutelage.recipe import Settings
+from tutelage.records import Conversation, Document, Prompt, Record
+from tutelage.run_folder import write_atomic
+from tutelage.world.dirt import with_dirt
+from tutelage.world.facts import LANGUAGES, RELATIONS, Language, World, make_world
+from tutelage.world.judge import Judge
+from tutelage.world.leaks import LeakFinder, check_leaks, problem_of, subjects_of, text_of
+from tutelage.world.tasks import FAMILIES, Task, make_task
+from tutelage.world.texts import documents
+from tutelage.world.trainers import TrainerRates, demonstrate
+
+Split = Literal["train", "heldout"]
+_HELDOUT_SEED = 7_000_001
+"""Added to the seed for held-out documents, which so come from a stream of their own."""
+_TRIES = 40
+"""Draws before a family counts as having no new prompt left in a language; a quarter of it before a repetition will do."""
+
+
+class WorldSettings(Settings):
+    """How large a world, how much of everything, and how good its trainers are."""
+
+    seed: int = Field(0, description="seed of the world and of all its texts")
+    people: int = Field(64, ge=8, description="people of the world, at most 96")
+    towns: int = Field(14, ge=6, description="towns of the world, at most 20")
+    documents: int = Field(30_000, gt=0, description="documents to pretrain on, before dirt")
+    heldout_documents: int = Field(1000, gt=0, description="documents to measure bits per byte on")
+    dirt: float = Field(0.05, ge=0, lt=1, description="share of dirty documents for a filter to find; 0: none")
+    demonstrations: int = Field(6000, gt=0, description="conversations written by trainers")
+    heldout_demonstrations: int = Field(300, gt=0, description="demonstrations for the validation loss")
+    prompts: int = Field(5000, gt=0, description="prompts for rankings and PPO")
+    heldout_prompts: int = Field(600, gt=0, description="prompts to evaluate on")
+    chinese: float = Field(0.3, ge=0, le=1, description="share of Chinese among demonstrations and prompts")
+    heldout_entities: float = Field(
+        0.25, gt=0, lt=1, description="share of each kind of entities that training never asks about"
+    )
+    rates: TrainerRates = Field(TrainerRates(), description="faults of the trainers")
+
+
+@dataclass(frozen=True)
+class WorldData:
+    """All of it, in memory."""
+
+    world: World
+    heldout_entities: tuple[str, ...]
+    left_out: int
+    """Documents that contained a held-out prompt, and are not there."""
+    documents: list[Document]
+    documents_heldout: list[Document]
+    demonstrations: list[Conversation]
+    demonstrations_heldout: list[Conversation]
+    prompts: list[Prompt]
+    prompts_heldout: list[Prompt]
+
+    def files(self) -> dict[str, Sequence[Record]]:
+        """Name (without .jsonl) -> records."""
+        return {
+            "documents": self.documents,
+            "documents_heldout": self.documents_heldout,
+            "demonstrations": self.demonstrations,
+            "demonstrations_heldout": self.demonstrations_heldout,
+            "prompts": self.prompts,
+            "prompts_heldout": self.prompts_heldout,
+        }
+
+
+def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
+    """Draw everything, check it, write the files; the counts of each file and of what was checked.
+
+    DataError where something that is held out is seen in training; RecipeError where the world is too small for so many prompts.
+    """
+    data = draw_world_data(settings)
+    counts = {name: len(records) for name, records in data.files().items()}
+    counts["left_out_documents"] = data.left_out
+    counts |= check_leaks(
+        documents=data.documents,
+        demonstrations=[*data.demonstrations, *data.demonstrations_heldout],
+        prompts=data.prompts,
+        heldout_prompts=data.prompts_heldout,
+        heldout_entities=data.heldout_entities,
+    )
+    hashes = {}
+    for name, records in data.files().items():
+        content = "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records).encode()
+        hashes[f"{name}.jsonl"] = hashlib.sha256(content).hexdigest()
+        write_atomic(out / f"{name}.jsonl", content)
+    about = {
+        "settings": settings.model_dump(mode="json"),
+        "counts": counts,
+        "heldout_entities": data.heldout_entities,
+        "sha256": hashes,
+    }
+    write_atomic(out / "world.json", json.dumps(about, indent=2, ensure_ascii=False).encode())
+    return counts
+
+
+def load_settings(folder: Path) -> WorldSettings:
+    """The settings that a folder was built with; DataError where it is not such a folder."""
+    path = folder / "world.json"
+    try:
+        return WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise DataError(
+            f"cannot read the world: {error}", path=path, expected="world.json of `tutelage data world --out DIR`"
+        ) from None
+
+
+def load_judge(folder: Path) -> Judge:
+    """The judge of the world that a folder was built from."""
+    settings = load_settings(folder)
+    return Judge(make_world(settings.seed, people=settings.people, towns=settings.towns))
+
+
+def draw_world_data(settings: WorldSettings) -> WorldData:
+    """Everything that `build_world` writes. Later parts avoid what earlier ones hold out, never the other way round."""
+    world = make_world(settings.seed, people=settings.people, towns=settings.towns)
+    heldout = choose_heldout(world, settings.heldout_entities, settings.seed)
+    drawer = _Drawer(world, settings, heldout)
+    evaluation = drawer.tasks("heldout_prompts", settings.heldout_prompts, "heldout")
+    drawer.reserve(evaluation, problems=True)
+    validation = drawer.tasks("heldout_demonstrations", settings.heldout_demonstrations, "train")
+    drawer.reserve(validation)
+    demonstrated = drawer.tasks("demonstrations", settings.demonstrations, "train", repeat=True)
+    prompts = drawer.tasks("prompts", settings.prompts, "train", avoid=demonstrated)
+    finder = LeakFinder(task.prompt for task in evaluation)
+    raw = list(
+        with_dirt(
+            documents(world, count=settings.documents, seed=settings.seed), seed=settings.seed, rate=settings.dirt
+        )
+    )
+    texts = [document for document in raw if not finder.find(document.text)]
+    known = {document.text for document in texts}
+    fresh = documents(world, count=3 * settings.heldout_documents, seed=settings.seed + _HELDOUT_SEED)
+    return WorldData(
+        world=world,
+        heldout_entities=heldout,
+        left_out=len(raw) - len(texts),
+        documents=texts,
+        documents_heldout=list(islice((d for d in fresh if d.text not in known), settings.heldout_documents)),
+        demonstrations=_demonstrate(demonstrated, "demonstrations", settings),
+        demonstrations_heldout=_demonstrate(validation, "heldout_demonstrations", settings),
+        prompts=[task.prompt for task in prompts],
+        prompts_heldout=[task.prompt for task in evaluation],
+    )
+
+
+def choose_heldout(world: World, share: float, seed: int) -> tuple[str, ...]:
+    """The share of the entities of each kind that training never asks about; at least one, and never all."""
+    chosen: list[str] = []
+    for kind in RELATIONS:
+        keys = sorted(world.subjects(kind))
+        n = min(max(1, round(share * len(keys))), len(keys) - 1)
+        chosen += random.Random(f"{seed}:heldout:{kind}").sample(keys, n)
+    return tuple(sorted(chosen))
+
+
+def _demonstrate(tasks: Iterable[Task], purpose: str, settings: WorldSettings) -> list[Conversation]:
+    return [
+        demonstrate(task, rates=settings.rates, rng=random.Random(f"{settings.seed}:{purpose}:trainer:{i}"))
+        for i, task in enumerate(tasks)
+    ]
+
+
+class _Drawer:
+    """Draws tasks for one purpose after the other, and knows what is reserved."""
+
+    def __init__(self, world: World, settings: WorldSettings, heldout: tuple[str, ...]) -> None:
+        self.world, self.settings = world, settings
+        self.heldout = frozenset(heldout)
+        self.others = frozenset(key for kind in RELATIONS for key in world.subjects(kind)) - self.heldout
+        self.texts: set[str] = set()
+        """Prompts that nothing drawn from now on may be."""
+        self.problems: set[str] = set()
+        """Sums, lists, passages and functions that nothing drawn from now on may ask for."""
+
+    def reserve(self, tasks: Sequence[Task], *, problems: bool = False) -> None:
+        """Keep these prompts, or their very problems, out of all that is drawn later."""
+        self.texts.update(text_of(task.prompt) for task in tasks)
+        if problems:
+            self.problems.update(problem for task in tasks if (problem := problem_of(task.prompt)))
+
+    def tasks(
+        self, purpose: str, count: int, split: Split, *, avoid: Sequence[Task] = (), repeat: bool = False
+    ) -> list[Task]:
+        """`count` tasks in random order, equally many a family.
+
+        Their prompts are all different, and none of `avoid` as long as there are others. With `repeat` a family that has no new
+        prompt asks again; without, the others make up for it.
+        """
+        drawn: list[Task] = []
+        seen: set[str] = set()
+        barred, second_best = (set(), seen) if repeat else (seen, {text_of(task.prompt) for task in avoid})
+        left = {(family, language) for family in FAMILIES for language in LANGUAGES if self._share(language) > 0}
+        for number, family, language in self._turns():
+            if len(drawn) == count:
+                break
+            if not left:
+                raise RecipeError(
+                    f"world.{purpose} is {count}, but there are only {len(drawn)} such prompts; choose fewer"
+                )
+            if (family, language) not in left:
+                continue
+            task = self._new(f"{purpose}:{number}", family, language, split, barred, second_best)
+            if task is None:
+                left.remove((family, language))
+                continue
+            drawn.append(task)
+            seen.add(text_of(task.prompt))
+        random.Random(f"{self.settings.seed}:{purpose}:order").shuffle(drawn)
+        return drawn
+
+    def _new(
+        self, key: str, family: str, language: Language, split: Split, barred: set[str], second_best: set[str]
+    ) -> Task | None:
+        """A task that is allowed, with a prompt out of `second_best` only where nothing else turns up; None for none."""
+        second = None
+        entities = self.heldout if split == "heldout" else self.others
+        for attempt in range(_TRIES):
+            if second is not None and attempt >= _TRIES // 4:
+                break
+            rng = random.Random(f"{self.settings.seed}:{key}:{family}:{language}:{attempt}")
+            task = make_task(self.world, family, language, rng, entities=entities, templates=split)
+            text = text_of(task.prompt)
+            if text in self.texts or text in barred or problem_of(task.prompt) in self.problems:
+                continue
+            if split == "train" and not self.heldout.isdisjoint(subjects_of(task.prompt)):
+                continue  # a question over two steps, say, that ends at somebody held out
+            if text not in second_best:
+                return task
+            second = second or task
+        return second
+
+    def _share(self, language: Language) -> float:
+        return self.settings.chinese if language == "zh" else 1.0 - self.settings.chinese
+
+    def _turns(self) -> Iterator[tuple[int, str, Language]]:
+        """(round, family, language) for ever: each family once a round, and its languages in their shares."""
+        share = self._share("zh")
+        for number in count_from():
+            chinese = int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
+            for family in FAMILIES:
+                yield number, family, "zh" if chinese else "en"

@@ -1,0 +1,289 @@
+"""Simulated labellers: people who rank answers by what they are worth, seen through noise and tastes of their own.
+
+A labeller's utility of an answer is
+
+    u = 1 - strictness * (1 - score) + length_bias * length + politeness_bias * politeness + noise * e,  e ~ N(0, 1)
+
+with the judge's score in [0, 1]. Answers are ranked by it, and tie where they are closer than the labeller can tell. The
+draw of e is keyed by seed, labeller, prompt and answer, so neither the order of the work nor the other answers change it.
+
+How well people agree is set by NOISE. InstructGPT's training labellers agreed on 72.6 +- 1.5% of pairs and the held-out
+ones on 77.3 +- 1.3% (Ouyang et al. 2022, section 3.4).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist
+
+from tutelage.errors import DataError
+from tutelage.records import Answers, Completion, Prompt, Ranking
+from tutelage.world.judge import Judge, Judgement
+
+NOISE = 0.37
+"""Mean standard deviation of a labeller's noise, in units of the judge's score: it sets how well two labellers agree.
+
+Measured on demonstrations of imperfect trainers (default rates, five a prompt without repetitions, 400 prompts of all families,
+labellers of seeds 0 and 1): two training labellers agree on 72.6% of pairs, two held-out ones on 70 and 72%; 10% of pairs are
+ties, and a perfect ranker gets 79.8% right. A noise of 0.34 gives about 75% agreement, 0.40 about 71%.
+"""
+TIE_THRESHOLD = 0.10
+"""A labeller of strictness 1 calls answers a tie whose utilities are no further apart than this."""
+LENGTH_BIAS = (0.015, 0.050)
+"""Mean and standard deviation over labellers of the utility of a doubling of the length."""
+POLITENESS_BIAS = (0.030, 0.060)
+"""Mean and standard deviation over labellers of the utility of polite words (two or more against none)."""
+STRICTNESS = (0.8, 1.25)
+"""Range of what a flaw costs, relative to the judge. The strict also tie less: threshold / strictness."""
+MISSED_FLAG = 0.1
+"""Share of the flags that a labeller of strictness 1 overlooks."""
+
+POLITE = re.compile(
+    r"\b(?:please|thank|thanks|sorry|happy|glad|welcome|pleasure|gladly|kindly|apologi[sz]e|hope)\b"
+    r"|请|谢谢|感谢|抱歉|对不起|很高兴|不客气|乐意|希望|您",
+    re.IGNORECASE,
+)
+_STEPS = tuple(math.sqrt(p) % 1.0 for p in (2, 3, 5, 7))
+_CHINESE = re.compile(r"[\u3400-\u9fff]")
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """See the module's formula. `noise` is a standard deviation; all but `strictness` (a factor) are utilities."""
+
+    name: str
+    length_bias: float
+    politeness_bias: float
+    strictness: float
+    noise: float
+    heldout: bool = False
+
+    @property
+    def tie_threshold(self) -> float:
+        return TIE_THRESHOLD / self.strictness
+
+
+def make_labellers(seed: int, *, training: int = 12, heldout: int = 4) -> list[Labeller]:
+    """`training` labellers, and then `heldout` ones, who label nothing that is trained on; all drawn alike.
+
+    Tastes are spread evenly over their distributions (a Weyl sequence from a random start), so that a dozen people, or four,
+    are already typical of all; a larger staff begins with the smaller one.
+    """
+    staff = [("labeller", i, False) for i in range(training)] + [("heldout", i, True) for i in range(heldout)]
+    people = []
+    for group, i, out in staff:
+        rng = random.Random(f"{seed}:labellers:{group}")
+        length, politeness, strictness, noise = ((rng.random() + i * step) % 1.0 for step in _STEPS)
+        people.append(
+            Labeller(
+                name=f"{group}-{i:02}",
+                length_bias=NormalDist(*LENGTH_BIAS).inv_cdf(0.01 + 0.98 * length),
+                politeness_bias=NormalDist(*POLITENESS_BIAS).inv_cdf(0.01 + 0.98 * politeness),
+                strictness=STRICTNESS[0] + (STRICTNESS[1] - STRICTNESS[0]) * strictness,
+                noise=NOISE * (0.8 + 0.4 * noise),
+                heldout=out,
+            )
+        )
+    return people
+
+
+def label(labeller: Labeller, judge: Judge, answers: Answers, *, seed: int) -> Ranking:
+    """One labeller's ranking of 2 to 9 answers, with ratings, flags and the seconds that it took."""
+    views = [see(judge, answers.prompt, completion) for completion in answers.completions]
+    return label_seen(labeller, answers, views, seed=seed)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a labeller can know of an answer, whoever looks: the judge's view, its length and its politeness."""
+
+    judgement: Judgement
+    length: float
+    politeness: float
+
+
+def see(judge: Judge, prompt: Prompt, completion: Completion) -> Seen:
+    text = completion.text
+    judgement = judge.judge(prompt, text, completion.finished)
+    return Seen(judgement, length_feature(text), politeness_feature(text))
+
+
+def label_seen(labeller: Labeller, answers: Answers, views: Sequence[Seen], *, seed: int) -> Ranking:
+    """`label` for answers that were judged already, so that many labellers cost one judgement."""
+    if not 2 <= len(answers.completions) <= 9:
+        raise DataError(
+            "cannot be ranked", field="completions", expected="2 to 9 answers", found=len(answers.completions)
+        )
+    key = f"{seed}:label:{labeller.name}:{prompt_key(answers.prompt)}"
+    utilities, flags = [], []
+    for completion, seen in zip(answers.completions, views, strict=True):
+        rng = random.Random(f"{key}:{completion.finished}:{completion.text}")
+        utilities.append(mean_utility(labeller, seen) + labeller.noise * rng.gauss(0.0, 1.0))
+        flags.append(_flags(labeller, seen.judgement, rng))
+    ratings = tuple(1 + round(6 * min(max(utility, 0.0), 1.0)) for utility in utilities)
+    return Ranking(
+        prompt=answers.prompt,
+        completions=answers.completions,
+        ranks=_ranks(utilities, labeller.tie_threshold),
+        ratings=ratings,
+        flags=tuple(flags),
+        all_bad=max(ratings) <= 3,
+        labeller=labeller.name,
+        seconds=_seconds(answers, random.Random(f"{key}:seconds")),
+        source="world",
+    )
+
+
+def expected_preference(
+    labellers: Sequence[Labeller], judge: Judge, prompt: Prompt, a: Completion, b: Completion
+) -> float:
+    """P(a is preferred to b), a tie counting half, averaged over the labellers, for a ranking of these two alone.
+
+    With m the difference of the mean utilities, s = sqrt(2) noise and t the tie threshold this is, for one labeller,
+    1 - Phi((t - m) / s) / 2 - Phi((-t - m) / s) / 2; the same text is always a tie.
+    """
+    if (a.text, a.finished) == (b.text, b.finished):
+        return 0.5
+    return _preference(labellers, see(judge, prompt, a), see(judge, prompt, b))
+
+
+def best_possible_accuracy(rankings: Iterable[Ranking], labellers: Sequence[Labeller], judge: Judge) -> float:
+    """The accuracy on these rankings of a ranker who knows what the labellers prefer on average, but not their noise.
+
+    It is the mean over rankings of the share of untied pairs put in order, which is how the accuracy of a reward model
+    is measured: no reward model can expect to be above it.
+    """
+    cache: dict[tuple[str, str, bool], Seen] = {}
+
+    def look(prompt: Prompt, completion: Completion) -> Seen:
+        key = (prompt_key(prompt), completion.text, completion.finished)
+        if key not in cache:
+            cache[key] = see(judge, prompt, completion)
+        return cache[key]
+
+    def vote(prompt: Prompt, a: Completion, b: Completion) -> float:
+        # Without ties: only pairs are asked for that are none, and which ones are depends on the other answers.
+        return _preference(labellers, look(prompt, a), look(prompt, b), ties=False)
+
+    return accuracy(rankings, vote)
+
+
+def accuracy(rankings: Iterable[Ranking], prefer: Callable[[Prompt, Completion, Completion], float]) -> float:
+    """Mean over rankings of the share of untied pairs on which `prefer(prompt, a, b)`, P(a is better), says so.
+
+    Above 0.5 is a vote for a, 0.5 itself half a vote; rankings that tie everything are left out.
+    """
+    shares = []
+    for ranking in rankings:
+        right = []
+        for i, j in combinations(range(len(ranking.ranks)), 2):
+            if ranking.ranks[i] == ranking.ranks[j]:
+                continue
+            vote = prefer(ranking.prompt, ranking.completions[i], ranking.completions[j])
+            vote = vote if ranking.ranks[i] < ranking.ranks[j] else 1.0 - vote
+            right.append(0.5 if math.isclose(vote, 0.5, abs_tol=1e-12) else float(vote > 0.5))
+        if right:
+            shares.append(sum(right) / len(right))
+    if not shares:
+        raise DataError("no ranking has a pair without a tie", expected="one or more")
+    return sum(shares) / len(shares)
+
+
+def agreement(rankings: Iterable[Ranking]) -> float:
+    """The share of pairs on which two labellers agree, of all those that neither of them tied.
+
+    Every two rankings of one prompt by different labellers are compared on the answers that both have ranked.
+    """
+    by_prompt: dict[str, list[Ranking]] = {}
+    for ranking in rankings:
+        by_prompt.setdefault(prompt_key(ranking.prompt), []).append(ranking)
+    same = compared = 0
+    for group in by_prompt.values():
+        places = [{(c.text, c.finished): rank for c, rank in zip(r.completions, r.ranks, strict=True)} for r in group]
+        for (one, first), (two, second) in combinations(zip(group, places, strict=True), 2):
+            if one.labeller == two.labeller:
+                continue
+            for a, b in combinations([key for key in first if key in second], 2):
+                product = (first[a] - first[b]) * (second[a] - second[b])
+                same += product > 0
+                compared += product != 0
+    if not compared:
+        raise DataError("no two labellers ranked the same answers", expected="rankings of one prompt by several people")
+    return same / compared
+
+
+def length_feature(text: str) -> float:
+    """Doublings of the length against 16 words, from -2 (nothing) to 4; a Chinese character counts as 0.6 words."""
+    return min(math.log2((_words(text) + 4.0) / 16.0), 4.0)
+
+
+def _words(text: str) -> float:
+    return len(_CHINESE.sub(" ", text).split()) + 0.6 * len(_CHINESE.findall(text))
+
+
+def politeness_feature(text: str) -> float:
+    """0, 0.5 or 1 for no polite word, one, and two or more."""
+    return min(len(POLITE.findall(text)), 2) / 2
+
+
+def mean_utility(labeller: Labeller, seen: Seen) -> float:
+    """The labeller's utility of an answer without the noise."""
+    return (
+        1.0
+        - labeller.strictness * (1.0 - seen.judgement.score)
+        + labeller.length_bias * seen.length
+        + labeller.politeness_bias * seen.politeness
+    )
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """What tells prompts apart: the id, or the messages where there is none."""
+    return prompt.id or "\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
+
+
+def _preference(labellers: Sequence[Labeller], a: Seen, b: Seen, *, ties: bool = True) -> float:
+    total = 0.0
+    for labeller in labellers:
+        m = mean_utility(labeller, a) - mean_utility(labeller, b)
+        s, t = math.sqrt(2.0) * labeller.noise, labeller.tie_threshold if ties else 0.0
+        if s > 0.0:
+            total += 1.0 - 0.5 * _phi((t - m) / s) - 0.5 * _phi((-t - m) / s)
+        else:
+            total += 0.5 + 0.5 * (m > t) - 0.5 * (m < -t)
+    return total / len(labellers)
+
+
+def _phi(x: float) -> float:
+    """The normal distribution function."""
+    return 0.5 * math.erfc(-x / math.sqrt(2.0))
+
+
+def _ranks(utilities: Sequence[float], threshold: float) -> tuple[int, ...]:
+    """Places from 1; whoever is within the threshold of the best of a group shares its place (1, 1, 3: no 2)."""
+    ranks = [0] * len(utilities)
+    head, place = math.inf, 0
+    for position, i in enumerate(sorted(range(len(utilities)), key=lambda i: -utilities[i]), start=1):
+        if head - utilities[i] > threshold:
+            head, place = utilities[i], position
+        ranks[i] = place
+    return tuple(ranks)
+
+
+def _flags(labeller: Labeller, judgement: Judgement, rng: random.Random) -> tuple[str, ...]:
+    """What is wrong with an answer, in so far as the labeller notices it; off_task: no answer to what was asked."""
+    flags = [flag for flag, part in (("harmful", judgement.harmless), ("false", judgement.truth)) if part < 0.5]
+    if judgement.language < 0.5 or (judgement.success < 0.5 and not flags):
+        flags.append("off_task")
+    missed = MISSED_FLAG / labeller.strictness
+    return tuple(flag for flag in flags if rng.random() >= missed)
+
+
+def _seconds(answers: Answers, rng: random.Random) -> float:
+    """About 20 s, and 1 s for every 3 words to be read."""
+    texts = [message.content for message in answers.prompt.messages] + [c.text for c in answers.completions]
+    return round((20.0 + sum(map(_words, texts)) / 3.0) * rng.lognormvariate(0.0, 0.3), 1)
