@@ -86,11 +86,14 @@ def peak_rss_gib() -> float:
 
 
 def set_threads(count: int | None = None) -> int:
-    """Use this many threads for tensor work on the CPU (None: as many as this process may run on); returns how many."""
+    """Use this many threads for tensor work on the CPU; returns how many.
+
+    None: what OMP_NUM_THREADS says, which torch read when it was imported, or as many as this process may run on.
+    """
     if count is not None and count < 1:
         raise RecipeError(f"threads must be at least 1, not {count}")
-    if count is None:
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = int(os.environ.get("OMP_NUM_THREADS", allowed))
-    torch.set_num_threads(count)
-    return count
+    if count is None and "OMP_NUM_THREADS" not in os.environ:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
