@@ -119,7 +119,13 @@ def ppo(arguments: list[str]) -> None:
     """`tutelage ppo`."""
     from tutelage.train import ppo as stage
 
-    run_stage("ppo", stage.PPOSettings, stage.main, arguments)
+    def train(settings: stage.PPOSettings) -> Path:
+        from tutelage.world.build import load_judge
+
+        judge = load_judge(settings.world) if settings.world else None
+        return stage.main(settings, (lambda p, t, f: judge.judge(p, t, f).score) if judge else None)
+
+    run_stage("ppo", stage.PPOSettings, train, arguments)
 
 
 # ---- around the stages
@@ -230,7 +236,7 @@ def configure(name: str, kind: type[S], arguments: list[str]) -> S | None:
         return None
     values: dict[str, Any] = {}
     source = f"tutelage {name}"
-    rest = list(arguments)
+    rest = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--recipe=") else [a])]
     if "--recipe" in rest:
         place = rest.index("--recipe")
         if place + 1 == len(rest):

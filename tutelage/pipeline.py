@@ -186,6 +186,7 @@ class Plan:
             "checkpoint": checkpoints["sft"],
             "reward_model": checkpoints["reward"],
             "prompts": data / "prompts.jsonl",
+            "world": data if s.world else None,
         }
         return cls(
             resolve(

@@ -20,7 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from tutelage.errors import Interrupted, TrainingError
+from tutelage.model.checkpoint import save_model
+from tutelage.model.decoder import Decoder
+from tutelage.model.heads import ScalarModel
 from tutelage.run_folder import RunFolder
+from tutelage.text.tokenizer import Tokenizer
 
 Metrics = dict[str, float]
 
@@ -67,6 +71,13 @@ def apply_gradients(optimizer: torch.optim.Optimizer, clip: float, *modules: nn.
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norms[0]
+
+
+def save_checkpoint(run: RunFolder, model: Decoder | ScalarModel, tokenizer: Tokenizer) -> None:
+    """Write the run's result: model and tokenizer in one folder, as the ecosystem reads it."""
+    ids = {"bos_id": tokenizer.bos_id, "end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
+    save_model(run.checkpoint, model, **ids)
+    tokenizer.save(run.checkpoint)
 
 
 def run_steps(

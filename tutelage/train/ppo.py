@@ -27,7 +27,7 @@ from tutelage.data.formats import read_documents, read_prompts
 from tutelage.data.mixing import Mixture
 from tutelage.data.shards import tokenise
 from tutelage.errors import RecipeError, TrainingError
-from tutelage.model.checkpoint import load_decoder, load_scalar, save_model
+from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
@@ -51,7 +51,7 @@ from tutelage.records import Prompt
 from tutelage.run_folder import RunFolder, open_run
 from tutelage.text.chat import render_batch
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.settings import Machine, Source
 
@@ -78,6 +78,9 @@ class PPOSettings(Settings):
     checkpoint: Path = Field(description="policy to start from and KL reference: the SFT model")
     reward_model: Path = Field(description="reward model; the critic starts from it")
     prompts: Path = Field(description="prompts to answer")
+    world: Path | None = Field(
+        None, description="folder of an embedded world whose judge scores every rollout, for the log"
+    )
     updates: int = Field(60, gt=0, description="batches of rollouts")
     batch_size: int = Field(128, gt=0, description="answers an update")
     minibatch: int = Field(32, gt=0, description="answers an optimiser step")
@@ -224,8 +227,7 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
             save_every=settings.machine.save_every,
             show=("reward", "gold", "kl", "length", "finished"),
         )
-        save_model(run.checkpoint, averaged)
-        tokenizer.save(run.checkpoint)
+        save_checkpoint(run, averaged, tokenizer)
         run.finish({"updates": done, "stopped_by_kl_budget": done < settings.updates})
         return run.checkpoint
 

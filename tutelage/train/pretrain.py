@@ -19,7 +19,6 @@ from tutelage.data.heldout import HeldoutText
 from tutelage.data.mixing import Mixture
 from tutelage.data.shards import tokenise
 from tutelage.errors import RecipeError
-from tutelage.model.checkpoint import save_model
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
@@ -28,7 +27,7 @@ from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
 from tutelage.train.settings import Machine, Source
 
 
@@ -43,6 +42,11 @@ class Shape(Settings):
     intermediate_size: int | None = Field(None, gt=0, description="width of the MLP; none: 8/3 of hidden_size (LLaMA)")
     context: int = Field(512, gt=0, description="longest sequence the model will ever see [tokens]")
     tie_embeddings: bool = Field(True, description="input and output embeddings are one matrix")
+    init_std: float | None = Field(
+        None,
+        gt=0,
+        description="spread of the first weights; none: 1/sqrt(hidden_size), as GPT-2's 0.02 is too small for narrow models",
+    )
 
     def config(self, vocab_size: int) -> ModelConfig:
         """The full model configuration for a vocabulary of this size."""
@@ -54,6 +58,7 @@ class Shape(Settings):
             "num_heads": self.heads,
             "max_position_embeddings": self.context,
             "tie_embeddings": self.tie_embeddings,
+            "init_std": self.init_std or self.hidden_size**-0.5,
         }
         optional = {"num_kv_heads": self.kv_heads, "intermediate_size": self.intermediate_size}
         try:
@@ -144,7 +149,6 @@ def main(settings: PretrainSettings) -> Path:
             log_every=10,
             show=("loss", "bits_per_byte"),
         )
-        save_model(run.checkpoint, model)
-        tokenizer.save(run.checkpoint)
+        save_checkpoint(run, model, tokenizer)
         run.finish(evaluate(settings.steps) if heldout else {})
         return run.checkpoint

@@ -22,7 +22,7 @@ from tutelage.data.batches import pack_ranking, pad_right, tree_mask
 from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.mixing import split_by_key
 from tutelage.errors import TrainingError
-from tutelage.model.checkpoint import load_decoder, save_model
+from tutelage.model.checkpoint import load_decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
@@ -31,7 +31,7 @@ from tutelage.records import Conversation, Ranking
 from tutelage.run_folder import open_run
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
 from tutelage.train.settings import Machine
 
 
@@ -131,8 +131,7 @@ def main(settings: RewardSettings) -> Path:
         if settings.demonstrations:
             demonstrations = read_conversations(settings.demonstrations)
             centre(model, demonstrations, tokenizer, settings.max_length, settings.machine.dtype)
-        save_model(run.checkpoint, model)
-        tokenizer.save(run.checkpoint)
+        save_checkpoint(run, model, tokenizer)
         figures = {"rankings": len(examples), "left_out": len(rankings) - len(examples), "heldout": len(heldout)}
         run.finish(figures | (evaluate(len(batches)) if heldout else {}))
         return run.checkpoint

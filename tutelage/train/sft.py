@@ -18,7 +18,7 @@ from pydantic import Field
 from tutelage.data.batches import Example, encode_conversations, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
 from tutelage.errors import RecipeError, TrainingError
-from tutelage.model.checkpoint import load_decoder, load_scalar, save_model
+from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.objectives.language import next_token_loss
@@ -26,7 +26,7 @@ from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps
+from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import Machine
 
@@ -131,8 +131,7 @@ def main(settings: SFTSettings) -> Path:
             show=("loss", "heldout_loss", "reward"),
         )
         best.model.dropout = 0.0
-        save_model(run.checkpoint, best.model)
-        tokenizer.save(run.checkpoint)
+        save_checkpoint(run, best.model, tokenizer)
         run.finish(
             {
                 "conversations": len(examples),

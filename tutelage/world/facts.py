@@ -157,14 +157,12 @@ _WORDS = JOBS | FOODS | COLOURS | MATERIALS | USES | MEALS | HABITATS | REGIONS 
 def _strangers() -> dict[str, tuple[Name, Gender]]:
     """Names put together of two syllables, without any that lies within, or around, a name of the world."""
     firsts = (
-        "Ba 巴, Be 贝, Bo 博, Da 达, De 德, Do 多, Fa 法, Fe 费, Ga 加, Ha 哈, He 赫, Jo 乔, Ka 卡, Ke 凯, Ki 吉, "
-        "Ko 科, La 拉, Le 莱, Lo 洛, Lu 卢, Ma 玛, Me 梅, Mi 米, Mo 莫, Na 纳, No 诺, Pa 帕, Pe 佩, Pi 皮, Ra 芮, "
-        "Re 雷, Ro 罗, Ru 鲁, Sa 萨, Se 塞, So 索, Ta 塔, Te 特, Ti 蒂, To 托, Va 瓦, Ve 维, Wi 威, Yo 约, Za 扎, "
-        "Ze 泽"
+        "Ba 巴, Be 贝, Do 多, Fa 法, Ga 加, Ha 哈, Jo 乔, Ka 卡, Ke 凯, Ko 科, La 拉, Lo 洛, Ma 玛, Me 梅, Mi 米, Na 纳, "
+        "Pa 帕, Pi 皮, Ra 芮, Ru 鲁, Sa 萨, So 索, Ta 塔, Te 特, Va 瓦, Wi 威, Yo 约, Za 扎"
     )
     lasts: tuple[tuple[Gender, str], ...] = (
-        ("f", "na 娜, sha 莎, lia 莉, mai 麦, wen 雯, ria 丽, dra 德拉, nya 妮娅"),
-        ("m", "ric 里克, den 登, vin 文, mund 蒙德, bert 伯特, nek 内克, sten 斯滕, gor 戈尔"),
+        ("f", "na 娜, lia 莉, mai 麦"),
+        ("m", "ric 里克, den 登, mund 蒙德"),
     )
     known = [name for table in (WOMEN, MEN, TOWNS, RIVERS, _WORDS, ANIMALS, THINGS) for name in table.values()]
     names: dict[str, tuple[Name, Gender]] = {}

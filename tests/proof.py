@@ -1,0 +1,166 @@
+"""`make proof`: the claims of docs/results.md, measured again. About an hour on two cores.
+
+    the demo for seeds 0, 1 and 2                    InstructGPT's order, win rates, reward-model accuracy
+    seed 0 with demonstrations without a fault       how much of the gain is the repair of bad demonstrations
+    seed 0 with a KL coefficient of 0                over-optimisation: the proxy rises while gold falls
+
+Writes docs/results.md with its plots, from the numbers alone, and exits with 1 if a claim does not hold. A part that is finished
+is not run again (its folder is under runs/proof), so an interrupted proof goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "proof"
+SEEDS = (0, 1, 2)
+STAGES = ("base", "base_few_shot", "sft", "ppo", "ppo_ptx")
+CLEAN = [f"--world.rates.{fault}=0" for fault in ("wrong", "verbose", "missing_refusal", "over_refusal")]
+
+
+def main() -> int:
+    """Run what is missing, write the page, check the claims."""
+    runs = {f"seed {seed}": demo(RUNS / f"seed-{seed}", "--seed", str(seed)) for seed in SEEDS}
+    runs["clean demonstrations"] = demo(RUNS / "clean", *CLEAN)
+    over = overoptimise(RUNS / "seed-0", RUNS / "over-optimised")
+    page = "\n".join(write_page(runs, over))
+    (ROOT / "docs" / "results.md").write_text(page + "\n", encoding="utf-8")
+    print(page)
+    failures = [f"{name}: {claim}" for name, run in runs.items() if name.startswith("seed") for claim in broken(run)]
+    if not overoptimised(over):
+        failures.append("KL coefficient 0: the proxy did not rise while gold fell")
+    for failure in failures:
+        print(f"NOT HELD: {failure}")
+    return 1 if failures else 0
+
+
+def command(*arguments: str) -> None:
+    print("tutelage", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "tutelage", *arguments], cwd=ROOT, check=True)
+
+
+def demo(folder: Path, *overrides: str) -> dict[str, Any]:
+    """One whole demo run; its results."""
+    if not (folder / "results.json").exists():
+        command("demo", "--out", str(folder.relative_to(ROOT)), *overrides)
+    return json.loads((folder / "results.json").read_text())
+
+
+def overoptimise(start: Path, folder: Path) -> list[dict[str, float]]:
+    """PPO from the same SFT and reward models without a KL penalty and three times the learning rate; its log."""
+    if not (folder / "done.json").exists():
+        recipe = start / "ppo" / "recipe.yaml"
+        rate = 3 * float(yaml.safe_load(recipe.read_text())["lr"])
+        command("ppo", f"--recipe={recipe}", f"--out={folder}", "--kl.coef=0", f"--lr={rate}", "--updates=100")
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def broken(run: dict[str, Any]) -> list[str]:
+    """The claims that a demo run does not meet."""
+    stages, reward = run["stages"], run["reward_model"]
+    gold = {name: stages[name]["gold"] for name in STAGES}
+    ptx = stages["ppo_ptx"]
+    claims = {
+        "gold: base < base with few shots < SFT < PPO-ptx": gold["base"]
+        < gold["base_few_shot"]
+        < gold["sft"]
+        < gold["ppo_ptx"],
+        "PPO-ptx preferred to SFT on at least 60%": ptx["win_rate_vs_sft"] >= 0.6,
+        "lower end of that interval above 50%": ptx["win_rate_vs_sft_ci"][0] > 0.5,
+        "PPO-ptx preferred to base on at least 85%": ptx["win_rate_vs_base"] >= 0.85,
+        "reward model at least 0.95 of the best possible": reward["accuracy"]
+        >= 0.95 * reward["best_possible_accuracy"],
+        "at least 500 held-out prompts": run["prompts"] >= 500,
+    }
+    return [claim for claim, holds in claims.items() if not holds]
+
+
+def thirds(log: list[dict[str, float]], name: str) -> tuple[float, float, float]:
+    """Means over the first five updates, the best five in a row, and the last five."""
+    values = [row[name] for row in log]
+    windows = [sum(values[i : i + 5]) / 5 for i in range(len(values) - 4)]
+    return windows[0], max(windows), windows[-1]
+
+
+def overoptimised(log: list[dict[str, float]]) -> bool:
+    """Proxy at its end well above its beginning, gold at its end below its best and below its beginning."""
+    proxy, gold = thirds(log, "reward"), thirds(log, "gold")
+    return proxy[2] > proxy[0] and gold[2] < gold[0]
+
+
+def write_page(runs: dict[str, dict[str, Any]], over: list[dict[str, float]]) -> list[str]:
+    """docs/results.md, line by line."""
+    plots = ROOT / "docs" / "plots"
+    command("report", str(RUNS / "seed-0"), f"--plots={plots}")
+    lines = [
+        "# Results",
+        "",
+        "Written by `make proof` from the runs' own files; nothing here is copied by hand. All scores are the embedded judge's, on",
+        f"{runs['seed 0']['prompts']} held-out prompts: entities and wordings that no demonstration, ranking or PPO prompt has.",
+        "",
+    ]
+    for name, run in runs.items():
+        lines += [f"## {name.capitalize()}", ""]
+        lines += [f"{run['seconds']:.0f} s on `{run['device']}`, at most {run['peak_rss_gib']:.2f} GiB.", ""]
+        lines += ["| stage | gold | wins against SFT | wins against base | bits per byte | KL | tokens |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [stage_row(stage, run["stages"][stage]) for stage in STAGES]
+        lines += ["", reward_sentence(run["reward_model"]), ""]
+    lines += ["## The alignment tax", ""]
+    lines += ["Bits per byte of held-out text, lower is better; PPO-ptx is there to keep it down.", ""]
+    lines += ["| run | SFT | PPO | PPO-ptx |", "|---|---|---|---|"]
+    for name, run in runs.items():
+        numbers = " | ".join(f"{run['stages'][stage]['bits_per_byte']:.4f}" for stage in ("sft", "ppo", "ppo_ptx"))
+        lines += [f"| {name} | {numbers} |"]
+    lines += [
+        "",
+        "Accuracy (mean task success) by family, seed 0:",
+        "",
+        "| family | SFT | PPO | PPO-ptx |",
+        "|---|---|---|---|",
+    ]
+    families = {stage: runs["seed 0"]["stages"][stage]["families"] for stage in ("sft", "ppo", "ppo_ptx")}
+    for family in families["sft"]:
+        lines += [f"| {family} | " + " | ".join(f"{families[s][family]['accuracy']:.2f}" for s in families) + " |"]
+    proxy, gold = thirds(over, "reward"), thirds(over, "gold")
+    lines += ["", "## Over-optimisation: no KL penalty", ""]
+    lines += ["| | first five updates | best five | last five |", "|---|---|---|---|"]
+    lines += [f"| proxy (reward model) | {proxy[0]:.3f} | {proxy[1]:.3f} | {proxy[2]:.3f} |"]
+    lines += [f"| gold (judge) | {gold[0]:.3f} | {gold[1]:.3f} | {gold[2]:.3f} |"]
+    lines += ["", f"KL at the end: {over[-1]['kl']:.1f} nats an answer.", "", "## Plots of seed 0", ""]
+    lines += [f"![{path.stem}](plots/{path.name})" for path in sorted(plots.glob("*.svg"))]
+    return lines
+
+
+def stage_row(name: str, stage: dict[str, Any]) -> str:
+    """A line of the table of stages."""
+    low, high = stage["gold_ci"]
+    wins = []
+    for other in ("sft", "base"):
+        a, b = stage[f"win_rate_vs_{other}_ci"]
+        wins.append(f"{stage[f'win_rate_vs_{other}']:.1%} [{a:.1%}, {b:.1%}]")
+    kl = "" if stage["kl"] is None else f"{stage['kl']:.2f}"
+    bits, length = stage["bits_per_byte"], stage["length"]
+    return f"| {name} | {stage['gold']:.3f} [{low:.3f}, {high:.3f}] | {' | '.join(wins)} | {bits:.3f} | {kl} | {length:.1f} |"
+
+
+def reward_sentence(reward: dict[str, Any]) -> str:
+    """The reward model's figures in a sentence."""
+    low, high = reward["accuracy_ci"]
+    return (
+        f"Reward model: {reward['accuracy']:.1%} [{low:.1%}, {high:.1%}] of held-out pairs as its labellers ranked them, "
+        f"{reward['accuracy_heldout_labellers']:.1%} as held-out labellers did; the best possible is "
+        f"{reward['best_possible_accuracy']:.1%} (ratio {reward['accuracy'] / reward['best_possible_accuracy']:.3f}), two "
+        f"labellers agree on {reward['labeller_agreement']:.1%}, and the longer answer wins {reward['longer_wins_accuracy']:.1%}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The command line: what a user types, what comes back, and with which exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tutelage import cli
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_overview_names_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verb in ["demo", "data", "tokenizer", "pretrain", "sft", "reward", "ppo", "generate", "chat", "eval", "report", "run"]:
+        assert f"  {verb} " in out
+    assert run(capsys)[1] == out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrian"], "unknown command 'pretrian'; did you mean 'pretrain'?"),
+        (["sft", "--out", "x", "--checkpont", "y"], "unknown setting --checkpont; did you mean 'checkpoint'?"),
+        (["sft", "--out", "x"], "setting 'checkpoint' is required"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: cannot read the recipe"),
+        (["chat", "nowhere"], "nowhere"),
+        (["generate", "nowhere", "--text", "a", "--prompts", "b"], "give either text or prompts"),
+        (["eval", "--a", "x", "--b", "y", "--prompts", "z"], "give world"),
+        (["report", "nowhere"], "nowhere"),
+        (["ppo", "--recipe"], "--recipe needs a file"),
+        (["data", "wrold"], "unknown data command 'wrold'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("tutelage: ")
+    assert not list(tmp_path.iterdir()), "a mistake left something behind"
+
+
+@pytest.mark.parametrize("verb", ["run", "pretrain", "sft", "reward", "ppo", "generate", "chat", "eval", "report"])
+def test_help_shows_every_setting_with_its_default(capsys, verb):
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert "--" in out
+    assert "default" in out or "(required)" in out
+    if verb == "ppo":
+        assert "--kl.coef FLOAT  (default: 0.1)" in out
+        assert "[nats an answer" in out
+
+
+def test_print_config_resolves_recipe_and_overrides_and_runs_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("out: x\ncheckpoint: base\ndemonstrations: d\nepochs: 5\n")
+    code, out, _ = run(capsys, "sft", "--recipe", "r.yaml", "--lr", "1e-4", "--print-config")
+    assert code == 0
+    assert "epochs: 5" in out
+    assert "lr: 0.0001" in out
+    assert [p.name for p in tmp_path.iterdir()] == ["r.yaml"]
+
+
+def test_the_demo_recipe_resolves(capsys):
+    code, out, _ = run(capsys, "demo", "--print-config")
+    assert code == 0
+    assert "out: runs/demo" in out
+
+
+def test_a_typo_in_a_stage_of_a_recipe_is_found_before_anything_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "demo", "--ppo.update", "3", "--out", "made")
+    assert code == 2
+    assert "'update'; did you mean 'updates'?" in err
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_console_script_and_the_module_are_the_same():
+    module = subprocess.run([sys.executable, "-m", "tutelage", "--version"], capture_output=True, text=True)
+    assert module.stdout == f"tutelage {__import__('tutelage').__version__}\n"

@@ -1,0 +1,291 @@
+"""The RLHF conventions, held at the level where peers break them: in the stages, not only in the formulas."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage.data.batches import Example
+from tutelage.model.config import ModelConfig
+from tutelage.model.decoder import Decoder
+from tutelage.model.heads import ScalarModel
+from tutelage.objectives.language import next_token_loss
+from tutelage.objectives.ppo import policy_loss, value_loss
+from tutelage.objectives.ranking import kwise_loss
+from tutelage.records import Message
+from tutelage.text.chat import render
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.ppo import PPOSettings, blend, experience, prompt_order, ptx_backward
+from tutelage.train.reward import RankingExample, score_packed
+from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
+from tutelage.train.sft import demonstration_loss
+
+VOCABULARY = 300
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    torch.set_num_threads(1)
+    return Tokenizer.train(["a small text, and another"] * 20, VOCABULARY)
+
+
+def tiny(seed: int = 0, family: str = "llama") -> Decoder:
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        family=family, vocab_size=VOCABULARY, hidden_size=32, num_layers=2, num_heads=2, max_position_embeddings=96
+    )
+    model = Decoder(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # larger weights than at birth: differences must show
+            parameter.mul_(3.0 if parameter.dim() > 1 else 1.0)
+    return model
+
+
+def tiny_scorer(seed: int = 1) -> ScalarModel:
+    return ScalarModel.from_decoder(tiny(seed)).eval()
+
+
+def some_settings(**changes) -> PPOSettings:
+    needed = {"out": "o", "checkpoint": "c", "reward_model": "r", "prompts": "p", "batch_size": 8, "minibatch": 4}
+    return PPOSettings.model_validate(needed | {"machine": {"device": "cpu", "dtype": "fp32"}} | changes)
+
+
+@pytest.fixture(scope="module")
+def rollouts(tokenizer) -> Rollouts:
+    prompts = [[tokenizer.bos_id, *range(20, 20 + 3 * i + 1), tokenizer.assistant_id] for i in range(8)]
+    return sample(tiny(), prompts, tokenizer, max_new_tokens=12, temperature=1.0, seed=3, dtype="fp32")
+
+
+def forward(temperature: float, critic: ScalarModel):
+    def run(model: Decoder, part: Rollouts):
+        logprobs, entropies = answer_logprobs(model, model(part.ids), part, temperature)
+        return logprobs, entropies, part.at_answer(critic(part.ids).float())
+
+    return run
+
+
+def padded(part: Rollouts, columns: int, pad_id: int) -> Rollouts:
+    """The same rollouts with useless columns on the right."""
+    wide = lambda x, fill: torch.nn.functional.pad(x, (0, columns), value=fill)  # noqa: E731
+    return Rollouts(
+        wide(part.ids, pad_id),
+        part.prompt_lengths,
+        wide(part.answer_ids, pad_id),
+        wide(part.mask, False),
+        part.finished,
+        wide(part.sampler_logprobs, 0.0),
+    )
+
+
+# ---- rollouts
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_are_of_the_distribution_that_was_sampled(tokenizer, temperature):
+    """What the engine reports while sampling equals what training recomputes, temperature included."""
+    prompts = [[tokenizer.bos_id, 30 + i, tokenizer.assistant_id] for i in range(8)]
+    drawn = sample(tiny(), prompts, tokenizer, max_new_tokens=10, temperature=temperature, seed=1, dtype="fp32")
+    recomputed, _ = answer_logprobs(tiny(), tiny()(drawn.ids), drawn, temperature)
+    torch.testing.assert_close(recomputed, drawn.sampler_logprobs, atol=1e-4, rtol=0)
+
+
+def test_the_first_ratio_is_one_whatever_the_minibatch(rollouts):
+    """Old log-probabilities from forwards of one size, new ones from another: rows depend on themselves alone."""
+    critic = tiny_scorer()
+    run = forward(1.0, critic)
+    scores = torch.zeros(8)
+    batch, _ = experience(rollouts, scores, run, tiny(), tiny(5), 0.1, some_settings(minibatch=8))
+    for size in (1, 3, 8):
+        for rows in torch.arange(8).split(size):
+            part = batch.select(rows)
+            logprobs, _, _ = run(tiny(), part.rollouts)
+            _, stats = policy_loss(logprobs, part.logprobs, part.advantages, part.rollouts.mask)
+            assert stats["ratio"].item() == pytest.approx(1.0, abs=1e-5)
+            assert stats["clip_fraction"].item() == 0.0
+
+
+def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):
+    critic, policy, reference = tiny_scorer(), tiny(), tiny(5)
+    run = forward(1.0, critic)
+    wide = padded(rollouts, 7, tokenizer.pad_id)
+    results = []
+    for part in (rollouts, wide):
+        scores = end_scores(tiny_scorer(2), part, "fp32")
+        batch, metrics = experience(part, scores, run, policy, reference, 0.1, some_settings(minibatch=8))
+        logprobs, _, values = run(tiny(9), part)
+        loss, _ = policy_loss(logprobs, batch.logprobs, batch.advantages, part.mask)
+        critic_loss = value_loss(values + 0.3, batch.values, batch.returns, part.mask)
+        results.append((scores, loss, critic_loss, torch.tensor(list(metrics.values()))))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_the_score_is_read_at_the_last_real_token(rollouts):
+    scorer = tiny_scorer(2)
+    scores = end_scores(scorer, rollouts, "fp32")
+    for i in range(len(rollouts.ids)):
+        length = int(rollouts.prompt_lengths[i] + rollouts.lengths[i])
+        alone = scorer(rollouts.ids[i : i + 1, :length])[0, -1]
+        assert scores[i].item() == pytest.approx(alone.item(), abs=1e-4)
+
+
+def test_a_missing_end_is_penalised_and_a_finished_answer_is_not(rollouts):
+    finished = torch.tensor([True, False] * 4)
+    part = Rollouts(**(vars(rollouts) | {"finished": finished}))
+    policy = tiny()
+    run = forward(1.0, tiny_scorer())
+
+    def returns(penalty: float) -> torch.Tensor:
+        batch, _ = experience(
+            part, torch.zeros(8), run, policy, policy, 0.0, some_settings(missing_end_penalty=penalty, lam=1.0)
+        )
+        return (batch.returns * part.mask).sum(1) / part.lengths
+
+    torch.testing.assert_close(returns(2.0) - returns(0.0), torch.where(finished, 0.0, -2.0), atol=1e-5, rtol=0)
+
+
+def test_kl_is_zero_against_itself_and_positive_against_another(rollouts):
+    policy = tiny()
+    run = forward(1.0, tiny_scorer())
+    same = experience(rollouts, torch.zeros(8), run, policy, copy.deepcopy(policy), 0.1, some_settings())[1]
+    other = experience(rollouts, torch.zeros(8), run, policy, tiny(5), 0.1, some_settings())[1]
+    assert same["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert other["kl_k3"] > 0.5
+
+
+# ---- one batch is its microbatches
+
+
+def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_sft_one_times_eight_is_eight_times_one(tokenizer):
+    """Losses are means over all counted tokens of the batch, not means of microbatch means: short answers weigh the same."""
+    examples = []
+    for i in range(8):
+        messages = [Message(role="user", content="q" * (i + 1)), Message(role="assistant", content="a" * (9 - i))]
+        rendered = render(tokenizer, messages)
+        examples.append(Example(rendered.ids, rendered.loss_mask))
+    count = sum(sum(e.loss_mask) for e in examples)
+    whole, split = tiny(), tiny()
+    demonstration_loss(whole, examples, count, tokenizer.pad_id, "fp32").backward()
+    for example in examples:
+        demonstration_loss(split, [example], count, tokenizer.pad_id, "fp32").backward()
+    for one, other in zip(gradients(whole), gradients(split), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def ranking_examples(seed: int = 0) -> list[RankingExample]:
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda n: torch.randint(20, VOCABULARY, (n,), generator=generator).tolist()  # noqa: E731
+    shapes = [(5, (3, 7, 2)), (9, (4, 4)), (2, (6, 1, 5, 3)), (7, (2, 9))]
+    return [RankingExample(draw(p), [draw(c) for c in cs], tuple(range(1, len(cs) + 1))) for p, cs in shapes]
+
+
+def test_reward_one_times_four_is_four_times_one(tokenizer):
+    examples = ranking_examples()
+    whole, split = tiny_scorer(), tiny_scorer()
+    scores, ranks, mask = score_packed(whole, examples, tokenizer.pad_id, "fp32")
+    kwise_loss(scores, ranks, mask, count=4).backward()
+    for example in examples:
+        scores, ranks, mask = score_packed(split, [example], tokenizer.pad_id, "fp32")
+        kwise_loss(scores, ranks, mask, count=4).backward()
+    for one, other in zip(gradients(whole), gradients(split), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_ppo_one_times_eight_is_eight_times_one(rollouts):
+    def gradient(size: int) -> list[torch.Tensor]:
+        policy, critic = tiny(9), tiny_scorer()
+        run = forward(1.0, critic)
+        batch, _ = experience(rollouts, torch.arange(8.0), forward(1.0, tiny_scorer()), tiny(), tiny(5), 0.1, some_settings())
+        count = rollouts.mask.sum()
+        for rows in torch.arange(8).split(size):
+            part = batch.select(rows)
+            logprobs, _, values = run(policy, part.rollouts)
+            loss, _ = policy_loss(logprobs, part.logprobs, part.advantages, part.rollouts.mask, 0.2, count)
+            loss = loss + value_loss(values, part.values, part.returns, part.rollouts.mask, 0.2, count)
+            loss.backward()
+        return gradients(policy) + gradients(critic)
+
+    for one, other in zip(gradient(8), gradient(1), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
+
+
+# ---- the reward model
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_shared_prefix_gives_the_scores_of_separate_sequences(tokenizer, family):
+    """[prompt | c1 | c2 | ...] under a tree mask against each prompt + completion by itself: scores and gradients."""
+    examples = ranking_examples()
+    torch.manual_seed(0)
+    packed_model = ScalarModel.from_decoder(tiny(1, family)).eval()
+    separate_model = copy.deepcopy(packed_model)
+    scores, _, mask = score_packed(packed_model, examples, tokenizer.pad_id, "fp32")
+    separate = torch.zeros_like(scores)
+    for p, example in enumerate(examples):
+        for k, completion in enumerate(example.completions):
+            separate[p, k] = separate_model(torch.tensor([example.prompt + completion]))[0, -1]
+    torch.testing.assert_close(scores[mask], separate[mask], atol=1e-4, rtol=1e-4)
+    (scores[mask] ** 2).sum().backward()
+    (separate[mask] ** 2).sum().backward()
+    for one, other in zip(gradients(packed_model), gradients(separate_model), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+# ---- PPO-ptx
+
+
+def test_the_ptx_gradient_is_the_sum_of_the_two(rollouts):
+    """One joint gradient: that of the PPO loss plus ptx_coef times that of the pretraining loss."""
+    windows = torch.randint(20, VOCABULARY, (3, 17))
+    settings_ = some_settings(ptx_coef=0.7, ptx_sources={"x": {"path": "x"}})
+    run = forward(1.0, tiny_scorer())
+    batch, _ = experience(rollouts, torch.arange(8.0), run, tiny(), tiny(5), 0.1, settings_)
+
+    def ppo_part(model: Decoder) -> None:
+        logprobs, _, _ = run(model, rollouts)
+        policy_loss(logprobs, batch.logprobs, batch.advantages, rollouts.mask)[0].backward()
+
+    joint, alone, text = tiny(9), tiny(9), tiny(9)
+    ppo_part(joint)
+    ptx_backward(joint, windows, settings_)
+    ppo_part(alone)
+    logits = text.logits(text(windows[:, :-1]))
+    next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), 48).backward()
+    for both, one, other in zip(gradients(joint), gradients(alone), gradients(text), strict=True):
+        torch.testing.assert_close(both, one + 0.7 * other, atol=1e-5, rtol=1e-4)
+
+
+# ---- randomness is keyed by (seed, step), not by what happened before
+
+
+@settings(max_examples=30, deadline=None)
+@given(total=st.integers(8, 200), batch=st.integers(1, 8), seed=st.integers(0, 99))
+def test_every_prompt_once_an_epoch_in_an_order_of_its_own(total, batch, seed):
+    per_epoch = total // batch
+    epochs = [
+        [i for step in range(e * per_epoch, (e + 1) * per_epoch) for i in prompt_order(total, batch, step, seed)]
+        for e in range(2)
+    ]
+    for epoch in epochs:
+        assert len(set(epoch)) == len(epoch) == per_epoch * batch
+    if total > 20:
+        assert epochs[0] != epochs[1]
+    assert prompt_order(total, batch, per_epoch, seed) == epochs[1][:batch]
+
+
+def test_weight_averaging_by_hand():
+    mean, live = tiny(0), tiny(1)
+    expected = [0.75 * m + 0.25 * p for m, p in zip(mean.parameters(), live.parameters(), strict=True)]
+    blend(mean, live, 0.75)
+    for got, wanted in zip(mean.parameters(), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    blend(mean, live, 0.0)
+    assert all(torch.equal(m, p) for m, p in zip(mean.parameters(), live.parameters(), strict=True))
