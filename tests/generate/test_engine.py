@@ -166,16 +166,17 @@ def test_random_schedules_change_nothing(seed: int) -> None:
 
 def test_the_cache_grows_in_both_directions_under_active_rows() -> None:
     model = tiny()
-    first = Request(ids=[3, 1, 4], sampling=Sampling(seed=1, max_tokens=140))
-    others = [Request(ids=ids, sampling=Sampling(seed=i, max_tokens=20)) for i, ids in enumerate(prompts(9, 70))]
-    engine = exact_engine(model, max_batch=16)
-    handles = [engine.submit(first)]
-    events = [event for _ in range(10) for event in engine.step()]
-    handles += [engine.submit(request) for request in others]
-    while engine.active:
+    early = [Request(ids=[3, 1, 4], sampling=Sampling(seed=1, max_tokens=140))]
+    later = [Request(ids=ids, sampling=Sampling(seed=i, max_tokens=20)) for i, ids in enumerate(prompts(9, 70))]
+    last = [Request(ids=[2, 7], sampling=Sampling(seed=2, max_tokens=5))]  # after the first has outgrown the cache
+    engine, events = Engine(model, max_batch=16, autocast="fp32"), []
+    arrivals, handles = {0: early, 10: later, 132: last}, []
+    for step in range(140):
+        handles += [engine.submit(request) for request in arrivals.get(step, [])]
         events += engine.step()
+    assert engine.active == 0
     written = collect(events)
-    for handle, request in zip(handles, [first, *others], strict=True):
+    for handle, request in zip(handles, early + later + last, strict=True):
         assert written[handle, 0] == alone(model, request).ids
 
 
@@ -304,12 +305,14 @@ def test_cancel() -> None:
 def test_places_of_a_full_batch_are_given_out_together() -> None:
     model = tiny()
     shapes = count_forwards(model)
-    requests = [Request(ids=[1, 2, 3], sampling=Sampling(seed=i, max_tokens=2 + i % 8)) for i in range(64)]
+    # Of any 32 neighbours each ends at another step, so places become free one by one.
+    limits = [3 + 7 * i % 32 for i in range(64)]
+    requests = [Request(ids=[1, 2, 3], sampling=Sampling(seed=i, max_tokens=n)) for i, n in enumerate(limits)]
     results = exact_engine(model, max_batch=32).generate(requests)
-    assert [len(one.ids) for (one,) in results] == [2 + i % 8 for i in range(64)]
-    prefills = [rows for rows, length in shapes if length > 1]
-    assert sum(prefills) == 64
-    assert min(prefills[:-1]) >= 4
+    assert [len(one.ids) for (one,) in results] == limits
+    first, *rest = [rows for rows, length in shapes if length > 1]
+    assert (first, sum(rest)) == (32, 32)
+    assert all(4 <= rows <= 5 for rows in rest[:-1])
 
 
 def test_results_do_not_depend_on_company_or_order() -> None:
@@ -358,6 +361,10 @@ def test_generate_needs_an_idle_engine_and_leaves_one_after_an_error() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         engine.generate([request, Request(ids=[1], sampling=Sampling(), stop=interrupted)])
+    engine.submit(Request(ids=[1], sampling=Sampling(), stop=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    assert (engine.active, engine.waiting) == (0, 0)
     assert len(engine.generate([request])[0][0].ids) == 5
     engine.submit(request)
     with pytest.raises(UsageError, match="1 samples are not done"):
@@ -378,6 +385,12 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 
 
 # -- the model's side --------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_bf16_only_where_it_is_faster() -> None:
+    model = tiny()
+    assert [Engine(model, max_batch=n).autocast for n in (1, 31, 32, 64)] == ["fp32", "fp32", "auto", "auto"]
+    assert Engine(model, max_batch=1, autocast="bf16").autocast == "bf16"
 
 
 def test_bf16_is_close_and_shares_the_draws() -> None:

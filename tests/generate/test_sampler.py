@@ -119,6 +119,12 @@ def test_inverse_cdf_equals_a_plain_loop(weights: list[float], u: float) -> None
     assert (below + float(probs[0, token])) / total >= u - 1e-6
 
 
+def test_inverse_cdf_skips_blocks_without_mass() -> None:
+    probs = torch.zeros(3, 200)
+    probs[:, 64] = probs[:, 192] = 0.5
+    assert inverse_cdf(probs, torch.tensor([0, 0.5, 0.5 - 2**-53], dtype=torch.float64)).tolist() == [64, 192, 64]
+
+
 def test_inverse_cdf_reaches_tokens_that_float32_sums_lose() -> None:
     # 100,000 tokens share 1e-4 of the mass: each 1e-9, far below float32's resolution near 1.
     probs = torch.full((1, 100_001), 1e-9)
