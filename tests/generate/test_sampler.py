@@ -125,12 +125,14 @@ def test_inverse_cdf_skips_blocks_without_mass() -> None:
     assert inverse_cdf(probs, torch.tensor([0, 0.5, 0.5 - 2**-53], dtype=torch.float64)).tolist() == [64, 192, 64]
 
 
-def test_inverse_cdf_reaches_tokens_that_float32_sums_lose() -> None:
-    # 100,000 tokens share 1e-4 of the mass: each 1e-9, far below float32's resolution near 1.
-    probs = torch.full((1, 100_001), 1e-9)
-    probs[0, 0] = 1 - 1e-4
-    u = torch.tensor([1 - 1e-4 + 50_000 * 1e-9], dtype=torch.float64)
-    assert int(inverse_cdf(probs, u)) == pytest.approx(50_000, abs=150)
+def test_inverse_cdf_tells_tokens_apart_that_float32_sums_do_not() -> None:
+    # 100,000 tokens of 1e-10 each, where float32 counts in steps of 6e-8, which is 600 tokens.
+    probs = torch.full((5, 100_001), 1e-10)
+    probs[:, 0] = 1
+    exact = probs[0].double().cumsum(0)
+    tokens = torch.tensor([1, 77, 5_000, 50_000, 99_999])
+    middle = (exact[tokens] - 0.5e-10) / exact[-1]
+    assert inverse_cdf(probs, middle).tolist() == pytest.approx(tokens.tolist(), abs=1)
 
 
 def test_most_likely_is_the_first_of_equals() -> None:
