@@ -19,7 +19,20 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 def test_overview_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for verb in ["demo", "data", "tokenizer", "pretrain", "sft", "reward", "ppo", "generate", "chat", "eval", "report", "run"]:
+    for verb in [
+        "demo",
+        "data",
+        "tokenizer",
+        "pretrain",
+        "sft",
+        "reward",
+        "ppo",
+        "generate",
+        "chat",
+        "eval",
+        "report",
+        "run",
+    ]:
         assert f"  {verb} " in out
     assert run(capsys)[1] == out
 

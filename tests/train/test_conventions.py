@@ -203,7 +203,9 @@ def test_ppo_one_times_eight_is_eight_times_one(rollouts):
     def gradient(size: int) -> list[torch.Tensor]:
         policy, critic = tiny(9), tiny_scorer()
         run = forward(1.0, critic)
-        batch, _ = experience(rollouts, torch.arange(8.0), forward(1.0, tiny_scorer()), tiny(), tiny(5), 0.1, some_settings())
+        batch, _ = experience(
+            rollouts, torch.arange(8.0), forward(1.0, tiny_scorer()), tiny(), tiny(5), 0.1, some_settings()
+        )
         count = rollouts.mask.sum()
         for rows in torch.arange(8).split(size):
             part = batch.select(rows)

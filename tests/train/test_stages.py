@@ -12,29 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest_paths import ROOT
-from train_settings import ppo_settings, pretrain_settings, reward_settings, sft_settings
+from toy_task import ROOT, ppo_settings, pretrain_settings, reward_settings, sft_settings
 
 from tutelage.errors import RunFolderError, UsageError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.recipe import dump
 from tutelage.run_folder import hash_of
-from tutelage.train import ppo, pretrain, reward, sft
-
-
-@pytest.fixture(scope="session")
-def base(toy, tmp_path_factory) -> Path:
-    return pretrain.main(pretrain_settings(toy, tmp_path_factory.mktemp("run") / "base"))
-
-
-@pytest.fixture(scope="session")
-def tuned(toy, base, tmp_path_factory) -> Path:
-    return sft.main(sft_settings(toy, base, tmp_path_factory.mktemp("run") / "sft"))
-
-
-@pytest.fixture(scope="session")
-def scorer(toy, tuned, tmp_path_factory) -> Path:
-    return reward.main(reward_settings(toy, tuned, tmp_path_factory.mktemp("run") / "reward"))
+from tutelage.train import ppo, pretrain, sft
 
 
 def rows(checkpoint: Path) -> list[dict[str, float]]:

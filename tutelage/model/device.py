@@ -9,13 +9,17 @@ import os
 import platform
 import re
 import resource
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from tutelage.errors import RecipeError
 
+F = TypeVar("F", bound=Callable[..., Any])
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
@@ -62,6 +66,14 @@ def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.
     if autocast_dtype(device, precision) == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def compiled(function: F) -> F:
+    """``torch.compile`` of a function of fixed shapes; itself, with a word, where there is no C++ compiler to do it."""
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        print("compile: no C++ compiler found (c++, g++ or clang++); going on without")
+        return function
+    return torch.compile(function, dynamic=False)  # type: ignore[return-value]
 
 
 def keep_big_tensors_on_heap() -> bool:

@@ -1,0 +1,125 @@
+"""A checkpoint from Python and in the terminal: what users call, on trained models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from toy_task import right
+
+import tutelage
+from tutelage.assistant.assistant import before_stop
+from tutelage.data.formats import read_conversations, read_prompts
+from tutelage.errors import CheckpointError, RecipeError, UsageError
+from tutelage.generate.sampler import Sampling
+
+QUESTION = "The hat is blue. What colour is the hat?"
+
+
+@pytest.fixture(scope="module")
+def assistant(tuned):
+    return tutelage.load(tuned, device="cpu")
+
+
+def test_chat_answers_and_logits_have_their_shape(assistant):
+    answer = assistant.chat([{"role": "user", "content": QUESTION}], temperature=0)
+    assert answer.strip(". ") in ("red", "blue", "green", "black")
+    assert assistant.logits([1, 2, 3]).shape == (3, assistant.tokenizer.vocab_size)
+
+
+def test_streaming_gives_the_same_text_in_pieces(assistant):
+    from tutelage.records import Message
+
+    messages = [Message(role="user", content=QUESTION)]
+    whole = "".join(assistant.stream(messages, Sampling(temperature=0)))
+    assert whole.strip() == assistant.chat(messages, temperature=0)
+
+
+def test_a_seed_gives_the_same_answer_whatever_else_is_asked(assistant, toy):
+    prompts = list(read_prompts(toy.folder / "prompts.jsonl"))[:6]
+    together = assistant.answers(prompts, Sampling(seed=5))
+    alone = assistant.answers(prompts[:1], Sampling(seed=5))
+    assert together[0] == alone[0]
+    assert together[0].completions[0].seed == 5
+
+
+def test_n_answers_a_prompt_say_what_made_them(assistant, toy):
+    prompts = list(read_prompts(toy.folder / "prompts.jsonl"))[:2]
+    for answers in assistant.answers(prompts, Sampling(n=3, temperature=0.9)):
+        assert len(answers.completions) == 3
+        assert answers.completions[0].sampling == {"temperature": 0.9, "n": 3}
+
+
+def test_a_base_model_answers_in_plain_text_after_shots(toy, base):
+    shots = list(read_conversations(toy.folder / "demonstrations.jsonl"))[:2]
+    prompts = list(read_prompts(toy.folder / "prompts.jsonl"))[:4]
+    answers = tutelage.load(base, device="cpu").answers(prompts, Sampling(max_tokens=12), shots=lambda prompt: shots)
+    assert all("User:" not in a.completions[0].text for a in answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("blue.\nUser: and now?", "blue."),
+        ("blue.\nUserland is fine", "blue.\nUserland is fine"),
+        ("User: I ask", ""),
+        ("blue.", "blue."),
+    ],
+)
+def test_what_a_base_model_invents_after_its_answer_is_cut(text, kept):
+    assert before_stop(text) == kept
+
+
+def test_a_reward_model_prefers_right_answers(scorer, toy):
+    model = tutelage.load(scorer, device="cpu")
+    prompts = list(read_prompts(toy.folder / "prompts.jsonl"))
+    better = 0
+    for prompt in prompts:
+        scores = {
+            colour: model.score([*prompt.messages, {"role": "assistant", "content": f"{colour}."}])
+            for colour in ("red", "blue", "green", "black")
+        }
+        better += right(prompt, max(scores, key=lambda colour: scores[colour]))
+    assert better > 0.7 * len(prompts)
+
+
+def test_scores_do_not_depend_on_what_they_are_batched_with(scorer, toy):
+    model = tutelage.load(scorer, device="cpu")
+    dialogues = [c.messages for c in list(read_conversations(toy.folder / "demonstrations.jsonl"))[:9]]
+    alone = [model.scores([d])[0] for d in dialogues]
+    torch.testing.assert_close(torch.tensor(model.scores(dialogues)), torch.tensor(alone), atol=2e-2, rtol=0)
+
+
+def test_the_wrong_kind_of_model_is_named(assistant, scorer):
+    with pytest.raises(CheckpointError, match="language model"):
+        assistant.score([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    with pytest.raises(CheckpointError, match="reward model"):
+        tutelage.load(scorer, device="cpu").chat([{"role": "user", "content": "a"}])
+
+
+def test_bad_messages_and_settings_are_named(assistant):
+    with pytest.raises(UsageError, match="not a message"):
+        assistant.chat([{"role": "robot", "content": "a"}])
+    with pytest.raises(RecipeError, match="temperature"):
+        assistant.chat([{"role": "user", "content": "a"}], temperature=-1)
+
+
+def test_the_terminal_chat_keeps_the_conversation(tuned):
+    said = f"{QUESTION}\n/new\n{QUESTION}\n/quit\n"
+    command = [sys.executable, "-m", "tutelage", "chat", str(tuned), "--temperature", "0", "--device", "cpu"]
+    result = subprocess.run(command, input=said, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    answers = [
+        line.rsplit("it ", 1)[1].strip() for line in result.stdout.splitlines() if "it " in line and "quit" not in line
+    ]
+    assert len(answers) == 2
+    assert answers[0] == answers[1], "after /new the same question is the same conversation"
+
+
+def test_one_message_one_answer(tuned):
+    command = [sys.executable, "-m", "tutelage", "chat", str(tuned), "--message", QUESTION, "--temperature", "0"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
