@@ -1,0 +1,45 @@
+"""What the tests of the judge by hand share: a world, tasks found by what they check, and answers that must fall."""
+
+import random
+from itertools import pairwise
+
+from tutelage.world.facts import make_world
+from tutelage.world.judge import Judge
+from tutelage.world.tasks import Task, make_task
+
+WORLD = make_world(0)
+JUDGE = Judge(WORLD)
+
+
+def find(family: str, language: str = "en", **wanted: object) -> Task:
+    """The first task whose check has these entries."""
+    for i in range(2000):
+        task = make_task(WORLD, family, language, random.Random(i), entities=None, templates="train")
+        check = task.prompt.meta["check"]
+        if all(check.get(key) == value for key, value in wanted.items()):
+            return task
+    raise AssertionError(f"no {family} with {wanted}")
+
+
+def score(task: Task, answer: str, finished: bool = True) -> float:
+    return JUDGE.judge(task.prompt, answer, finished).score
+
+
+def falls(task: Task, *answers: str) -> list[float]:
+    """Assert that each answer is worth less than the one before; the first is right."""
+    scores = [score(task, answer) for answer in answers]
+    shown = "\n".join(f"{value:.3f}  {answer!r}" for value, answer in zip(scores, answers, strict=True))
+    assert scores[0] >= 0.95, shown
+    assert all(a > b for a, b in pairwise(scores)), f"{task.prompt.messages[-1].content}\n{shown}"
+    return scores
+
+
+def named(task: Task, language: str = "en") -> tuple[str, str, list[str]]:
+    """Subject, true value and three other values of a question about a fact."""
+    check = task.prompt.meta["check"]
+    others = [v for v in WORLD.alternatives(check["relation"], besides=check["value"]) if v != check["subject"]]
+    return (
+        WORLD.name(check["subject"], language),
+        WORLD.name(check["value"], language),
+        [WORLD.name(v, language) for v in others[:3]],
+    )

@@ -1,0 +1,152 @@
+"""What tasks promise: reproducible, held apart by wording and entity, short, in one language, and JSON."""
+
+import json
+import random
+import re
+
+import pytest
+
+from tutelage.errors import RecipeError
+from tutelage.records import Prompt
+from tutelage.world.facts import LANGUAGES, RELATIONS, make_world
+from tutelage.world.reading import units
+from tutelage.world.tasks import DECLINE, FAMILIES, Task, make_task
+
+WORLD = make_world(0)
+ASKED_FOR = (
+    "closed_book", "passage_question", "two_hop", "follow_up", "sum", "sort_list", "copy_list", "summary", "rewrite",
+    "extraction", "sentiment", "translation", "story", "python", "brainstorm", "greeting",
+    "harmful", "unknowable", "false_premise", "lookalike",
+)  # fmt: skip
+EVERY = [(family, language) for family in FAMILIES for language in LANGUAGES]
+every = pytest.mark.parametrize(("family", "language"), EVERY)
+
+
+def draw(family: str, language: str, n: int = 40, *, templates: str = "train", entities=None) -> list[Task]:
+    return [
+        make_task(
+            WORLD, family, language, random.Random(f"{family}:{language}:{i}"), entities=entities, templates=templates
+        )
+        for i in range(n)
+    ]
+
+
+def asked(task: Task) -> str:
+    return task.prompt.messages[-1].content
+
+
+def test_all_families_exist() -> None:
+    assert set(ASKED_FOR) == set(FAMILIES)
+    assert set(DECLINE) < set(FAMILIES)
+
+
+@every
+def test_shape(family: str, language: str) -> None:
+    for split in ("train", "heldout"):
+        for task in draw(family, language, templates=split):
+            meta = task.prompt.meta
+            assert set(meta) == {"family", "language", "entity", "template", "check"}
+            assert (meta["family"], meta["language"]) == (family, language)
+            assert meta["template"] in FAMILIES[family].templates(language, split)
+            assert re.fullmatch(rf"{family}-{language}-[0-9a-f]{{12}}", task.prompt.id)
+            assert task.wrong
+            assert task.good not in task.wrong
+            assert len(set(task.wrong)) == len(task.wrong)
+            assert not re.search(r"\{[a-zA-Z]\}", asked(task) + task.good + "".join(task.wrong)), "an unfilled slot"
+            assert json.loads(json.dumps(meta)) == meta
+            assert Prompt.model_validate_json(task.prompt.model_dump_json(exclude_defaults=True)) == task.prompt
+
+
+@every
+def test_same_stream_same_task(family: str, language: str) -> None:
+    first, again = draw(family, language), draw(family, language)
+    assert first == again
+    assert len({task.prompt.id for task in first}) > 25
+
+
+@every
+def test_wordings_are_enough_and_heldout_ones_are_no_training_ones(family: str, language: str) -> None:
+    wordings = FAMILIES[family].wordings[language]
+    assert len(set(wordings)) == len(wordings) >= 9
+    train, heldout = (FAMILIES[family].templates(language, split) for split in ("train", "heldout"))
+    assert sorted([*train, *heldout]) == list(range(len(wordings)))
+    assert len(train) >= 6
+    assert len(heldout) == len(wordings) // 3
+    patterns = [re.compile(re.sub(r"\\\{\w\\\}", ".+", re.escape(wordings[i])), re.DOTALL) for i in heldout]
+    for task in draw(family, language, 150):
+        assert not any(pattern.fullmatch(asked(task)) for pattern in patterns), asked(task)
+
+
+@every
+def test_only_allowed_entities_are_asked_about(family: str, language: str) -> None:
+    allowed = {list(WORLD.subjects(kind))[i] for kind in RELATIONS for i in (0, 3, 5)}
+    seen = {task.prompt.meta["entity"] for task in draw(family, language, 60, entities=allowed)}
+    assert seen <= allowed | {""}
+    if family in ("closed_book", "two_hop", "follow_up", "false_premise", "sentiment", "greeting"):
+        assert "" not in seen
+        assert len(seen) >= 3
+
+
+def test_no_allowed_entity_is_an_error() -> None:
+    with pytest.raises(RecipeError, match="no person is among the allowed entities"):
+        make_task(WORLD, "greeting", "en", random.Random(0), entities=set(WORLD.towns), templates="train")
+
+
+def test_unknown_family_is_an_error() -> None:
+    with pytest.raises(RecipeError, match="no task family 'poem'; choose among closed_book"):
+        make_task(WORLD, "poem", "en", random.Random(0), entities=None, templates="train")
+
+
+@every
+def test_small_enough_for_a_small_model(family: str, language: str) -> None:
+    tasks = draw(family, language, 60)
+    prompts = [units(asked(task)) for task in tasks]
+    goods = [units(task.good) for task in tasks]
+    assert sum(prompts) / len(prompts) < 40
+    assert max(prompts) < 60
+    assert sum(goods) / len(goods) < 20
+    assert max(goods) < 30
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("python", "rewrite")])
+def test_chinese_has_chinese_marks(family: str) -> None:
+    """Half-width marks in Chinese would be other tokens than those of the Chinese texts."""
+    for split in ("train", "heldout"):
+        for task in draw(family, "zh", 40, templates=split):
+            chinese = [asked(task), *([] if family == "translation" else [task.good])]
+            for text in chinese:
+                assert not re.search(r"[\u4e00-\u9fff][,?!:;.]", text), text
+    for task in draw(family, "en", 40):
+        assert not re.search(r"[\uff0c\uff1f\uff01\uff1a\u3002]", asked(task))
+
+
+def test_a_few_prompts_have_a_system_message() -> None:
+    tasks = [task for family in FAMILIES for task in draw(family, "en")]
+    share = sum(task.prompt.messages[0].role == "system" for task in tasks) / len(tasks)
+    assert 0.04 < share < 0.13
+
+
+def test_follow_up_asks_by_pronoun_after_two_turns() -> None:
+    for task in draw("follow_up", "en"):
+        messages = [m for m in task.prompt.messages if m.role != "system"]
+        assert [m.role for m in messages] == ["user", "assistant", "user"]
+        name = WORLD.name(task.prompt.meta["entity"], "en")
+        assert name in messages[0].content
+        assert name not in messages[2].content
+        assert re.search(r"\b(she|he|it|her|his|its)\b", messages[2].content)
+
+
+def test_a_passage_tells_the_answer_and_a_decoy_about_strangers() -> None:
+    for task in draw("passage_question", "en"):
+        check = task.prompt.meta["check"]
+        values = [facts[check["relation"]] for facts in check["facts"].values()]
+        assert len(set(values)) == 2
+        assert all(WORLD.name(value, "en") in asked(task) for value in values)
+        assert not set(check["facts"]) & set(WORLD.people)
+
+
+def test_a_false_premise_is_false() -> None:
+    for task in draw("false_premise", "zh"):
+        check = task.prompt.meta["check"]
+        assert WORLD.value(check["subject"], check["relation"]) == check["value"] != check["premise"]
+        assert WORLD.name(check["premise"], "zh") in asked(task)

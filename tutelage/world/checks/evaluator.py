@@ -1,0 +1,350 @@
+"""Runs the small Python functions that models write, without Python running them.
+
+The source is parsed, and a walk over its syntax tree computes the value. Only the nodes below exist; there are no imports, no
+attributes but a few methods of str and list, no names but arguments, variables and a few functions; steps, depth and the size of
+every value are limited. So whatever a model writes, it can neither reach the machine nor keep it busy.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+MAX_SOURCE = 2000
+MAX_STEPS = 2000
+MAX_DEPTH = 30
+"""Of nested calls."""
+MAX_NESTING = 100
+"""Of expressions."""
+MAX_SIZE = 1000
+"""Characters of a string, items of a list and of the lists within it, bits of a number."""
+
+
+class EvaluationError(ValueError):
+    """The source is not a program that the evaluator knows, or it went wrong, or it took too much."""
+
+
+class _Return(Exception):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Break(Exception):
+    pass
+
+
+class _Continue(Exception):
+    pass
+
+
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+}  # fmt: skip
+_COMPARE: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+    ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not, ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}  # fmt: skip
+_UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+_METHODS: dict[type, frozenset[str]] = {
+    str: frozenset(
+        {"upper", "lower", "title", "capitalize", "swapcase", "strip", "split", "join", "replace", "count", "find"}
+        | {"startswith", "endswith", "isupper", "islower", "isdigit"}
+    ),
+    list: frozenset({"append", "insert", "extend", "pop", "reverse", "sort", "copy", "count", "index"}),
+}
+
+
+def _range(*arguments: int) -> list[int]:
+    numbers = range(*arguments)
+    if len(numbers) > MAX_SIZE:
+        raise EvaluationError("range is too long")
+    return list(numbers)
+
+
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    "len": len, "sum": sum, "max": max, "min": min, "abs": abs, "str": str, "int": int, "float": float, "bool": bool, "list": list,
+    "sorted": sorted, "round": round, "range": _range, "reversed": lambda items: list(items)[::-1],
+    "enumerate": lambda items: [list(pair) for pair in enumerate(items)],
+}  # fmt: skip
+
+
+def functions_in(source: str) -> list[ast.FunctionDef]:
+    """The functions that the source defines, at its top; EvaluationError where it does not parse."""
+    if len(source) > MAX_SOURCE:
+        raise EvaluationError("source is too long")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise EvaluationError(f"not Python: {error}") from error
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def call(functions: list[ast.FunctionDef], name: str, arguments: tuple[Any, ...]) -> Any:
+    """The value of a call; the functions may call each other. EvaluationError whatever goes wrong."""
+    try:
+        return _Machine({function.name: function for function in functions}).call(name, list(arguments))
+    except EvaluationError:
+        raise
+    except (_Return, _Break, _Continue) as error:
+        raise EvaluationError("break or continue outside of a loop") from error
+    except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+        raise EvaluationError(f"{type(error).__name__}: {error}") from error
+
+
+class _Machine:
+    def __init__(self, functions: dict[str, ast.FunctionDef]) -> None:
+        self.functions = functions
+        self.steps = 0
+        self.calls = 0
+        self.nesting = 0
+
+    def call(self, name: str, arguments: list[Any]) -> Any:
+        function = self.functions.get(name)
+        if function is None:
+            raise EvaluationError(f"no function {name}")
+        spec = function.args
+        if spec.vararg or spec.kwarg or spec.kwonlyargs or spec.defaults or function.decorator_list:
+            raise EvaluationError("only plain arguments are known")
+        names = [argument.arg for argument in [*spec.posonlyargs, *spec.args]]
+        if len(names) != len(arguments):
+            raise EvaluationError(f"{name} takes {len(names)} arguments")
+        self.calls += 1
+        if self.calls > MAX_DEPTH:
+            raise EvaluationError("calls are nested too deeply")
+        try:
+            self.run(function.body, dict(zip(names, arguments, strict=True)))
+        except _Return as result:
+            return result.value
+        finally:
+            self.calls -= 1
+        return None
+
+    def tick(self) -> None:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise EvaluationError("too many steps")
+
+    def run(self, body: list[ast.stmt], scope: dict[str, Any]) -> None:
+        for statement in body:
+            self.tick()
+            self.statement(statement, scope)
+
+    def statement(self, node: ast.stmt, scope: dict[str, Any]) -> None:
+        if isinstance(node, ast.Return):
+            raise _Return(None if node.value is None else self.value(node.value, scope))
+        if isinstance(node, ast.Expr):
+            self.value(node.value, scope)
+        elif isinstance(node, ast.Assign):
+            value = self.value(node.value, scope)
+            for target in node.targets:
+                self.assign(target, value, scope)
+        elif isinstance(node, ast.AugAssign):
+            self.assign(
+                node.target,
+                self.binary(node.op, self.value(_loaded(node.target), scope), self.value(node.value, scope)),
+                scope,
+            )
+        elif isinstance(node, ast.If):
+            self.run(node.body if self.value(node.test, scope) else node.orelse, scope)
+        elif isinstance(node, ast.For | ast.While):
+            self.loop(node, scope)
+        elif isinstance(node, ast.Break):
+            raise _Break
+        elif isinstance(node, ast.Continue):
+            raise _Continue
+        elif not isinstance(node, ast.Pass):
+            raise EvaluationError(f"{type(node).__name__} is not known")
+
+    def loop(self, node: ast.For | ast.While, scope: dict[str, Any]) -> None:
+        items = iter(_items(self.value(node.iter, scope))) if isinstance(node, ast.For) else None
+        while True:
+            self.tick()
+            if isinstance(node, ast.While):
+                if not self.value(node.test, scope):
+                    break
+            else:
+                try:
+                    item = next(items)  # type: ignore[arg-type]
+                except StopIteration:
+                    break
+                self.assign(node.target, item, scope)
+            try:
+                self.run(node.body, scope)
+            except _Break:
+                return
+            except _Continue:
+                continue
+        self.run(node.orelse, scope)
+
+    def assign(self, target: ast.expr, value: Any, scope: dict[str, Any]) -> None:
+        if isinstance(target, ast.Name):
+            scope[target.id] = value
+        elif isinstance(target, ast.Tuple | ast.List):
+            values = _items(value)
+            if len(values) != len(target.elts):
+                raise EvaluationError("wrong number of values to unpack")
+            for part, item in zip(target.elts, values, strict=True):
+                self.assign(part, item, scope)
+        else:
+            raise EvaluationError(f"{type(target).__name__} cannot be assigned to")
+
+    def value(self, node: ast.expr, scope: dict[str, Any]) -> Any:
+        """The value of an expression, within the limits."""
+        self.tick()
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise EvaluationError("nested too deeply")
+        try:
+            return _sized(self.expression(node, scope))
+        finally:
+            self.nesting -= 1
+
+    def expression(self, node: ast.expr, scope: dict[str, Any]) -> Any:
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name):
+            if node.id not in scope:
+                raise EvaluationError(f"{node.id} is not defined")
+            return scope[node.id]
+        if isinstance(node, ast.BinOp):
+            return self.binary(node.op, self.value(node.left, scope), self.value(node.right, scope))
+        if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
+            return _UNARY[type(node.op)](self.value(node.operand, scope))
+        if isinstance(node, ast.Compare):
+            return self.compare(node, scope)
+        if isinstance(node, ast.BoolOp):
+            return self.boolean(node, scope)
+        if isinstance(node, ast.IfExp):
+            return self.value(node.body if self.value(node.test, scope) else node.orelse, scope)
+        if isinstance(node, ast.Call):
+            return self.calling(node, scope)
+        if isinstance(node, ast.Subscript):
+            return self.value(node.value, scope)[self.index(node.slice, scope)]
+        if isinstance(node, ast.List | ast.Tuple):
+            return [self.value(item, scope) for item in node.elts]
+        if isinstance(node, ast.ListComp | ast.GeneratorExp):
+            return self.comprehension(node.elt, node.generators, dict(scope))
+        if isinstance(node, ast.JoinedStr):
+            return "".join(self.piece(part, scope) for part in node.values)
+        raise EvaluationError(f"{type(node).__name__} is not known")
+
+    def binary(self, op: ast.operator, left: Any, right: Any) -> Any:
+        if type(op) not in _BINARY:
+            raise EvaluationError(f"{type(op).__name__} is not known")
+        if isinstance(op, ast.Mod) and isinstance(left, str):
+            raise EvaluationError("% of a string is not known")
+        if isinstance(op, ast.Pow) and not (isinstance(right, int | float) and abs(right) <= 64):
+            raise EvaluationError("exponent is too large")
+        if isinstance(op, ast.Mult):
+            for text, times in ((left, right), (right, left)):
+                if isinstance(text, str | list) and isinstance(times, int) and len(text) * times > MAX_SIZE:
+                    raise EvaluationError("value is too large")
+        return _BINARY[type(op)](left, right)
+
+    def compare(self, node: ast.Compare, scope: dict[str, Any]) -> bool:
+        left = self.value(node.left, scope)
+        for op, right_node in zip(node.ops, node.comparators, strict=True):
+            right = self.value(right_node, scope)
+            if not _COMPARE[type(op)](left, right):
+                return False
+            left = right
+        return True
+
+    def boolean(self, node: ast.BoolOp, scope: dict[str, Any]) -> Any:
+        stop_at = isinstance(node.op, ast.Or)
+        value = None
+        for part in node.values:
+            value = self.value(part, scope)
+            if bool(value) == stop_at:
+                break
+        return value
+
+    def calling(self, node: ast.Call, scope: dict[str, Any]) -> Any:
+        keywords = {keyword.arg: self.value(keyword.value, scope) for keyword in node.keywords}
+        arguments = [self.value(argument, scope) for argument in node.args]
+        if isinstance(node.func, ast.Attribute):
+            target = self.value(node.func.value, scope)
+            if keywords or node.func.attr not in _METHODS.get(type(target), ()):
+                raise EvaluationError(f"no method {node.func.attr}")
+            return getattr(target, node.func.attr)(*arguments)
+        if not isinstance(node.func, ast.Name):
+            raise EvaluationError("only names can be called")
+        name = node.func.id
+        if name in self.functions and not keywords:
+            return self.call(name, arguments)
+        if name not in _BUILTINS or (keywords and not (name == "sorted" and set(keywords) == {"reverse"})):
+            raise EvaluationError(f"no function {name}")
+        return _BUILTINS[name](*arguments, **{str(key): value for key, value in keywords.items()})
+
+    def index(self, node: ast.expr, scope: dict[str, Any]) -> Any:
+        if isinstance(node, ast.Slice):
+            parts = (node.lower, node.upper, node.step)
+            return slice(*(None if part is None else self.value(part, scope) for part in parts))
+        return self.value(node, scope)
+
+    def comprehension(self, element: ast.expr, generators: list[ast.comprehension], scope: dict[str, Any]) -> list[Any]:
+        if not generators:
+            return [self.value(element, scope)]
+        first, *rest = generators
+        found: list[Any] = []
+        for item in _items(self.value(first.iter, scope)):
+            self.assign(first.target, item, scope)
+            if all(self.value(test, scope) for test in first.ifs):
+                found += self.comprehension(element, rest, scope)
+        return found
+
+    def piece(self, node: ast.expr, scope: dict[str, Any]) -> str:
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        if not isinstance(node, ast.FormattedValue) or node.format_spec is not None or node.conversion != -1:
+            raise EvaluationError("formats are not known")
+        return str(self.value(node.value, scope))
+
+
+def _loaded(target: ast.expr) -> ast.expr:
+    """What `x += 1` reads: only names, since nothing else is assigned to."""
+    if not isinstance(target, ast.Name):
+        raise EvaluationError(f"{type(target).__name__} cannot be assigned to")
+    return target
+
+
+def _items(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise EvaluationError("only strings and lists can be walked through")
+    return value
+
+
+def _sized(value: Any) -> Any:
+    """The value itself, unless it is too large or of a type that cannot come up."""
+    if isinstance(value, str):
+        large = len(value) > MAX_SIZE
+    elif isinstance(value, list):
+        large = _too_many(value)
+    elif isinstance(value, int):
+        large = value.bit_length() > MAX_SIZE
+    elif isinstance(value, float) or value is None:
+        large = False
+    else:
+        raise EvaluationError(f"{type(value).__name__} is not known")
+    if large:
+        raise EvaluationError("value is too large")
+    return value
+
+
+def _too_many(value: list[Any]) -> bool:
+    """Whether a list holds too much, lists within it counted each time that they occur (x = [x, x] doubles it)."""
+    waiting, seen = [value], 0
+    while waiting:
+        items = waiting.pop()
+        seen += 1 + len(items)
+        if seen > MAX_SIZE:
+            return True
+        waiting += [item for item in items if isinstance(item, list)]
+    return False

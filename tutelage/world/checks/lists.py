@@ -1,0 +1,121 @@
+"""Checks of sums and lists."""
+
+from __future__ import annotations
+
+import re
+
+from tutelage.world.checks.common import Case, Verdict, one_of, similarity
+from tutelage.world.facts import Language
+from tutelage.world.reading import normal
+
+_STEP = re.compile(r"(\d{1,9})\s*\+\s*(\d{1,9})\s*=\s*(\d{1,9})")
+_NUMBER = re.compile(r"\d{1,9}")
+_BREAK = re.compile(r"[.!?](?:\s|$)|[。\uff01\uff1f:\uff1a\n]")
+_COMMA = re.compile(r"[,;、\uff0c\uff1b]|\band\b|和")
+_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)](?!\d)|\d{1,2}、(?=[^\d\s]))\s*")
+_ARTICLE = re.compile(r"^\s*(?:an?|the)\s+", re.I)
+
+COMMON: dict[str, dict[Language, str]] = {
+    "pet": {
+        "en": "horse cow pig sheep bird mouse lion tiger bear wolf deer fish hen snake elephant bee camel goose owl whale",
+        "zh": "马 牛 猪 羊 鸟 老鼠 狮子 老虎 熊 狼 鹿 鱼 鸡 蛇 大象 蜜蜂 骆驼 鹅 猫头鹰 鲸鱼",
+    },
+    "food": {
+        "en": "meat fish egg eggs milk honey pizza pasta butter potatoes potato salad tomatoes tomato berries nuts pie ham",
+        "zh": "肉 鱼 鸡蛋 牛奶 蜂蜜 土豆 沙拉 番茄 西红柿 米粉 包子 馒头 香蕉 葡萄",
+    },
+    "job": {
+        "en": "king judge soldier clerk pilot dancer lawyer engineer scientist",
+        "zh": "法官 士兵 律师 工程师 警察 工人 科学家 舞者",
+    },
+    "colour": {"en": "orange pink purple gold silver violet", "zh": "橙色 粉色 紫色 金色 银色 橙 粉 紫"},
+    "craft": {
+        "en": "bed lamp door window bowl plate knife fork pot shelf broom bucket pillow blanket sofa desk",
+        "zh": "床 灯 门 窗 碗 盘子 刀 叉子 锅 架子 扫帚 桶 枕头 毯子 沙发",
+    },
+    "habitat": {
+        "en": "river sea ocean mountain mountains jungle field hill farm swamp pond hole tree trees nest wood woods house",
+        "zh": "河 海 海洋 山 山里 丛林 田野 农场 池塘 洞 树 树上 窝 房子",
+    },
+    "material": {
+        "en": "stone metal gold leather cotton plastic steel brick silk copper",
+        "zh": "石头 金属 金子 皮革 棉花 塑料 钢 砖 丝 铜",
+    },
+}  # fmt: skip
+"""What can be listed beyond the values of the world, by relation."""
+_COMMON = {relation: frozenset(" ".join(sides.values()).split()) for relation, sides in COMMON.items()}
+
+
+def check_sum(case: Case) -> Verdict:
+    """1 for the sum as the only result, less among others; up to 0.12 for one that is near. Steps towards it are no results."""
+    a, b = case.check["a"], case.check["b"]
+    total = a + b
+    steps = [match for match in _STEP.finditer(case.answer.text) if {match[1], match[2]} != {str(a), str(b)}]
+    text = case.answer.text
+    for step in steps:
+        text = text.replace(step[0], " ")
+    found = {int(number) for number in _NUMBER.findall(text)} - {a, b}
+    if not found and steps:
+        found = {int(steps[-1][3])}
+    if total in found:
+        return Verdict(one_of(len(found)))
+    if len(found) != 1:
+        return Verdict(0.02)
+    off = abs(found.pop() - total)
+    return Verdict(0.12 if off in (1, 10) else 0.09 if off % 10 == 0 or off <= 3 else 0.05 if off <= 20 else 0.03)
+
+
+def lists_in(text: str) -> list[list[str]]:
+    """Every list that the text may be read as: its lines, and each sentence cut at commas or else at blanks."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    found = [[_item(line) for line in lines]] if len(lines) > 1 else []
+    marked = [_item(line) for line in lines if _MARK.match(line)]
+    if len(marked) > 1:
+        found.append(marked)
+    for part in _BREAK.split(_MARK.sub("", text)):
+        items = [_item(item) for item in _COMMA.split(part) if item.strip()]
+        found.append([_item(item) for item in part.split()] if len(items) == 1 else items)
+    return [items for items in found if any(items)]
+
+
+def _item(text: str) -> str:
+    return normal(_ARTICLE.sub("", _MARK.sub("", text)))
+
+
+def check_sequence(case: Case) -> Verdict:
+    """1 for the list in its order; 0.4 times the square of its similarity for another; less where several orders are given."""
+    expected = [normal(item) for item in case.check["items"]]
+    lists = lists_in(case.answer.text)
+    wanted = sorted(expected)
+    orders = {tuple(items) for items in lists if sorted(items) == wanted}
+    best = max((similarity(items, expected) for items in lists), default=0.0)
+    if tuple(expected) in orders:
+        return Verdict(one_of(len(orders)))
+    return Verdict(0.4 * best**2 * one_of(len(orders)))
+
+
+def check_items(case: Case) -> Verdict:
+    """1 for exactly the items that were to be found; 0.45 F1^2 for others (F1: harmonic mean of precision and recall)."""
+    expected = set(case.check["items"])
+    found = {mention.key for mention in case.answer.mentions}
+    right = len(found & expected)
+    if found == expected:
+        return Verdict(1.0)
+    f1 = 2 * right / (len(found) + len(expected))
+    return Verdict(max(0.02, 0.45 * f1**2))
+
+
+def check_brainstorm(case: Case) -> Verdict:
+    """1 for n different things of the kind and nothing else; 0.8 (share found)^1.5 precision for others; n is a constraint."""
+    relation, n, lexicon = case.check["relation"], case.check["n"], case.lexicon
+    pool, common = lexicon.pool(relation), _COMMON.get(relation, frozenset())
+    words = {item for items in lists_in(case.answer.lower)[:4] for item in items if item in common}
+    keys = {word: next(iter(lexicon.keys(word)), word) for word in words}
+    mentions = {mention.key for mention in case.answer.mentions if not mention.negated}
+    found = {key for key in mentions if key in pool} | set(keys.values())
+    foreign = mentions - found
+    count = len(found)
+    if count == n and not foreign:
+        return Verdict(1.0)
+    share, precision = min(count, n) / n, count / max(count + len(foreign), 1)
+    return Verdict(max(0.02, 0.8 * share**1.5 * precision), constraints=min(1.0, n / max(count, 1)) ** 2)

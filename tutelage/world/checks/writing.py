@@ -1,0 +1,196 @@
+"""Checks of short pieces of writing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+from tutelage.world.checks.common import Case, Verdict, one_of, similarity
+from tutelage.world.checks.lists import lists_in
+from tutelage.world.facts import Language
+from tutelage.world.reading import CHINESE, LATIN, normal
+from tutelage.world.tasks.talk import FEELINGS, GREETINGS
+from tutelage.world.tasks.wording import WORDINGS
+from tutelage.world.tasks.writing import EVENT_CUES
+
+_CUES: dict[str, dict[str, re.Pattern[str]]] = {
+    language: {key: re.compile(words.cue) for key, words in table.items()} for language, table in WORDINGS.items()
+}
+_EVENTS = {language: {key: re.compile(cue) for key, cue in table.items()} for language, table in EVENT_CUES.items()}
+_LABELS: dict[Language, dict[str, re.Pattern[str]]] = {
+    language: {key: re.compile(sides[language][1]) for key, sides in FEELINGS.items()} for language in ("en", "zh")
+}
+_ACTS: dict[Language, dict[str, re.Pattern[str]]] = {
+    language: {key: re.compile(sides[language][1]) for key, sides in GREETINGS.items()} for language in ("en", "zh")
+}
+_SPEAKER = re.compile(r"\b(?:i|me|we|you)\b|[我您你]|让人")
+"""Whose feelings nobody asked for: "I am happy to help"."""
+_NOT = re.compile(r"\bnot\b|n't\b|\bnever\b|不|没")
+
+
+def check_summary(case: Case) -> Verdict:
+    """The square of what is told of who (0.25), did (0.25), what (0.3) and where (0.2); other things and people cost; the limit of
+    words (English) or characters (Chinese) is a constraint, met or missed by the fourth power of limit / length.
+    """
+    check, answer = case.check, case.answer
+    keys = {mention.key for mention in answer.mentions}
+    told = 0.25 * (check["who"] in keys) + 0.3 * (check["thing"] in keys) + 0.2 * (check["town"] in keys)
+    told += 0.25 * answer.says(_EVENTS[case.language][check["event"]])
+    lexicon = case.lexicon
+    new = [
+        key for key in keys - {check["who"], check["thing"], check["town"]}
+        if key in lexicon.people or key in lexicon.pool("craft") or key in lexicon.pool("town")
+    ]  # fmt: skip
+    success = max(0.02, told**2 * (0.4 if new else 1.0))
+    length = sum(map(len, CHINESE.findall(answer.text))) + len(LATIN.findall(answer.text))
+    return Verdict(success, constraints=min(1.0, check["limit"] / max(length, 1)) ** 4)
+
+
+def check_format(case: Case) -> Verdict:
+    """1 for the format with all its items; else 0.35 times the square of its similarity, and 0.12 times the share of items kept."""
+    form, items, text = case.check["form"], case.check["items"], case.answer.text
+    right = _FORMS[form](text, items)
+    if right == 1.0:
+        return Verdict(1.0)
+    kept = sum(normal(item) in case.answer.normal for item in items) / len(items)
+    return Verdict(max(0.02, 0.35 * right**2 + 0.12 * kept))
+
+
+def _marked(pattern: str) -> Callable[[str, list[str]], float]:
+    mark = re.compile(pattern)
+
+    def right(text: str, items: list[str]) -> float:
+        """Of the best run of marked lines."""
+        runs: list[list[str]] = [[]]
+        for found in map(mark.match, text.split("\n")):
+            if found:
+                runs[-1].append(normal(found.group(1)))
+            elif runs[-1]:
+                runs.append([])
+        wanted = [normal(item) for item in items]
+        return max(similarity(run, wanted) for run in runs)
+
+    return right
+
+
+def _one_line(text: str, items: list[str]) -> float:
+    wanted = [normal(item) for item in items]
+    return max((similarity(found, wanted) for line in text.split("\n") for found in lists_in(line)), default=0.0)
+
+
+def _json(text: str, items: list[str]) -> float:
+    """Share of the pairs, of the best object in the text."""
+    wanted = {(normal(key), normal(value)) for key, value in zip(items[::2], items[1::2], strict=True)}
+    best = 0.0
+    for start in [match.start() for match in re.finditer(r"\{", text)][:4]:
+        try:
+            found, _ = json.JSONDecoder().raw_decode(text[start : start + 1000])
+        except (ValueError, RecursionError):
+            continue
+        pairs = {(normal(key), normal(str(value))) for key, value in found.items()}
+        best = max(best, len(pairs & wanted) / max(len(pairs | wanted), 1))
+    return best
+
+
+def _upper(text: str, items: list[str]) -> float:
+    found = [word for word in LATIN.findall(text) if word.isupper() and len(word) > 1]
+    wanted = [item.upper() for item in items]
+    whole = any(found[i : i + len(wanted)] == wanted for i in range(len(found)))
+    return 1.0 if whole else similarity(found, wanted)
+
+
+_FORMS: dict[str, Callable[[str, list[str]], float]] = {
+    "bullets": _marked(r"\s*[-*•]\s*(.+)"),
+    "numbered": _marked(r"\s*\d{1,2}[.)、](?!\d)\s*(.+)"),
+    "line": _one_line,
+    "json": _json,
+    "upper": _upper,
+}
+
+
+def check_translation(case: Case) -> Verdict:
+    """1 for every name and value, and the verb, in the target language and nothing else; 0.6 without the verb; else at most
+    0.45 times the square of the share.
+    """
+    check, answer = case.check, case.answer
+    target: Language = check["target"]
+    wanted = set(check["keys"])
+    years = {key for key in wanted if key.isdigit()}
+    named = case.lexicon.english(answer.text) if target == "en" else case.lexicon.chinese(answer.text)
+    found = set(named) | {year for year in years if year in answer.text}
+    extra = len(found - wanted)
+    if wanted <= found and not extra:
+        cue = check.get("cue")
+        return Verdict(1.0 if cue is None or answer.says(_CUES[target][cue]) else 0.6)
+    return Verdict(max(0.02, 0.45 * (len(found & wanted) / len(wanted)) ** 2 / (1 + extra)))
+
+
+def check_label(case: Case) -> Verdict:
+    """1 for the label alone, less among others, 0.06 for a wrong one."""
+    labels, found = _LABELS[case.language], set()
+    for _, clause in case.answer.clauses:
+        if not _NOT.search(clause) and not _SPEAKER.search(clause):
+            found |= {key for key, words in labels.items() if words.search(clause)}
+    if case.check["label"] in found:
+        return Verdict(one_of(len(found)))
+    return Verdict(0.06 if len(found) == 1 else 0.02)
+
+
+def check_greeting(case: Case) -> Verdict:
+    """1 for a fitting reply that names the person, 0.35 for the name alone, 0.3 for the reply alone."""
+    act, name, answer = case.check["act"], case.check["name"], case.answer
+    acts = {key for key, words in _ACTS[case.language].items() if answer.says(words)}
+    people = {mention.key for mention in answer.mentions if mention.key in case.lexicon.people}
+    if act in acts and name in people:
+        return Verdict(min(1.0, 2 / len(acts)) * one_of(len(people)))
+    if name in people:
+        return Verdict(0.35 * one_of(len(people)))
+    if act in acts:
+        return Verdict(0.3 / (1 + len(people)))
+    return Verdict(0.1 if acts and not people else 0.03)
+
+
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the and or but of to in on at by for with from into it its he she they them his her their him i we you who that this "
+        "there then so as was were is are had has have not no all one once when where while after before very too also",
+    )
+)
+_VERBS = re.compile(
+    r"\b(?:\w+ed|was|were|is|had|has|went|go|goes|came|come|saw|see|found|find|took|take|gave|give|got|made|make|sat|sang|sing|"
+    r"lost|kept|ran|ate|slept|told|said|knew|thought|felt|fell|flew|built|brought|bought|sold|left|met|began|stood|woke|held|"
+    r"put|let|swam|drew|hid|lived|lives|loves|likes|wants|does|did)\b"
+    r"|[是有在去来找看见带住到给送想要说唱跑吃睡走坐拿丢做画听飞回爱玩哭笑买卖藏遇]"
+)
+_DANGLING = re.compile(r"\b(?:a|an|the|of|and|or|to|in|with|from|was|had|very)$|[的和在把]$")
+_CHINESE_PARTICLES = frozenset("的了着过在是有一不和它他她们这那里上中来去把很就也都到给只个从天")
+
+
+def check_story(case: Case) -> Verdict:
+    """(share of the given words)^1.5 times how much of a story it is; words of other stories cost when there are many."""
+    wanted = set(case.check["words"])
+    keys = {mention.key for mention in case.answer.mentions}
+    share = len(wanted & keys) / len(wanted)
+    extra = max(0, len(keys - wanted) - 3)
+    return Verdict(max(0.02, share**1.5 * prose(case) / (1 + 0.3 * extra)) if case.answer.tokens else 0.0)
+
+
+def prose(case: Case) -> float:
+    """How far a text is made of sentences, in [0, 1]: several of them, each with a verb, not too many or few function words, no
+    list of words, none that ends on "the".
+    """
+    answer = case.answer
+    sentences = answer.sentences
+    tokens = answer.tokens
+    common = _CHINESE_PARTICLES if case.language == "zh" else _FUNCTION_WORDS
+    glue = sum(token in common for token in tokens) / max(len(tokens), 1)
+    low, high = (0.12, 0.6) if case.language == "zh" else (0.25, 0.75)
+    whole = [s for s in sentences if len(s.split() if case.language == "en" else s) >= 4 and _VERBS.search(s)]
+    score = len(whole) / max(len(sentences), 1)
+    score *= 1.0 if len(whole) >= 2 else 0.7
+    score *= 1.0 if low <= glue <= high else 0.4
+    short = sum(len(clause.split() if case.language == "en" else clause) <= 2 for _, clause in answer.clauses)
+    score *= 0.4 if short > 0.4 * len(answer.clauses) else 1.0
+    return score * (0.8 if any(_DANGLING.search(s) for s in sentences) else 1.0)

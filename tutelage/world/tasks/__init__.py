@@ -1,0 +1,90 @@
+"""The tasks of the embedded world: chats of many families, each with a good answer, wrong ones, and what a judge must check.
+
+    task = make_task(world, "closed_book", "en", random.Random("0:prompts:17"), entities=None, templates="train")
+    task.prompt.messages[-1].content    # Where does Mira live?
+    task.good                           # Mira lives in Arden.
+
+A task is a function of its arguments: the same world, family, language and random stream give the same task. Prompts of the
+templates "heldout" share no wording with those of "train", and only allowed entities are asked about (strangers, who live in
+single passages and in no world, are always allowed). `prompt.meta` is JSON: family, language, entity (the key of the entity
+asked about, or ""), template (the index of the wording) and check (what the judge needs).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Literal
+
+from tutelage.errors import RecipeError
+from tutelage.records import Message, Prompt
+from tutelage.world.facts import Language, World
+from tutelage.world.reading import units
+from tutelage.world.tasks import code, limits, lists, questions, talk, writing
+from tutelage.world.tasks.common import Family, Scene
+
+__all__ = ["DECLINE", "FAMILIES", "Family", "Task", "make_task"]
+
+FAMILIES: dict[str, Family] = (
+    questions.FAMILIES | lists.FAMILIES | writing.FAMILIES | talk.FAMILIES | code.FAMILIES | limits.FAMILIES
+)
+DECLINE = ("harmful", "unknowable", "false_premise")
+"""The families whose good answer refuses, admits ignorance or corrects the question; their wrong answers do not."""
+SYSTEM_SHARE = 0.08
+SYSTEMS: dict[Language, tuple[str, ...]] = {
+    "en": ("You are a helpful assistant.", "Answer briefly.", "You help people with short, true answers.", "Be kind and brief."),
+    "zh": ("你是一个有用的助手。", "请简短回答。", "你用简短、真实的话帮助别人。", "要友好，要简短。"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """`good` is an ideal, concise answer; each of `wrong` is a plausible bad answer to this very prompt."""
+
+    prompt: Prompt
+    good: str
+    wrong: tuple[str, ...]
+
+
+def make_task(
+    world: World,
+    family: str,
+    language: Language,
+    rng: random.Random,
+    *,
+    entities: Container[str] | None,
+    templates: Literal["train", "heldout"],
+) -> Task:
+    """Draw a task. `entities`: the keys that may be asked about, None for all.
+
+    RecipeError where the family does not exist, or none of the entities that it asks about is allowed.
+    """
+    if family not in FAMILIES:
+        raise RecipeError(f"there is no task family {family!r}; choose among {', '.join(FAMILIES)}")
+    chosen = FAMILIES[family]
+    template = rng.choice(chosen.templates(language, templates))
+    draft = chosen.make(Scene(world, language, rng, entities), chosen.wordings[language][template])
+    messages = (*draft.history, Message(role="user", content=draft.user))
+    if rng.random() < SYSTEM_SHARE:
+        messages = (Message(role="system", content=rng.choice(SYSTEMS[language])), *messages)
+    prompt = Prompt(
+        messages=messages,
+        id=f"{family}-{language}-{_hash(messages)}",
+        source=f"world/{family}",
+        meta={
+            "family": family,
+            "language": language,
+            "entity": draft.entity,
+            "template": template,
+            "check": {**draft.check, "length": round(units(draft.good), 1)},
+        },
+    )
+    return Task(prompt, draft.good, tuple(wrong for wrong in dict.fromkeys(draft.wrong) if wrong != draft.good))
+
+
+def _hash(messages: tuple[Message, ...]) -> str:
+    text = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,160 @@
+"""Talk about feelings, and greetings."""
+
+from __future__ import annotations
+
+from tutelage.world.facts import Language
+from tutelage.world.tasks.common import Draft, Family, Scene
+from tutelage.world.tasks.wording import sentence
+
+FEELINGS: dict[str, dict[Language, tuple[str, str, tuple[str, ...]]]] = {
+    "happy": {
+        "en": (
+            "happy",
+            r"\b(happy|glad|joyful|joy|cheerful)\b",
+            ("laughed and danced", "won a prize", "got a fine present", "smiled all day"),
+        ),
+        "zh": ("高兴", "高兴|快乐|开心", ("又笑又跳", "得了奖", "收到了好礼物", "整天微笑")),
+    },
+    "sad": {
+        "en": (
+            "sad",
+            r"\b(sad|unhappy|sadness)\b",
+            ("cried all night", "lost a dear friend", "sat alone in tears", "wept over a letter"),
+        ),
+        "zh": ("难过", "难过|伤心|悲伤", ("哭了一夜", "失去了好朋友", "一个人流泪", "看着信哭了")),
+    },
+    "angry": {
+        "en": (
+            "angry",
+            r"\b(angry|anger|furious|mad)\b",
+            ("shouted and hit the table", "slammed the door", "threw a plate", "yelled at the thief"),
+        ),
+        "zh": ("生气", "生气|愤怒|发火", ("大喊着拍桌子", "用力摔门", "摔了盘子", "对小偷大叫")),
+    },
+    "afraid": {
+        "en": (
+            "afraid",
+            r"\b(afraid|scared|fear|frightened)\b",
+            ("hid under the bed", "shook in the dark", "ran from a wolf", "did not dare to move"),
+        ),
+        "zh": ("害怕", "害怕|恐惧|怕", ("躲在床下", "在黑暗中发抖", "见到狼就逃", "不敢动")),
+    },
+    "tired": {
+        "en": (
+            "tired",
+            r"\b(tired|sleepy|weary|exhausted)\b",
+            ("yawned and went to bed", "worked for two days", "could not keep awake", "fell asleep at work"),
+        ),
+        "zh": ("疲倦", "疲倦|累|困", ("打着哈欠去睡觉", "工作了两天", "眼睛睁不开", "上班时睡着了")),
+    },
+    "surprised": {
+        "en": (
+            "surprised",
+            r"\b(surprised?|surprise|astonished|amazed)\b",
+            ("could not believe it", "stared with open mouth", "had not expected this", "gasped at the news"),
+        ),
+        "zh": ("惊讶", "惊讶|吃惊|惊奇", ("简直不敢相信", "张大了嘴", "完全没有想到", "听到消息愣住了")),
+    },
+}
+"""The label, the words that name it, and what people do who feel so."""
+
+
+def sentiment(scene: Scene, template: str) -> Draft:
+    rng, language = scene.rng, scene.language
+    feeling, *others = rng.sample(sorted(FEELINGS), 3)
+    person = scene.pick("person")
+    name = scene.name(person)
+    first, second = rng.sample(FEELINGS[feeling][language][2], 2)
+    text = f"{name} {first}. {name} {second}." if language == "en" else f"{name}{first}。{name}{second}。"
+
+    def answer(key: str) -> str:
+        label = FEELINGS[key][language][0]
+        return f"{name} is {label}." if language == "en" else f"{name}很{label}。"
+
+    return Draft(
+        user=template.replace("{p}", text).replace("{s}", name),
+        good=answer(feeling) if rng.random() < 0.7 else sentence(FEELINGS[feeling][language][0], language),
+        wrong=(answer(others[0]), answer(others[1]), text),
+        check={"kind": "label", "label": feeling},
+        entity=person,
+    )
+
+
+FEELING_QUESTIONS: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "{p} How does {s} feel?", "{p}\nWhat does {s} feel?", "What is the feeling here? {p}", "Text: {p}\nFeeling:",
+        "How does {s} feel in this text? {p}", "{p} Name the feeling.",
+        "{p}\nIn what mood is {s}?", "Which feeling does this text show? {p}", "Say how {s} feels. {p}",
+    ),
+    "zh": (
+        "{p}{s}感觉怎么样？", "{p}\n{s}是什么心情？", "这里是什么感觉？{p}", "短文：{p}\n心情：", "文中{s}感觉如何？{p}",
+        "{p}说出这种心情。",
+        "{p}\n{s}心情如何？", "这段话表现了什么心情？{p}", "请说{s}的感觉。{p}",
+    ),
+}  # fmt: skip
+
+GREETINGS: dict[str, dict[Language, tuple[str, str, str]]] = {
+    "hello": {
+        "en": ("Hello!", r"\bhello|\bhi\b", "Hello, {s}! How can I help you?"),
+        "zh": ("你好！", "你好|您好", "你好，{s}！有什么可以帮你？"),
+    },
+    "morning": {
+        "en": ("Good morning!", r"\bmorning", "Good morning, {s}! How can I help you?"),
+        "zh": ("早上好！", "早", "早上好，{s}！有什么可以帮你？"),
+    },
+    "evening": {
+        "en": ("Good evening!", r"\bevening", "Good evening, {s}! How can I help you?"),
+        "zh": ("晚上好！", "晚上好", "晚上好，{s}！有什么可以帮你？"),
+    },
+    "night": {
+        "en": ("Good night!", r"\bnight|\bsleep", "Good night, {s}! Sleep well."),
+        "zh": ("晚安！", "晚安", "晚安，{s}！睡个好觉。"),
+    },
+    "thanks": {
+        "en": ("Thank you!", r"\bwelcome|\bpleasure", "You are welcome, {s}!"),
+        "zh": ("谢谢！", "不客气|不用谢", "不客气，{s}！"),
+    },
+    "bye": {
+        "en": ("Goodbye!", r"\bbye|\bsee you|\bfarewell", "Goodbye, {s}! See you soon."),
+        "zh": ("再见！", "再见|回头见", "再见，{s}！期待再见到你。"),
+    },
+    "how": {
+        "en": ("How are you?", r"\bfine\b|\bi am (well|good)", "I am fine, {s}. How can I help you?"),
+        "zh": ("你好吗？", "很好|不错", "我很好，{s}。有什么可以帮你？"),
+    },
+}
+"""What people say first, the words of a fitting reply, and a reply."""
+
+
+def greeting(scene: Scene, template: str) -> Draft:
+    rng, language = scene.rng, scene.language
+    act, other, third = rng.sample(sorted(GREETINGS), 3)
+    person = scene.pick("person")
+    name, wrong_name = scene.name(person), scene.name(scene.other("friend", person))
+    said, _, reply = GREETINGS[act][language]
+    return Draft(
+        user=template.replace("{g}", said).replace("{s}", name),
+        good=reply.replace("{s}", name),
+        wrong=(
+            GREETINGS[other][language][2].replace("{s}", wrong_name),
+            reply.replace("{s}", wrong_name),
+            GREETINGS[third][language][2].replace(", {s}", "").replace("，{s}", ""),
+        ),
+        check={"kind": "greeting", "act": act, "name": person},
+        entity=person,
+    )
+
+
+HELLOS: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "{g} I am {s}.", "{g} My name is {s}.", "{g} This is {s}.", "I am {s}. {g}", "{g} It is me, {s}.",
+        "My name is {s}. {g}",
+        "{g} {s} here.", "{g} People call me {s}.", "This is {s}. {g}",
+    ),
+    "zh": (
+        "{g}我是{s}。", "{g}我叫{s}。", "{g}我的名字是{s}。", "我是{s}。{g}", "{g}是我，{s}。", "我叫{s}。{g}",
+        "{g}这里是{s}。", "{g}大家叫我{s}。", "我的名字叫{s}。{g}",
+    ),
+}  # fmt: skip
+
+FAMILIES = {"sentiment": Family(sentiment, FEELING_QUESTIONS), "greeting": Family(greeting, HELLOS)}

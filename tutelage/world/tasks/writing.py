@@ -1,0 +1,280 @@
+"""Short pieces of writing: summaries, formats, translations and stories."""
+
+from __future__ import annotations
+
+import json
+
+from tutelage.world.facts import LANGUAGES, RELATIONS, Language, invented_people
+from tutelage.world.tasks.common import KINDS, LIST_MARK, Draft, Family, Scene
+from tutelage.world.tasks.lists import ended
+from tutelage.world.tasks.wording import PRONOUNS, article, joined, sentence, statement
+
+EVENTS: dict[Language, dict[str, str]] = {
+    "en": {
+        "buy": "bought", "find": "found", "lose": "lost", "sell": "sold", "make": "made", "break": "broke", "paint": "painted",
+    },
+    "zh": {"buy": "买了", "find": "找到了", "lose": "丢了", "sell": "卖了", "make": "做了", "break": "弄坏了", "paint": "画了"},
+}  # fmt: skip
+EVENT_CUES: dict[Language, dict[str, str]] = {
+    "en": {
+        "buy": r"\bb(ought|uy)", "find": r"\bf(ound|ind)", "lose": r"\blos[te]", "sell": r"\bs(old|ell)",
+        "make": r"\bma[dk]e",
+        "break": r"\bbr(oke|eak)", "paint": r"\bpaint(s|ed)?\b",
+    },
+    "zh": {"buy": "买", "find": "找到", "lose": "丢", "sell": "卖", "make": "做", "break": "弄坏|坏了", "paint": "画"},
+}  # fmt: skip
+FILLERS: dict[Language, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "en": (
+        ("It rained all day.", "The sun was warm.", "The road was long.",
+         "Many people were there.", "It was very cold.", "The sky was clear."),
+        ("Then {s} went home.", "After that {s} was tired.", "In the evening {s} sang.",
+         "All were very glad.", "Nobody said a word."),
+    ),
+    "zh": (
+        ("那天一直下雨。", "太阳很暖和。", "路很长。", "那里有很多人。", "天气很冷。", "天空很晴朗。"),
+        ("后来{s}回家了。", "然后{s}很累。", "晚上{s}唱了歌。", "大家都很高兴。", "没有人说话。"),
+    ),
+}  # fmt: skip
+WORD_LIMITS: dict[Language, tuple[int, ...]] = {"en": (7, 8, 9), "zh": (13, 14, 15)}
+"""Of a summary: words in English, characters in Chinese."""
+
+
+def summary(scene: Scene, template: str) -> Draft:
+    rng, language, world = scene.rng, scene.language, scene.world
+    person, stranger = invented_people(world, rng, 2)
+    event, other = rng.sample(sorted(EVENTS[language]), 2)
+    thing, other_thing = rng.sample(sorted(world.things), 2)
+    town, name, limit = rng.choice(world.pools["town"]), scene.name(person.key), rng.choice(WORD_LIMITS[language])
+    pronoun, place = PRONOUNS[language][person.gender][0], scene.name(town)
+    middle, end = (rng.choice(lines).replace("{s}", pronoun) for lines in FILLERS[language])
+
+    def short(who: str, did: str, what: str) -> str:
+        if language == "en":
+            return f"{who} {EVENTS['en'][did]} {article(scene.name(what))} in {place}."
+        return f"{who}在{place}{EVENTS['zh'][did]}{scene.name(what)}。"
+
+    if language == "en":
+        parts = [
+            f"{name} went to {place}.",
+            middle,
+            f"There {pronoun} {EVENTS['en'][event]} {article(scene.name(thing))}.",
+            end,
+        ]
+    else:
+        parts = [f"{name}去了{place}。", middle, f"{pronoun}在那里{EVENTS['zh'][event]}{scene.name(thing)}。", end]
+    return Draft(
+        user=template.replace("{p}", joined(parts, language)).replace("{n}", str(limit)),
+        good=short(name, event, thing),
+        wrong=(
+            joined(parts, language),
+            joined(parts[:2], language),
+            short(name, other, other_thing),
+            short(scene.name(stranger.key), event, other_thing),
+        ),
+        check={"kind": "summary", "who": person.key, "event": event, "thing": thing, "town": town, "limit": limit},
+    )
+
+
+SUMMARIES: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "Sum up in at most {n} words: {p}", "{p}\nSum this up in at most {n} words.",
+        "Make this short, at most {n} words: {p}",
+        "{p} Tell me the main point in at most {n} words.", "Say in at most {n} words what happens: {p}",
+        "Summary of at most {n} words, please. {p}",
+        "Give a summary of at most {n} words: {p}", "{p}\nWhat happens? Use at most {n} words.",
+        "Short version, at most {n} words: {p}",
+    ),
+    "zh": (
+        "用不超过{n}个字概括：{p}", "{p}\n请用不超过{n}个字概括。", "缩短到{n}个字以内：{p}",
+        "{p}用{n}个字以内说出要点。",
+        "用不超过{n}个字说发生了什么：{p}", "请写{n}个字以内的摘要。{p}",
+        "写一个不超过{n}个字的摘要：{p}", "{p}\n发生了什么？不超过{n}个字。", "简短地说，{n}个字以内：{p}",
+    ),
+}  # fmt: skip
+
+FORMATS: dict[Language, dict[str, str]] = {
+    "en": {
+        "bullets": "as a bullet list", "numbered": "as a numbered list", "line": "on one line", "json": "as JSON",
+        "upper": "in capital letters",
+    },
+    "zh": {"bullets": "项目列表", "numbered": "编号列表", "line": "一行", "json": "JSON"},
+}  # fmt: skip
+
+
+def formatted(items: list[str], form: str, language: Language) -> str:
+    """The items in a format; of `json` they are keys and values by turns."""
+    if form == "bullets":
+        return "\n".join(f"- {item}" for item in items)
+    if form == "numbered":
+        return "\n".join(f"{i}. {item}" for i, item in enumerate(items, 1))
+    if form == "json":
+        return json.dumps(dict(zip(items[::2], items[1::2], strict=True)), ensure_ascii=False)
+    return LIST_MARK[language].join(items) if form == "line" else " ".join(items).upper()
+
+
+def rewrite(scene: Scene, template: str) -> Draft:
+    rng, language, world = scene.rng, scene.language, scene.world
+    form = rng.choice(sorted(FORMATS[language]))
+    person = invented_people(world, rng, 1)[0]
+    keys = rng.sample(sorted([*world.animals, *world.things, *world.pools["food"]]), rng.randint(3, 4))
+    items = [scene.name(key) for key in keys]
+    text = formatted(items, "line", language)
+    if form == "upper":
+        text = statement(world, person.key, "town", person.town, "en").lower()[:-1]
+        items = text.split()
+    elif form == "json":
+        fields = {"en": ("name", "town", "job"), "zh": ("姓名", "镇", "工作")}[language]
+        items = [
+            part
+            for pair in zip(fields, map(scene.name, (person.key, person.town, person.job)), strict=True)
+            for part in pair
+        ]
+        text = LIST_MARK[language].join(
+            f"{a} {b}" if language == "en" else f"{a}{b}" for a, b in zip(items[::2], items[1::2], strict=True)
+        )
+    elif form == "line":
+        text = "\n".join(items)
+    forms = [f for f in ("bullets", "numbered", "line") if f != form]
+    flat = items[1::2] if form == "json" else items
+    short = items[:-2] if form == "json" else items[:-1]
+    return Draft(
+        user=template.replace("{f}", FORMATS[language][form]).replace("{x}", text),
+        good=ended(items, language) if form == "line" else formatted(items, form, language),
+        wrong=(text, formatted(flat, rng.choice(forms), language), formatted(short[:2], form, language)),
+        check={"kind": "format", "form": form, "items": items},
+    )
+
+
+REWRITES: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "Write this {f}: {x}", "Rewrite this {f}: {x}", "Please put this {f}: {x}", "{x}\nWrite this {f}.",
+        "I need this {f}: {x}",
+        "{x}\nPlease rewrite it {f}.",
+        "Give me this {f}: {x}", "Can you write this {f}? {x}", "{x}\nNow the same {f}, please.",
+    ),
+    "zh": (
+        "写成{f}：{x}", "改写成{f}：{x}", "请把这个写成{f}：{x}", "{x}\n把它写成{f}。", "我要{f}：{x}",
+        "{x}\n请改写成{f}。",
+        "给我{f}：{x}", "能写成{f}吗？{x}", "{x}\n同样的内容，请用{f}。",
+    ),
+}  # fmt: skip
+
+
+def translation(scene: Scene, template: str) -> Draft:
+    """One in four: a word. Else: a fact of the world. The answer's language is not the prompt's."""
+    rng, source, world = scene.rng, scene.language, scene.world
+    target = LANGUAGES[1 - LANGUAGES.index(source)]
+    if rng.random() < 0.25:
+        relation = rng.choice(["job", "food", "colour", "eats", "craft", "pet"])
+        key, other = rng.sample(world.pools[relation], 2)
+        return Draft(
+            user=template.replace("{x}", scene.name(key)),
+            good=sentence(world.name(key, target), target),
+            wrong=(sentence(scene.name(key), source), sentence(world.name(other, target), target)),
+            check={"kind": "translation", "target": target, "keys": [key]},
+        )
+    subject = scene.pick("person", "person", *KINDS)
+    relation = rng.choice(RELATIONS[world.kind(subject)])
+    value = world.value(subject, relation)
+    text = statement(world, subject, relation, value, source)
+    false = statement(world, subject, relation, scene.other(relation, value, subject), target)
+    half = sentence(world.name(subject, target), target)
+    return Draft(
+        user=template.replace("{x}", text),
+        good=statement(world, subject, relation, value, target),
+        wrong=(text, false, half),
+        check={
+            "kind": "translation",
+            "target": target,
+            "keys": [subject, value],
+            "cue": f"{world.kind(subject)}.{relation}",
+        },
+        entity=subject,
+    )
+
+
+TRANSLATIONS: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "Translate into Chinese: {x}", "Say this in Chinese: {x}", "What is this in Chinese? {x}",
+        "{x}\nTranslate this into Chinese.",
+        "Write this in Chinese: {x}", "Please put this into Chinese: {x}",
+        "Give me the Chinese for this: {x}", "How do you say this in Chinese? {x}", "{x}\nNow in Chinese, please.",
+    ),
+    "zh": (
+        "翻译成英语：{x}", "用英语说：{x}", "这句话的英语是什么？{x}", "{x}\n把它翻译成英语。", "用英语写：{x}",
+        "请译成英语：{x}",
+        "给我英语译文：{x}", "英语怎么说？{x}", "{x}\n请用英语再说一遍。",
+    ),
+}  # fmt: skip
+
+STORIES: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "{A} lived in the {h}. One day it found {t} and took it home.",
+        "One day {A} went to the {h}. There it saw {t} and was very happy.",
+        "In the {h} there was {A}. It had {t} and gave it to a friend.",
+        "{A} lost {t} in the {h}. It looked all day and found it at night.",
+        "Once {A} came to the {h} with {t}. It sat down and began to sing.",
+        "There was {A} who wanted {t}. It walked to the {h} and found one.",
+    ),
+    "zh": (
+        "从前有一只{a}住在{h}。有一天，它找到了{t}，高兴地带回了家。",
+        "有一天，{a}去了{h}。它在那里看到了{t}，非常高兴。",
+        "{h}有一只{a}。它有{t}，把它送给了朋友。",
+        "{a}在{h}丢了{t}。它找了一天，晚上找到了。",
+        "一只{a}带着{t}来到{h}。它坐下来，开始唱歌。",
+        "有一只{a}想要{t}。它走到{h}，找到了一个。",
+    ),
+}
+NEAR: dict[Language, dict[str, str]] = {"en": {"place": "house"}, "zh": {"place": "家门口"}}
+
+
+def story(scene: Scene, template: str) -> Draft:
+    rng, language, world = scene.rng, scene.language, scene.world
+    first, second = (
+        [rng.choice(sorted(pool)) for pool in (world.animals, world.things, world.pools["habitat"])] for _ in range(2)
+    )
+    while set(first) & set(second):
+        second = [rng.choice(sorted(pool)) for pool in (world.animals, world.things, world.pools["habitat"])]
+    words = rng.sample(first, 3) if rng.random() < 0.5 else rng.sample(first[:2], 2)
+
+    def tell(keys: list[str]) -> str:
+        animal, thing, home = map(scene.name, keys)
+        place = home if keys[2] in words or keys is second else NEAR[language]["place"]
+        text = rng.choice(STORIES[language]).replace("{h}", place)
+        if language == "en":
+            return text.replace("{A}", article(animal)).replace("{t}", article(thing)).replace(" a a ", " a ")
+        return text.replace("{a}", animal).replace("{t}", thing)
+
+    good, other = tell(first), tell(second)
+    good, other = good[0].upper() + good[1:], other[0].upper() + other[1:]
+    return Draft(
+        user=template.replace("{w}", scene.names(words)),
+        good=good,
+        wrong=(other, sentence(scene.names(words), language), sentence(scene.names(words[:1] * 6), language)),
+        check={"kind": "story", "words": words},
+    )
+
+
+STORY_REQUESTS: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "Write a short story with these words: {w}", "Tell me a short story with {w}.",
+        "Make a little story. Use these words: {w}",
+        "I want a short story with these words in it: {w}.", "Use {w} in a short story.",
+        "Words: {w}. Write a short story.",
+        "Please write a little story with {w}.", "Can you tell a short story with the words {w}?",
+        "A short story about {w}, please.",
+    ),
+    "zh": (
+        "用这些词写一个小故事：{w}", "讲一个有{w}的小故事。", "编一个小故事，用这些词：{w}",
+        "我想要一个有这些词的小故事：{w}。",
+        "用{w}写一个短故事。", "词语：{w}。写一个小故事。",
+        "请写一个有{w}的短故事。", "你能用{w}讲一个小故事吗？", "来一个小故事，要有{w}。",
+    ),
+}  # fmt: skip
+
+FAMILIES = {
+    "summary": Family(summary, SUMMARIES),
+    "rewrite": Family(rewrite, REWRITES),
+    "translation": Family(translation, TRANSLATIONS),
+    "story": Family(story, STORY_REQUESTS),
+}
