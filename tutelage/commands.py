@@ -116,6 +116,8 @@ class GenerateCommand(SamplingSettings):
             raise ValueError("give either text or prompts")
         if self.prompts and not self.out:
             raise ValueError("prompts need out, the file that answers go to")
+        if self.text and self.n > 1:
+            raise ValueError("a text is continued once; n is for prompts")
         return self
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,7 @@ from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sampl
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder
 from tutelage.model.device import peak_rss_gib, pick_device
-from tutelage.recipe import Settings, resolve
+from tutelage.recipe import Settings, merge, resolve
 from tutelage.records import Answers, Conversation, Prompt, Ranking
 from tutelage.run_folder import open_run, write_atomic
 from tutelage.text.tokenizer import Tokenizer
@@ -41,6 +41,8 @@ from tutelage.train import sft as sft_stage
 from tutelage.world.build import WorldSettings, build_world, load_judge
 from tutelage.world.judge import Judge
 from tutelage.world.labellers import agreement, best_possible_accuracy, label, make_labellers
+
+K = TypeVar("K", bound=Settings)
 
 
 class LabelSettings(Settings):
@@ -182,43 +184,45 @@ class Plan:
         else:
             sources = {"world": {"path": data / "documents.jsonl", "weight": 1.0}}
         checkpoints = {stage: s.out / stage / "checkpoint" for stage in ("pretrain", "sft", "reward")}
-        rl = common | {
+        rl = {
             "checkpoint": checkpoints["sft"],
             "reward_model": checkpoints["reward"],
             "prompts": data / "prompts.jsonl",
             "world": data if s.world else None,
         }
+        filled: dict[str, dict[str, Any]] = {
+            "pretrain": {
+                "tokenizer": s.out / "tokenizer",
+                "sources": sources,
+                "heldout": data / "documents_heldout.jsonl",
+            },
+            "sft": {
+                "checkpoint": checkpoints["pretrain"],
+                "demonstrations": data / "demonstrations.jsonl",
+                "heldout": data / "demonstrations_heldout.jsonl",
+            },
+            "reward": {
+                "checkpoint": checkpoints["sft"],
+                "rankings": data / "rankings.jsonl",
+                "heldout": data / "rankings_heldout.jsonl",
+                "demonstrations": data / "demonstrations.jsonl",
+            },
+            "ppo": rl,
+            "ppo_ptx": rl | {"ptx_sources": sources},
+        }
+
+        def settings_of(kind: type[K], stage: str, *chosen: dict[str, Any]) -> K:
+            values = common | {"out": s.out / stage} | filled[stage]
+            for part in chosen:
+                values = merge(values, part)
+            return resolve(kind, values, source=f"recipe, {stage}")
+
         return cls(
-            resolve(
-                pretrain_stage.PretrainSettings,
-                common
-                | {"out": s.out / "pretrain", "tokenizer": s.out / "tokenizer", "sources": sources}
-                | {"heldout": data / "documents_heldout.jsonl"}
-                | s.pretrain,
-                source="recipe, pretrain",
-            ),
-            resolve(
-                sft_stage.SFTSettings,
-                common
-                | {"out": s.out / "sft", "checkpoint": checkpoints["pretrain"]}
-                | {"demonstrations": data / "demonstrations.jsonl", "heldout": data / "demonstrations_heldout.jsonl"}
-                | s.sft,
-                source="recipe, sft",
-            ),
-            resolve(
-                reward_stage.RewardSettings,
-                common
-                | {"out": s.out / "reward", "checkpoint": checkpoints["sft"], "rankings": data / "rankings.jsonl"}
-                | {"heldout": data / "rankings_heldout.jsonl", "demonstrations": data / "demonstrations.jsonl"}
-                | s.reward,
-                source="recipe, reward",
-            ),
-            resolve(ppo_stage.PPOSettings, rl | {"out": s.out / "ppo"} | s.ppo, source="recipe, ppo"),
-            resolve(
-                ppo_stage.PPOSettings,
-                rl | {"out": s.out / "ppo_ptx", "ptx_sources": sources} | s.ppo | s.ptx,
-                source="recipe, ptx",
-            ),
+            settings_of(pretrain_stage.PretrainSettings, "pretrain", s.pretrain),
+            settings_of(sft_stage.SFTSettings, "sft", s.sft),
+            settings_of(reward_stage.RewardSettings, "reward", s.reward),
+            settings_of(ppo_stage.PPOSettings, "ppo", s.ppo),
+            settings_of(ppo_stage.PPOSettings, "ppo_ptx", s.ppo, s.ptx),
         )
 
 

@@ -50,7 +50,7 @@ def resolve(kind: type[S], values: Mapping[str, Any], overrides: Sequence[str] =
 
     Raises RecipeError that names the setting, what was expected, and for an unknown one the nearest that exists.
     """
-    merged = _merged(values, parse_overrides(kind, overrides))
+    merged = merge(values, parse_overrides(kind, overrides))
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
@@ -108,11 +108,12 @@ def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
             yield from describe(inner, f"{prefix}{name}.")
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` on top, nested mappings merged and not replaced."""
     result = dict(base)
     for key, value in over.items():
         both_nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = _merged(result[key], value) if both_nested else value
+        result[key] = merge(result[key], value) if both_nested else value
     return result
 
 

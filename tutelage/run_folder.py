@@ -27,8 +27,8 @@ from pydantic import BaseModel
 from tutelage import __version__, recipe
 from tutelage.errors import RunFolderError, UsageError
 
-_PLACE_OR_SPEED = {"out", "device", "threads", "save_every", "microbatch", "max_batch"}
-"""Settings that may differ when a run goes on: they change where and how fast, not what."""
+_PLACE_OR_SPEED = {"out", "device", "save_every", "microbatch"}
+"""Settings, by their last name, that may differ when a run goes on: they change where and how fast, not what."""
 
 
 class RunFolder:
@@ -135,9 +135,11 @@ def _feed(digest: Any, path: Path) -> None:
 
 
 def _check_same(path: Path, settings: BaseModel, lineage: dict[str, Any], before: dict[str, Any]) -> None:
-    old, new = yaml.safe_load((path / "recipe.yaml").read_text()), yaml.safe_load(recipe.dump(settings))
+    old, new = (_flat(yaml.safe_load(text)) for text in ((path / "recipe.yaml").read_text(), recipe.dump(settings)))
     differing = sorted(
-        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in _PLACE_OR_SPEED
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and key.rpartition(".")[2] not in _PLACE_OR_SPEED
     )
     if differing:
         key = differing[0]
@@ -150,6 +152,16 @@ def _check_same(path: Path, settings: BaseModel, lineage: dict[str, Any], before
             raise RunFolderError(
                 f"{path}: its {role} ({entry['path']}) has changed since the run began; give another --out or delete it"
             )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + str(name): value}
+        )
+    return flat
 
 
 @contextmanager

@@ -50,7 +50,12 @@ class Assistant:
 
     def chat(self, messages: Sequence[Message | Mapping[str, str]], **sampling: Any) -> str:
         """Answer a conversation whose last message is the user's. Keyword arguments are those of ``Sampling``."""
-        prompt = Prompt(messages=tuple(message_of(m) for m in messages))
+        turns = tuple(message_of(m) for m in messages)
+        if not turns or turns[-1].role != "user":
+            raise UsageError(
+                f"chat answers a user: the last message is {f'by the {turns[-1].role}' if turns else 'missing'}"
+            )
+        prompt = Prompt(messages=turns)
         return self.answers([prompt], sampling_of(sampling))[0].completions[0].text
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:

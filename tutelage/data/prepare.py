@@ -70,7 +70,7 @@ def prepare(settings: DataSettings, out: Path, seed: int) -> dict[str, int]:
     kept_c, apart_c = split_by_key(conversations, opening, settings.heldout_share, seed)
     counts["demonstrations"] = write_jsonl(out / "demonstrations.jsonl", kept_c)
     counts["demonstrations_heldout"] = write_jsonl(out / "demonstrations_heldout.jsonl", apart_c)
-    rankings = gather(settings.rankings, read_rankings, seed)
+    rankings = [r for r in gather(settings.rankings, read_rankings, seed) if ranked_prompt(r) not in asked]
     kept_r, apart_r = split_by_key(rankings, ranked_prompt, settings.heldout_rankings_share, seed)
     counts["rankings"] = write_jsonl(out / "rankings.jsonl", kept_r)
     counts["rankings_heldout"] = write_jsonl(out / "rankings_heldout.jsonl", apart_r)

@@ -135,7 +135,7 @@ def run_steps(
                 break
             if stop() or (save_every and done % save_every == 0 and not last):
                 _save(run, done, modules, optimizer, extra_state)
-            if stop() and not last:
+            if stop():
                 raise Interrupted(
                     f"{run.path}: stopped after step {done} of {steps}; the same command goes on from there"
                 )

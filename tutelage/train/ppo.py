@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.data.formats import read_documents, read_prompts
 from tutelage.data.mixing import Mixture
 from tutelage.data.shards import tokenise
-from tutelage.errors import RecipeError, TrainingError
+from tutelage.errors import TrainingError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
@@ -70,6 +70,14 @@ class KLSettings(Settings):
         0.0, ge=0, description="the run ends when a batch's mean KL is above it; 0: never [nats an answer]"
     )
 
+    @model_validator(mode="after")
+    def _steerable(self) -> KLSettings:
+        if self.controller == "adaptive" and not self.coef:
+            raise ValueError(
+                "an adaptive coefficient is multiplied, so it cannot begin at 0; give kl.coef or controller fixed"
+            )
+        return self
+
 
 class PPOSettings(Settings):
     """Settings of ``tutelage ppo``. A minibatch is one optimiser step."""
@@ -93,7 +101,9 @@ class PPOSettings(Settings):
         "separate", description="the critic's network: its own, or the policy's"
     )
     lr: float = Field(5e-5, gt=0, description="policy's learning rate")
-    value_lr: float = Field(1e-4, gt=0, description="critic's learning rate (separate trunk)")
+    value_lr: float = Field(
+        1e-4, gt=0, description="learning rate of the critic; of its head alone, if the trunk is shared"
+    )
     value_coef: float = Field(0.1, ge=0, description="weight of the value loss (it matters for a shared trunk)")
     value_warmup: int = Field(0, ge=0, description="first updates that train the critic alone")
     warmup: int = Field(3, ge=0, description="updates of linear learning-rate warm-up")
@@ -118,11 +128,19 @@ class PPOSettings(Settings):
     seed: int = Field(0, description="seed of prompts' order and of sampling")
     machine: Machine = Field(Machine(), description="where it runs")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> PPOSettings:
+        if self.ptx_coef and not self.ptx_sources:
+            raise ValueError("ptx_coef is above 0 but ptx_sources names no pretraining text")
+        if self.kl.controller == "adaptive" and self.batch_size >= 5 * self.kl.horizon:
+            raise ValueError(
+                f"kl.horizon {self.kl.horizon} is too short for batch_size {self.batch_size}; give more than a fifth of it"
+            )
+        return self
+
 
 def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
     """Run the stage; returns the checkpoint folder. ``judge``, if given, scores every rollout for the log."""
-    if settings.ptx_coef and not settings.ptx_sources:
-        raise RecipeError("ptx_coef is above 0 but ptx_sources names no pretraining text")
     inputs = {"checkpoint": settings.checkpoint, "reward_model": settings.reward_model, "prompts": settings.prompts}
     inputs |= {f"ptx_{name}": source.path for name, source in settings.ptx_sources.items()}
     with open_run(settings.out, "ppo", settings, inputs) as run:

@@ -85,7 +85,9 @@ class PretrainSettings(Settings):
     floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak (cosine in between)")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    compile: bool = Field(False, description="compile the step with torch.compile: half a minute at the start, then faster")
+    compile: bool = Field(
+        False, description="compile the step with torch.compile: half a minute at the start, then faster"
+    )
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
     seed: int = Field(0, description="seed of weights and data order")
     machine: Machine = Field(Machine(), description="where it runs")

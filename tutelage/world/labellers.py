@@ -155,7 +155,7 @@ def expected_preference(
 def best_possible_accuracy(rankings: Iterable[Ranking], labellers: Sequence[Labeller], judge: Judge) -> float:
     """The accuracy on these rankings of a ranker who knows what the labellers prefer on average, but not their noise.
 
-    It is the mean over rankings of the share of untied pairs put in order, which is how the accuracy of a reward model
+    It is the mean over prompts of the share of untied pairs put in order, which is how the accuracy of a reward model
     is measured: no reward model can expect to be above it.
     """
     cache: dict[tuple[str, str, bool], Seen] = {}
@@ -174,24 +174,23 @@ def best_possible_accuracy(rankings: Iterable[Ranking], labellers: Sequence[Labe
 
 
 def accuracy(rankings: Iterable[Ranking], prefer: Callable[[Prompt, Completion, Completion], float]) -> float:
-    """Mean over rankings of the share of untied pairs on which `prefer(prompt, a, b)`, P(a is better), says so.
+    """The share of untied pairs on which `prefer(prompt, a, b)`, P(a is better), says so; the mean over prompts.
 
-    Above 0.5 is a vote for a, 0.5 itself half a vote; rankings that tie everything are left out.
+    All pairs of a prompt, whoever ranked it, make one share, as in the accuracy of a reward model. Above 0.5 is a vote for a, 0.5
+    itself half a vote; rankings that tie everything are left out.
     """
-    shares = []
+    shares: dict[str, list[float]] = {}
     for ranking in rankings:
-        right = []
         for i, j in combinations(range(len(ranking.ranks)), 2):
             if ranking.ranks[i] == ranking.ranks[j]:
                 continue
             vote = prefer(ranking.prompt, ranking.completions[i], ranking.completions[j])
             vote = vote if ranking.ranks[i] < ranking.ranks[j] else 1.0 - vote
-            right.append(0.5 if math.isclose(vote, 0.5, abs_tol=1e-12) else float(vote > 0.5))
-        if right:
-            shares.append(sum(right) / len(right))
+            right = 0.5 if math.isclose(vote, 0.5, abs_tol=1e-12) else float(vote > 0.5)
+            shares.setdefault(prompt_key(ranking.prompt), []).append(right)
     if not shares:
         raise DataError("no ranking has a pair without a tie", expected="one or more")
-    return sum(shares) / len(shares)
+    return sum(sum(right) / len(right) for right in shares.values()) / len(shares)
 
 
 def agreement(rankings: Iterable[Ranking]) -> float:

@@ -30,6 +30,7 @@ GENRES: dict[str, tuple[float, Callable[[Pen], str]]] = {
     "register": (1, telling.register),
     # To be worked from the text itself: 25%.
     "lists": (14, exercises.lists),
+    "recital": (12, exercises.recital),
     "words_in_order": (1, exercises.words_in_order),
     "reading": (8, exercises.reading),
     "extraction": (4, exercises.extraction),
