@@ -123,6 +123,11 @@ def test_inverse_cdf_skips_blocks_without_mass() -> None:
     probs = torch.zeros(3, 200)
     probs[:, 64] = probs[:, 192] = 0.5
     assert inverse_cdf(probs, torch.tensor([0, 0.5, 0.5 - 2**-53], dtype=torch.float64)).tolist() == [64, 192, 64]
+    # At the border of two blocks of very different mass, where float64 rounds too, still no token of probability 0.
+    probs = torch.zeros(300, 128)
+    probs[:, 5], probs[:, 99] = 0.5, 1e-10 * torch.linspace(1, 2, 300)
+    border = 0.5 / probs.double().sum(1)
+    assert set(inverse_cdf(probs, border).tolist()) <= {5, 99}
 
 
 def test_inverse_cdf_tells_tokens_apart_that_float32_sums_do_not() -> None:

@@ -210,7 +210,7 @@ def _thresholds(logits: Tensor, rows: SamplingRows) -> Tensor:
         threshold = _nucleus_thresholds(logits, largest, threshold, rows.top_p)
     if rows.min_p is not None:
         threshold = torch.maximum(threshold, peak + rows.min_p)
-    return torch.minimum(threshold, peak)  # rounding must not drop the most likely token
+    return threshold
 
 
 def _nucleus_thresholds(logits: Tensor, largest: Tensor, floor: Tensor, top_p: Tensor) -> Tensor:
