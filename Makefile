@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/tutelage demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not proof" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not proof" -n 2 --dist loadfile --durations=10
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check tutelage tests

@@ -121,9 +121,8 @@ def main(settings: PretrainSettings) -> Path:
         optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
 
         def loss_of(windows: Tensor, count: int) -> Tensor:
-            with autocast(device, settings.machine.dtype):
-                logits = model.logits(model(windows[:, :-1]))
-                return next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), count)
+            logits = model.logits(model(windows[:, :-1]))
+            return next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), count)
 
         if settings.compile:
             loss_of = compiled(loss_of)
@@ -133,7 +132,8 @@ def main(settings: PretrainSettings) -> Path:
             count = windows.shape[0] * settings.sequence
             total = 0.0
             for part in windows.split(settings.microbatch or len(windows)):
-                loss = loss_of(part, count)
+                with autocast(device, settings.machine.dtype):
+                    loss = loss_of(part, count)
                 loss.backward()
                 total += loss.item()
             norm = apply_gradients(optimizer, settings.clip, model)

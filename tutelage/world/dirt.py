@@ -13,6 +13,7 @@ by chance (short sums, courtesies), as in any corpus: a filter that finds them i
 from __future__ import annotations
 
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -55,16 +56,16 @@ def duplicate(text: str, language: str, rng: random.Random) -> str:
 
 
 def near_duplicate(text: str, language: str, rng: random.Random) -> str:
-    parts = text.split(" ") if language == "en" else list(text)
+    parts = re.split(r"(?<=[ \n])", text) if language == "en" else list(text)
     place = rng.randrange(len(parts))
     change = rng.randrange(3)
-    if change == 0:
+    if change == 0 and len(parts) > 1:
         changed = parts[:place] + parts[place + 1 :]
     elif change == 1:
         changed = [*parts[: place + 1], *parts[place:]]
     else:
-        changed = [*parts, *(["(copied)"] if language == "en" else "（转载）")]
-    return (" " if language == "en" else "").join(changed)
+        changed = [*parts, " (copied)" if language == "en" else "（转载）"]
+    return "".join(changed)
 
 
 _BANNERS = {
