@@ -29,7 +29,7 @@ from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder
-from tutelage.model.device import peak_rss_gib, pick_device
+from tutelage.model.device import peak_rss_gib, pick_device, release_heap
 from tutelage.recipe import Settings, merge, resolve
 from tutelage.records import Answers, Conversation, Prompt, Ranking
 from tutelage.run_folder import open_run, write_atomic
@@ -429,3 +429,4 @@ class Clock:
             spent = time.perf_counter() - began
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
             write_atomic(self.path, json.dumps(self.seconds, indent=2).encode())
+            release_heap()

@@ -73,7 +73,7 @@ def evaluate_stage(
     """Let a checkpoint answer the prompts and measure the answers.
 
     ``shots`` asks in plain text (a base model); ``reference`` is the SFT checkpoint that ``kl`` is measured against, in nats an
-    answer, which only means something for chat-style answers sampled at temperature 1.
+    answer, over chat-style answers sampled at temperature 1 whatever the temperature of the others.
     """
     began = time.perf_counter()
     assistant = Assistant.load(checkpoint, device=device, dtype=dtype)
@@ -100,7 +100,12 @@ def evaluate_stage(
         result.reward = scorer.scores(dialogues, finished=[t.finished for t in texts])
         result.figures["reward"] = mean_interval(result.reward).mean
     if reference and shots is None:
-        result.figures["kl"] = divergence(assistant, Assistant.load(reference, device=device, dtype=dtype), answers)
+        own = (
+            answers
+            if sampling.temperature == 1.0
+            else assistant.answers(prompts, sampling.model_copy(update={"temperature": 1.0}))
+        )
+        result.figures["kl"] = divergence(assistant, Assistant.load(reference, device=device, dtype=dtype), own)
     if heldout_text:
         text = HeldoutText.read(
             heldout_text, assistant.tokenizer, min(256, assistant.model.config.max_position_embeddings)

@@ -13,11 +13,11 @@ from itertools import accumulate
 
 from tutelage.records import Document
 from tutelage.world.facts import Language, World
-from tutelage.world.texts import everyday, exercises, telling
+from tutelage.world.texts import everyday, exercises, forum, telling
 from tutelage.world.texts.pen import Pen
 
 GENRES: dict[str, tuple[float, Callable[[Pen], str]]] = {
-    # Facts of the world: a third of the documents, and a part of the summaries and translations.
+    # Facts of the world: a quarter of the documents, and a part of the summaries and translations.
     "biography": (9, telling.biography),
     "questions": (12, telling.questions),
     "note": (5, telling.note),
@@ -28,7 +28,7 @@ GENRES: dict[str, tuple[float, Callable[[Pen], str]]] = {
     "two_steps": (3, telling.two_steps),
     "correction": (2, telling.correction),
     "register": (1, telling.register),
-    # To be worked from the text itself: two in five, so that a small model learns to copy from its context.
+    # To be worked from the text itself: three in ten, so that a small model learns to copy from its context.
     "lists": (14, exercises.lists),
     "recital": (12, exercises.recital),
     "words_in_order": (1, exercises.words_in_order),
@@ -36,9 +36,11 @@ GENRES: dict[str, tuple[float, Callable[[Pen], str]]] = {
     "extraction": (4, exercises.extraction),
     "rewriting": (3, exercises.rewriting),
     "summary": (4, exercises.summary),
-    # Arithmetic: one in eleven, so that each pair of numbers is likely to occur.
+    # Requests of every kind with replies: one in four.
+    "forum": (40, forum.forum),
+    # Arithmetic: one in fourteen, so that each pair of numbers is likely to occur.
     "sums": (11, exercises.sums),
-    # Everyday life: one in six.
+    # Everyday life: one in eight.
     "story": (4, everyday.story),
     "sentiment": (2, everyday.sentiment),
     "translation": (4, everyday.translation),
