@@ -122,10 +122,10 @@ def test_generate_then_rank_is_a_file_of_rankings(run, tmp_path, capsys):
 
 
 def own_data(toy: Toy, folder: Path) -> dict[str, object]:
-    """A recipe's ``data`` on plain files: three text files, Alpaca rows, our rankings, MT-bench-like questions."""
+    """A recipe's ``data`` on plain files: eight text files, Alpaca rows, our rankings, MT-bench-like questions."""
     texts = folder / "texts"
     texts.mkdir()
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four", "five", "six", "seven", "eight"):
         (texts / f"{name}.txt").write_text(f"This is text {name}.\n\n" + "It goes on and on, as texts do. " * 60)
     alpaca = [{"instruction": f"Say {word}.", "input": "", "output": word} for word in "abcdefghijklmnopqrstuvwxyz" * 2]
     (folder / "alpaca.json").write_text(json.dumps(alpaca))

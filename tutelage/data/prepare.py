@@ -61,6 +61,10 @@ def prepare(settings: DataSettings, out: Path, seed: int) -> dict[str, int]:
         kept, apart = split_by_key(documents, key, text.heldout, seed) if text.heldout else (documents, [])
         counts[f"documents_{name}"] = write_jsonl(out / "text" / f"{name}.jsonl", kept)
         heldout_documents += apart
+    if not heldout_documents:
+        raise DataError(
+            "no text is held out to measure on; give a source of `text` a larger `heldout` share, or more files"
+        )
     counts["documents_heldout"] = write_jsonl(out / "documents_heldout.jsonl", heldout_documents)
 
     prompts = gather(settings.heldout_prompts, read_prompts, seed)
