@@ -17,7 +17,7 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 
 @cache
 def corpus() -> tuple[Document, ...]:
-    return tuple(documents(WORLD, count=8000, seed=0))
+    return tuple(documents(WORLD, count=16000, seed=0))
 
 
 def of(*sources: str) -> list[Document]:
@@ -50,7 +50,7 @@ def test_every_genre_occurs_as_often_as_its_weight_says() -> None:
     counts = Counter(doc.source for doc in corpus())
     total = sum(weight for weight, _ in GENRES.values())
     for genre, (weight, _) in GENRES.items():
-        assert abs(counts[genre] / 8000 - weight / total) < 0.015
+        assert abs(counts[genre] / len(corpus()) - weight / total) < 0.015
 
 
 def test_each_relation_has_many_wordings_in_both_languages() -> None:
@@ -75,10 +75,10 @@ def test_every_fact_is_told_often_in_both_languages() -> None:
             assert all(name.lower() in doc.text.lower() for name in names), (fact, doc.text)
             told[language][fact] += 1
     for subject, relation, _ in WORLD.facts():
-        # 60,000 documents, the size of a whole corpus, tell each fact seven times as often
-        assert told["en"][f"{subject}.{relation}"] >= 2
+        # 60,000 documents, the size of a whole corpus, tell each fact nearly four times as often
+        assert told["en"][f"{subject}.{relation}"] >= 4
         assert told["zh"][f"{subject}.{relation}"] >= 1
-        assert told["en"][f"{subject}.{relation}"] + told["zh"][f"{subject}.{relation}"] >= 3
+        assert told["en"][f"{subject}.{relation}"] + told["zh"][f"{subject}.{relation}"] >= 6
 
 
 def test_lives_and_notes_tell_no_falsehood() -> None:
