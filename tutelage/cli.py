@@ -145,10 +145,7 @@ def data(arguments: list[str]) -> None:
     from tutelage import commands
 
     if arguments[0] == "world":
-        from tutelage.world.build import WorldSettings
-
         run_stage("data world", commands.WorldCommand, commands.make_world_files, arguments[1:])
-        del WorldSettings
     else:
         run_stage("data rank", commands.RankCommand, commands.rank_answers, arguments[1:])
 
