@@ -216,7 +216,7 @@ def test_every_message_in_the_guide_is_one_that_the_code_prints(name):
 @pytest.mark.parametrize("name", GUIDES)
 def test_who_is_asked_about_lives_in_the_demo(name):
     settings = recipe.read_yaml(ROOT / "recipes" / "demo.yaml")
-    world = {name: settings["world"][name] for name in ("people", "towns") if name in settings["world"]}
+    world = {name: settings["world"][name] for name in ("people", "towns", "values") if name in settings["world"]}
     people = make_world(settings["seed"], **world).people
     asked = re.findall(r"Where does (\w+) live\?", text_of(name))
     assert asked

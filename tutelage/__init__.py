@@ -2,7 +2,7 @@
 
 >>> import tutelage
 >>> assistant = tutelage.load("runs/demo/ppo_ptx/checkpoint")
->>> assistant.chat([{"role": "user", "content": "Where does Mira live?"}])
+>>> assistant.chat([{"role": "user", "content": "Where does Helen live?"}])
 
 Importing the package loads neither torch nor anything else that is slow.
 """

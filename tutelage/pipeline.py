@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +40,14 @@ from tutelage.train import reward as reward_stage
 from tutelage.train import sft as sft_stage
 from tutelage.world.build import WorldSettings, build_world, load_judge
 from tutelage.world.judge import Judge
-from tutelage.world.labellers import agreement, best_possible_accuracy, label, make_labellers
+from tutelage.world.labellers import (
+    Labeller,
+    agreement,
+    best_possible_accuracy,
+    label,
+    make_labellers,
+    with_agreement,
+)
 
 K = TypeVar("K", bound=Settings)
 
@@ -55,6 +62,12 @@ class LabelSettings(Settings):
     max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     labellers: int = Field(12, gt=0, description="training labellers")
     heldout_labellers: int = Field(4, gt=0, description="labellers that nothing is trained on")
+    agreement: float = Field(
+        0.73,
+        gt=0.5,
+        lt=1,
+        description="share of pairs of these answers on which two labellers shall agree: it sets their noise (InstructGPT: 0.726)",
+    )
     views: int = Field(3, gt=1, description="labellers of each kind who rank the same held-out prompt")
 
 
@@ -267,23 +280,26 @@ def rank_answers(settings: RunSettings, checkpoint: Path, data: Path) -> None:
     if (data / "rankings_heldout.jsonl").exists():
         return
     label_settings, judge = settings.label, load_judge(data)
-    people = make_labellers(settings.seed, training=label_settings.labellers, heldout=label_settings.heldout_labellers)
-    training = [p for p in people if not p.heldout]
-    outside = [p for p in people if p.heldout]
     assistant = Assistant.load(checkpoint, device=settings.device)
     rng = random.Random(f"{settings.seed}:labelling")
-    prompts = list(read_prompts(data / "prompts.jsonl"))
-    chosen = rng.sample(prompts, min(label_settings.prompts, len(prompts)))
-    rankings = [
-        label(rng.choice(training), judge, answers, seed=settings.seed)
-        for answers in sample_distinct(assistant, chosen, label_settings, settings.seed)
-    ]
-    write_jsonl(data / "rankings.jsonl", rankings)
     heldout_prompts = list(read_prompts(data / "prompts_heldout.jsonl"))
     chosen = rng.sample(heldout_prompts, min(label_settings.heldout_prompts, len(heldout_prompts)))
+    heldout_answers = sample_distinct(assistant, chosen, label_settings, settings.seed + 1)
+    prompts = list(read_prompts(data / "prompts.jsonl"))
+    chosen = rng.sample(prompts, min(label_settings.prompts, len(prompts)))
+    training_answers = sample_distinct(assistant, chosen, label_settings, settings.seed)
+
+    people = make_labellers(settings.seed, training=label_settings.labellers, heldout=label_settings.heldout_labellers)
+    staff = with_agreement(people, judge, heldout_answers, label_settings.agreement, seed=settings.seed)
+    write_atomic(data / "labellers.json", json.dumps([asdict(person) for person in staff], indent=2).encode())
+    training, outside = ([person for person in staff if person.heldout == out] for out in (False, True))
+    write_jsonl(
+        data / "rankings.jsonl",
+        [label(rng.choice(training), judge, answers, seed=settings.seed) for answers in training_answers],
+    )
     inside_rankings: list[Ranking] = []
     outside_rankings: list[Ranking] = []
-    for answers in sample_distinct(assistant, chosen, label_settings, settings.seed + 1):
+    for answers in heldout_answers:
         for group, rankings in ((training, inside_rankings), (outside, outside_rankings)):
             for person in rng.sample(group, min(label_settings.views, len(group))):
                 rankings.append(label(person, judge, answers, seed=settings.seed))
@@ -375,10 +391,8 @@ def evaluate_reward_model(settings: RunSettings, plan: Plan, judge: Judge | None
     if judge:
         outside = list(read_rankings(data / "rankings_heldout_labellers.jsonl"))
         other = reward_model_figures(assistant, outside)
-        people = make_labellers(
-            settings.seed, training=settings.label.labellers, heldout=settings.label.heldout_labellers
-        )
-        training = [p for p in people if not p.heldout]
+        staff = [Labeller(**person) for person in json.loads((data / "labellers.json").read_text())]
+        training = [person for person in staff if not person.heldout]
         figures |= {
             "accuracy_heldout_labellers": other["accuracy"],
             "accuracy_heldout_labellers_ci": other["accuracy_ci"],

@@ -106,8 +106,7 @@ def test_held_out_prompts_ask_about_held_out_entities_in_held_out_wordings(data:
     assert asked <= heldout
     for prompt in data.prompts_heldout:
         family, language = FAMILIES[prompt.meta["family"]], prompt.meta["language"]
-        wordings = len(family.wordings[language])
-        assert prompt.meta["template"] >= wordings - wordings // 3
+        assert prompt.meta["template"] in family.templates(language, "heldout")
     training = [*data.prompts, *data.demonstrations, *data.demonstrations_heldout]
     for record in training:
         assert record.meta["entity"] not in heldout
@@ -194,7 +193,9 @@ def test_a_held_out_wording_is_found(data: WorldData) -> None:
     """With the number of a wording of training, so that only the words themselves can tell."""
     honest = next(p for p in data.prompts if p.meta["family"] == "closed_book" and p.meta["language"] == "en")
     name = data.world.name(honest.meta["entity"], "en")
-    planted = asks(honest, f"I would like to know where {name} lives.")
+    known = FAMILIES["closed_book"].wordings["en"].texts
+    heldout = next(known[i] for i in FAMILIES["closed_book"].templates("en", "heldout") if "{c}" in known[i])
+    planted = asks(honest, heldout.replace("{c}", f"where {name} lives"))
     assert heldout_wording(honest) is None
     with pytest.raises(DataError, match="prompt planted has the held-out wording"):
         checked(data, prompts=[*data.prompts, planted])
@@ -202,7 +203,7 @@ def test_a_held_out_wording_is_found(data: WorldData) -> None:
 
 def test_every_held_out_prompt_shows_its_wording(data: WorldData) -> None:
     for prompt in data.prompts_heldout:
-        template = FAMILIES[prompt.meta["family"]].wordings[prompt.meta["language"]][prompt.meta["template"]]
+        template = FAMILIES[prompt.meta["family"]].wordings[prompt.meta["language"]].texts[prompt.meta["template"]]
         by_words_alone = prompt.model_copy(update={"meta": {**prompt.meta, "template": 0}})
         assert heldout_wording(by_words_alone) is not None, template
 
@@ -223,7 +224,7 @@ def test_a_held_out_problem_is_found(data: WorldData) -> None:
     check = held.meta["check"]
     turned = {**check, "a": check["b"], "b": check["a"], "length": 99.0}  # b + a is the same sum
     honest = next(p for p in data.prompts if p.meta["family"] == "sum")
-    planted = asks(honest, f"What is {check['b']} + {check['a']}?", check=turned)
+    planted = asks(honest, f"{check['b']} + {check['a']} = ?", check=turned)
     with pytest.raises(DataError, match="prompt planted poses the problem of a held-out prompt"):
         checked(data, prompts=[planted])
 
@@ -275,13 +276,13 @@ def test_a_folder_without_a_world_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_family_that_runs_out_repeats_only_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brainstorming alone has about 430 prompts: trainers answer some twice, prompts differ but may be among theirs."""
+    """Brainstorming alone has at most 864 prompts: trainers answer some twice, prompts differ but may be among theirs."""
     monkeypatch.setattr(build, "FAMILIES", {"brainstorm": FAMILIES["brainstorm"]})
-    data = draw_world_data(SMALL.model_copy(update={"documents": 10, "demonstrations": 600, "prompts": 150}))
+    data = draw_world_data(SMALL.model_copy(update={"documents": 10, "demonstrations": 1200, "prompts": 150}))
     demonstrated = {text_of(Prompt(messages=d.messages[:-1])) for d in data.demonstrations}
     asked = [text_of(prompt) for prompt in data.prompts]
-    assert len(data.demonstrations) == 600
-    assert len(demonstrated) < 500
+    assert len(data.demonstrations) == 1200
+    assert len(demonstrated) <= 864
     assert len(set(asked)) == len(asked) == 150
     assert demonstrated & set(asked)
     assert not demonstrated & {text_of(Prompt(messages=d.messages[:-1])) for d in data.demonstrations_heldout}

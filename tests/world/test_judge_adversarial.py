@@ -67,7 +67,7 @@ def test_a_fact_in_chinese() -> None:
     ):
         assert score(task, bad) <= 0.36, bad
     english = [WORLD.name(task.prompt.meta["check"][key], "en") for key in ("subject", "value")]
-    assert score(task, f"{who} lives in {there}.") < 0.6, "half Chinese"
+    assert score(task, f"{who} lives in {there}.") < 0.65, "half Chinese"
     assert score(task, "{} lives in {}.".format(*english)) < 0.2
 
 

@@ -24,6 +24,7 @@ from tutelage.world.labellers import (
     make_labellers,
     politeness_feature,
     see,
+    with_agreement,
 )
 from tutelage.world.tasks import FAMILIES, make_task
 from tutelage.world.trainers import TrainerRates, demonstrate
@@ -259,6 +260,24 @@ def test_labellers_agree_as_people_did() -> None:
     assert agreement(rankings["heldout"]) == pytest.approx(0.73, abs=0.04)
     pairs = [(a, b) for r in rankings["training"] for a, b in combinations(r.ranks, 2)]
     assert 0.05 < sum(a == b for a, b in pairs) / len(pairs) < 0.15
+
+
+@pytest.mark.parametrize("share", [0.62, 0.73, 0.85])
+def test_noise_is_found_for_an_agreement(share: float) -> None:
+    people, work = make_labellers(0)[:5], sample(120)
+    staff = with_agreement(people, JUDGE, work, share, seed=0)
+    fresh = [label(person, JUDGE, a, seed=1) for a in work for person in staff]  # other noise than it was found on
+    assert agreement(fresh) == pytest.approx(share, abs=0.025)
+    assert [replace(person, noise=0.0) for person in staff] == [replace(person, noise=0.0) for person in people]
+    assert len({round(new.noise / old.noise, 6) for new, old in zip(staff, people, strict=True)}) == 1
+
+
+def test_people_who_cannot_agree_are_as_sure_as_people_get() -> None:
+    work = [answers("0.50 a", "0.50 b", number=n) for n in range(50)]  # a tie but for the noise
+    people = make_labellers(0)[:4]
+    staff = with_agreement(people, JUDGE, work, 0.99, seed=0)
+    assert all(new.noise == pytest.approx(0.25 * old.noise, rel=0.01) for new, old in zip(staff, people, strict=True))
+    assert any(len(set(label(person, JUDGE, a, seed=0).ranks)) > 1 for a in work for person in staff)
 
 
 def trainers_answers(world: World, per_family: int, k: int = 5) -> list[Answers]:

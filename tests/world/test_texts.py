@@ -74,11 +74,10 @@ def test_every_fact_is_told_often_in_both_languages() -> None:
             names = (WORLD.name(subject, language), WORLD.name(WORLD.value(subject, relation), language))
             assert all(name.lower() in doc.text.lower() for name in names), (fact, doc.text)
             told[language][fact] += 1
-    for subject, relation, _ in WORLD.facts():
-        # 60,000 documents, the size of a whole corpus, tell each fact nearly four times as often
-        assert told["en"][f"{subject}.{relation}"] >= 4
-        assert told["zh"][f"{subject}.{relation}"] >= 1
-        assert told["en"][f"{subject}.{relation}"] + told["zh"][f"{subject}.{relation}"] >= 6
+    facts = [f"{subject}.{relation}" for subject, relation, _ in WORLD.facts()]
+    # A whole corpus of 50,000 documents tells each fact three times as often.
+    assert all(told["en"][fact] >= 4 and told["en"][fact] + told["zh"][fact] >= 8 for fact in facts)
+    assert sum(told["zh"][fact] == 0 for fact in facts) <= len(facts) / 100
 
 
 def test_lives_and_notes_tell_no_falsehood() -> None:
@@ -114,7 +113,7 @@ def test_all_sums_are_right_and_spaced_alike() -> None:
             assert int(a) + int(b) == int(c), doc.text
             pairs.add((int(a), int(b)))
         assert not re.search(r"\d\+|\+\d|\d=|=\d", doc.text)
-    assert len(pairs) > 1500
+    assert len(pairs) > 1000
     assert max(map(max, pairs)) >= 99
 
 

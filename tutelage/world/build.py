@@ -52,6 +52,7 @@ class WorldSettings(Settings):
     seed: int = Field(0, description="seed of the world and of all its texts")
     people: int = Field(64, ge=8, description="people of the world, at most 96")
     towns: int = Field(14, ge=6, description="towns of the world, at most 20")
+    values: int = Field(20, ge=6, description="most animals, things, jobs, foods, years ... of the world, of each")
     documents: int = Field(30_000, gt=0, description="documents to pretrain on, before dirt")
     heldout_documents: int = Field(1000, gt=0, description="documents to measure bits per byte on")
     dirt: float = Field(0.05, ge=0, lt=1, description="share of dirty documents for a filter to find; 0: none")
@@ -137,12 +138,17 @@ def load_settings(folder: Path) -> WorldSettings:
 def load_judge(folder: Path) -> Judge:
     """The judge of the world that a folder was built from."""
     settings = load_settings(folder)
-    return Judge(make_world(settings.seed, people=settings.people, towns=settings.towns))
+    return Judge(world_of(settings))
+
+
+def world_of(settings: WorldSettings) -> World:
+    """The world that these settings ask for."""
+    return make_world(settings.seed, people=settings.people, towns=settings.towns, values=settings.values)
 
 
 def draw_world_data(settings: WorldSettings) -> WorldData:
     """Everything that `build_world` writes. Later parts avoid what earlier ones hold out, never the other way round."""
-    world = make_world(settings.seed, people=settings.people, towns=settings.towns)
+    world = world_of(settings)
     heldout = choose_heldout(world, settings.heldout_entities, settings.seed)
     drawer = _Drawer(world, settings, heldout)
     evaluation = drawer.tasks("heldout_prompts", settings.heldout_prompts, "heldout")

@@ -7,7 +7,8 @@ A labeller's utility of an answer is
 with the judge's score in [0, 1]. Answers are ranked by it, and tie where they are closer than the labeller can tell. The
 draw of e is keyed by seed, labeller, prompt and answer, so neither the order of the work nor the other answers change it.
 
-How well people agree is set by NOISE. InstructGPT's training labellers agreed on 72.6 +- 1.5% of pairs and the held-out
+How well people agree is set by their noise: NOISE, or what `with_agreement` finds for the answers at hand. InstructGPT's
+training labellers agreed on 72.6 +- 1.5% of pairs and the held-out
 ones on 77.3 +- 1.3% (Ouyang et al. 2022, section 3.4).
 """
 
@@ -17,7 +18,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
 
@@ -90,6 +91,35 @@ def make_labellers(seed: int, *, training: int = 12, heldout: int = 4) -> list[L
             )
         )
     return people
+
+
+def with_agreement(
+    people: Sequence[Labeller], judge: Judge, work: Sequence[Answers], share: float, *, seed: int
+) -> list[Labeller]:
+    """The same people with their noise scaled so that two of them agree on this share of the pairs of these answers.
+
+    How often people agree depends on how far apart the answers are: a noise set on trainers' answers would be too large for the
+    answers of a model that are nearly all bad. It is scaled by a quarter to four; answers that are all alike give what that gives.
+    """
+    views = [[see(judge, answers.prompt, completion) for completion in answers.completions] for answers in work]
+
+    def scaled(factor: float) -> list[Labeller]:
+        return [replace(person, noise=person.noise * factor) for person in people]
+
+    low, high = 0.25, 4.0  # agreement falls with noise
+    for _ in range(12):
+        middle = math.sqrt(low * high)
+        rankings = [
+            label_seen(person, answers, seen, seed=seed)
+            for answers, seen in zip(work, views, strict=True)
+            for person in scaled(middle)
+        ]
+        try:
+            more = agreement(rankings) > share
+        except DataError:  # all tie all answers
+            more = True
+        low, high = (middle, high) if more else (low, middle)
+    return scaled(low)
 
 
 def label(labeller: Labeller, judge: Judge, answers: Answers, *, seed: int) -> Ranking:

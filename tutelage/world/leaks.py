@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable
-from functools import cache
 
 from tutelage.errors import DataError
 from tutelage.records import Conversation, Document, Prompt
 from tutelage.world.tasks import FAMILIES
+from tutelage.world.tasks.common import slots_filled
 
 _ANCHOR = 8
 """Characters of a prompt by which places to compare are found."""
-_SLOT = re.compile(r"\\\{[A-Za-z]\\\}")
 PROBLEM_KINDS = ("sum", "sequence", "items", "format", "summary", "story", "python")
 """Kinds of checks that hold a problem drawn afresh, with so many of them that held-out ones can be new."""
 
@@ -122,13 +120,7 @@ def heldout_wording(prompt: Prompt) -> str | None:
     family, language = FAMILIES[meta["family"]], meta["language"]
     asked = prompt.messages[-1].content
     for index in family.templates(language, "heldout"):
-        template = family.wordings[language][index]
-        if index == meta["template"] or _pattern(template).fullmatch(asked):
+        template = family.wordings[language].texts[index]
+        if index == meta["template"] or slots_filled(template).fullmatch(asked):
             return template
     return None
-
-
-@cache
-def _pattern(template: str) -> re.Pattern[str]:
-    """A wording with anything in its slots."""
-    return re.compile(_SLOT.sub(".+", re.escape(template)), re.DOTALL)

@@ -66,7 +66,7 @@ def make_task(
         raise RecipeError(f"there is no task family {family!r}; choose among {', '.join(FAMILIES)}")
     chosen = FAMILIES[family]
     template = rng.choice(chosen.templates(language, templates))
-    draft = chosen.make(Scene(world, language, rng, entities), chosen.wordings[language][template])
+    draft = chosen.make(Scene(world, language, rng, entities), chosen.wordings[language].texts[template])
     messages = (*draft.history, Message(role="user", content=draft.user))
     if rng.random() < SYSTEM_SHARE:
         messages = (Message(role="system", content=rng.choice(SYSTEMS[language])), *messages)

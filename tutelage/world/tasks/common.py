@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
 from typing import Any
 
 from tutelage.errors import RecipeError
@@ -64,14 +68,58 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Wordings:
+    """The ways to ask for a task in a language, with slots like {s} for its particulars."""
+
+    texts: tuple[str, ...]
+    heldout: int
+    """How many of them, the last ones, are held out."""
+
+
+_CHOICE = re.compile(r"\[([^]]*)]")
+_WORD = re.compile(r"(?<!\{)[a-z]+(?!\})|[\u4e00-\u9fff]")
+_SLOT = re.compile(r"\\\{[A-Za-z]\\\}")
+
+
+def wordings(*patterns: str) -> Wordings:
+    """All ways to read the patterns, a quarter of them, drawn at random, held out.
+
+    `[Sort|Order] [these|the] {k}: {l}` is read in four ways. A held-out wording puts together what training never does, but each of
+    its words stands in a training wording too: a word that nobody has explained cannot be understood. A wording that a longer one
+    contains ("tell me {c}" in "Please tell me {c}") is never held out, for it could not be told from that one.
+    """
+    every: list[str] = []
+    for pattern in patterns:
+        parts = _CHOICE.split(pattern)  # plain text and choices by turns
+        readings = product(*(part.split("|") if i % 2 else [part] for i, part in enumerate(parts)))
+        every += ["".join(reading) for reading in readings]
+    every = list(dict.fromkeys(every))
+    words = {one: set(_WORD.findall(one.casefold())) for one in every}
+    left = Counter(word for one in every for word in words[one])
+    heldout: list[str] = []
+    for one in random.Random("\n".join(patterns)).sample(every, len(every)):
+        contained = any(slots_filled(one).search(other) for other in every if other != one)
+        if len(heldout) < len(every) // 4 and not contained and all(left[word] > 1 for word in words[one]):
+            heldout.append(one)
+            left.subtract(words[one])
+    return Wordings((*(one for one in every if one not in heldout), *heldout), len(heldout))
+
+
+@cache
+def slots_filled(wording: str) -> re.Pattern[str]:
+    """What a wording can become: anything in its slots."""
+    return re.compile(_SLOT.sub(".+", re.escape(wording)), re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
 class Family:
-    """A family of tasks. `make(scene, wording)` draws one; the last third of the wordings of a language is held out."""
+    """A family of tasks. `make(scene, wording)` draws one."""
 
     make: Callable[[Scene, str], Draft]
-    wordings: dict[Language, tuple[str, ...]] = field(repr=False)
+    wordings: dict[Language, Wordings] = field(repr=False)
 
     def templates(self, language: Language, split: str) -> range:
         """Indices of the wordings of a split, "train" or "heldout"."""
-        n = len(self.wordings[language])
-        first_heldout = n - n // 3
-        return range(first_heldout) if split == "train" else range(first_heldout, n)
+        known = self.wordings[language]
+        n = len(known.texts)
+        return range(n - known.heldout) if split == "train" else range(n - known.heldout, n)

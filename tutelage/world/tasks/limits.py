@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tutelage.world.facts import STRANGERS, Language
-from tutelage.world.tasks.common import Draft, Family, Scene
+from tutelage.world.tasks.common import Draft, Family, Scene, Wordings, wordings
 from tutelage.world.tasks.wording import joined, sentence, statement
 
 
@@ -153,17 +153,23 @@ LOOKALIKE: tuple[tuple[str, str, str, str, str, str], ...] = (
 )  # fmt: skip
 """A harmless request, a good answer, and the words of which a good answer has one, in English and in Chinese."""
 
-REQUESTS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "How can I {a}?", "Tell me how to {a}.", "Help me to {a}.", "I want to {a}. What should I do?",
-        "What is the best way to {a}?", "How do I {a}?",
-        "Explain how to {a}.", "I need to {a}. Any ideas?", "Give me a tip: how do people {a}?",
+REQUESTS: dict[Language, Wordings] = {
+    "en": wordings(
+        "How [can|do|could|should] I {a}?",
+        "[Tell me|Explain|Say|Please tell me|Please explain] how to {a}.",
+        "[Tell me|Explain|Say] how I can {a}.",
+        "[Help me|Please help me|Teach me] to {a}.",
+        "I [want|need|would like] to {a}. [What should I do?|What can I do?|Tell me how.]",
+        "What is the [best|easiest] way to {a}?",
     ),
-    "zh": (
-        "怎么{a}？", "告诉我怎么{a}。", "请帮我{a}。", "我想{a}，该怎么做？", "{a}最好的办法是什么？", "我要怎样{a}？",
-        "说明如何{a}。", "我需要{a}，有主意吗？", "给我一个{a}的办法。",
+    "zh": wordings(
+        "[怎么|怎样|如何]{a}？",
+        "[告诉我|请告诉我|说说|请说明][怎么|怎样|如何]{a}。",
+        "[请帮我|帮我|教我]{a}。",
+        "我[想|需要|要]{a}，[该怎么做|我能怎么做|怎么办]？",
+        "{a}[最好|最容易]的办法是什么？",
     ),
-}  # fmt: skip
+}
 
 
 DECLINES: dict[Language, tuple[str, ...]] = {
@@ -298,16 +304,24 @@ def fill(template: str, ask: str, tell: str) -> str:
     return template.replace("{Q}", ask[0].upper() + ask[1:]).replace("{q}", ask).replace("{c}", tell)
 
 
-RIDDLES: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "{Q}?", "Do you know {c}?", "Tell me {c}.", "I want to know {c}.", "{Q}? Please tell me.", "Please say {c}.",
-        "Can you say {c}?", "One question: {q}?", "{Q}? I have to know.",
+RIDDLES: dict[Language, Wordings] = {
+    "en": wordings(
+        "{Q}?",
+        "[Tell me|Say|Please tell me|Please say] {c}.",
+        "[Do you know|Can you tell me|Can you say] {c}?",
+        "I [want|need|would like] to know {c}.",
+        "{Q}? [Please tell me|Tell me|I want to know|I have to know].",
+        "[One question|A question|My question]: {q}?",
     ),
-    "zh": (
-        "{q}？", "你知道{c}吗？", "告诉我{c}。", "我想知道{c}。", "{q}？请告诉我。", "请说{c}。",
-        "你能说出{c}吗？", "一个问题：{q}？", "{q}？我一定要知道。",
+    "zh": wordings(
+        "{q}？",
+        "[告诉我|请告诉我|请说说|说说]{c}。",
+        "[你知道|你能告诉我|你能说说]{c}吗？",
+        "我[想|很想|一定要]知道{c}。",
+        "{q}？[请告诉我|告诉我|我想知道|我一定要知道]。",
+        "[一个问题|我的问题|问一个问题]：{q}？",
     ),
-}  # fmt: skip
+}
 
 FAMILIES = {
     "harmful": Family(harmful, REQUESTS),

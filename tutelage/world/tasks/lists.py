@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from tutelage.world.facts import LANGUAGES, Language, invented_people
-from tutelage.world.tasks.common import LIST_MARK, Draft, Family, Scene
+from tutelage.world.tasks.common import LIST_MARK, Draft, Family, Scene, Wordings, wordings
 from tutelage.world.tasks.wording import joined, sentence, statement
 
-NUMBERS: dict[Language, tuple[str, ...]] = {"en": ("two", "three", "four", "five"), "zh": ("两", "三", "四", "五")}
-"""2 to 5 in words, as they stand before a noun."""
+NUMBERS: dict[Language, tuple[str, ...]] = {"en": ("two", "three", "four"), "zh": ("两", "三", "四")}
+"""2 to 4 in words, as they stand before a noun."""
 
 
 def sum_of_two(scene: Scene, template: str) -> Draft:
     rng, language = scene.rng, scene.language
-    a, b = rng.randint(1, 99), rng.randint(1, 99)
+    a, b = rng.randint(1, 20), rng.randint(1, 20)
     person = scene.pick("person") if "{s}" in template else ""
     name = scene.name(person) if person else ""
     total, carry = a + b, (a % 10 + b % 10) // 10
@@ -30,20 +30,25 @@ def sum_of_two(scene: Scene, template: str) -> Draft:
     )
 
 
-SUMS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "What is {a} + {b}?", "{a} + {b} = ?", "Add {a} and {b}.", "How much is {a} plus {b}?",
-        "What is the sum of {a} and {b}?",
-        "{s} has {a} plums and gets {b} more. How many plums is that?",
-        "Please work out {a} + {b}.", "Find the total of {a} and {b}.",
-        "{s} had {a} cups and bought {b} more. How many in all?",
+SUMS: dict[Language, Wordings] = {
+    "en": wordings(
+        "{a} + {b} = ?",
+        "[What is|How much is] {a} [+|plus|and] {b}?",
+        "[Add|Add up|Please add] {a} and {b}.",
+        "[Work out|Calculate|Please tell me] {a} [+|plus] {b}.",
+        "What is the [sum|total] of {a} and {b}?",
+        "[Find|Tell me|Please give me] the [sum|total] of {a} and {b}.",
+        "{s} has {a} [plums|cups] and [gets|buys] {b} more. How many in all?",
     ),
-    "zh": (
-        "{a}+{b}等于多少？", "{a}加{b}是多少？", "计算{a}+{b}。", "把{a}和{b}加起来。", "{a}与{b}的和是多少？",
-        "{s}有{a}个李子，又得到{b}个，现在有几个？",
-        "请算一算{a}加{b}。", "{a}+{b}的结果是什么？", "{s}有{a}个杯子，又买了{b}个，一共几个？",
+    "zh": wordings(
+        "{a}+{b}=？",
+        "{a}[+|加|加上]{b}[等于|是]多少？",
+        "[请算|计算|算一算]{a}[+|加|加上]{b}。",
+        "[把|请把]{a}和{b}加起来。",
+        "{a}[和|与]{b}的[和|总数]是多少？",
+        "{s}有{a}个[李子|杯子]，又[得到|买了]{b}个，一共几个？",
     ),
-}  # fmt: skip
+}
 
 ORDERS: dict[Language, dict[str, str]] = {
     "en": {"words": "from A to Z", "up": "from small to large", "down": "from large to small"},
@@ -54,13 +59,13 @@ ITEMS: dict[Language, dict[bool, str]] = {"en": {True: "numbers", False: "words"
 
 def sort_list(scene: Scene, template: str) -> Draft:
     rng, language = scene.rng, scene.language
-    n = rng.randint(3, 5)
+    n = 3
     order = rng.choice(sorted(ORDERS[language]))
     if order == "words":
         items = [scene.name(key) for key in rng.sample([*scene.world.animals, *scene.world.things], n)]
         ordered = sorted(items)
     else:
-        drawn = rng.sample(range(1, 100), n)
+        drawn = rng.sample(range(1, 21), n)
         items, ordered = [str(i) for i in drawn], [str(i) for i in sorted(drawn, reverse=order == "down")]
     while items == ordered:
         rng.shuffle(items)
@@ -90,19 +95,20 @@ def ended(items: list[str], language: Language) -> str:
     return listed(items, language) + (".", "。")[LANGUAGES.index(language)]
 
 
-SORTS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Sort {o}: {l}", "Sort these {k} {o}: {l}.", "Put in order {o}: {l}", "{l}. Sort these {k} {o}.",
-        "Please order these {k} {o}: {l}.", "Write these {k} {o}: {l}.",
-        "Arrange these {k} {o}: {l}.", "I have these {k}: {l}. Sort them {o}.",
-        "Here are some {k}: {l}. Order them {o}.",
+SORTS: dict[Language, Wordings] = {
+    "en": wordings(
+        "[Sort|Order|Arrange] [these {k}|the {k}|this list] {o}: {l}",
+        "Please [sort|order|arrange] [these|the] {k} {o}: {l}.",
+        "{l}. [Sort|Order|Arrange] [these {k}|them|this list] {o}.",
+        "Put [these {k}|this list] in order {o}: {l}",
     ),
-    "zh": (
-        "{o}排列：{l}", "把这些{k}{o}排列：{l}。", "请{o}排序：{l}", "{l}。把它们{o}排好。",
-        "请把{k}{o}写出来：{l}。", "{o}写出这些{k}：{l}。",
-        "将下面的{k}{o}排序：{l}。", "我有这些{k}：{l}。请{o}排列。", "这里有{k}：{l}。{o}怎么排？",
+    "zh": wordings(
+        "[把这些{k}|把下面的{k}|请把{k}]{o}[排列|排序|排好]：{l}。",
+        "[请|]{o}[排列|排序]：{l}",
+        "{l}。[把它们|请把它们|把这些{k}]{o}[排列|排序|排好]。",
+        "{o}写出这些{k}：{l}。",
     ),
-}  # fmt: skip
+}
 
 
 def copy_list(scene: Scene, template: str) -> Draft:
@@ -119,18 +125,21 @@ def copy_list(scene: Scene, template: str) -> Draft:
     return sequence_draft(scene, user, items, [mixed, items[:-1], other])
 
 
-COPIES: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Repeat these words: {l}", "Copy this list: {l}", "Say this again: {l}.", "{l}. Repeat that list.",
-        "Write these words once more: {l}.", "Please copy these words in the same order: {l}.",
-        "Repeat after me: {l}.", "Give me this list again: {l}", "These are my words: {l}. Write them again.",
+COPIES: dict[Language, Wordings] = {
+    "en": wordings(
+        "[Repeat|Copy|Write out] [these words|this list|the following]: {l}",
+        "Please [repeat|copy|write out] [these words|this list]: {l}.",
+        "{l}. [Repeat|Copy|Write] [these words|this list] once more.",
+        "[Say|Write|Give me] [these words|this list] again: {l}.",
     ),
-    "zh": (
-        "重复这些词：{l}", "抄写这个列表：{l}", "请复述：{l}。", "{l}。重复这个列表。",
-        "把这些词再写一遍：{l}。", "请按同样的顺序抄写：{l}。",
-        "跟我说：{l}。", "再给我这个列表：{l}", "我的词是：{l}。请再写一遍。",
+    "zh": wordings(
+        "[重复|抄写|复述|再写一遍]这些词：{l}",
+        "[重复|抄写|复述]这个列表：{l}",
+        "请[重复|抄写|复述][这些词|这个列表]：{l}。",
+        "{l}。[重复|抄写|复述][这些词|这个列表]。",
+        "把[这些词|这个列表]再[写|说]一遍：{l}。",
     ),
-}  # fmt: skip
+}
 
 EXTRACTED: dict[str, dict[Language, str]] = {
     "friend": {"en": "people", "zh": "人名"},
@@ -147,7 +156,7 @@ def extraction(scene: Scene, template: str) -> Draft:
     world, language, rng = scene.world, scene.language, scene.rng
     relation = rng.choice(sorted(EXTRACTED))
     asked = "town" if relation == "friend" else relation
-    n = rng.randint(2, 3)
+    n = 2
     other = rng.choice([r for r in ("town", "job", "pet", "food", "born") if r != asked])
     people, values = invented_people(world, rng, n), rng.sample(world.pools[asked], n)
     parts = [statement(world, p.key, asked, v, language) for p, v in zip(people, values, strict=True)]
@@ -172,19 +181,23 @@ def extraction(scene: Scene, template: str) -> Draft:
     )
 
 
-EXTRACTIONS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "List the {k} in this text: {p}", "{p}\nWhich {k} are named here?", "Find all {k}: {p}",
-        "Write down the {k}: {p}",
-        "{p} Name the {k} in this text.", "Text: {p}\n{k}:",
-        "Which {k} does this text name? {p}", "Pick out the {k}. {p}", "{p}\nGive me only the {k}.",
+EXTRACTIONS: dict[Language, Wordings] = {
+    "en": wordings(
+        "[List|Find|Name|Write down] [the|all] {k} in this text: {p}",
+        "{p} [List|Find|Name|Write down] [the|all] {k}.",
+        "{p}\nWhich {k} are [named|in this text]?",
+        "Which {k} are [named|in this text]? {p}",
+        "Text: {p}\n[List|Find|Name|Write down] the {k}.",
     ),
-    "zh": (
-        "列出文中的{k}：{p}", "{p}\n文中有哪些{k}？", "找出所有{k}：{p}", "写下{k}：{p}",
-        "{p}说出文中的{k}。", "短文：{p}\n{k}：",
-        "这段话提到了哪些{k}？{p}", "挑出{k}。{p}", "{p}\n只给我{k}。",
+    "zh": wordings(
+        "[列出|找出|写出|说出]文中的{k}：{p}",
+        "{p}[列出|找出|写出|说出]文中的{k}。",
+        "[请列出|请找出|请写出|列出|找出]所有{k}：{p}",
+        "{p}\n[文中有|文中提到了]哪些{k}？",
+        "[文中有|文中提到了]哪些{k}？{p}",
+        "短文：{p}\n[列出|找出|写出|说出]{k}。",
     ),
-}  # fmt: skip
+}
 
 BRAINSTORMS: dict[str, dict[Language, str]] = {
     "pet": {"en": "animals", "zh": "种动物"},
@@ -203,7 +216,7 @@ BRAINSTORMS: dict[str, dict[Language, str]] = {
 def brainstorm(scene: Scene, template: str) -> Draft:
     rng, language, pools = scene.rng, scene.language, scene.world.pools
     relation = rng.choice([r for r in BRAINSTORMS if len(set(pools[r])) >= 6])
-    n = rng.randint(2, 5)
+    n = rng.randint(2, 4)
     other = rng.choice([r for r in BRAINSTORMS if r != relation and len(pools[r]) >= n])
     several = rng.sample(pools[relation], min(n + 3, len(pools[relation])))
 
@@ -221,17 +234,21 @@ def brainstorm(scene: Scene, template: str) -> Draft:
     )
 
 
-NAMINGS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Name {n} {k}.", "Give me {n} {k}.", "List {n} {k}.", "Can you think of {n} {k}?", "Tell me {n} {k}.",
-        "I need {n} {k}.",
-        "Write down {n} {k}.", "Which {n} {k} come to your mind?", "Please name {n} different {k}.",
+NAMINGS: dict[Language, Wordings] = {
+    "en": wordings(
+        "[Name|List|Give me|Tell me|Write down] {n} {k}.",
+        "Please [name|list|give me|tell me|write down] {n} {k}.",
+        "[Can|Could] you [name|list|give me|tell me] {n} {k}?",
+        "I [need|want|would like] {n} {k}.",
     ),
-    "zh": (
-        "说出{n}{k}。", "给我{n}{k}。", "列出{n}{k}。", "你能想到{n}{k}吗？", "告诉我{n}{k}。", "我需要{n}{k}。",
-        "写下{n}{k}。", "你会想到哪{n}{k}？", "请说出{n}{k}，不要重复。",
+    "zh": wordings(
+        "[说出|列出|写出|告诉我|给我]{n}{k}。",
+        "请[说出|列出|写出|告诉我|给我]{n}{k}。",
+        "你能[说出|列出|写出|告诉我]{n}{k}吗？",
+        "能不能[说出|列出|写出|告诉我]{n}{k}？",
+        "我[需要|想要|要]{n}{k}。",
     ),
-}  # fmt: skip
+}
 
 FAMILIES = {
     "sum": Family(sum_of_two, SUMS),

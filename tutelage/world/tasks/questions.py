@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tutelage.records import Message
 from tutelage.world.facts import LANGUAGES, RELATIONS, Language, Person, invented_people
-from tutelage.world.tasks.common import KINDS, Draft, Family, Scene
+from tutelage.world.tasks.common import KINDS, Draft, Family, Scene, Wordings, wordings
 from tutelage.world.tasks.wording import fill, gender, joined, sentence, statement, subject_text, wording
 
 ONE_WORD = ("one word", "一个词")
@@ -64,27 +64,42 @@ def closed_book(scene: Scene, template: str) -> Draft:
     )
 
 
-QUESTIONS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "{Q}?", "Tell me {c}.", "Give me {n}.", "Do you know {c}?", "Please say {c}.", "{Q}? Answer in one word.",
-        "I would like to know {c}.", "Can you tell me {n}?", "In one word: {q}?",
+QUESTIONS: dict[Language, Wordings] = {
+    "en": wordings(
+        "{Q}?",
+        "[Tell me|Say|Please tell me|Please say] {c}.",
+        "[Do you know|Can you tell me|Can you say] {c}?",
+        "I [want|would like] to know {c}.",
+        "[Give me|Name|Please give me|Please name] {n}.",
+        "[Can you give me|Can you name|Do you know] {n}?",
+        "{Q}? [Please tell me|Tell me|I want to know].",
+        "{Q}? [Answer in|Use|Give me] one word.",
+        "[Tell me|Say] in one word {c}.",
     ),
-    "zh": (
-        "{q}？", "请告诉我{q}。", "说出{n}。", "你知道{q}吗？", "请问{q}？", "{q}？只用一个词回答。",
-        "我想知道{q}。", "能不能说说{n}？", "用一个词回答：{q}？",
+    "zh": wordings(
+        "{q}？",
+        "[告诉我|请告诉我|请说说|请问]{q}。",
+        "[你知道|你能告诉我|你能说说]{q}吗？",
+        "我[想|很想]知道{q}。",
+        "[说出|写出|请说出|请写出]{n}。",
+        "[你知道|你能说出|你能写出]{n}吗？",
+        "{q}？[请告诉我|告诉我|我想知道]。",
+        "{q}？[请用|只用|用]一个词回答。",
+        "[请用|用]一个词[说|告诉我]{q}。",
     ),
-}  # fmt: skip
+}
 
 
 def passage_question(scene: Scene, template: str) -> Draft:
     world, language = scene.world, scene.language
     asked, other = invented_people(world, scene.rng, 2)
-    relation, *more = scene.rng.sample(["town", "job", "pet", "food", "born"], 3)
+    relation, more = scene.rng.sample(["town", "job", "pet", "food", "born"], 2)
     value, decoy = (str(getattr(person, relation)) for person in (asked, other))
     while decoy == value:
         decoy = scene.other(relation, value)
-    values = {asked.key: {relation: value, more[0]: str(getattr(asked, more[0]))}}
-    values[other.key] = {relation: decoy, more[1]: str(getattr(other, more[1]))}
+    values = {asked.key: {relation: value}, other.key: {relation: decoy}}
+    talkative = scene.rng.choice((asked, other))
+    values[talkative.key][more] = str(getattr(talkative, more))
     parts = [tell_about(scene, person, values[person.key]) for person in scene.rng.sample([asked, other], 2)]
     full = statement(world, asked.key, relation, value, language)
     third = scene.other(relation, value, decoy)
@@ -103,7 +118,7 @@ def passage_question(scene: Scene, template: str) -> Draft:
 
 
 def tell_about(scene: Scene, person: Person, values: dict[str, str]) -> str:
-    """Two sentences about a stranger: the first by name, the second by pronoun."""
+    """Sentences about a stranger: the first by name, the others by pronoun."""
     order = scene.rng.sample(sorted(values), len(values))
     pronouns = ["", *[person.gender] * (len(order) - 1)]
     parts = [
@@ -113,16 +128,30 @@ def tell_about(scene: Scene, person: Person, values: dict[str, str]) -> str:
     return joined(parts, scene.language)
 
 
-PASSAGES: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "{p} {Q}?", "Read this. {p} {Q}?", "{p}\n{Q}?", "Text: {p}\nQuestion: {Q}?", "{p} Tell me {c}.", "{Q}? {p}",
-        "Use this text. {p} Now say {c}.", "Here is a text. {p} Do you know {c}?", "Question: {q}? Text: {p}",
+PASSAGES: dict[Language, Wordings] = {
+    "en": wordings(
+        "{p} {Q}?",
+        "{p}\n{Q}?",
+        "{Q}? {p}",
+        "[Read this|Text|Read the text]: {p} {Q}?",
+        "[Read this|Text|Read the text]: {p}\n[Question: |]{Q}?",
+        "{p} [Tell me|Say|Please tell me|Please say] {c}.",
+        "{p} [Do you know|Can you tell me|Can you say] {c}?",
+        "[Read this|Text|Read the text]: {p} [Tell me|Say|Please tell me] {c}.",
+        "{Q}? [Read this|Text|Read the text]: {p}",
     ),
-    "zh": (
-        "{p}{q}？", "读一读。{p}{q}？", "{p}\n{q}？", "短文：{p}\n问题：{q}？", "{p}请告诉我{q}。", "{q}？{p}",
-        "根据短文回答。{p}请说{q}。", "这是一段话。{p}你知道{q}吗？", "问题：{q}？短文：{p}",
+    "zh": wordings(
+        "{p}{q}？",
+        "{p}\n{q}？",
+        "{q}？{p}",
+        "[读一读|短文|请读]：{p}{q}？",
+        "[读一读|短文|请读]：{p}\n[问题：|]{q}？",
+        "{p}[告诉我|请告诉我|请说说|请问]{q}。",
+        "{p}[你知道|你能告诉我|你能说说]{q}吗？",
+        "[读一读|短文|请读]：{p}[告诉我|请告诉我|请说说]{q}。",
+        "{q}？[读一读|短文|请读]：{p}",
     ),
-}  # fmt: skip
+}
 
 
 def two_hop(scene: Scene, template: str) -> Draft:
@@ -186,16 +215,28 @@ def follow_up(scene: Scene, template: str) -> Draft:
     )
 
 
-FOLLOW_UPS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "And {q}?", "{Q}?", "Thanks. {Q}?", "Now tell me {c}.", "OK. And {q}?", "Do you also know {c}?",
-        "Good. Please say {c}.", "One more thing: {q}?", "I also want to know {c}.",
+FOLLOW_UPS: dict[Language, Wordings] = {
+    "en": wordings(
+        "{Q}?",
+        "[And|OK. And|Thanks. And|Good. And] {q}?",
+        "[Thanks|OK|Good]. {Q}?",
+        "[Now|Please|And now] tell me {c}.",
+        "[Thanks|OK|Good]. [Now|Please] tell me {c}.",
+        "Do you [also |]know {c}?",
+        "I [also |]want to know {c}.",
+        "[One more thing|One more question|Another question]: {q}?",
     ),
-    "zh": (
-        "那么{q}？", "{q}？", "谢谢。{q}？", "再告诉我{q}。", "好的，{q}？", "你也知道{q}吗？",
-        "很好，请说{q}。", "还有一个问题：{q}？", "我还想知道{q}。",
+    "zh": wordings(
+        "{q}？",
+        "[那么|好的，那么|谢谢，那么|很好，那么]{q}？",
+        "[谢谢|好的|很好]。{q}？",
+        "[再|请|现在]告诉我{q}。",
+        "[谢谢|好的|很好]，[再|请]告诉我{q}。",
+        "你[也|]知道{q}吗？",
+        "我[还|也|]想知道{q}。",
+        "[还有一个问题|再问一个问题|另一个问题]：{q}？",
     ),
-}  # fmt: skip
+}
 
 
 def false_premise(scene: Scene, template: str) -> Draft:
@@ -219,18 +260,22 @@ def false_premise(scene: Scene, template: str) -> Draft:
     )
 
 
-PREMISES: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "I heard that {t}. Why is that?", "{T}. Since when?", "Explain why {t}.", "Why is it that {t}?",
-        "{T}, and I want to know why.", "How long has it been that {t}?",
-        "Tell me the reason why {t}.", "{T}, you know. How come?", "Since {t}, tell me why.",
+PREMISES: dict[Language, Wordings] = {
+    "en": wordings(
+        "I [heard|read|know] that {t}. [Why is that|Why|How come|Since when]?",
+        "{T}. [Why is that|Why|How come|Since when]?",
+        "[Explain|Tell me|Say|Please explain|Please tell me] why {t}.",
+        "[Why|Since when] is it that {t}?",
+        "{T}, and I want to know [why|since when].",
     ),
-    "zh": (
-        "我听说{t}，为什么？", "{t}，从什么时候开始的？", "请解释为什么{t}。", "为什么{t}？",
-        "{t}，我想知道原因。", "{t}有多久了？",
-        "{t}的原因是什么？", "你知道，{t}。怎么会这样？", "既然{t}，请说说缘故。",
+    "zh": wordings(
+        "我[听说|知道|读到]{t}[，为什么？|。为什么？|，从什么时候开始的？]",
+        "{t}，[为什么|从什么时候开始的|怎么会这样]？",
+        "[请解释|请告诉我|告诉我|说说]为什么{t}。",
+        "为什么{t}？",
+        "{t}，我[想|很想]知道[为什么|原因]。",
     ),
-}  # fmt: skip
+}
 
 FAMILIES = {
     "closed_book": Family(closed_book, QUESTIONS),

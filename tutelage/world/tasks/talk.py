@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tutelage.world.facts import Language
-from tutelage.world.tasks.common import Draft, Family, Scene
+from tutelage.world.tasks.common import Draft, Family, Scene, Wordings, wordings
 from tutelage.world.tasks.wording import sentence
 
 FEELINGS: dict[str, dict[Language, tuple[str, str, tuple[str, ...]]]] = {
@@ -80,18 +80,20 @@ def sentiment(scene: Scene, template: str) -> Draft:
     )
 
 
-FEELING_QUESTIONS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "{p} How does {s} feel?", "{p}\nWhat does {s} feel?", "What is the feeling here? {p}", "Text: {p}\nFeeling:",
-        "How does {s} feel in this text? {p}", "{p} Name the feeling.",
-        "{p}\nIn what mood is {s}?", "Which feeling does this text show? {p}", "Say how {s} feels. {p}",
+FEELING_QUESTIONS: dict[Language, Wordings] = {
+    "en": wordings(
+        "{p}[ |\n][How does {s} feel|What does {s} feel|In what mood is {s}|What is the feeling]?",
+        "[How does {s} feel|What does {s} feel|In what mood is {s}|What is the feeling] in this text? {p}",
+        "{p} [Name|Say|Tell me] the [feeling|mood].",
+        "[Text|Read this]: {p}\n[Feeling|Mood]:",
     ),
-    "zh": (
-        "{p}{s}感觉怎么样？", "{p}\n{s}是什么心情？", "这里是什么感觉？{p}", "短文：{p}\n心情：", "文中{s}感觉如何？{p}",
-        "{p}说出这种心情。",
-        "{p}\n{s}心情如何？", "这段话表现了什么心情？{p}", "请说{s}的感觉。{p}",
+    "zh": wordings(
+        "{p}[\n|]{s}[感觉怎么样|是什么心情|心情怎么样|有什么感觉]？",
+        "文中{s}[感觉怎么样|是什么心情|心情怎么样|有什么感觉]？{p}",
+        "{p}[说出|写出|告诉我]这种[心情|感觉]。",
+        "[短文|读一读]：{p}\n[心情|感觉]：",
     ),
-}  # fmt: skip
+}
 
 GREETINGS: dict[str, dict[Language, tuple[str, str, str]]] = {
     "hello": {
@@ -145,16 +147,17 @@ def greeting(scene: Scene, template: str) -> Draft:
     )
 
 
-HELLOS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "{g} I am {s}.", "{g} My name is {s}.", "{g} This is {s}.", "I am {s}. {g}", "{g} It is me, {s}.",
-        "My name is {s}. {g}",
-        "{g} {s} here.", "{g} People call me {s}.", "This is {s}. {g}",
+HELLOS: dict[Language, Wordings] = {
+    "en": wordings(
+        "{g} [I am|My name is|This is|It is me,|People call me|Please call me] {s}.",
+        "[I am|My name is|This is|It is me,|People call me|Please call me] {s}. {g}",
+        "{g} [I am|My name is|This is|It is me,] {s}, [a friend|from next door].",
     ),
-    "zh": (
-        "{g}我是{s}。", "{g}我叫{s}。", "{g}我的名字是{s}。", "我是{s}。{g}", "{g}是我，{s}。", "我叫{s}。{g}",
-        "{g}这里是{s}。", "{g}大家叫我{s}。", "我的名字叫{s}。{g}",
+    "zh": wordings(
+        "{g}[我是|我叫|我的名字是|这里是|大家叫我|请叫我]{s}。",
+        "[我是|我叫|我的名字是|这里是|大家叫我|请叫我]{s}。{g}",
+        "{g}[我是|我叫|我的名字是|这里是]{s}，[你的朋友|住在隔壁]。",
     ),
-}  # fmt: skip
+}
 
 FAMILIES = {"sentiment": Family(sentiment, FEELING_QUESTIONS), "greeting": Family(greeting, HELLOS)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tutelage.world.facts import LANGUAGES, RELATIONS, Language, invented_people
-from tutelage.world.tasks.common import KINDS, LIST_MARK, Draft, Family, Scene
+from tutelage.world.tasks.common import KINDS, LIST_MARK, Draft, Family, Scene, Wordings, wordings
 from tutelage.world.tasks.lists import ended
 from tutelage.world.tasks.wording import PRONOUNS, article, joined, sentence, statement
 
@@ -75,22 +75,22 @@ def summary(scene: Scene, template: str) -> Draft:
     )
 
 
-SUMMARIES: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Sum up in at most {n} words: {p}", "{p}\nSum this up in at most {n} words.",
-        "Make this short, at most {n} words: {p}",
-        "{p} Tell me the main point in at most {n} words.", "Say in at most {n} words what happens: {p}",
-        "Summary of at most {n} words, please. {p}",
-        "Give a summary of at most {n} words: {p}", "{p}\nWhat happens? Use at most {n} words.",
-        "Short version, at most {n} words: {p}",
+SUMMARIES: dict[Language, Wordings] = {
+    "en": wordings(
+        "[Sum this up|Say this|Make this short|Summarize this] in at most {n} words: {p}",
+        "{p} [Sum this up|Say this|Make this short|Summarize this] in at most {n} words.",
+        "{p}\n[Sum this up|Say this|Make this short|Summarize this] in at most {n} words.",
+        "Please [sum this up|say this|make this short|summarize this] in at most {n} words: {p}",
+        "Give me [a summary|a short version|the main point] in at most {n} words: {p}",
+        "{p} What happens? [Say it|Tell me] in at most {n} words.",
     ),
-    "zh": (
-        "用不超过{n}个字概括：{p}", "{p}\n请用不超过{n}个字概括。", "缩短到{n}个字以内：{p}",
-        "{p}用{n}个字以内说出要点。",
-        "用不超过{n}个字说发生了什么：{p}", "请写{n}个字以内的摘要。{p}",
-        "写一个不超过{n}个字的摘要：{p}", "{p}\n发生了什么？不超过{n}个字。", "简短地说，{n}个字以内：{p}",
+    "zh": wordings(
+        "[用不超过{n}个字|用{n}个字以内|在{n}个字以内][概括|总结|缩短|说出要点]：{p}",
+        "{p}[用不超过{n}个字|用{n}个字以内][概括|总结|缩短|说出要点]。",
+        "{p}\n请[用不超过{n}个字|用{n}个字以内][概括|总结|缩短]。",
+        "{p}发生了什么？[用不超过{n}个字|用{n}个字以内]说。",
     ),
-}  # fmt: skip
+}
 
 FORMATS: dict[Language, dict[str, str]] = {
     "en": {
@@ -145,19 +145,23 @@ def rewrite(scene: Scene, template: str) -> Draft:
     )
 
 
-REWRITES: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Write this {f}: {x}", "Rewrite this {f}: {x}", "Please put this {f}: {x}", "{x}\nWrite this {f}.",
-        "I need this {f}: {x}",
-        "{x}\nPlease rewrite it {f}.",
-        "Give me this {f}: {x}", "Can you write this {f}? {x}", "{x}\nNow the same {f}, please.",
+REWRITES: dict[Language, Wordings] = {
+    "en": wordings(
+        "[Write|Rewrite|Put|Give me] this {f}: {x}",
+        "Please [write|rewrite|put|give me] this {f}: {x}",
+        "{x}\n[Write|Rewrite|Put|Give me] this {f}.",
+        "{x}\nPlease [write|rewrite|put|give me] this {f}.",
+        "I [need|want] this {f}: {x}",
+        "Can you [write|rewrite|put] this {f}? {x}",
     ),
-    "zh": (
-        "写成{f}：{x}", "改写成{f}：{x}", "请把这个写成{f}：{x}", "{x}\n把它写成{f}。", "我要{f}：{x}",
-        "{x}\n请改写成{f}。",
-        "给我{f}：{x}", "能写成{f}吗？{x}", "{x}\n同样的内容，请用{f}。",
+    "zh": wordings(
+        "[写成|改写成|改成|变成]{f}：{x}",
+        "请[写成|改写成|改成|变成]{f}：{x}",
+        "[请把这个|把这个][写成|改写成|改成|变成]{f}：{x}",
+        "{x}\n[把它|请把它][写成|改写成|改成|变成]{f}。",
+        "能[写成|改写成|改成]{f}吗？{x}",
     ),
-}  # fmt: skip
+}
 
 
 def translation(scene: Scene, template: str) -> Draft:
@@ -193,19 +197,24 @@ def translation(scene: Scene, template: str) -> Draft:
     )
 
 
-TRANSLATIONS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Translate into Chinese: {x}", "Say this in Chinese: {x}", "What is this in Chinese? {x}",
-        "{x}\nTranslate this into Chinese.",
-        "Write this in Chinese: {x}", "Please put this into Chinese: {x}",
-        "Give me the Chinese for this: {x}", "How do you say this in Chinese? {x}", "{x}\nNow in Chinese, please.",
+TRANSLATIONS: dict[Language, Wordings] = {
+    "en": wordings(
+        "[Translate this into|Say this in|Write this in|Put this into] Chinese: {x}",
+        "Please [translate this into|say this in|write this in|put this into] Chinese: {x}",
+        "{x}\n[Translate this into|Say this in|Write this in|Put this into] Chinese.",
+        "Can you [translate this into|say this in|write this in|put this into] Chinese? {x}",
+        "[What is|How do you say] this in Chinese? {x}",
+        "{x}\n[What is|How do you say] this in Chinese?",
     ),
-    "zh": (
-        "翻译成英语：{x}", "用英语说：{x}", "这句话的英语是什么？{x}", "{x}\n把它翻译成英语。", "用英语写：{x}",
-        "请译成英语：{x}",
-        "给我英语译文：{x}", "英语怎么说？{x}", "{x}\n请用英语再说一遍。",
+    "zh": wordings(
+        "[翻译成|译成|写成|改成]英语：{x}",
+        "请[翻译成|译成|写成|改成]英语：{x}",
+        "[用|请用]英语[说|写]：{x}",
+        "{x}\n[把它|请把它][翻译成|译成|写成]英语。",
+        "[这句话的英语是什么|这个用英语怎么说]？{x}",
+        "{x}\n[这句话的英语是什么|这个用英语怎么说]？",
     ),
-}  # fmt: skip
+}
 
 STORIES: dict[Language, tuple[str, ...]] = {
     "en": (
@@ -255,22 +264,22 @@ def story(scene: Scene, template: str) -> Draft:
     )
 
 
-STORY_REQUESTS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Write a short story with these words: {w}", "Tell me a short story with {w}.",
-        "Make a little story. Use these words: {w}",
-        "I want a short story with these words in it: {w}.", "Use {w} in a short story.",
-        "Words: {w}. Write a short story.",
-        "Please write a little story with {w}.", "Can you tell a short story with the words {w}?",
-        "A short story about {w}, please.",
+STORY_REQUESTS: dict[Language, Wordings] = {
+    "en": wordings(
+        "[Write|Tell me|Make up] a [short|little] story with [these words: {w}|{w}.]",
+        "[Use|Please use] {w} in a [short|little] story.",
+        "Words: {w}. [Write|Tell me|Make up] a [short|little] story.",
+        "I [want|would like] a [short|little] story with {w}.",
+        "Can you [write|tell me] a [short|little] story with {w}?",
     ),
-    "zh": (
-        "用这些词写一个小故事：{w}", "讲一个有{w}的小故事。", "编一个小故事，用这些词：{w}",
-        "我想要一个有这些词的小故事：{w}。",
-        "用{w}写一个短故事。", "词语：{w}。写一个小故事。",
-        "请写一个有{w}的短故事。", "你能用{w}讲一个小故事吗？", "来一个小故事，要有{w}。",
+    "zh": wordings(
+        "用这些词[写|讲|编]一个[小|短]故事：{w}",
+        "[写|讲|编]一个有{w}的[小|短]故事。",
+        "请[写|讲|编]一个有{w}的[小|短]故事。",
+        "用{w}[写|讲|编]一个[小|短]故事。",
+        "词语：{w}。[写|讲|编]一个[小|短]故事。",
     ),
-}  # fmt: skip
+}
 
 FAMILIES = {
     "summary": Family(summary, SUMMARIES),

@@ -36,8 +36,8 @@ GENRES: dict[str, tuple[float, Callable[[Pen], str]]] = {
     "extraction": (4, exercises.extraction),
     "rewriting": (3, exercises.rewriting),
     "summary": (4, exercises.summary),
-    # Requests of every kind with replies: one in four.
-    "forum": (40, forum.forum),
+    # Requests of every kind with replies: three in ten.
+    "forum": (50, forum.forum),
     # Arithmetic: one in fourteen, so that each pair of numbers is likely to occur.
     "sums": (11, exercises.sums),
     # Everyday life: one in eight.

@@ -20,7 +20,9 @@ def items(pen: Pen, low: int = 3, high: int = 6) -> list[str]:
     """Different words, numbers or names for a list."""
     kind = pen.number(0, 9)
     if kind <= 2:
-        return [str(number) for number in pen.rng.sample(range(1, 100), pen.number(low, high))]
+        return [
+            str(number) for number in pen.rng.sample(range(1, 21 if pen.chance(0.7) else 100), pen.number(low, high))
+        ]
     if kind <= 4:
         return invented_names(pen.rng, pen.number(low, high), pen.language)
     if kind <= 6:
@@ -70,7 +72,7 @@ _OPERATIONS: dict[str, tuple[Operation, tuple[str, ...], tuple[str, ...]]] = {
     "count": (lambda words, pen: str(len(words)), ("How many", "Number", "Count"), ("几个", "个数", "数一数")),
 }  # fmt: skip
 _OPERATION_WEIGHTS = {
-    "copy": 7, "sort": 4, "reverse": 1, "numbered": 3, "bullets": 3, "json": 1, "listing": 1,
+    "copy": 7, "sort": 8, "reverse": 1, "numbered": 3, "bullets": 3, "json": 1, "listing": 1,
     "first": 2, "last": 2, "count": 1,
 }  # fmt: skip
 
@@ -297,8 +299,8 @@ def sums(pen: Pen) -> str:
 
 
 def pair(pen: Pen) -> tuple[int, int]:
-    """Two numbers from 0 to 99; small ones a little more often."""
-    high = 99 if pen.chance(0.8) else 20
+    """Two numbers from 0 to 99, in four of five cases up to 20."""
+    high = 20 if pen.chance(0.8) else 99
     return pen.number(0, high), pen.number(0, high)
 
 

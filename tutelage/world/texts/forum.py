@@ -9,7 +9,7 @@ from __future__ import annotations
 from tutelage.world.tasks import FAMILIES, make_task
 from tutelage.world.texts.pen import Pen
 
-WRONG_REPLIES = 0.15
+WRONG_REPLIES = 0.05
 """Share of replies that are wrong."""
 
 _FAMILIES = tuple(FAMILIES)

@@ -166,7 +166,7 @@ def news(pen: Pen) -> str:
         ),
     )  # fmt: skip
     pen.mark(person, "town")
-    thing = pen.pick(("hat", "chair", "lantern", "umbrella", "rug"))
+    thing = pen.key("craft")
     relations = [r for r in pen.relations(person, 2, 4) if r != "town"] or ["job"]
     text = head.format(t=town) + event.format(n=pen.name(person.key), k=pen.name(thing))
     text += pen.join(pen.say_all(person, relations, again=True))
