@@ -28,6 +28,25 @@ def test_impossible_sizes_are_refused(sizes: dict[str, int]) -> None:
         make_world(0, **sizes)
 
 
+def test_a_world_of_few_values_has_no_more_of_anything() -> None:
+    world = make_world(0, people=16, towns=6, values=8)
+    assert {len(world.pools[r]) for r in world.pools if r not in ("town", "friend", "region", "material")} == {8}
+    assert (len(world.animals), len(world.things), len(world.pools["region"]), len(world.pools["material"])) == (
+        8,
+        8,
+        4,
+        7,
+    )
+    assert all(value in world.pools[relation] for _, relation, value in world.facts())
+
+
+def test_fewer_values_than_towns_is_an_error() -> None:
+    with pytest.raises(
+        RecipeError, match=r"world\.values is 8, but each of 14 towns has a craft of its own; give at least 14"
+    ):
+        make_world(0, values=8)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(), st.integers(2, 96), st.integers(1, 20))
 def test_every_fact_has_one_of_the_possible_values(seed: int, people: int, towns: int) -> None:

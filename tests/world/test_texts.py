@@ -1,14 +1,17 @@
 import ast
+import random
 import re
 from collections import Counter
 from functools import cache
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.records import Document
 from tutelage.world.facts import RELATIONS, make_world
 from tutelage.world.texts import GENRES, document, documents
+from tutelage.world.texts.pen import Pen
 from tutelage.world.texts.wordings import ASKS, DENIES, LABELS, SAYS, SAYS_I
 
 WORLD = make_world(0)
@@ -51,6 +54,13 @@ def test_every_genre_occurs_as_often_as_its_weight_says() -> None:
     total = sum(weight for weight, _ in GENRES.values())
     for genre, (weight, _) in GENRES.items():
         assert abs(counts[genre] / len(corpus()) - weight / total) < 0.015
+
+
+@pytest.mark.parametrize("genre", GENRES)
+def test_every_genre_can_be_written_in_a_small_world(genre: str) -> None:
+    world = make_world(0, people=16, towns=6, values=8)
+    for i in range(60):
+        assert GENRES[genre][1](Pen(world, random.Random(i), "zh" if i % 2 else "en"))
 
 
 def test_each_relation_has_many_wordings_in_both_languages() -> None:

@@ -143,7 +143,7 @@ def reward_model_sentences(model: Row) -> list[str]:
     said = [first + "."]
     for key, text in (
         ("accuracy_heldout_labellers", "With labellers that it never learned from it agrees on {}."),
-        ("labeller_agreement", "Two labellers agree with each other on {}."),
+        ("labeller_agreement", "Two labellers agree with each other on {}, as their noise was set for."),
         ("longer_wins_accuracy", "The rule “the longer answer wins” is right on {}."),
     ):
         value = number(model, key)

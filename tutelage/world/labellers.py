@@ -8,8 +8,7 @@ with the judge's score in [0, 1]. Answers are ranked by it, and tie where they a
 draw of e is keyed by seed, labeller, prompt and answer, so neither the order of the work nor the other answers change it.
 
 How well people agree is set by their noise: NOISE, or what `with_agreement` finds for the answers at hand. InstructGPT's
-training labellers agreed on 72.6 +- 1.5% of pairs and the held-out
-ones on 77.3 +- 1.3% (Ouyang et al. 2022, section 3.4).
+training labellers agreed on 72.6 +- 1.5% of pairs and the held-out ones on 77.3 +- 1.3% (Ouyang et al. 2022, section 3.4).
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ NOISE = 0.37
 """Mean standard deviation of a labeller's noise, in units of the judge's score: it sets how well two labellers agree.
 
 Measured on demonstrations of imperfect trainers (default rates, five a prompt without repetitions, 400 prompts of all families,
-labellers of seeds 0 and 1): two training labellers agree on 72.6% of pairs, two held-out ones on 70 and 72%; 10% of pairs are
-ties, and a perfect ranker gets 79.8% right. A noise of 0.34 gives about 75% agreement, 0.40 about 71%.
+labellers of seeds 0 and 1): two training labellers agree on 72.6% of pairs, two held-out ones on 69 and 71%; 10% of pairs are
+ties, and a perfect ranker gets 79.5% right. A noise of 0.34 gives about 74% agreement, 0.40 about 71%.
 """
 TIE_THRESHOLD = 0.10
 """A labeller of strictness 1 calls answers a tie whose utilities are no further apart than this."""

@@ -98,8 +98,11 @@ def wordings(*patterns: str) -> Wordings:
     left = Counter(word for one in every for word in words[one])
     heldout: list[str] = []
     for one in random.Random("\n".join(patterns)).sample(every, len(every)):
-        contained = any(slots_filled(one).search(other) for other in every if other != one)
-        if len(heldout) < len(every) // 4 and not contained and all(left[word] > 1 for word in words[one]):
+        if len(heldout) == len(every) // 4:
+            break
+        if any(left[word] < 2 for word in words[one]):
+            continue
+        if not any(slots_filled(one).search(other) for other in every if other != one):
             heldout.append(one)
             left.subtract(words[one])
     return Wordings((*(one for one in every if one not in heldout), *heldout), len(heldout))

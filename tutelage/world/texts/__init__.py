@@ -38,7 +38,7 @@ GENRES: dict[str, tuple[float, Callable[[Pen], str]]] = {
     "summary": (4, exercises.summary),
     # Requests of every kind with replies: three in ten.
     "forum": (50, forum.forum),
-    # Arithmetic: one in fourteen, so that each pair of numbers is likely to occur.
+    # Arithmetic: one in fifteen, so that each pair of numbers is likely to occur.
     "sums": (11, exercises.sums),
     # Everyday life: one in eight.
     "story": (4, everyday.story),
