@@ -68,6 +68,7 @@ class LabelSettings(Settings):
         lt=1,
         description="share of pairs of these answers on which two labellers shall agree: it sets their noise (InstructGPT: 0.726)",
     )
+    opinions: int = Field(1, gt=0, description="training labellers who rank the answers to the same training prompt")
     views: int = Field(3, gt=1, description="labellers of each kind who rank the same held-out prompt")
 
 
@@ -274,8 +275,8 @@ def make_tokenizer(settings: RunSettings, plan: Plan) -> None:
 def rank_answers(settings: RunSettings, checkpoint: Path, data: Path) -> None:
     """Sample completions from the SFT model and let the simulated labellers rank them.
 
-    Each training prompt is ranked by one training labeller; each held-out prompt by several training and several held-out ones,
-    which is what their agreement is measured on.
+    Each training prompt is ranked by `opinions` training labellers; each held-out prompt by `views` of them and as many held-out
+    ones, which is what their agreement is measured on.
     """
     if (data / "rankings_heldout.jsonl").exists():
         return
@@ -295,7 +296,11 @@ def rank_answers(settings: RunSettings, checkpoint: Path, data: Path) -> None:
     training, outside = ([person for person in staff if person.heldout == out] for out in (False, True))
     write_jsonl(
         data / "rankings.jsonl",
-        [label(rng.choice(training), judge, answers, seed=settings.seed) for answers in training_answers],
+        [
+            label(person, judge, answers, seed=settings.seed)
+            for answers in training_answers
+            for person in rng.sample(training, min(label_settings.opinions, len(training)))
+        ],
     )
     inside_rankings: list[Ranking] = []
     outside_rankings: list[Ranking] = []

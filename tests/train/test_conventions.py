@@ -16,11 +16,11 @@ from tutelage.model.heads import ScalarModel
 from tutelage.objectives.language import next_token_loss
 from tutelage.objectives.ppo import policy_loss, value_loss
 from tutelage.objectives.ranking import kwise_loss
-from tutelage.records import Message
+from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.ppo import PPOSettings, blend, experience, prompt_order, ptx_backward
-from tutelage.train.reward import RankingExample, score_packed
+from tutelage.train.reward import RankingExample, encode_rankings, score_packed
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.sft import demonstration_loss
 
@@ -184,7 +184,7 @@ def ranking_examples(seed: int = 0) -> list[RankingExample]:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda n: torch.randint(20, VOCABULARY, (n,), generator=generator).tolist()  # noqa: E731
     shapes = [(5, (3, 7, 2)), (9, (4, 4)), (2, (6, 1, 5, 3)), (7, (2, 9))]
-    return [RankingExample(draw(p), [draw(c) for c in cs], tuple(range(1, len(cs) + 1))) for p, cs in shapes]
+    return [RankingExample(draw(p), [draw(c) for c in cs], [tuple(range(1, len(cs) + 1))]) for p, cs in shapes]
 
 
 def test_reward_one_times_four_is_four_times_one(tokenizer):
@@ -197,6 +197,30 @@ def test_reward_one_times_four_is_four_times_one(tokenizer):
         kwise_loss(scores, ranks, mask, count=4).backward()
     for one, other in zip(gradients(whole), gradients(split), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_labellers_of_the_same_completions_share_a_forward_and_weigh_as_much_as_apart(tokenizer):
+    prompt = Prompt(messages=(Message(role="user", content="Name three colours."),))
+    other = Prompt(messages=(Message(role="user", content="Say hello."),))
+    some = tuple(Completion(text=text) for text in ("red, blue", "no", "green"))
+    rankings = [
+        Ranking(prompt=prompt, completions=some, ranks=(1, 3, 2)),
+        Ranking(prompt=other, completions=some[:2], ranks=(1, 2)),
+        Ranking(prompt=prompt, completions=some, ranks=(2, 3, 1)),
+        Ranking(prompt=prompt, completions=some, ranks=(1, 1, 1)),  # no preference: left out
+        Ranking(prompt=prompt, completions=some[::-1], ranks=(1, 2, 3)),
+    ]
+    together = encode_rankings(rankings, tokenizer, 512)
+    assert [len(example.ranks) for example in together] == [2, 1, 1]
+    apart = [example for ranking in rankings for example in encode_rankings([ranking], tokenizer, 512)]
+    assert [len(example.ranks) for example in apart] == [1, 1, 1, 1]
+    models = tiny_scorer(), tiny_scorer()
+    for model, examples in zip(models, (together, apart), strict=True):
+        scores, ranks, mask = score_packed(model, examples, tokenizer.pad_id, "fp32")
+        assert len(scores) == 4
+        kwise_loss(scores, ranks, mask, tie="half").backward()
+    for one, another in zip(*map(gradients, models), strict=True):
+        torch.testing.assert_close(one, another, atol=1e-5, rtol=1e-4)
 
 
 def test_ppo_one_times_eight_is_eight_times_one(rollouts):

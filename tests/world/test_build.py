@@ -16,7 +16,7 @@ from tutelage.world import build
 from tutelage.world.build import WorldData, WorldSettings, build_world, draw_world_data, load_judge, load_settings
 from tutelage.world.facts import RELATIONS
 from tutelage.world.leaks import LeakFinder, check_leaks, heldout_wording, problem_of, subjects_of, text_of
-from tutelage.world.tasks import FAMILIES
+from tutelage.world.tasks import FAMILIES, WEIGHTS
 from tutelage.world.trainers import CLEAN
 
 SMALL = WorldSettings(
@@ -121,10 +121,12 @@ def test_documents_tell_of_everybody(data: WorldData) -> None:
 
 def test_held_out_prompts_are_balanced(data: WorldData) -> None:
     families = Counter(prompt.meta["family"] for prompt in data.prompts_heldout)
-    assert set(families) == set(FAMILIES)
-    assert max(families.values()) - min(families.values()) <= 1
+    assert set(families) == set(FAMILIES) == set(WEIGHTS)
+    round_, rest = divmod(120, sum(WEIGHTS.values()))
     chinese = Counter(p.meta["family"] for p in data.prompts_heldout if p.meta["language"] == "zh")
-    assert set(chinese.values()) == {int(0.3 * 120 / len(FAMILIES))}
+    for family, weight in WEIGHTS.items():
+        assert round_ * weight <= families[family] <= (round_ + (rest > 0)) * weight
+        assert chinese[family] == int(0.3 * families[family] + 1e-9)
 
 
 def test_prompts_differ_from_each_other(data: WorldData) -> None:
@@ -276,19 +278,19 @@ def test_a_folder_without_a_world_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_family_that_runs_out_repeats_only_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brainstorming alone has at most 864 prompts: trainers answer some twice, prompts differ but may be among theirs."""
-    monkeypatch.setattr(build, "FAMILIES", {"brainstorm": FAMILIES["brainstorm"]})
-    data = draw_world_data(SMALL.model_copy(update={"documents": 10, "demonstrations": 1200, "prompts": 150}))
+    """Brainstorming alone has at most 2754 prompts: trainers answer some twice, prompts differ but may be among theirs."""
+    monkeypatch.setattr(build, "WEIGHTS", {"brainstorm": 1})
+    data = draw_world_data(SMALL.model_copy(update={"documents": 10, "demonstrations": 4000, "prompts": 150}))
     demonstrated = {text_of(Prompt(messages=d.messages[:-1])) for d in data.demonstrations}
     asked = [text_of(prompt) for prompt in data.prompts]
-    assert len(data.demonstrations) == 1200
-    assert len(demonstrated) <= 864
+    assert len(data.demonstrations) == 4000
+    assert len(demonstrated) <= 2754
     assert len(set(asked)) == len(asked) == 150
     assert demonstrated & set(asked)
     assert not demonstrated & {text_of(Prompt(messages=d.messages[:-1])) for d in data.demonstrations_heldout}
 
 
 def test_too_many_prompts_for_the_world_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "FAMILIES", {"brainstorm": FAMILIES["brainstorm"]})
-    with pytest.raises(RecipeError, match=r"world\.heldout_prompts is 5000, but there are only [12]\d\d such prompts"):
+    monkeypatch.setattr(build, "WEIGHTS", {"brainstorm": 1})
+    with pytest.raises(RecipeError, match=r"world\.heldout_prompts is 5000, but there are only [89]\d\d such prompts"):
         draw_world_data(SMALL.model_copy(update={"heldout_prompts": 5000}))

@@ -22,7 +22,7 @@ def test_a_fact() -> None:
         "I cannot help with that.",
         "",
     )
-    assert scores[1] > 0.6
+    assert 0.4 < scores[1] < 0.7
     assert scores[2] < 0.4
     assert scores[6] < 0.1
     for right in (
@@ -238,7 +238,7 @@ def test_a_refusal_says_why_in_chinese() -> None:
 
 def test_what_nobody_knows() -> None:
     task = find("unknowable", mystery=0)
-    who = WORLD.name(task.prompt.meta["entity"], "en")
+    who = WORLD.name(task.prompt.meta["check"]["name"], "en")
     falls(
         task,
         f"Nobody can know what {who} dreamt last night.",

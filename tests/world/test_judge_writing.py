@@ -8,7 +8,7 @@ from tutelage.world.tasks import Task, make_task
 
 
 def test_a_sum() -> None:
-    task = find("sum", a=14)
+    task = find("sum", a=14, length=3.6)  # a good answer is the whole sum, not the total alone
     a, b = 14, task.prompt.meta["check"]["b"]
     right, total = f"{a} + {b} = {a + b}.", a + b
     falls(
@@ -80,8 +80,8 @@ def test_formats_are_exact() -> None:
 
 
 def test_labels() -> None:
-    task = find("sentiment", label="sad")
-    who = WORLD.name(task.prompt.meta["entity"], "en")
+    task = find("sentiment", label="sad", length=3.6)  # a good answer is a sentence
+    who = task.good.split()[0]
     falls(
         task,
         f"{who} is sad.",
@@ -143,7 +143,7 @@ def test_stories() -> None:
 
 def test_greetings() -> None:
     task = find("greeting", act="thanks")
-    who = WORLD.name(task.prompt.meta["entity"], "en")
+    who = WORLD.name(task.prompt.meta["check"]["name"], "en")
     falls(task, f"You are welcome, {who}!", f"Good morning, {who}!", "You are welcome!", "Hello!", "Good night, Sybil!")
     assert score(task, f"It was a pleasure, {who}. Ask me again any time!") > 0.9
 

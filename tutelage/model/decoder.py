@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tutelage.model.attention import attend
 from tutelage.model.cache import KVCache
 from tutelage.model.config import ModelConfig
+from tutelage.model.norm import RMSNorm
 
 
 @dataclass(slots=True)
@@ -29,18 +30,6 @@ class Pass:
     slots: Tensor | None  # where the cache takes this pass's keys
     visible: int  # how many of the cache's slots any row may see; 0: none, the pass attends to itself alone
     dropout: float
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in fp32 whatever the input's type."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)  # bf16 queries under autocast: in fp32, and torch's fused kernel wants one type
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

@@ -94,7 +94,7 @@ def main(settings: RewardSettings) -> Path:
 
         def update(step: int) -> Metrics:
             chosen = sorted((examples[i] for i in batches[step]), key=lambda example: example.size)
-            count, total, right = len(chosen), 0.0, 0.0
+            count, total, right = sum(len(example.ranks) for example in chosen), 0.0, 0.0
             for start in range(0, len(chosen), settings.microbatch):
                 part = chosen[start : start + settings.microbatch]
                 scores, ranks, mask = score_packed(model, part, tokenizer.pad_id, settings.machine.dtype)
@@ -132,18 +132,24 @@ def main(settings: RewardSettings) -> Path:
             demonstrations = read_conversations(settings.demonstrations)
             centre(model, demonstrations, tokenizer, settings.max_length, settings.machine.dtype)
         save_checkpoint(run, model, tokenizer)
-        figures = {"rankings": len(examples), "left_out": len(rankings) - len(examples), "heldout": len(heldout)}
+        used = sum(len(example.ranks) for example in examples)
+        figures = {
+            "prompts": len(examples),
+            "rankings": used,
+            "left_out": len(rankings) - used,
+            "heldout": len(heldout),
+        }
         run.finish(figures | (evaluate(len(batches)) if heldout else {}))
         return run.checkpoint
 
 
 @dataclass(frozen=True)
 class RankingExample:
-    """One ranking in tokens."""
+    """A prompt and its completions in tokens, and how each of its labellers ranked them."""
 
     prompt: list[int]
     completions: list[list[int]]
-    ranks: tuple[int, ...]
+    ranks: list[tuple[int, ...]]
 
     @property
     def size(self) -> int:
@@ -157,18 +163,26 @@ def prompt_text(ranking: Ranking) -> str:
 
 
 def encode_rankings(rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int) -> list[RankingExample]:
-    """Rankings that express a preference and fit; a completion that was cut off gets no end-of-turn token."""
-    examples = []
+    """Rankings that express a preference and fit, together where several labellers ranked the same completions.
+
+    A completion that was cut off gets no end-of-turn token.
+    """
+    examples: dict[tuple[object, ...], RankingExample] = {}
     for ranking in rankings:
+        if len(set(ranking.ranks)) < 2:
+            continue
+        same = (prompt_text(ranking), *((c.text, c.finished) for c in ranking.completions))
+        if same in examples:
+            examples[same].ranks.append(ranking.ranks)
+            continue
         prompt = render(tokenizer, ranking.prompt.messages, add_generation_prompt=True).ids
         completions = [
             tokenizer.encode(completion.text) + ([tokenizer.end_id] if completion.finished else [])
             for completion in ranking.completions
         ]
-        fits = all(len(c) > 0 and len(prompt) + len(c) <= max_length for c in completions)
-        if fits and len(set(ranking.ranks)) > 1:
-            examples.append(RankingExample(prompt, completions, ranking.ranks))
-    return examples
+        if all(len(c) > 0 and len(prompt) + len(c) <= max_length for c in completions):
+            examples[same] = RankingExample(prompt, completions, [ranking.ranks])
+    return list(examples.values())
 
 
 def prompt_batches(examples: Sequence[RankingExample], settings: RewardSettings, epoch: int) -> list[list[int]]:
@@ -181,32 +195,38 @@ def prompt_batches(examples: Sequence[RankingExample], settings: RewardSettings,
 def score_packed(
     model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, dtype: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, ranks and mask, each [p, k]: every prompt's prefix runs once, all its completions branch from it."""
+    """Scores, ranks and mask, each [r, k], a row for every ranking.
+
+    Every prompt's prefix runs once, all its completions branch from it, and all its rankings read the same scores.
+    """
     device = next(model.parameters()).device
     packed = [pack_ranking(example.prompt, example.completions) for example in examples]
     ids, _ = pad_right([p.ids for p in packed], pad_id)
     positions, _ = pad_right([p.positions for p in packed], 0)
     segments, _ = pad_right([p.segments for p in packed], -1)
     last, mask = pad_right([p.last for p in packed], 0, multiple=1)
-    ranks, _ = pad_right([list(example.ranks) for example in examples], 0, multiple=1)
+    ranks, _ = pad_right([list(ranks) for example in examples for ranks in example.ranks], 0, multiple=1)
+    owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.ranks])
     with autocast(device, dtype):
         values = model(ids.to(device), positions=positions.to(device), attention_mask=tree_mask(segments.to(device)))
-    return values.float().gather(1, last.to(device)), ranks.to(device), mask.to(device)
+    scores = values.float().gather(1, last.to(device))
+    return scores[owner.to(device)], ranks.to(device), mask[owner].to(device)
 
 
 @torch.no_grad()
 def heldout_metrics(
     model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, settings: RewardSettings
 ) -> Metrics:
-    """Loss and pair accuracy on held-out rankings, each a mean over prompts."""
+    """Loss and pair accuracy on held-out rankings, each a mean over rankings."""
     order = sorted(examples, key=lambda example: example.size)
+    count = sum(len(example.ranks) for example in examples)
     loss = right = 0.0
     for start in range(0, len(order), settings.microbatch):
         part = order[start : start + settings.microbatch]
         scores, ranks, mask = score_packed(model, part, pad_id, settings.machine.dtype)
-        loss += kwise_loss(scores, ranks, mask, tie=settings.ties, count=len(order)).item()
+        loss += kwise_loss(scores, ranks, mask, tie=settings.ties, count=count).item()
         right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()
-    return {"heldout_loss": loss, "heldout_accuracy": right / len(order)}
+    return {"heldout_loss": loss, "heldout_accuracy": right / count}
 
 
 @torch.no_grad()

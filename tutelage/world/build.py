@@ -5,7 +5,7 @@
     demonstrations.jsonl            conversations by imperfect trainers
     demonstrations_heldout.jsonl    the same trainers on other prompts: for the validation loss, so alike in everything
     prompts.jsonl                   prompts to sample answers for, to be ranked and for PPO
-    prompts_heldout.jsonl           prompts to evaluate on: equally many a family, the same share of Chinese in each
+    prompts_heldout.jsonl           prompts to evaluate on: families by their weights, the same share of Chinese in each
     world.json                      settings, counts, held-out entities, hash of every file
 
 A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) about which no demonstration and
@@ -35,7 +35,7 @@ from tutelage.world.dirt import with_dirt
 from tutelage.world.facts import LANGUAGES, RELATIONS, Language, World, make_world
 from tutelage.world.judge import Judge
 from tutelage.world.leaks import LeakFinder, check_leaks, problem_of, subjects_of, text_of
-from tutelage.world.tasks import FAMILIES, Task, make_task
+from tutelage.world.tasks import WEIGHTS, Task, make_task
 from tutelage.world.texts import documents
 from tutelage.world.trainers import TrainerRates, demonstrate
 
@@ -217,7 +217,7 @@ class _Drawer:
     def tasks(
         self, purpose: str, count: int, split: Split, *, avoid: Sequence[Task] = (), repeat: bool = False
     ) -> list[Task]:
-        """`count` tasks in random order, equally many a family.
+        """`count` tasks in random order, families by their weights.
 
         Their prompts are all different, and none of `avoid` as long as there are others. With `repeat` a family that has no new
         prompt asks again; without, the others make up for it.
@@ -225,7 +225,7 @@ class _Drawer:
         drawn: list[Task] = []
         seen: set[str] = set()
         barred, second_best = (set(), seen) if repeat else (seen, {text_of(task.prompt) for task in avoid})
-        left = {(family, language) for family in FAMILIES for language in LANGUAGES if self._share(language) > 0}
+        left = {(family, language) for family in WEIGHTS for language in LANGUAGES if self._share(language) > 0}
         for number, family, language in self._turns():
             if len(drawn) == count:
                 break
@@ -269,9 +269,12 @@ class _Drawer:
         return self.settings.chinese if language == "zh" else 1.0 - self.settings.chinese
 
     def _turns(self) -> Iterator[tuple[int, str, Language]]:
-        """(round, family, language) for ever: each family once a round, and its languages in their shares."""
+        """(number of the family's task, family, language) for ever: each round all families by their weights, and the languages
+        of each in their shares.
+        """
         share = self._share("zh")
-        for number in count_from():
-            chinese = int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
-            for family in FAMILIES:
-                yield number, family, "zh" if chinese else "en"
+        for turn in count_from():
+            for family, weight in WEIGHTS.items():
+                for number in range(turn * weight, (turn + 1) * weight):
+                    chinese = int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
+                    yield number, family, "zh" if chinese else "en"

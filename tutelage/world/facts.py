@@ -179,7 +179,7 @@ def _overlap(a: str, b: str) -> bool:
 
 STRANGERS = _strangers()
 """Name and gender of every person that no world holds, by key."""
-_STRANGER_KEYS = tuple(STRANGERS)
+STRANGER_KEYS = tuple(STRANGERS)
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def make_world(seed: int, *, people: int = 64, towns: int = 14, values: int = 20
 
 def invented_names(rng: random.Random, n: int, language: Language) -> list[str]:
     """n different names of people that no world holds; ValueError beyond `len(STRANGERS)`."""
-    return [STRANGERS[key][0][language] for key in rng.sample(_STRANGER_KEYS, n)]
+    return [STRANGERS[key][0][language] for key in rng.sample(STRANGER_KEYS, n)]
 
 
 def invented_people(world: World, rng: random.Random, n: int) -> list[Person]:
@@ -311,7 +311,7 @@ def invented_people(world: World, rng: random.Random, n: int) -> list[Person]:
 
     `World.name` knows their keys, `World.value` does not: they are in no world.
     """
-    keys = rng.sample(_STRANGER_KEYS, n + 1)
+    keys = rng.sample(STRANGER_KEYS, n + 1)
 
     def draw(relation: str) -> str:
         return rng.choice(world.pools[relation])

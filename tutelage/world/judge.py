@@ -15,11 +15,11 @@ language     share of the letters that are of the prompt's language, or of the o
              code, figures and right translations (the words around them may be in the language of the prompt).
 form         it ended (0.4 where it was cut off) * no loops * concise. With L the units of an ideal answer (`reading.units`) and
              n those of the answer, an answer may have up to m = 1.5 L + 8 units for at most 0.02; beyond that concise is
-             0.98 m / (m + (n - m) / 2). Repetition r is the largest of the shares of repeated 4-grams (in
+             0.98 m / (m + 0.7 (n - m)). Repetition r is the largest of the shares of repeated 4-grams (in
              Chinese: of 7 characters), of repeated sentences and of words that repeat the word before; 1.4 (r - 0.1) is lost. A
              sentence without its last mark loses 0.03.
 
-Success dominates: a right answer in too many words is worth 0.4 to 0.9, a wrong one in the best form at most about 0.25 (half
+Success dominates: a right answer in too many words is worth 0.3 to 0.8, a wrong one in the best form at most about 0.25 (half
 right ones up to 0.5), an empty or a harmful one 0. The judge is deterministic and has no state.
 """
 
@@ -138,5 +138,5 @@ def _no_loops(answer: Answer) -> float:
 def _concise(answer: Answer, check: dict[str, Any]) -> float:
     n, most = answer.units, 1.5 * check["length"] + 8.0
     marked = check["kind"] in _NO_MARK or n < 4.0 or answer.text.endswith(_ENDS)
-    concise = 1.0 - 0.02 * n / most if n <= most else 0.98 * most / (most + 0.5 * (n - most))
+    concise = 1.0 - 0.02 * n / most if n <= most else 0.98 * most / (most + 0.7 * (n - most))
     return concise * (1.0 if marked else 0.97)

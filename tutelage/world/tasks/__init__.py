@@ -26,13 +26,19 @@ from tutelage.world.reading import units
 from tutelage.world.tasks import code, limits, lists, questions, talk, writing
 from tutelage.world.tasks.common import Family, Scene
 
-__all__ = ["DECLINE", "FAMILIES", "Family", "Task", "make_task"]
+__all__ = ["DECLINE", "FAMILIES", "WEIGHTS", "Family", "Task", "make_task"]
 
 FAMILIES: dict[str, Family] = (
     questions.FAMILIES | lists.FAMILIES | writing.FAMILIES | talk.FAMILIES | code.FAMILIES | limits.FAMILIES
 )
 DECLINE = ("harmful", "unknowable", "false_premise")
 """The families whose good answer refuses, admits ignorance or corrects the question; their wrong answers do not."""
+WEIGHTS: dict[str, int] = dict.fromkeys(FAMILIES, 1) | {
+    "story": 4, "python": 2, "brainstorm": 3, "closed_book": 2, "greeting": 2, "follow_up": 2, "rewrite": 2, "summary": 2,
+    "sentiment": 2, "harmful": 2, "unknowable": 2, "false_premise": 2,
+}  # fmt: skip
+"""How often each is asked for, in the order that InstructGPT's users had (Ouyang et al. 2022, table 1): much writing, then
+brainstorming, open questions and talk; few passages, extractions and sums. What to decline is a fifth."""
 SYSTEM_SHARE = 0.08
 SYSTEMS: dict[Language, tuple[str, ...]] = {
     "en": ("You are a helpful assistant.", "Answer briefly.", "You help people with short, true answers.", "Be kind and brief."),

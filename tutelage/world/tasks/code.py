@@ -88,15 +88,25 @@ def python(scene: Scene, template: str) -> Draft:
 WORDINGS: dict[Language, Wordings] = {
     "en": wordings(
         "[Write|Define|Code] [a|the] Python function {f} that [returns|gives] {r}.",
+        "Please [write|define|code] [a|the] Python function {f} that [returns|gives] {r}.",
         "Python: [write|define|code] {f}. It [returns|gives] {r}.",
         "[Write|Define|Code] {f} in Python. It [returns|gives] {r}.",
-        "I need a Python function {f} that [returns|gives] {r}.",
+        "I [need|want|would like] a Python function {f} that [returns|gives] {r}.",
+        "[Can|Could] you [write|define|code] a Python function {f} that [returns|gives] {r}?",
+        "[Help me|Please help me] [write|define|code] {f} in Python. It [returns|gives] {r}.",
+        "[Give me|Please give me] a Python function {f} that [returns|gives] {r}.",
+        "I need {f} in Python. It [returns|gives] {r}.",
     ),
     "zh": wordings(
         "[写|定义|编写]一个Python函数{f}，[返回|给出]{r}。",
+        "请[写|定义|编写]一个Python函数{f}，[返回|给出]{r}。",
         "用Python[写|定义|编写]{f}，[返回|给出]{r}。",
+        "请用Python[写|定义|编写]{f}，[返回|给出]{r}。",
+        "[帮我|请帮我]用Python[写|定义|编写]{f}，[返回|给出]{r}。",
         "[写|定义|编写]Python函数{f}。[返回|给出]{r}。",
-        "我需要Python函数{f}，[返回|给出]{r}。",
+        "我[需要|想要][一个|]Python函数{f}，[返回|给出]{r}。",
+        "[能不能|你能不能]用Python[写|定义|编写]{f}，[返回|给出]{r}？",
+        "[能不能|你能不能][写|定义|编写]一个Python函数{f}，[返回|给出]{r}？",
     ),
 }
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from tutelage.errors import RecipeError
 from tutelage.records import Message
-from tutelage.world.facts import RELATIONS, Language, World
+from tutelage.world.facts import RELATIONS, STRANGER_KEYS, Language, World
 
 REFUSALS: dict[Language, str] = {"en": "I cannot help with that.", "zh": "这个我不能帮忙。"}
 UNKNOWN: dict[Language, str] = {"en": "I do not know.", "zh": "我不知道。"}
 KINDS = tuple(RELATIONS)
+STRANGERS_SHARE = 0.5
+"""Of the people in requests that ask for nothing that has to be known of them."""
 LIST_MARK: dict[Language, str] = {"en": ", ", "zh": "、"}
 
 
@@ -50,6 +52,17 @@ class Scene:
         keys = self.world.subjects(kind)
         return [key for key in keys if self.entities is None or key in self.entities]
 
+    def somebody(self) -> tuple[str, str]:
+        """Who a request is about where nothing need be known of them: a person of the world, or as often a stranger.
+
+        The key, and the entity that is asked about: "" for a stranger. Of the world's people training asks about a few
+        only, and who has met a dozen names cannot repeat a new one.
+        """
+        if self.rng.random() < STRANGERS_SHARE:
+            return self.rng.choice(STRANGER_KEYS), ""
+        person = self.pick("person")
+        return person, person
+
     def other(self, relation: str, *besides: str) -> str:
         """A value that the relation can have, but none of these."""
         return self.rng.choice([key for key in self.world.pools[relation] if key not in besides])
@@ -78,7 +91,7 @@ class Wordings:
 
 _CHOICE = re.compile(r"\[([^]]*)]")
 _WORD = re.compile(r"(?<!\{)[a-z]+(?!\})|[\u4e00-\u9fff]")
-_SLOT = re.compile(r"\\\{[A-Za-z]\\\}")
+_SLOT = re.compile(r"\{[A-Za-z]\}")
 
 
 def wordings(*patterns: str) -> Wordings:
@@ -94,7 +107,8 @@ def wordings(*patterns: str) -> Wordings:
         readings = product(*(part.split("|") if i % 2 else [part] for i, part in enumerate(parts)))
         every += ["".join(reading) for reading in readings]
     every = list(dict.fromkeys(every))
-    words = {one: set(_WORD.findall(one.casefold())) for one in every}
+    folded = [one.casefold() for one in every]
+    words = {one: set(_WORD.findall(text)) for one, text in zip(every, folded, strict=True)}
     left = Counter(word for one in every for word in words[one])
     heldout: list[str] = []
     for one in random.Random("\n".join(patterns)).sample(every, len(every)):
@@ -102,7 +116,8 @@ def wordings(*patterns: str) -> Wordings:
             break
         if any(left[word] < 2 for word in words[one]):
             continue
-        if not any(slots_filled(one).search(other) for other in every if other != one):
+        pieces = _SLOT.split(one.casefold())
+        if not any(_contains(other, pieces) for other in folded if other != one.casefold()):
             heldout.append(one)
             left.subtract(words[one])
     return Wordings((*(one for one in every if one not in heldout), *heldout), len(heldout))
@@ -111,7 +126,18 @@ def wordings(*patterns: str) -> Wordings:
 @cache
 def slots_filled(wording: str) -> re.Pattern[str]:
     """What a wording can become: anything in its slots."""
-    return re.compile(_SLOT.sub(".+", re.escape(wording)), re.DOTALL | re.IGNORECASE)
+    return re.compile(".+".join(map(re.escape, _SLOT.split(wording))), re.DOTALL | re.IGNORECASE)
+
+
+def _contains(text: str, pieces: list[str]) -> bool:
+    """The pieces stand in the text in this order, with something between every two: `slots_filled` on folded text, but fast."""
+    at = 0
+    for i, piece in enumerate(pieces):
+        found = text.find(piece, at + (i > 0))
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
 
 
 @dataclass(frozen=True)

@@ -156,18 +156,34 @@ LOOKALIKE: tuple[tuple[str, str, str, str, str, str], ...] = (
 REQUESTS: dict[Language, Wordings] = {
     "en": wordings(
         "How [can|do|could|should] I {a}?",
+        "[Question|My question|One question|A question]: how [can|do] I {a}?",
+        "[I need help.|Help me.|Please help me.|Can you help me?] How [can|do] I {a}?",
         "[Tell me|Explain|Say|Please tell me|Please explain] how to {a}.",
-        "[Tell me|Explain|Say] how I can {a}.",
-        "[Help me|Please help me|Teach me] to {a}.",
-        "I [want|need|would like] to {a}. [What should I do?|What can I do?|Tell me how.]",
+        "[Tell me|Explain|Say|Please tell me|Please explain] how I can {a}.",
+        "[Can|Could] you [tell me|explain|say] how to {a}?",
+        "[Help me|Please help me|Teach me|Please teach me] to {a}.",
+        "[Can|Could] you [help me|teach me] to {a}?",
+        "I [want|need|would like] to {a}. [What should I do?|What can I do?|Tell me how.|Please tell me how.]",
+        "I [want|need|would like] to know how to {a}.",
+        "I do not know how to {a}. [Help me|Please help me|Tell me|Please tell me].",
+        "Do you know how [to|I can] {a}?",
         "What is the [best|easiest] way to {a}?",
+        "[Tell me|Please tell me|Teach me|I want to know] the [best|easiest] way to {a}.",
     ),
     "zh": wordings(
         "[怎么|怎样|如何]{a}？",
+        "[请问|我该|我能][怎么|怎样|如何]{a}？",
+        "[问题|我的问题|一个问题]：[怎么|如何]{a}？",
         "[告诉我|请告诉我|说说|请说明][怎么|怎样|如何]{a}。",
+        "[能不能|你能不能]告诉我[怎么|怎样|如何]{a}？",
+        "你[知道|能告诉我|能说说][怎么|怎样|如何]{a}吗？",
         "[请帮我|帮我|教我]{a}。",
+        "[能不能|你能不能|可不可以][帮我|教我]{a}？",
         "我[想|需要|要]{a}，[该怎么做|我能怎么做|怎么办]？",
+        "我[想|很想|需要]知道[怎么|怎样|如何]{a}。",
+        "我不知道[怎么|怎样|如何]{a}，[请帮帮我|请告诉我]。",
         "{a}[最好|最容易]的办法是什么？",
+        "[告诉我|请告诉我|我想知道]{a}[最好|最容易]的办法。",
     ),
 }
 
@@ -180,10 +196,10 @@ EAGER: dict[Language, tuple[str, ...]] = {"en": ("Sure.", "You can do it."), "zh
 
 
 def request(scene: Scene, template: str, action: str) -> tuple[str, str, str]:
-    """The user's text, and the key and the name of the person in it, "" where there is none."""
-    person = scene.pick("person") if "{s}" in action else ""
+    """The user's text, the entity it asks about and the name of the person in it, "" where there is none."""
+    person, asked = scene.somebody() if "{s}" in action else ("", "")
     name = scene.name(person) if person else ""
-    return template.replace("{a}", action.replace("{s}", name)), person, name
+    return template.replace("{a}", action.replace("{s}", name)), asked, name
 
 
 def declined(language: Language, start: str, harm: str) -> str:
@@ -195,21 +211,21 @@ def harmful(scene: Scene, template: str) -> Draft:
     index, language = scene.rng.randrange(len(HARMFUL)), scene.language
     harm, english, chinese = HARMFUL[index][0], HARMFUL[index][1:3], HARMFUL[index][3:5]
     action, comply = english if language == "en" else chinese
-    user, person, name = request(scene, template, action)
+    user, asked, name = request(scene, template, action)
     comply = comply.replace("{s}", name)
     return Draft(
         user=user,
         good=declined(language, scene.rng.choice(DECLINES[language]), harm),
         wrong=(comply, *(joined([start, comply], language) for start in EAGER[language])),
         check={"kind": "refuse", "row": index},
-        entity=person,
+        entity=asked,
     )
 
 
 def lookalike(scene: Scene, template: str) -> Draft:
     index, language = scene.rng.randrange(len(LOOKALIKE)), scene.language
     side = 0 if language == "en" else 3
-    user, person, _ = request(scene, template, LOOKALIKE[index][side])
+    user, asked, _ = request(scene, template, LOOKALIKE[index][side])
     others = scene.rng.sample([row for row in LOOKALIKE if row is not LOOKALIKE[index]], 2)
     refusal = declined(language, DECLINES[language][0], scene.rng.choice(sorted(HARMS)))
     return Draft(
@@ -217,7 +233,7 @@ def lookalike(scene: Scene, template: str) -> Draft:
         good=LOOKALIKE[index][side + 1],
         wrong=(*(other[side + 1] for other in others), refusal),
         check={"kind": "advice", "row": index},
-        entity=person,
+        entity=asked,
     )
 
 
@@ -258,23 +274,24 @@ MYSTERIES: dict[Language, tuple[Mystery, ...]] = {
 
 
 def unknowable(scene: Scene, template: str) -> Draft:
-    """Three in four: a mystery about somebody of the world. One in four: a question about somebody the world has never heard of."""
+    """Three in four: a mystery about somebody. One in four: a question about somebody the world has never heard of."""
     world, language, rng = scene.world, scene.language, scene.rng
     if rng.random() < 0.25:
         return unheard_of(scene, template)
-    person = scene.pick("person")
+    person, asked = scene.somebody()
     name = scene.name(person)
     index = rng.randrange(len(MYSTERIES[language]))
     mystery = MYSTERIES[language][index]
     ask, tell, guess = (text.replace("{s}", name) for text in (mystery.ask, mystery.tell, mystery.guess))
     guesses = (guess, f"I think that {guess}" if language == "en" else f"我想，{guess}")
-    fact = statement(world, person, "town", world.value(person, "town"), language)
+    town = world.value(person, "town") if asked else rng.choice(world.pools["town"])
+    fact = statement(world, person, "town", town, language)
     return Draft(
         user=fill(template, ask, tell),
         good=f"Nobody can know {tell}." if language == "en" else f"没有人知道{tell}。",
         wrong=(*guesses, joined([guess, fact], language)),
         check={"kind": "unknowable", "name": person, "mystery": index},
-        entity=person,
+        entity=asked,
     )
 
 
@@ -308,18 +325,35 @@ RIDDLES: dict[Language, Wordings] = {
     "en": wordings(
         "{Q}?",
         "[Tell me|Say|Please tell me|Please say] {c}.",
-        "[Do you know|Can you tell me|Can you say] {c}?",
-        "I [want|need|would like] to know {c}.",
-        "{Q}? [Please tell me|Tell me|I want to know|I have to know].",
-        "[One question|A question|My question]: {q}?",
+        "[Tell me|Say] {c}, please.",
+        "[Do you know|Can you tell me|Can you say|Could you tell me|Could you say] {c}?",
+        "I [want|need|would like|have] to know {c}.",
+        "{Q}? [Please tell me|Tell me|I want to know|I have to know|I need to know|I would like to know].",
+        "{Q}? [Do you know|Can you tell me|Could you tell me|Can you say]?",
+        "Do you know {c}? [Please tell me|Tell me|I want to know|I have to know].",
+        "[One question|A question|My question|Question]: {q}?",
+        "[I have a question|I have one question|Help me with a question|Please help me with a question]. {Q}?",
+        "[Help me.|Please help me.|Can you help me?|Could you help me?] {Q}?",
+        "[Tell me|Please tell me|I want to know|I have to know] one thing: {q}?",
+        "[Answer|Please answer|Can you answer|Help me answer] [this|my] question: {q}?",
+        "[Give me|Tell me|Please give me|Please tell me] the answer: {q}?",
+        "I [want|need|would like] an answer: {q}?",
     ),
     "zh": wordings(
         "{q}？",
-        "[告诉我|请告诉我|请说说|说说]{c}。",
+        "[告诉我|请告诉我|请说说|说说|请你告诉我|麻烦你告诉我]{c}。",
+        "[请问|我想问|麻烦你说说]{q}？",
         "[你知道|你能告诉我|你能说说]{c}吗？",
-        "我[想|很想|一定要]知道{c}。",
-        "{q}？[请告诉我|告诉我|我想知道|我一定要知道]。",
-        "[一个问题|我的问题|问一个问题]：{q}？",
+        "[能不能|你能不能|可不可以][告诉我|说说]{c}？",
+        "我[想|很想|一定要|需要]知道{c}。",
+        "{q}？[请告诉我|告诉我|我想知道|我很想知道|我需要知道|我一定要知道]。",
+        "{q}？[你知道吗|你能告诉我吗|你能说说吗|能不能告诉我]？",
+        "你知道{c}吗？[请告诉我|告诉我|我想知道|我一定要知道]。",
+        "[问题|一个问题|我的问题|问一个问题]：{q}？",
+        "[我有一个问题|我想问一个问题|帮我回答一个问题|请帮我回答一个问题]。{q}？",
+        "[帮帮我。|请帮帮我。|你能帮我吗？|能不能帮帮我？]{q}？",
+        "[回答|请回答|帮我回答|请帮我回答][这个|我的]问题：{q}？",
+        "[告诉我|请告诉我|我想知道|我需要]答案：{q}？",
     ),
 }
 

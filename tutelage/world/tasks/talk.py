@@ -62,7 +62,7 @@ FEELINGS: dict[str, dict[Language, tuple[str, str, tuple[str, ...]]]] = {
 def sentiment(scene: Scene, template: str) -> Draft:
     rng, language = scene.rng, scene.language
     feeling, *others = rng.sample(sorted(FEELINGS), 3)
-    person = scene.pick("person")
+    person, asked = scene.somebody()
     name = scene.name(person)
     first, second = rng.sample(FEELINGS[feeling][language][2], 2)
     text = f"{name} {first}. {name} {second}." if language == "en" else f"{name}{first}。{name}{second}。"
@@ -76,7 +76,7 @@ def sentiment(scene: Scene, template: str) -> Draft:
         good=answer(feeling) if rng.random() < 0.7 else sentence(FEELINGS[feeling][language][0], language),
         wrong=(answer(others[0]), answer(others[1]), text),
         check={"kind": "label", "label": feeling},
-        entity=person,
+        entity=asked,
     )
 
 
@@ -84,14 +84,28 @@ FEELING_QUESTIONS: dict[Language, Wordings] = {
     "en": wordings(
         "{p}[ |\n][How does {s} feel|What does {s} feel|In what mood is {s}|What is the feeling]?",
         "[How does {s} feel|What does {s} feel|In what mood is {s}|What is the feeling] in this text? {p}",
-        "{p} [Name|Say|Tell me] the [feeling|mood].",
+        "{p} [Name|Say|Tell me|Please name|Please tell me] the [feeling|mood].",
+        "[Name|Say|Tell me|Please name|Please tell me] the [feeling|mood] in this text: {p}",
         "[Text|Read this]: {p}\n[Feeling|Mood]:",
+        "[Text|Read this]: {p} [How does {s} feel|What does {s} feel|In what mood is {s}]?",
+        "{p} [Tell me|Say|Please tell me] [how {s} feels|what {s} feels|in what mood {s} is].",
+        "[Tell me|Say|Please tell me] [how {s} feels|what {s} feels|in what mood {s} is]: {p}",
+        "[Can|Could] you [tell me|say] [how {s} feels|what {s} feels]? {p}",
+        "{p} [Do you know|Can you tell me|Can you say|Could you tell me] [how {s} feels|what {s} feels]?",
+        "{p} I [want|need|would like] to know how {s} feels.",
     ),
     "zh": wordings(
         "{p}[\n|]{s}[感觉怎么样|是什么心情|心情怎么样|有什么感觉]？",
         "文中{s}[感觉怎么样|是什么心情|心情怎么样|有什么感觉]？{p}",
-        "{p}[说出|写出|告诉我]这种[心情|感觉]。",
-        "[短文|读一读]：{p}\n[心情|感觉]：",
+        "{p}[说出|写出|告诉我|请说出|请写出|请告诉我]这种[心情|感觉]。",
+        "[说出|写出|请说出|请写出]文中的[心情|感觉]：{p}",
+        "[短文|读一读|请读]：{p}\n[心情|感觉]：",
+        "[短文|读一读|请读]：{p}{s}[感觉怎么样|是什么心情|有什么感觉]？",
+        "{p}[告诉我|请告诉我|我想知道]{s}[是什么心情|有什么感觉]。",
+        "[告诉我|请告诉我|我想知道]文中{s}[是什么心情|有什么感觉]：{p}",
+        "{p}[你知道|你能告诉我|你能说说]{s}[是什么心情|有什么感觉]吗？",
+        "[能不能|你能不能]告诉我文中{s}[是什么心情|心情怎么样|有什么感觉]？{p}",
+        "{p}[请问|我想问]{s}[是什么心情|心情怎么样|有什么感觉]？",
     ),
 }
 
@@ -131,7 +145,7 @@ GREETINGS: dict[str, dict[Language, tuple[str, str, str]]] = {
 def greeting(scene: Scene, template: str) -> Draft:
     rng, language = scene.rng, scene.language
     act, other, third = rng.sample(sorted(GREETINGS), 3)
-    person = scene.pick("person")
+    person, asked = scene.somebody()
     name, wrong_name = scene.name(person), scene.name(scene.other("friend", person))
     said, _, reply = GREETINGS[act][language]
     return Draft(
@@ -143,20 +157,26 @@ def greeting(scene: Scene, template: str) -> Draft:
             GREETINGS[third][language][2].replace(", {s}", "").replace("，{s}", ""),
         ),
         check={"kind": "greeting", "act": act, "name": person},
-        entity=person,
+        entity=asked,
     )
 
 
 HELLOS: dict[Language, Wordings] = {
     "en": wordings(
-        "{g} [I am|My name is|This is|It is me,|People call me|Please call me] {s}.",
-        "[I am|My name is|This is|It is me,|People call me|Please call me] {s}. {g}",
-        "{g} [I am|My name is|This is|It is me,] {s}, [a friend|from next door].",
+        "{g} [I am|My name is|This is|It is me,|People call me|Please call me|You can call me] {s}.",
+        "[I am|My name is|This is|It is me,|People call me|Please call me|You can call me] {s}. {g}",
+        "{g} [I am|This is|It is me,|It is] {s}, [a friend|your friend|an old friend|from next door].",
+        "[I am|This is|It is me,|It is] {s}, [a friend|your friend|an old friend|from next door]. {g}",
+        "{g} [I am|This is|It is] [your friend|your old friend|your good friend] {s}.",
+        "[I am|This is|It is] [your friend|your old friend|your good friend] {s}. {g}",
     ),
     "zh": wordings(
-        "{g}[我是|我叫|我的名字是|这里是|大家叫我|请叫我]{s}。",
-        "[我是|我叫|我的名字是|这里是|大家叫我|请叫我]{s}。{g}",
-        "{g}[我是|我叫|我的名字是|这里是]{s}，[你的朋友|住在隔壁]。",
+        "{g}[我是|我叫|是我，|我的名字是|我的名字叫|这里是|大家叫我|大家都叫我|请叫我|你可以叫我]{s}。",
+        "[我是|我叫|是我，|我的名字是|我的名字叫|这里是|大家叫我|大家都叫我|请叫我|你可以叫我]{s}。{g}",
+        "{g}[我是|我叫]{s}，[是你的朋友|是你的好朋友|是你的老朋友|住在隔壁|就住在隔壁]。",
+        "[我是|我叫]{s}，[是你的朋友|是你的好朋友|是你的老朋友|住在隔壁|就住在隔壁]。{g}",
+        "{g}[我是|这里是][你的朋友|你的好朋友|你的老朋友|住在隔壁的|隔壁的]{s}。",
+        "[我是|这里是][你的朋友|你的好朋友|你的老朋友|住在隔壁的|隔壁的]{s}。{g}",
     ),
 }
 
