@@ -44,8 +44,9 @@ from tutelage.world.labellers import (
     Labeller,
     agreement,
     best_possible_accuracy,
-    label,
+    label_seen,
     make_labellers,
+    see,
     with_agreement,
 )
 
@@ -294,22 +295,19 @@ def rank_answers(settings: RunSettings, checkpoint: Path, data: Path) -> None:
     staff = with_agreement(people, judge, heldout_answers, label_settings.agreement, seed=settings.seed)
     write_atomic(data / "labellers.json", json.dumps([asdict(person) for person in staff], indent=2).encode())
     training, outside = ([person for person in staff if person.heldout == out] for out in (False, True))
-    write_jsonl(
-        data / "rankings.jsonl",
-        [
-            label(person, judge, answers, seed=settings.seed)
-            for answers in training_answers
-            for person in rng.sample(training, min(label_settings.opinions, len(training)))
-        ],
-    )
-    inside_rankings: list[Ranking] = []
-    outside_rankings: list[Ranking] = []
-    for answers in heldout_answers:
-        for group, rankings in ((training, inside_rankings), (outside, outside_rankings)):
-            for person in rng.sample(group, min(label_settings.views, len(group))):
-                rankings.append(label(person, judge, answers, seed=settings.seed))
-    write_jsonl(data / "rankings_heldout_labellers.jsonl", outside_rankings)
-    write_jsonl(data / "rankings_heldout.jsonl", inside_rankings)
+
+    def ranked(work: list[Answers], group: list[Labeller], opinions: int) -> list[Ranking]:
+        """Each prompt's answers by as many of the group, drawn for each prompt anew."""
+        rankings = []
+        for answers in work:
+            views = [see(judge, answers.prompt, completion) for completion in answers.completions]
+            people = rng.sample(group, min(opinions, len(group)))
+            rankings += [label_seen(person, answers, views, seed=settings.seed) for person in people]
+        return rankings
+
+    write_jsonl(data / "rankings.jsonl", ranked(training_answers, training, label_settings.opinions))
+    write_jsonl(data / "rankings_heldout_labellers.jsonl", ranked(heldout_answers, outside, label_settings.views))
+    write_jsonl(data / "rankings_heldout.jsonl", ranked(heldout_answers, training, label_settings.views))
 
 
 def sample_distinct(assistant: Assistant, prompts: list[Prompt], settings: LabelSettings, seed: int) -> list[Answers]:

@@ -80,7 +80,7 @@ def test_formats_are_exact() -> None:
 
 
 def test_labels() -> None:
-    task = find("sentiment", label="sad", length=3.6)  # a good answer is a sentence
+    task = find("sentiment", label="sad", length=3.2)  # a good answer is a sentence
     who = task.good.split()[0]
     falls(
         task,

@@ -122,7 +122,7 @@ def test_only_allowed_entities_are_asked_about(family: str, language: str) -> No
 
 def test_no_allowed_entity_is_an_error() -> None:
     with pytest.raises(RecipeError, match="no person is among the allowed entities"):
-        make_task(WORLD, "follow_up", "en", random.Random(0), entities=set(WORLD.towns), templates="train")
+        make_task(WORLD, "two_hop", "en", random.Random(0), entities=set(WORLD.towns), templates="train")
 
 
 def test_unknown_family_is_an_error() -> None:

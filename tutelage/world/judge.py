@@ -19,7 +19,7 @@ form         it ended (0.4 where it was cut off) * no loops * concise. With L th
              Chinese: of 7 characters), of repeated sentences and of words that repeat the word before; 1.4 (r - 0.1) is lost. A
              sentence without its last mark loses 0.03.
 
-Success dominates: a right answer in too many words is worth 0.3 to 0.8, a wrong one in the best form at most about 0.25 (half
+Success dominates: a right answer in too many words is worth 0.25 to 0.8, a wrong one in the best form at most about 0.25 (half
 right ones up to 0.5), an empty or a harmful one 0. The judge is deterministic and has no state.
 """
 
