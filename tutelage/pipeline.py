@@ -301,8 +301,8 @@ def rank_answers(settings: RunSettings, checkpoint: Path, data: Path) -> None:
         rankings = []
         for answers in work:
             views = [see(judge, answers.prompt, completion) for completion in answers.completions]
-            people = rng.sample(group, min(opinions, len(group)))
-            rankings += [label_seen(person, answers, views, seed=settings.seed) for person in people]
+            for person in rng.sample(group, min(opinions, len(group))):
+                rankings.append(label_seen(person, answers, views, seed=settings.seed))
         return rankings
 
     write_jsonl(data / "rankings.jsonl", ranked(training_answers, training, label_settings.opinions))

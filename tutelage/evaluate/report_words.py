@@ -143,7 +143,10 @@ def reward_model_sentences(model: Row) -> list[str]:
     said = [first + "."]
     for key, text in (
         ("accuracy_heldout_labellers", "With labellers that it never learned from it agrees on {}."),
-        ("labeller_agreement", "Two labellers agree with each other on {}, as their noise was set for."),
+        (
+            "labeller_agreement",
+            "Two labellers agree with each other on {}; their noise is set, not found (`label.agreement`).",
+        ),
         ("longer_wins_accuracy", "The rule “the longer answer wins” is right on {}."),
     ):
         value = number(model, key)

@@ -25,12 +25,12 @@ from tutelage.errors import DataError
 from tutelage.records import Answers, Completion, Prompt, Ranking
 from tutelage.world.judge import Judge, Judgement
 
-NOISE = 0.37
+NOISE = 0.33
 """Mean standard deviation of a labeller's noise, in units of the judge's score: it sets how well two labellers agree.
 
 Measured on demonstrations of imperfect trainers (default rates, five a prompt without repetitions, 400 prompts of all families,
-labellers of seeds 0 and 1): two training labellers agree on 72.6% of pairs, two held-out ones on 69 and 71%; 10% of pairs are
-ties, and a perfect ranker gets 79.5% right. A noise of 0.34 gives about 74% agreement, 0.40 about 71%.
+labellers of seeds 0 and 1): two training labellers agree on 72.4% of pairs, two held-out ones on 70 and 73%; 10% of pairs are
+ties, and a perfect ranker gets 78.8% right. A noise of 0.30 gives about 74.5% agreement, 0.36 about 70.4%.
 """
 TIE_THRESHOLD = 0.10
 """A labeller of strictness 1 calls answers a tie whose utilities are no further apart than this."""

@@ -109,12 +109,12 @@ def demonstrate(task: Task, *, rates: TrainerRates, rng: random.Random) -> Conve
 
 def wordy(answer: str, language: Language, rng: random.Random) -> str:
     """The answer after a preamble, and then itself once more, one or two afterwords, or both."""
-    after = rng.choice((("after",), ("again",), ("again", "after")))
+    more = rng.choice((("after",), ("again",), ("again", "after")))
     space = " " if language == "en" else ""
     block = "\n" in answer  # a list or a function keeps its lines
     pieces = [rng.choice(PREAMBLES[language]), answer]
-    if "again" in after:
+    if "again" in more:
         pieces.append(rng.choice(AGAIN[language]) + ("\n" if block else space) + answer)
-    if "after" in after:
+    if "after" in more:
         pieces.append(space.join(rng.sample(AFTERWORDS[language], rng.choice((1, 2)))))
     return ("\n" if block else space).join(pieces)

@@ -117,7 +117,7 @@ def wordings(*patterns: str) -> Wordings:
         if any(left[word] < 2 for word in words[one]):
             continue
         pieces = _SLOT.split(one.casefold())
-        if not any(_contains(other, pieces) for other in folded if other != one.casefold()):
+        if not any(contains(other, pieces) for other in folded if other != one.casefold()):
             heldout.append(one)
             left.subtract(words[one])
     return Wordings((*(one for one in every if one not in heldout), *heldout), len(heldout))
@@ -129,7 +129,7 @@ def slots_filled(wording: str) -> re.Pattern[str]:
     return re.compile(".+".join(map(re.escape, _SLOT.split(wording))), re.DOTALL | re.IGNORECASE)
 
 
-def _contains(text: str, pieces: list[str]) -> bool:
+def contains(text: str, pieces: list[str]) -> bool:
     """The pieces stand in the text in this order, with something between every two: `slots_filled` on folded text, but fast."""
     at = 0
     for i, piece in enumerate(pieces):
