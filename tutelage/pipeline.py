@@ -204,6 +204,7 @@ class Plan:
             "reward_model": checkpoints["reward"],
             "prompts": data / "prompts.jsonl",
             "world": data if s.world else None,
+            "ptx_sources": sources,
         }
         filled: dict[str, dict[str, Any]] = {
             "pretrain": {
@@ -215,6 +216,7 @@ class Plan:
                 "checkpoint": checkpoints["pretrain"],
                 "demonstrations": data / "demonstrations.jsonl",
                 "heldout": data / "demonstrations_heldout.jsonl",
+                "ptx_sources": sources,
             },
             "reward": {
                 "checkpoint": checkpoints["sft"],
@@ -223,7 +225,7 @@ class Plan:
                 "demonstrations": data / "demonstrations.jsonl",
             },
             "ppo": rl,
-            "ppo_ptx": rl | {"ptx_sources": sources},
+            "ppo_ptx": rl,
         }
 
         def settings_of(kind: type[K], stage: str, *chosen: dict[str, Any]) -> K:

@@ -56,15 +56,15 @@ def test_a_base_model_answers_in_plain_text_after_shots(toy, base):
     shots = list(read_conversations(toy.folder / "demonstrations.jsonl"))[:2]
     prompts = list(read_prompts(toy.folder / "prompts.jsonl"))[:4]
     answers = tutelage.load(base, device="cpu").answers(prompts, Sampling(max_tokens=12), shots=lambda prompt: shots)
-    assert all("User:" not in a.completions[0].text for a in answers)
+    assert all("\nQ:" not in a.completions[0].text for a in answers)
 
 
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("blue.\nUser: and now?", "blue."),
-        ("blue.\nUserland is fine", "blue.\nUserland is fine"),
-        ("User: I ask", ""),
+        ("blue.\nQ: and now?", "blue."),
+        ("blue.\nQuite fine", "blue.\nQuite fine"),
+        ("Q: I ask", ""),
         ("blue.", "blue."),
     ],
 )

@@ -198,7 +198,7 @@ def samples(n: int = 190, seed: int = 0, gold: bool = True) -> list[dict[str, An
         texts = {
             "base": "Mira Mira went to the\n\n  market and the market and the market and the river ran past the old mill while "
             * 2,
-            "base_few_shot": "She lives in Tolm.\nUser: What is 3 + 4?\nAssistant: 7",
+            "base_few_shot": "She lives in Tolm.\nQ: What is 3 + 4?\nA: 7",
             "sft": "Mira lives in Orvel."
             if rng.random() < 0.4
             else "Mira lives in Tolm. She sells bread. I hope that this helps you!",

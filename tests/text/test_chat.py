@@ -117,13 +117,13 @@ def test_transformers_reads_what_we_save(tokenizer, hugging_face):
 def test_transcript():
     q1, a1 = Message(role="user", content="1 + 1?"), Message(role="assistant", content="2")
     q2 = Message(role="user", content="And 2 + 2?")
-    assert transcript([q1]) == "User: 1 + 1?\nAssistant:"
-    assert transcript([q1, a1, q2]) == "User: 1 + 1?\nAssistant: 2\nUser: And 2 + 2?\nAssistant:"
+    assert transcript([q1]) == "1 + 1?\n"
+    assert transcript([q1, a1, q2]) == "1 + 1?\n2\nAnd 2 + 2?\n"
     shot = Conversation(messages=(q1, a1))
     system = Message(role="system", content="Be brief.")
     with_shots = transcript([system, q2], shots=[shot, shot])
-    one = "User: 1 + 1?\nAssistant: 2\n\n"
-    assert with_shots == one + one + "System: Be brief.\nUser: And 2 + 2?\nAssistant:"
+    one = "Q: 1 + 1?\nA: 2\n\n"
+    assert with_shots == one + one + "Note: Be brief.\nQ: And 2 + 2?\nA:"
     assert [with_shots.count(stop) for stop in TRANSCRIPT_STOPS] == [2, 1]
     with pytest.raises(ValueError):
         transcript([q1, a1])

@@ -19,7 +19,8 @@ from tutelage.objectives.ranking import kwise_loss
 from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.ppo import PPOSettings, blend, experience, prompt_order, ptx_backward
+from tutelage.train.ppo import PPOSettings, blend, experience, prompt_order
+from tutelage.train.pretraining_text import text_backward
 from tutelage.train.reward import RankingExample, encode_rankings, score_packed
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.sft import demonstration_loss
@@ -281,7 +282,7 @@ def test_the_ptx_gradient_is_the_sum_of_the_two(rollouts):
 
     joint, alone, text = tiny(9), tiny(9), tiny(9)
     ppo_part(joint)
-    ptx_backward(joint, windows, settings_)
+    text_backward(joint, windows, settings_.ptx_coef, "fp32")
     ppo_part(alone)
     logits = text.logits(text(windows[:, :-1]))
     next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), 48).backward()

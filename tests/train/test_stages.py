@@ -14,10 +14,13 @@ import pytest
 import torch
 from toy_task import ROOT, ppo_settings, pretrain_settings, reward_settings, sft_settings
 
+from tutelage.data.heldout import HeldoutText
 from tutelage.errors import RunFolderError, UsageError
 from tutelage.model.checkpoint import load_decoder, load_scalar
+from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.recipe import dump
 from tutelage.run_folder import hash_of
+from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo, pretrain, sft
 
 
@@ -86,6 +89,21 @@ def test_sft_can_choose_its_epoch_by_reward(toy, base, scorer, tmp_path):
     measured = {row["step"]: row["reward"] for row in rows(checkpoint) if "reward" in row}
     closing = json.loads((checkpoint.parent / "done.json").read_text())
     assert closing["best_step"] == max(measured, key=lambda step: measured[step])
+
+
+def test_text_mixed_into_sft_keeps_what_pretraining_knew(toy, base, tuned, tmp_path):
+    text = {"toy": {"path": toy.folder / "documents.jsonl"}}
+    mixed = sft.main(sft_settings(toy, base, tmp_path / "mixed", ptx_coef=1.0, ptx_sources=text, ptx_sequence=64))
+    held = HeldoutText.read(toy.folder / "documents.jsonl", Tokenizer.load(base), 64)
+
+    def nats(checkpoint: Path) -> float:
+        return negative_log_likelihood(load_decoder(checkpoint).eval(), held.ids, held.targets, "fp32").mean().item()
+
+    assert nats(mixed) < 0.8 * nats(tuned)
+    lineage = json.loads((mixed / "lineage.json").read_text())
+    assert lineage["inputs"]["text_toy"]["sha256"] == hash_of(toy.folder / "documents.jsonl")
+    with pytest.raises(ValueError, match="ptx_sources"):
+        sft_settings(toy, base, tmp_path / "none", ptx_coef=1.0)
 
 
 def test_a_finished_stage_is_not_run_again(toy, base):

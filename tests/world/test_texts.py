@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tutelage.records import Document
 from tutelage.world.facts import RELATIONS, make_world
-from tutelage.world.texts import GENRES, document, documents
+from tutelage.world.texts import GENRES, document, documents, forum
 from tutelage.world.texts.pen import Pen
 from tutelage.world.texts.wordings import ASKS, DENIES, LABELS, SAYS, SAYS_I
 
@@ -269,6 +269,19 @@ def test_english_sentences_begin_with_a_capital() -> None:
         if doc.meta["language"] == "en":
             body = doc.text.split("\n")[-1]
             assert not re.search(r"(?:[.!?] )[a-z]", body), doc.text
+
+
+def test_requests_are_listed_or_answered_and_chatted_about_at_the_stated_rates() -> None:
+    phrases = [phrase for group in (forum._BEFORE, forum._AFTER) for some in group.values() for phrase in some]
+    names = [person.name for person in WORLD.people.values()]
+    labels = {label for pairs in forum._LABELS.values() for pair in pairs for label in pair}
+    labels |= {name.en for name in names} | {name.zh for name in names}
+    threads = [doc.text for doc in of("forum") if re.split("[:：]", doc.text)[0] in labels]
+    lists = [doc.text for doc in of("forum") if doc.text not in threads]
+    assert abs(len(lists) / len(of("forum")) - forum.LISTS) < 0.02
+    assert abs(sum(any(phrase in text for phrase in phrases) for text in threads) / len(threads) - forum.CHATTER) < 0.02
+    assert not any(phrase in text for text in lists for phrase in phrases)
+    assert all("\n" in text for text in lists + threads)
 
 
 def test_few_documents_are_equal() -> None:

@@ -29,9 +29,9 @@ CHAT_TEMPLATE = """\
 {%- endif %}
 """
 
-_LABELS = {"system": "System", "user": "User", "assistant": "Assistant"}
+_LABELS = {"system": "Note", "user": "Q", "assistant": "A"}
 # What a base model writes when it has answered and goes on to invent the next question.
-TRANSCRIPT_STOPS = ("\nUser:", "\nSystem:")
+TRANSCRIPT_STOPS = ("\nQ:", "\nNote:")
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,16 @@ def render_batch(
 
 
 def transcript(messages: Sequence[Message], *, shots: Sequence[Conversation] = ()) -> str:
-    """A prompt as plain text for a model never taught to chat: turns with labels, shots first, ``Assistant:`` last.
+    """A prompt as plain text for a model never taught to chat, as GPT-3 was asked (Ouyang et al. 2022, section 3.5).
 
-    The answer is what the model writes up to one of ``TRANSCRIPT_STOPS``. Raises ValueError unless the last message is
-    the user's.
+    Without shots the bare texts, a line each: what follows is the answer, whatever it is. With shots, questions and answers
+    under labels that the web's texts have, the shots first and ``A:`` last: the answer is what the model writes up to one of
+    ``TRANSCRIPT_STOPS``. Raises ValueError unless the last message is the user's.
     """
     if not messages or messages[-1].role != "user":
         raise ValueError("a transcript prompt ends with a user message")
+    if not shots:
+        return "".join(f"{message.content}\n" for message in messages)
     dialogues = [shot.messages for shot in shots] + [messages]
     texts = ("".join(f"{_LABELS[m.role]}: {m.content}\n" for m in dialogue) for dialogue in dialogues)
-    return "\n".join(texts) + "Assistant:"
+    return "\n".join(texts) + "A:"

@@ -23,15 +23,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import read_documents, read_prompts
-from tutelage.data.mixing import Mixture
-from tutelage.data.shards import tokenise
+from tutelage.data.formats import read_prompts
 from tutelage.errors import TrainingError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
-from tutelage.objectives.language import next_token_loss
 from tutelage.objectives.ppo import (
     AdaptiveKL,
     FixedKL,
@@ -48,10 +45,11 @@ from tutelage.objectives.ppo import (
 )
 from tutelage.recipe import Settings
 from tutelage.records import Prompt
-from tutelage.run_folder import RunFolder, open_run
+from tutelage.run_folder import open_run
 from tutelage.text.chat import render_batch
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.pretraining_text import text_backward, text_inputs, text_mixture, text_windows
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.settings import Machine, Source
 
@@ -142,7 +140,7 @@ class PPOSettings(Settings):
 def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
     """Run the stage; returns the checkpoint folder. ``judge``, if given, scores every rollout for the log."""
     inputs = {"checkpoint": settings.checkpoint, "reward_model": settings.reward_model, "prompts": settings.prompts}
-    inputs |= {f"ptx_{name}": source.path for name, source in settings.ptx_sources.items()}
+    inputs |= text_inputs(settings.ptx_sources if settings.ptx_coef else {})
     with open_run(settings.out, "ppo", settings, inputs) as run:
         if run.finished:
             return run.checkpoint
@@ -156,7 +154,11 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
             raise TrainingError(
                 f"{settings.prompts}: {len(prompts)} prompts that fit are fewer than batch_size {settings.batch_size}"
             )
-        mixture = pretraining_mixture(settings, tokenizer, run) if settings.ptx_coef else None
+        mixture = None
+        if settings.ptx_coef:
+            mixture = text_mixture(
+                settings.ptx_sources, tokenizer, run, sequence=settings.ptx_sequence, seed=settings.seed
+            )
 
         # models: policy, reference, reward model, critic
         policy.dropout = 0.0
@@ -222,8 +224,8 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
                     if number == 0:
                         metrics["first_ratio"] = metrics.get("first_ratio", 0.0) + stats["ratio"].item()
                 if mixture and step >= settings.value_warmup:
-                    windows = torch.from_numpy(mixture.batch(step * len(minibatches) + number, settings.ptx_windows))
-                    losses["ptx_loss"] += ptx_backward(policy, windows.to(device), settings) / len(minibatches)
+                    windows = text_windows(mixture, step * len(minibatches) + number, settings.ptx_windows, device)
+                    losses["ptx_loss"] += text_backward(policy, windows, settings.ptx_coef, dtype) / len(minibatches)
                 metrics["grad_norm"] = apply_gradients(
                     optimizer, settings.gradient_clip, policy, critic.head if shared else critic
                 )
@@ -345,25 +347,6 @@ def minibatch_rows(settings: PPOSettings) -> list[Tensor]:
     """Rows of each optimiser step of an update: ``inner_epochs`` shuffled passes. The loop has seeded torch by the step."""
     passes = [torch.randperm(settings.batch_size) for _ in range(settings.inner_epochs)]
     return [rows for order in passes for rows in order.split(settings.minibatch)]
-
-
-def pretraining_mixture(settings: PPOSettings, tokenizer: Tokenizer, run: RunFolder) -> Mixture:
-    """The text of the ptx term, tokenised into the run folder."""
-    shards = [
-        tokenise(read_documents(source.path), tokenizer, run.path / "tokens" / name, key=run.input_hash(f"ptx_{name}"))
-        for name, source in settings.ptx_sources.items()
-    ]
-    weights = [source.weight for source in settings.ptx_sources.values()]
-    return Mixture(shards, weights, context=settings.ptx_sequence, seed=settings.seed)
-
-
-def ptx_backward(policy: Decoder, windows: Tensor, settings: PPOSettings) -> float:
-    """Add ptx_coef times the gradient of the pretraining loss to the policy's; returns the loss [nats a token]."""
-    with autocast(windows.device, settings.machine.dtype):
-        logits = policy.logits(policy(windows[:, :-1]))
-        loss = next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), windows[:, 1:].numel())
-    (settings.ptx_coef * loss).backward()
-    return loss.item()
 
 
 @torch.no_grad()

@@ -15,10 +15,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from tutelage.data.formats import read_documents
 from tutelage.data.heldout import HeldoutText
-from tutelage.data.mixing import Mixture
-from tutelage.data.shards import tokenise
 from tutelage.errors import RecipeError
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
@@ -29,6 +26,7 @@ from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.pretraining_text import text_inputs, text_mixture, text_windows
 from tutelage.train.settings import Machine, Source
 
 
@@ -97,7 +95,7 @@ def main(settings: PretrainSettings) -> Path:
     """Run the stage; returns the checkpoint folder."""
     if settings.sequence > settings.model.context:
         raise RecipeError(f"sequence ({settings.sequence}) is longer than model.context ({settings.model.context})")
-    inputs = {"tokenizer": settings.tokenizer} | {name: source.path for name, source in settings.sources.items()}
+    inputs = {"tokenizer": settings.tokenizer} | text_inputs(settings.sources)
     if settings.heldout:
         inputs["heldout"] = settings.heldout
     with open_run(settings.out, "pretrain", settings, inputs) as run:
@@ -106,12 +104,7 @@ def main(settings: PretrainSettings) -> Path:
 
         # data
         tokenizer = Tokenizer.load(settings.tokenizer)
-        shards = [
-            tokenise(read_documents(source.path), tokenizer, run.path / "tokens" / name, key=run.input_hash(name))
-            for name, source in settings.sources.items()
-        ]
-        weights = [source.weight for source in settings.sources.values()]
-        mixture = Mixture(shards, weights, context=settings.sequence, seed=settings.seed)
+        mixture = text_mixture(settings.sources, tokenizer, run, sequence=settings.sequence, seed=settings.seed)
         heldout = HeldoutText.read(settings.heldout, tokenizer, settings.sequence) if settings.heldout else None
 
         # model and optimiser
@@ -128,7 +121,7 @@ def main(settings: PretrainSettings) -> Path:
             loss_of = compiled(loss_of)
 
         def update(step: int) -> Metrics:
-            windows = torch.from_numpy(mixture.batch(step, settings.batch_size)).to(device)
+            windows = text_windows(mixture, step, settings.batch_size, device)
             count = windows.shape[0] * settings.sequence
             total = 0.0
             for part in windows.split(settings.microbatch or len(windows)):

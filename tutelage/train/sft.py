@@ -13,7 +13,7 @@ import copy
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tutelage.data.batches import Example, encode_conversations, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
@@ -27,8 +27,9 @@ from tutelage.run_folder import open_run
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.pretraining_text import text_backward, text_inputs, text_mixture, text_windows
 from tutelage.train.rollouts import end_scores, sample
-from tutelage.train.settings import Machine
+from tutelage.train.settings import Machine, Source
 
 
 class SFTSettings(Settings):
@@ -53,8 +54,18 @@ class SFTSettings(Settings):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training (InstructGPT: 0.2)")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     max_new_tokens: int = Field(96, gt=0, description="longest answer when the reward model chooses [tokens]")
+    ptx_coef: float = Field(0.0, ge=0, description="weight of the pretraining loss beside the demonstrations'; 0: none")
+    ptx_sources: dict[str, Source] = Field({}, description="name -> path and weight of the pretraining text mixed in")
+    ptx_windows: int = Field(2, gt=0, description="windows of pretraining text a step")
+    ptx_sequence: int = Field(256, gt=1, description="length of such a window [tokens]")
     seed: int = Field(0, description="seed of data order and dropout")
     machine: Machine = Field(Machine(), description="where it runs")
+
+    @model_validator(mode="after")
+    def _has_text(self) -> SFTSettings:
+        if self.ptx_coef and not self.ptx_sources:
+            raise ValueError("ptx_coef is above 0 but ptx_sources names no pretraining text")
+        return self
 
 
 def main(settings: SFTSettings) -> Path:
@@ -63,6 +74,7 @@ def main(settings: SFTSettings) -> Path:
         raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
     optional = {"heldout": settings.heldout, "reward_model": settings.reward_model, "prompts": settings.prompts}
     inputs = {"checkpoint": settings.checkpoint, "demonstrations": settings.demonstrations}
+    inputs |= text_inputs(settings.ptx_sources if settings.ptx_coef else {})
     with open_run(settings.out, "sft", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
         if run.finished:
             return run.checkpoint
@@ -83,6 +95,11 @@ def main(settings: SFTSettings) -> Path:
             for epoch in range(settings.epochs)
         ]
         batches = [batch for epoch in epochs for batch in epoch]
+        mixture = None
+        if settings.ptx_coef:
+            mixture = text_mixture(
+                settings.ptx_sources, tokenizer, run, sequence=settings.ptx_sequence, seed=settings.seed
+            )
 
         # model and optimiser
         device = pick_device(settings.machine.device)
@@ -101,8 +118,11 @@ def main(settings: SFTSettings) -> Path:
                 )
                 loss.backward()
                 total += loss.item()
-            norm = apply_gradients(optimizer, settings.clip, model)
-            return {"loss": total, "grad_norm": norm, "tokens": float(sum(len(example.ids) for example in chosen))}
+            metrics = {"loss": total, "tokens": float(sum(len(example.ids) for example in chosen))}
+            if mixture:
+                windows = text_windows(mixture, step, settings.ptx_windows, device)
+                metrics["ptx_loss"] = text_backward(model, windows, settings.ptx_coef, settings.machine.dtype)
+            return metrics | {"grad_norm": apply_gradients(optimizer, settings.clip, model)}
 
         def evaluate(step: int) -> Metrics:
             metrics: Metrics = {}
