@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check proof format clean
+.PHONY: demo test check proof proof-real format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tutelage demo
@@ -19,6 +19,9 @@ check: $(VENV)/installed-dev
 
 proof: $(VENV)/installed-dev
 	$(BIN)/python -m tests.proof
+
+proof-real: $(VENV)/installed-dev
+	$(BIN)/python -m tests.proof real
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix tutelage tests

@@ -6,6 +6,8 @@
 
 Writes docs/results.md with its plots, from the numbers alone, and exits with 1 if a claim does not hold. A part that is finished
 is not run again (its folder is under runs/proof), so an interrupted proof goes on.
+
+`make proof-real` does the same for recipes/real-small.yaml, where ../shared/data is there: docs/real-small.md.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tutelage.evaluate.plots import overoptimisation_figure
+from tutelage.run_folder import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "proof"
@@ -39,6 +44,17 @@ def main() -> int:
     for failure in failures:
         print(f"NOT HELD: {failure}")
     return 1 if failures else 0
+
+
+def real() -> int:
+    """Run the recipe on real data where it has not been run, and write its page."""
+    folder = ROOT / "runs" / "real-small"
+    if not (folder / "results.json").exists():
+        command("run", "recipes/real-small.yaml")
+    page = "\n".join(write_real_page(json.loads((folder / "results.json").read_text()), folder))
+    (ROOT / "docs" / "real-small.md").write_text(page + "\n", encoding="utf-8")
+    print(page)
+    return 0
 
 
 def command(*arguments: str) -> None:
@@ -134,18 +150,68 @@ def write_page(runs: dict[str, dict[str, Any]], over: list[dict[str, float]]) ->
     lines += ["| | first five updates | best five | last five |", "|---|---|---|---|"]
     lines += [f"| proxy (reward model) | {proxy[0]:.3f} | {proxy[1]:.3f} | {proxy[2]:.3f} |"]
     lines += [f"| gold (judge) | {gold[0]:.3f} | {gold[1]:.3f} | {gold[2]:.3f} |"]
-    lines += ["", f"KL at the end: {over[-1]['kl']:.1f} nats an answer.", "", "## Plots of seed 0", ""]
-    lines += [f"![{path.stem}](plots/{path.name})" for path in sorted(plots.glob("*.svg"))]
+    lines += ["", f"KL at the end: {over[-1]['kl']:.1f} nats an answer.", ""]
+    drawn = overoptimisation_figure({"ppo": over})
+    assert drawn is not None
+    write_atomic(plots / "no-kl-penalty.svg", drawn.svg().encode())
+    lines += [f"![{drawn.description}](plots/no-kl-penalty.svg)", "", "## Plots of seed 0", ""]
+    lines += [
+        f"![{path.stem}](plots/{path.name})" for path in sorted(plots.glob("*.svg")) if path.stem != "no-kl-penalty"
+    ]
     return lines
+
+
+def write_real_page(run: dict[str, Any], folder: Path) -> list[str]:
+    """docs/real-small.md, line by line."""
+    plots = ROOT / "docs" / "plots" / "real-small"
+    command("report", str(folder), f"--plots={plots}")
+    reward, model = run["reward_model"], run["model"]
+    (low, high), (shortest, longest) = reward["accuracy_ci"], reward["longer_wins_accuracy_ci"]
+    lines = [
+        "# Real data, small",
+        "",
+        "Written by `make proof-real` from the files of `tutelage run recipes/real-small.yaml`; nothing here is copied by hand.",
+        "",
+        f"{run['seconds']:.0f} s on `{run['device']}`, at most {run['peak_rss_gib']:.2f} GiB; {model['parameters']:,} parameters, "
+        f"{model['vocab_size']:,} tokens in the vocabulary.",
+        "",
+        *run["notes"],
+        "",
+        "| | bits per byte of held-out novels |",
+        "|---|---|",
+        *(f"| {name}, at its best | {bits:.3f} |" for name, bits in run["compression"].items()),
+        *(f"| {stage} | {run['stages'][stage]['bits_per_byte']:.3f} |" for stage in STAGES if stage != "base_few_shot"),
+        "",
+        "On held-out prompts of hh-rlhf and Open-Assistant the reward model puts "
+        f"{reward['accuracy']:.1%} [{low:.1%}, {high:.1%}] of {reward['pairs']} pairs in order; that the longer "
+        f"answer wins is right on {reward['longer_wins_accuracy']:.1%} [{shortest:.1%}, {longest:.1%}].",
+        "",
+        f"Win rates by the reward model's score on {run['prompts']} held-out prompts; a win says that PPO moved towards",
+        "that model, not that people would agree:",
+        "",
+        "| stage | reward | wins against SFT | wins against base | KL | tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in STAGES:
+        stage = run["stages"][name]
+        wins = [interval(stage, f"win_rate_vs_{other}") for other in ("sft", "base")]
+        kl = "" if stage["kl"] is None else f"{stage['kl']:.2f}"
+        lines += [f"| {name} | {stage['reward']:.2f} | {' | '.join(wins)} | {kl} | {stage['length']:.1f} |"]
+    lines += ["", "## Plots", ""]
+    lines += [f"![{path.stem}](plots/real-small/{path.name})" for path in sorted(plots.glob("*.svg"))]
+    return lines
+
+
+def interval(stage: dict[str, Any], key: str) -> str:
+    """A share with its interval."""
+    low, high = stage[f"{key}_ci"]
+    return f"{stage[key]:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def stage_row(name: str, stage: dict[str, Any]) -> str:
     """A line of the table of stages."""
     low, high = stage["gold_ci"]
-    wins = []
-    for other in ("sft", "base"):
-        a, b = stage[f"win_rate_vs_{other}_ci"]
-        wins.append(f"{stage[f'win_rate_vs_{other}']:.1%} [{a:.1%}, {b:.1%}]")
+    wins = [interval(stage, f"win_rate_vs_{other}") for other in ("sft", "base")]
     kl = "" if stage["kl"] is None else f"{stage['kl']:.2f}"
     bits, length = stage["bits_per_byte"], stage["length"]
     return f"| {name} | {stage['gold']:.3f} [{low:.3f}, {high:.3f}] | {' | '.join(wins)} | {bits:.3f} | {kl} | {length:.1f} |"
@@ -163,4 +229,4 @@ def reward_sentence(reward: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(real() if sys.argv[1:] == ["real"] else main())

@@ -373,9 +373,11 @@ def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict
             judge=verdict,
             reward_model=plan.reward.out / "checkpoint",
             reference=tuned,
-            heldout_text=data / "documents_heldout.jsonl",
+            heldout_text=None if name == "base_few_shot" else data / "documents_heldout.jsonl",
             device=settings.device,
         )
+        if name == "base_few_shot":  # the same model
+            stages[name].figures["bits_per_byte"] = stages["base"].figures["bits_per_byte"]
         print(f"evaluate  {name}: {headline(stages[name])}", flush=True)
     compare(stages)
     return stages

@@ -100,25 +100,44 @@ def with_agreement(
     How often people agree depends on how far apart the answers are: a noise set on trainers' answers would be too large for the
     answers of a model that are nearly all bad. It is scaled by a quarter to four; answers that are all alike give what that gives.
     """
-    views = [[see(judge, answers.prompt, completion) for completion in answers.completions] for answers in work]
-
-    def scaled(factor: float) -> list[Labeller]:
-        return [replace(person, noise=person.noise * factor) for person in people]
-
+    drawn = [_drawn(people, answers, judge, seed) for answers in work]
     low, high = 0.25, 4.0  # agreement falls with noise
     for _ in range(12):
         middle = math.sqrt(low * high)
-        rankings = [
-            label_seen(person, answers, seen, seed=seed)
-            for answers, seen in zip(work, views, strict=True)
-            for person in scaled(middle)
+        low, high = (middle, high) if _share_agreed(people, drawn, middle) > share else (low, middle)
+    return [replace(person, noise=person.noise * low) for person in people]
+
+
+def _drawn(people: Sequence[Labeller], answers: Answers, judge: Judge, seed: int) -> list[list[tuple[float, float]]]:
+    """For each of the people, each answer's utility without noise and the e that the noise multiplies, as `label` would draw it."""
+    views = [see(judge, answers.prompt, completion) for completion in answers.completions]
+    return [
+        [
+            (mean_utility(person, seen), _stream(seed, person, answers.prompt, completion).gauss(0.0, 1.0))
+            for completion, seen in zip(answers.completions, views, strict=True)
         ]
-        try:
-            more = agreement(rankings) > share
-        except DataError:  # all tie all answers
-            more = True
-        low, high = (middle, high) if more else (low, middle)
-    return scaled(low)
+        for person in people
+    ]
+
+
+def _share_agreed(people: Sequence[Labeller], drawn: Iterable[list[list[tuple[float, float]]]], factor: float) -> float:
+    """`agreement` of these people with their noise multiplied; 1 where all tie all answers."""
+    same = compared = 0
+    for work in drawn:
+        ranks = [
+            _ranks([mean + factor * person.noise * e for mean, e in answers], person.tie_threshold)
+            for person, answers in zip(people, work, strict=True)
+        ]
+        for i, j in combinations(range(len(ranks[0])), 2):
+            one, other = sum(r[i] < r[j] for r in ranks), sum(r[i] > r[j] for r in ranks)
+            same += math.comb(one, 2) + math.comb(other, 2)
+            compared += math.comb(one + other, 2)
+    return same / compared if compared else 1.0
+
+
+def _stream(seed: int, labeller: Labeller, prompt: Prompt, completion: Completion) -> random.Random:
+    """What the labeller draws from when looking at an answer: first the noise, then what is overlooked."""
+    return random.Random(f"{seed}:label:{labeller.name}:{prompt_key(prompt)}:{completion.finished}:{completion.text}")
 
 
 def label(labeller: Labeller, judge: Judge, answers: Answers, *, seed: int) -> Ranking:
@@ -148,10 +167,9 @@ def label_seen(labeller: Labeller, answers: Answers, views: Sequence[Seen], *, s
         raise DataError(
             "cannot be ranked", field="completions", expected="2 to 9 answers", found=len(answers.completions)
         )
-    key = f"{seed}:label:{labeller.name}:{prompt_key(answers.prompt)}"
     utilities, flags = [], []
     for completion, seen in zip(answers.completions, views, strict=True):
-        rng = random.Random(f"{key}:{completion.finished}:{completion.text}")
+        rng = _stream(seed, labeller, answers.prompt, completion)
         utilities.append(mean_utility(labeller, seen) + labeller.noise * rng.gauss(0.0, 1.0))
         flags.append(_flags(labeller, seen.judgement, rng))
     ratings = tuple(1 + round(6 * min(max(utility, 0.0), 1.0)) for utility in utilities)
@@ -163,7 +181,7 @@ def label_seen(labeller: Labeller, answers: Answers, views: Sequence[Seen], *, s
         flags=tuple(flags),
         all_bad=max(ratings) <= 3,
         labeller=labeller.name,
-        seconds=_seconds(answers, random.Random(f"{key}:seconds")),
+        seconds=_seconds(answers, random.Random(f"{seed}:label:{labeller.name}:{prompt_key(answers.prompt)}:seconds")),
         source="world",
     )
 
