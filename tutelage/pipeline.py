@@ -13,6 +13,7 @@ import hashlib
 import json
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,8 +23,10 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from tutelage.assistant.assistant import Assistant, Shots
+from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
 from tutelage.data.prepare import DataSettings, prepare
+from tutelage.errors import DataError
 from tutelage.evaluate.report import stage_table, write_report
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows
@@ -119,7 +122,7 @@ def main(settings: RunSettings) -> str:
     """Run the recipe; returns the closing lines: where the report and the checkpoints are."""
     plan = Plan.of(settings)
     out = settings.out
-    with open_run(out, "run", settings, {}) as run:
+    with open_run(out, "run", settings, data_inputs(settings)) as run:
         clock = Clock(out / "timings.json")
 
         print(f"tutelage: {settings.name}, seed {settings.seed}, in {out}")
@@ -246,6 +249,19 @@ class Plan:
 # ---- steps that are not stages
 
 
+def data_inputs(settings: RunSettings) -> dict[str, Path]:
+    """One's own files and folders by their place in the recipe: a run that goes on refuses one that has changed."""
+    if settings.data is None:
+        return {}
+    kinds = {name: getattr(settings.data, name) for name in type(settings.data).model_fields}
+    return {
+        f"{kind}.{name}": source.path
+        for kind, sources in kinds.items()
+        if isinstance(sources, dict)
+        for name, source in sources.items()
+    }
+
+
 def make_data(settings: RunSettings, folder: Path) -> dict[str, int]:
     """The run's data files, from the embedded world or from one's own; made once."""
     done = folder / "counts.json"
@@ -329,17 +345,22 @@ def sample_distinct(assistant: Assistant, prompts: list[Prompt], settings: Label
 
 
 def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Shots:
-    """Picks ``count`` demonstrations for a prompt: of its family and language where they are known, else any short ones."""
-    groups: dict[tuple[Any, Any], list[Conversation]] = {}
-    for conversation in demonstrations:
-        if len(conversation.messages) <= 3 and sum(len(m.content) for m in conversation.messages) <= 600:
-            groups.setdefault((conversation.meta.get("family"), conversation.meta.get("language")), []).append(
-                conversation
-            )
+    """Picks ``count`` short demonstrations for a prompt: of its family and language where there are any, else any."""
+
+    def size(conversation: Conversation) -> int:
+        return sum(len(message.content) for message in conversation.messages)
+
+    def kind(record: Conversation | Prompt) -> tuple[Any, Any]:
+        return record.meta.get("family"), record.meta.get("language")
+
+    short = [c for c in demonstrations if len(c.messages) <= 3 and size(c) <= 600]
+    usable = short or sorted(demonstrations, key=size)[:64]
+    groups: dict[tuple[Any, Any], list[Conversation]] = defaultdict(list)
+    for conversation in usable:
+        groups[kind(conversation)].append(conversation)
 
     def choose(prompt: Prompt) -> list[Conversation]:
-        group = groups.get((prompt.meta.get("family"), prompt.meta.get("language")))
-        group = group or next(iter(groups.values()))
+        group = groups.get(kind(prompt), usable)
         text = prompt.messages[-1].content
         rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big"))
         return rng.sample(group, min(count, len(group)))
@@ -350,7 +371,12 @@ def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Sho
 def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict[str, StageResult]:
     """Every stage's answers to the held-out prompts, measured and compared."""
     data, options = settings.out / "data", settings.evaluate
-    prompts = list(read_prompts(data / "prompts_heldout.jsonl"))
+    heldout, room = data / "prompts_heldout.jsonl", plan.pretrain.model.context - options.max_new_tokens
+    prompts, _, too_long = fitting_prompts(read_prompts(heldout), Tokenizer.load(plan.pretrain.tokenizer), room)
+    if too_long:
+        print(f"{heldout}: left out {too_long} x too long for an answer in the model's context")
+    if not prompts:
+        raise DataError(f"no prompt leaves room for an answer of {options.max_new_tokens} tokens", path=heldout)
     sampling = Sampling(temperature=options.temperature, max_tokens=options.max_new_tokens, seed=settings.seed * 7_919)
     demonstrations = list(read_conversations(plan.sft.demonstrations))
     shots = shots_like(demonstrations, options.shots, settings.seed)

@@ -19,7 +19,7 @@ from tutelage.objectives.ranking import kwise_loss
 from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.ppo import PPOSettings, blend, experience, prompt_order
+from tutelage.train.ppo import PPOSettings, blend, experience, forward, minibatch_backward, minibatch_rows, prompt_order
 from tutelage.train.pretraining_text import text_backward
 from tutelage.train.reward import RankingExample, encode_rankings, score_packed
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
@@ -61,12 +61,7 @@ def rollouts(tokenizer) -> Rollouts:
     return sample(tiny(), prompts, tokenizer, max_new_tokens=12, temperature=1.0, seed=3, dtype="fp32")
 
 
-def forward(temperature: float, critic: ScalarModel):
-    def run(model: Decoder, part: Rollouts):
-        logprobs, entropies = answer_logprobs(model, model(part.ids), part, temperature)
-        return logprobs, entropies, part.at_answer(critic(part.ids).float())
-
-    return run
+WHOLE = [torch.arange(8)]
 
 
 def padded(part: Rollouts, columns: int, pad_id: int) -> Rollouts:
@@ -94,30 +89,39 @@ def test_log_probabilities_are_of_the_distribution_that_was_sampled(tokenizer, t
     torch.testing.assert_close(recomputed, drawn.sampler_logprobs, atol=1e-4, rtol=0)
 
 
-def test_the_first_ratio_is_one_whatever_the_minibatch(rollouts):
-    """Old log-probabilities from forwards of one size, new ones from another: rows depend on themselves alone."""
-    critic = tiny_scorer()
-    run = forward(1.0, critic)
-    scores = torch.zeros(8)
-    batch, _ = experience(rollouts, scores, run, tiny(), tiny(5), 0.1, some_settings(minibatch=8))
-    for size in (1, 3, 8):
-        for rows in torch.arange(8).split(size):
-            part = batch.select(rows)
-            logprobs, _, _ = run(tiny(), part.rollouts)
-            _, stats = policy_loss(logprobs, part.logprobs, part.advantages, part.rollouts.mask)
-            assert stats["ratio"].item() == pytest.approx(1.0, abs=1e-5)
-            assert stats["clip_fraction"].item() == 0.0
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("minibatch", "microbatch"), [(8, 0), (3, 0), (4, 3), (4, 1)])
+def test_the_first_ratio_is_one_token_by_token(rollouts, dtype, shared, minibatch, microbatch):
+    """Old log-probabilities come from forwards of the very rows, so not one token's ratio is off, in bf16 neither."""
+    some = some_settings(minibatch=minibatch, microbatch=microbatch, machine={"device": "cpu", "dtype": dtype})
+    policy = tiny()
+    critic = ScalarModel(policy) if shared else tiny_scorer()
+    minibatches, first_pass = minibatch_rows(some)
+    assert sorted(torch.cat(first_pass).tolist()) == list(range(8))
+    batch, _ = experience(rollouts, torch.zeros(8), policy, critic, tiny(5), 0.1, some, first_pass)
+    for pieces in minibatches:  # no step in between: the ratio is 1 on all of them
+        stats = minibatch_backward(policy, critic, batch, pieces, some)
+        assert stats["farthest_ratio"] == pytest.approx(1.0, abs=1e-6)
+        assert stats["clip_fraction"] == 0.0
+
+
+def test_rows_depend_on_themselves_alone(rollouts):
+    policy, critic = tiny(), tiny_scorer()
+    batch, _ = experience(rollouts, torch.zeros(8), policy, critic, tiny(5), 0.1, some_settings(), WHOLE)
+    for size in (1, 3):
+        stats = minibatch_backward(policy, critic, batch, torch.arange(8).split(size), some_settings())
+        assert stats["farthest_ratio"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):
     critic, policy, reference = tiny_scorer(), tiny(), tiny(5)
-    run = forward(1.0, critic)
     wide = padded(rollouts, 7, tokenizer.pad_id)
     results = []
     for part in (rollouts, wide):
         scores = end_scores(tiny_scorer(2), part, "fp32")
-        batch, metrics = experience(part, scores, run, policy, reference, 0.1, some_settings(minibatch=8))
-        logprobs, _, values = run(tiny(9), part)
+        batch, metrics = experience(part, scores, policy, critic, reference, 0.1, some_settings(minibatch=8), WHOLE)
+        logprobs, _, values = forward(tiny(9), critic, part, 1.0, "fp32")
         loss, _ = policy_loss(logprobs, batch.logprobs, batch.advantages, part.mask)
         critic_loss = value_loss(values + 0.3, batch.values, batch.returns, part.mask)
         results.append((scores, loss, critic_loss, torch.tensor(list(metrics.values()))))
@@ -137,13 +141,11 @@ def test_the_score_is_read_at_the_last_real_token(rollouts):
 def test_a_missing_end_is_penalised_and_a_finished_answer_is_not(rollouts):
     finished = torch.tensor([True, False] * 4)
     part = Rollouts(**(vars(rollouts) | {"finished": finished}))
-    policy = tiny()
-    run = forward(1.0, tiny_scorer())
+    policy, critic = tiny(), tiny_scorer()
 
     def returns(penalty: float) -> torch.Tensor:
-        batch, _ = experience(
-            part, torch.zeros(8), run, policy, policy, 0.0, some_settings(missing_end_penalty=penalty, lam=1.0)
-        )
+        some = some_settings(missing_end_penalty=penalty, lam=1.0)
+        batch, _ = experience(part, torch.zeros(8), policy, critic, policy, 0.0, some, WHOLE)
         return (batch.returns * part.mask).sum(1) / part.lengths
 
     torch.testing.assert_close(returns(2.0) - returns(0.0), torch.where(finished, 0.0, -2.0), atol=1e-5, rtol=0)
@@ -151,9 +153,12 @@ def test_a_missing_end_is_penalised_and_a_finished_answer_is_not(rollouts):
 
 def test_kl_is_zero_against_itself_and_positive_against_another(rollouts):
     policy = tiny()
-    run = forward(1.0, tiny_scorer())
-    same = experience(rollouts, torch.zeros(8), run, policy, copy.deepcopy(policy), 0.1, some_settings())[1]
-    other = experience(rollouts, torch.zeros(8), run, policy, tiny(5), 0.1, some_settings())[1]
+    critic = tiny_scorer()
+
+    def metrics(reference: Decoder) -> dict[str, float]:
+        return experience(rollouts, torch.zeros(8), policy, critic, reference, 0.1, some_settings(), WHOLE)[1]
+
+    same, other = metrics(copy.deepcopy(policy)), metrics(tiny(5))
     assert same["kl"] == pytest.approx(0.0, abs=1e-4)
     assert other["kl_k3"] > 0.5
 
@@ -224,24 +229,32 @@ def test_labellers_of_the_same_completions_share_a_forward_and_weigh_as_much_as_
         torch.testing.assert_close(one, another, atol=1e-5, rtol=1e-4)
 
 
-def test_ppo_one_times_eight_is_eight_times_one(rollouts):
-    def gradient(size: int) -> list[torch.Tensor]:
-        policy, critic = tiny(9), tiny_scorer()
-        run = forward(1.0, critic)
-        batch, _ = experience(
-            rollouts, torch.arange(8.0), forward(1.0, tiny_scorer()), tiny(), tiny(5), 0.1, some_settings()
-        )
-        count = rollouts.mask.sum()
-        for rows in torch.arange(8).split(size):
-            part = batch.select(rows)
-            logprobs, _, values = run(policy, part.rollouts)
-            loss, _ = policy_loss(logprobs, part.logprobs, part.advantages, part.rollouts.mask, 0.2, count)
-            loss = loss + value_loss(values, part.values, part.returns, part.rollouts.mask, 0.2, count)
-            loss.backward()
-        return gradients(policy) + gradients(critic)
+@pytest.mark.parametrize("shared", [False, True])
+def test_ppo_one_times_eight_is_eight_times_one(rollouts, shared):
+    """The stage's own minibatch step, cut into forwards of eight, three and one answers: the same gradient."""
+    old = tiny()
+    batch, _ = experience(rollouts, torch.arange(8.0), old, tiny_scorer(), tiny(5), 0.1, some_settings(), WHOLE)
 
-    for one, other in zip(gradient(8), gradient(1), strict=True):
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
+    def gradient(size: int) -> list[torch.Tensor]:
+        policy = tiny(9)
+        torch.manual_seed(0)
+        critic = ScalarModel(policy) if shared else tiny_scorer()
+        minibatch_backward(policy, critic, batch, torch.arange(8).split(size), some_settings())
+        return gradients(policy) + gradients(critic.head if shared else critic)
+
+    whole = gradient(8)
+    assert len(whole) >= 16
+    for size in (3, 1):
+        for one, other in zip(whole, gradient(size), strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
+
+
+def test_while_the_critic_warms_up_the_policy_gets_no_gradient(rollouts):
+    policy, critic = tiny(9), tiny_scorer()
+    batch, _ = experience(rollouts, torch.arange(8.0), tiny(), critic, tiny(5), 0.1, some_settings(), WHOLE)
+    minibatch_backward(policy, critic, batch, WHOLE, some_settings(), critic_alone=True)
+    assert all(gradient.abs().max() == 0 for gradient in gradients(policy))
+    assert any(gradient.abs().max() > 0 for gradient in gradients(critic))
 
 
 # ---- the reward model
@@ -273,12 +286,11 @@ def test_the_ptx_gradient_is_the_sum_of_the_two(rollouts):
     """One joint gradient: that of the PPO loss plus ptx_coef times that of the pretraining loss."""
     windows = torch.randint(20, VOCABULARY, (3, 17))
     settings_ = some_settings(ptx_coef=0.7, ptx_sources={"x": {"path": "x"}})
-    run = forward(1.0, tiny_scorer())
-    batch, _ = experience(rollouts, torch.arange(8.0), run, tiny(), tiny(5), 0.1, settings_)
+    critic = tiny_scorer()
+    batch, _ = experience(rollouts, torch.arange(8.0), tiny(), critic, tiny(5), 0.1, settings_, WHOLE)
 
     def ppo_part(model: Decoder) -> None:
-        logprobs, _, _ = run(model, rollouts)
-        policy_loss(logprobs, batch.logprobs, batch.advantages, rollouts.mask)[0].backward()
+        minibatch_backward(model, critic, batch, WHOLE, settings_)
 
     joint, alone, text = tiny(9), tiny(9), tiny(9)
     ppo_part(joint)

@@ -45,7 +45,7 @@ class Assistant:
     def generate(self, text: str, **sampling: Any) -> str:
         """Continue plain text, as a base model does. Keyword arguments are those of ``Sampling``."""
         ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
-        request = Request(ids=ids, sampling=sampling_of(sampling), stop_ids=self._stops)
+        request = Request(ids=ids, sampling=sampling_of(sampling), stop_ids=self._text_ends)
         return self._text(self._engine(1).generate([request])[0][0])
 
     def chat(self, messages: Sequence[Message | Mapping[str, str]], **sampling: Any) -> str:
@@ -62,7 +62,7 @@ class Assistant:
         """The same, piece by piece as it is written; a piece ends where the bytes so far are whole characters."""
         ids = render(self.tokenizer, messages, add_generation_prompt=True).ids
         engine = self._engine(1)
-        engine.submit(Request(ids=ids, sampling=sampling, stop_ids=self._stops))
+        engine.submit(Request(ids=ids, sampling=sampling, stop_ids=self._turn_ends))
         written: list[int] = []
         shown = ""
         done = False
@@ -80,20 +80,28 @@ class Assistant:
     ) -> list[Answers]:
         """``sampling.n`` completions for each prompt. Prompt i draws from seed ``sampling.seed + i``.
 
-        With ``shots`` the prompts are put as plain text, for a base model that was never taught to chat.
+        With ``shots`` the prompts are put as plain text, for a base model that was never taught to chat: where it picks none,
+        the bare prompt, and the answer is all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
         """
+        chosen = [shots(prompt) if shots else () for prompt in prompts]
         if shots is None:
             rendered = render_batch(self.tokenizer, [p.messages for p in prompts], add_generation_prompt=True)
-            ids, stop = [r.ids for r in rendered], None
+            ids = [r.ids for r in rendered]
         else:
-            ids = [self._transcript_ids(p, shots(p), sampling.max_tokens) for p in prompts]
-            stop = self._starts_next_turn
+            ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(prompts, chosen, strict=True)]
+        context = self._decoder.config.max_position_embeddings
+        for i, (prompt, row) in enumerate(zip(prompts, ids, strict=True), 1):
+            if len(row) >= context:
+                name = f" ({prompt.id})" if prompt.id else ""
+                raise UsageError(
+                    f"prompt {i}{name} has {len(row)} tokens; the model's context is {context}: shorten it"
+                )
         requests = [
             Request(
                 ids=row,
                 sampling=sampling.model_copy(update={"seed": sampling.seed + i}),
-                stop_ids=self._stops,
-                stop=stop,
+                stop_ids=self._turn_ends if shots is None else self._text_ends,
+                stop=self._starts_next_turn if chosen[i] else None,
             )
             for i, row in enumerate(ids)
         ]
@@ -104,7 +112,7 @@ class Assistant:
                 prompt=prompt,
                 completions=tuple(
                     Completion(
-                        text=before_stop(self._text(sample)) if stop else self._text(sample),
+                        text=before_stop(self._text(sample)) if chosen[i] else self._text(sample),
                         finished=sample.finish_reason == "stop",
                         model=self.name,
                         sampling=used,
@@ -151,7 +159,12 @@ class Assistant:
         return self.model
 
     @property
-    def _stops(self) -> frozenset[int]:
+    def _turn_ends(self) -> frozenset[int]:
+        return frozenset([self.tokenizer.end_id])
+
+    @property
+    def _text_ends(self) -> frozenset[int]:
+        """A text ends where the next document begins."""
         return frozenset([self.tokenizer.end_id, self.tokenizer.bos_id])
 
     def _engine(self, max_batch: int) -> Engine:

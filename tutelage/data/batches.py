@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from tutelage.records import Conversation
+from tutelage.records import Conversation, Prompt
 from tutelage.text.chat import Rendered, render_batch
 from tutelage.text.tokenizer import Tokenizer
 
@@ -61,6 +61,16 @@ def encode_conversations(
                     reasons["shortened"] += 1
                 examples.append(Example(rendered.ids[: fitting[-1]], rendered.loss_mask[: fitting[-1]]))
     return examples, dict(reasons)
+
+
+def fitting_prompts(
+    prompts: Iterable[Prompt], tokenizer: Tokenizer, longest: int
+) -> tuple[list[Prompt], list[list[int]], int]:
+    """The prompts of at most ``longest`` tokens, ready for an answer; their ids; and how many are left out as too long."""
+    every = list(prompts)
+    rendered = render_batch(tokenizer, [prompt.messages for prompt in every], add_generation_prompt=True)
+    fits = [(prompt, r.ids) for prompt, r in zip(every, rendered, strict=True) if len(r.ids) <= longest]
+    return [prompt for prompt, _ in fits], [ids for _, ids in fits], len(every) - len(fits)
 
 
 def _turn_ends(rendered: Rendered, end_id: int) -> list[int]:

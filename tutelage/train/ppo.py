@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_prompts
 from tutelage.errors import TrainingError
 from tutelage.model.checkpoint import load_decoder, load_scalar
@@ -46,7 +47,6 @@ from tutelage.objectives.ppo import (
 from tutelage.recipe import Settings
 from tutelage.records import Prompt
 from tutelage.run_folder import open_run
-from tutelage.text.chat import render_batch
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
 from tutelage.train.pretraining_text import text_backward, text_inputs, text_mixture, text_windows
@@ -149,7 +149,10 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         device, dtype = pick_device(settings.machine.device), settings.machine.dtype
         tokenizer = Tokenizer.load(settings.checkpoint)
         policy = load_decoder(settings.checkpoint, device)
-        prompts, prompt_ids = fitting_prompts(settings, tokenizer, policy.config.max_position_embeddings)
+        room = policy.config.max_position_embeddings - settings.max_new_tokens
+        prompts, prompt_ids, too_long = fitting_prompts(read_prompts(settings.prompts), tokenizer, room)
+        if too_long:
+            print(f"{settings.prompts}: left out {too_long} x too long for an answer in the model's context")
         if len(prompts) < settings.batch_size:
             raise TrainingError(
                 f"{settings.prompts}: {len(prompts)} prompts that fit are fewer than batch_size {settings.batch_size}"
@@ -174,14 +177,6 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         kl = settings.kl
         controller = AdaptiveKL(kl.coef, kl.target, kl.horizon) if kl.controller == "adaptive" else FixedKL(kl.coef)
 
-        def forward(model: Decoder, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
-            """Log-probabilities, entropies and values, each [b, a]."""
-            with autocast(device, dtype):
-                hidden = model(rollouts.ids)
-                logprobs, entropies = answer_logprobs(model, hidden, rollouts, settings.temperature)
-                values = critic.score(hidden) if shared else critic(rollouts.ids)
-            return logprobs, entropies, rollouts.at_answer(values.float())
-
         def update(step: int) -> Metrics:
             chosen = prompt_order(len(prompts), settings.batch_size, step, settings.seed)
             rollouts = sample(
@@ -197,7 +192,10 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
                 tokenizer.decode(row[m].tolist()) for row, m in zip(rollouts.answer_ids, rollouts.mask, strict=True)
             ]
             scores = end_scores(reward_model, rollouts, dtype)
-            batch, metrics = experience(rollouts, scores, forward, policy, reference, controller.coef, settings)
+            minibatches, first_pass = minibatch_rows(settings)
+            batch, metrics = experience(
+                rollouts, scores, policy, critic, reference, controller.coef, settings, first_pass
+            )
             metrics |= answer_metrics(rollouts, scores, texts)
             if judge:
                 finished = rollouts.finished.tolist()
@@ -205,25 +203,15 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
                 metrics["gold"] = sum(gold) / len(gold)
 
             losses: dict[str, float] = defaultdict(float)
-            minibatches = minibatch_rows(settings)
-            for number, rows in enumerate(minibatches):
-                part = batch.select(rows)
-                count = part.rollouts.mask.sum()
-                for micro in torch.arange(len(rows)).split(settings.microbatch or len(rows)):
-                    piece = part.select(micro)
-                    logprobs, _, values = forward(policy, piece.rollouts)
-                    mask = piece.rollouts.mask
-                    loss, stats = policy_loss(logprobs, piece.logprobs, piece.advantages, mask, settings.clip, count)
-                    critic_loss = value_loss(values, piece.values, piece.returns, mask, settings.clip, count)
-                    if step < settings.value_warmup:
-                        loss = loss * 0.0
-                    (loss + settings.value_coef * critic_loss).backward()
-                    stats |= {"policy_loss": loss, "value_loss": critic_loss}
-                    for name, value in stats.items():
-                        losses[name] += value.item() / len(minibatches)
-                    if number == 0:
-                        metrics["first_ratio"] = metrics.get("first_ratio", 0.0) + stats["ratio"].item()
-                if mixture and step >= settings.value_warmup:
+            for number, pieces in enumerate(minibatches):
+                critic_alone = step < settings.value_warmup
+                stats = minibatch_backward(policy, critic, batch, pieces, settings, critic_alone=critic_alone)
+                first_ratio = stats.pop("farthest_ratio")
+                if number == 0:
+                    metrics["first_ratio"] = first_ratio
+                for name, value in stats.items():
+                    losses[name] += value / len(minibatches)
+                if mixture and not critic_alone:
                     windows = text_windows(mixture, step * len(minibatches) + number, settings.ptx_windows, device)
                     losses["ptx_loss"] += text_backward(policy, windows, settings.ptx_coef, dtype) / len(minibatches)
                 metrics["grad_norm"] = apply_gradients(
@@ -248,7 +236,14 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
             show=("reward", "gold", "kl", "length", "finished"),
         )
         save_checkpoint(run, averaged, tokenizer)
-        run.finish({"updates": done, "stopped_by_kl_budget": done < settings.updates})
+        run.finish(
+            {
+                "updates": done,
+                "prompts": len(prompts),
+                "too_long": too_long,
+                "stopped_by_kl_budget": done < settings.updates,
+            }
+        )
         return run.checkpoint
 
 
@@ -270,28 +265,42 @@ class Experience:
         return Experience(part, *(field[rows, :a] for field in fields))
 
 
+def forward(
+    policy: Decoder, critic: ScalarModel, rollouts: Rollouts, temperature: float, dtype: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies and values, each [b, a]; one forward where the critic's trunk is the policy."""
+    with autocast(rollouts.ids.device, dtype):
+        hidden = policy(rollouts.ids)
+        logprobs, entropies = answer_logprobs(policy, hidden, rollouts, temperature)
+        values = critic.score(hidden) if critic.decoder is policy else critic(rollouts.ids)
+    return logprobs, entropies, rollouts.at_answer(values.float())
+
+
 @torch.no_grad()
 def experience(
     rollouts: Rollouts,
     scores: Tensor,
-    forward: Callable[[Decoder, Rollouts], tuple[Tensor, Tensor, Tensor]],
     policy: Decoder,
+    critic: ScalarModel,
     reference: Decoder,
     kl_coef: float,
     settings: PPOSettings,
+    pieces: Sequence[Tensor],
 ) -> tuple[Experience, Metrics]:
     """Old log-probabilities and values, rewards, and advantages whitened over the whole batch.
 
     The old log-probabilities are recomputed by the training forward rather than taken from the sampler, whose kernels round
-    differently: so the first minibatch's ratio is 1.
+    differently, and on ``pieces``, the very rows of each forward of the first pass: so the first ratio is 1 in bf16 too.
     """
     mask = rollouts.mask
     logprobs, entropies, values = (torch.zeros(mask.shape, device=mask.device) for _ in range(3))
     ref_logprobs = torch.zeros(mask.shape, device=mask.device)
-    for rows in torch.arange(len(mask), device=mask.device).split(settings.microbatch or settings.minibatch):
+    for rows in pieces:
         part = rollouts.select(rows)
         a = part.mask.shape[1]
-        logprobs[rows, :a], entropies[rows, :a], values[rows, :a] = forward(policy, part)
+        logprobs[rows, :a], entropies[rows, :a], values[rows, :a] = forward(
+            policy, critic, part, settings.temperature, settings.machine.dtype
+        )
         with autocast(mask.device, settings.machine.dtype):
             ref_logprobs[rows, :a] = answer_logprobs(reference, reference(part.ids), part, settings.temperature)[0]
     penalised = scores - settings.missing_end_penalty * (~rollouts.finished).float()
@@ -310,29 +319,47 @@ def experience(
     return Experience(rollouts, logprobs, values, whiten(advantages, mask), returns), metrics
 
 
+def minibatch_backward(
+    policy: Decoder,
+    critic: ScalarModel,
+    batch: Experience,
+    pieces: Sequence[Tensor],
+    settings: PPOSettings,
+    *,
+    critic_alone: bool = False,
+) -> Metrics:
+    """Add the gradient of policy loss and ``value_coef`` times value loss over one minibatch to the models'.
+
+    ``pieces``: its rows, those of one forward each. The losses are means over the minibatch's tokens, however it is cut.
+    Returns the losses, the scalars of ``policy_loss``, and "farthest_ratio", of all its tokens the ratio farthest from 1.
+    """
+    count = batch.rollouts.mask[torch.cat(list(pieces))].sum()
+    totals: Metrics = defaultdict(float)
+    farthest = 1.0
+    for rows in pieces:
+        part = batch.select(rows)
+        mask = part.rollouts.mask
+        logprobs, _, values = forward(policy, critic, part.rollouts, settings.temperature, settings.machine.dtype)
+        loss, stats = policy_loss(logprobs, part.logprobs, part.advantages, mask, settings.clip, count)
+        critic_loss = value_loss(values, part.values, part.returns, mask, settings.clip, count)
+        (loss * (not critic_alone) + settings.value_coef * critic_loss).backward()
+        for name, value in (stats | {"policy_loss": loss, "value_loss": critic_loss}).items():
+            totals[name] += value.item()
+        ratios = (logprobs.detach() - part.logprobs)[mask].exp()
+        farthest = max(farthest, ratios[(ratios - 1).abs().argmax()].item(), key=lambda ratio: abs(ratio - 1))
+    return totals | {"farthest_ratio": farthest}
+
+
 def answer_metrics(rollouts: Rollouts, scores: Tensor, texts: list[str]) -> Metrics:
     """What shows reward hacking early: the proxy reward, length, share that ends, share that repeats another answer."""
     counts = Counter(texts)
     return {
         "reward": scores.mean().item(),
-        "reward_std": scores.std().item(),
+        "reward_std": scores.std(correction=0).item(),
         "length": rollouts.lengths.float().mean().item(),
         "finished": rollouts.finished.float().mean().item(),
         "duplicates": sum(n for n in counts.values() if n > 1) / len(texts),
     }
-
-
-def fitting_prompts(settings: PPOSettings, tokenizer: Tokenizer, context: int) -> tuple[list[Prompt], list[list[int]]]:
-    """The prompts that leave room for an answer in the model's context, and their ids; says how many do not."""
-    prompts = list(read_prompts(settings.prompts))
-    rendered = render_batch(tokenizer, [p.messages for p in prompts], add_generation_prompt=True)
-    fits = [len(r.ids) + settings.max_new_tokens <= context for r in rendered]
-    if not all(fits):
-        print(f"{settings.prompts}: {fits.count(False)} prompts too long for the model's context are left out")
-    return (
-        [p for p, fit in zip(prompts, fits, strict=True) if fit],
-        [r.ids for r, fit in zip(rendered, fits, strict=True) if fit],
-    )
 
 
 def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]:
@@ -343,10 +370,15 @@ def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]
     return order[place * batch_size : (place + 1) * batch_size].tolist()
 
 
-def minibatch_rows(settings: PPOSettings) -> list[Tensor]:
-    """Rows of each optimiser step of an update: ``inner_epochs`` shuffled passes. The loop has seeded torch by the step."""
-    passes = [torch.randperm(settings.batch_size) for _ in range(settings.inner_epochs)]
-    return [rows for order in passes for rows in order.split(settings.minibatch)]
+def minibatch_rows(settings: PPOSettings) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """The minibatches of an update, each as the rows of its forwards, and the forwards of the first pass in a row.
+
+    ``inner_epochs`` shuffled passes; the loop has seeded torch by the step.
+    """
+    size = settings.microbatch or settings.minibatch
+    passes = [torch.randperm(settings.batch_size).split(settings.minibatch) for _ in range(settings.inner_epochs)]
+    cut = [[list(rows.split(size)) for rows in order] for order in passes]
+    return [pieces for order in cut for pieces in order], [rows for pieces in cut[0] for rows in pieces]
 
 
 @torch.no_grad()

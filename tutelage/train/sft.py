@@ -10,12 +10,13 @@ SFT overfits the loss after one epoch while people go on preferring later ones (
 from __future__ import annotations
 
 import copy
+from itertools import islice
 from pathlib import Path
 
 import torch
 from pydantic import Field, model_validator
 
-from tutelage.data.batches import Example, encode_conversations, length_buckets, pad_right
+from tutelage.data.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
 from tutelage.errors import RecipeError, TrainingError
 from tutelage.model.checkpoint import load_decoder, load_scalar
@@ -24,7 +25,6 @@ from tutelage.model.device import autocast, pick_device
 from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
-from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
 from tutelage.train.pretraining_text import text_backward, text_inputs, text_mixture, text_windows
@@ -210,8 +210,12 @@ def validation_reward(model: Decoder, tokenizer: Tokenizer, settings: SFTSetting
     assert settings.reward_model is not None
     device = next(model.parameters()).device
     scorer = load_scalar(settings.reward_model, device).eval()
-    prompts = [p for _, p in zip(range(limit), read_prompts(settings.prompts), strict=False)]
-    ids = [render(tokenizer, prompt.messages, add_generation_prompt=True).ids for prompt in prompts]
+    room = model.config.max_position_embeddings - settings.max_new_tokens
+    ids = fitting_prompts(islice(read_prompts(settings.prompts), limit), tokenizer, room)[1]
+    if not ids:
+        raise TrainingError(
+            f"{settings.prompts}: no prompt leaves room for an answer of {settings.max_new_tokens} tokens"
+        )
     rollouts = sample(
         model, ids, tokenizer, max_new_tokens=settings.max_new_tokens, temperature=1.0, seed=settings.seed,
         dtype=settings.machine.dtype,
