@@ -49,6 +49,18 @@ def test_scientific_notation_is_a_number():
     assert recipe.resolve(Outer, {"out": "a"}, ["--inner.lr", "3e-4"]).inner.lr == 3e-4
 
 
+@pytest.mark.parametrize("text", ["yes", "12:30", "C # a language", "Where: Paris", "# Title", "42", "[a", "none such", ""])
+def test_text_and_paths_are_taken_as_they_stand(text):
+    arguments = [f"--inner.name={text}", f"--free.novels.name={text}"]
+    settings = recipe.resolve(Outer, {"out": "a"}, arguments)
+    assert settings.inner.name == settings.free["novels"].name == text
+    assert recipe.resolve(Outer, {}, ["--out", "2026"]).out == Path("2026")
+
+
+def test_none_is_none_where_a_setting_may_be():
+    assert recipe.resolve(Outer, {"out": "a", "maybe": {}}, ["--maybe", "none"]).maybe is None
+
+
 def test_free_names_inside_a_mapping():
     settings = recipe.resolve(Outer, {"out": "a"}, ["--free.novels.lr", "2"])
     assert settings.free["novels"].lr == 2

@@ -81,6 +81,15 @@ def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
     ]
 
 
+def test_a_row_cut_short_and_small_numbers_are_no_trouble(tmp_path):
+    with open_run(tmp_path, "x", Some(), {}) as run:
+        run.log(1, {"lr": 9.65e-6, "kl": 3e-9})
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 2, "lo')
+        run.forget_after(5)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "lr": 9.65e-06, "kl": 3e-09}\n'
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomic(path, b"old")

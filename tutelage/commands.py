@@ -18,7 +18,7 @@ from tutelage.generate.sampler import Sampling
 from tutelage.recipe import Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.world.build import WorldSettings, build_world, load_judge
-from tutelage.world.labellers import label, make_labellers
+from tutelage.world.labellers import TIE_THRESHOLD, label, make_labellers
 
 
 class WorldCommand(Settings):
@@ -163,7 +163,7 @@ def compare_checkpoints(settings: EvalCommand) -> str:
             reference=settings.b,
             device=settings.device,
         )
-    compare(results, against=("b",))
+    compare(results, against=("b",), gold_tie=TIE_THRESHOLD)
     Console().print(comparison_table(results, prompts_count=len(prompts)))
     low, high = results["a"].figures["win_rate_vs_b_ci"]
     return f"a wins {results['a'].figures['win_rate_vs_b']:.1%} [{low:.1%}, {high:.1%}] of {len(prompts)} prompts, ties split"

@@ -44,6 +44,7 @@ from tutelage.train import sft as sft_stage
 from tutelage.world.build import WorldSettings, build_world, load_judge
 from tutelage.world.judge import Judge
 from tutelage.world.labellers import (
+    TIE_THRESHOLD,
     Labeller,
     agreement,
     best_possible_accuracy,
@@ -405,7 +406,7 @@ def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict
         if name == "base_few_shot":  # the same model
             stages[name].figures["bits_per_byte"] = stages["base"].figures["bits_per_byte"]
         print(f"evaluate  {name}: {headline(stages[name])}", flush=True)
-    compare(stages)
+    compare(stages, gold_tie=TIE_THRESHOLD)
     return stages
 
 

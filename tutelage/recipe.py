@@ -76,10 +76,7 @@ def parse_overrides(kind: type[BaseModel], arguments: Sequence[str]) -> dict[str
         *parents, last = name.split(".")
         for parent in parents:
             here = here.setdefault(parent, {})
-        try:
-            here[last] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError:
-            here[last] = value
+        here[last] = _value(value, _annotation(kind, name))
     return parsed
 
 
@@ -148,6 +145,33 @@ def _model_inside(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) in (Union, types.UnionType):
         return next((m for m in map(_model_inside, get_args(annotation)) if m), None)
     return None
+
+
+def _annotation(kind: type[BaseModel], name: str) -> Any:
+    """The type of a setting by its dotted name; None where there is no telling."""
+    field, _, rest = name.partition(".")
+    if field not in kind.model_fields:
+        return None
+    annotation = kind.model_fields[field].annotation
+    if rest and get_origin(annotation) is dict:  # a free name, and then perhaps a setting of what it stands for
+        annotation, (_, _, rest) = get_args(annotation)[1], rest.partition(".")
+    if not rest:
+        return annotation
+    inner = _model_inside(annotation)
+    return _annotation(inner, rest) if inner else None
+
+
+def _value(text: str, annotation: Any) -> Any:
+    """What was written on the command line: as it stands where a text or a path is wanted, else read as YAML."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    if text in ("none", "null") and type(None) in kinds:
+        return None
+    if str in kinds or Path in kinds or not text:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _inside_free_mapping(kind: type[BaseModel], name: str) -> bool:

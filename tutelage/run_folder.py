@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -52,14 +53,14 @@ class RunFolder:
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl."""
-        row = {"step": step} | {name: round(float(value), 6) for name, value in numbers.items()}
+        row = {"step": step} | {name: float(f"{value:.7g}") for name, value in numbers.items()}
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps after ``step``: a resumed run does them again."""
         if self._metrics.exists():
-            rows = [row for row in self._metrics.read_text().splitlines() if json.loads(row)["step"] <= step]
+            rows = [row for row in self._metrics.read_text().splitlines() if _step_of(row) <= step]
             write_atomic(self._metrics, "".join(row + "\n" for row in rows).encode())
 
     def lineage(self) -> dict[str, Any]:
@@ -126,6 +127,14 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _step_of(row: str) -> float:
+    """The step of a row of metrics.jsonl; infinity for one that was cut short."""
+    try:
+        return float(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _feed(digest: Any, path: Path) -> None:

@@ -112,6 +112,13 @@ def test_rounding_is_a_tie():
     assert win_rate([0.3 + 1e-6], [0.3]).wins == 1
 
 
+def test_what_nobody_could_tell_apart_is_a_tie():
+    a, b = [0.02, 0.9, 0.5, 0.3], [0.0, 0.1, 0.55, 0.45]
+    result = win_rate(a, b, tie=0.1)
+    assert (result.wins, result.ties, result.losses) == (1, 2, 1)
+    assert (win_rate(a, b).wins, win_rate(a, b).ties) == (2, 0)
+
+
 @pytest.mark.parametrize(("n", "won", "tied"), [(20, 0.6, 0.0), (20, 0.3, 0.6), (100, 0.9, 0.05), (500, 0.55, 0.2)])
 def test_win_rate_interval_holds_the_true_rate(n, won, tied):
     rng = np.random.default_rng(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,17 @@ import pytest
 import torch
 from toy_task import ROOT, ppo_settings, pretrain_settings, reward_settings, sft_settings
 
+from tutelage.data.formats import write_jsonl
 from tutelage.data.heldout import HeldoutText
-from tutelage.errors import RunFolderError, UsageError
+from tutelage.errors import CheckpointError, RecipeError, RunFolderError, TrainingError, UsageError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.recipe import dump
+from tutelage.records import Conversation, Message
 from tutelage.run_folder import hash_of
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train import ppo, pretrain, sft
+from tutelage.train import ppo, pretrain, reward, sft
+from tutelage.train.settings import longest_row
 
 
 def rows(checkpoint: Path) -> list[dict[str, float]]:
@@ -115,6 +119,29 @@ def test_a_finished_stage_is_not_run_again(toy, base):
 def test_other_settings_in_the_same_folder_are_refused(toy, base):
     with pytest.raises(RunFolderError, match="lr"):
         pretrain.main(pretrain_settings(toy, base.parent, lr=1.0))
+
+
+def test_a_reward_model_with_another_tokenizer_is_refused(toy, tuned, scorer, tmp_path):
+    """Its ids would mean other words, and every score would be noise."""
+    other = tmp_path / "other"
+    shutil.copytree(scorer, other)
+    Tokenizer.train(["quite another text, with other merges"] * 9, 320).save(other)
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        ppo.main(ppo_settings(toy, tuned, other, tmp_path / "out"))
+
+
+def test_what_the_context_does_not_hold_is_an_error_before_training(toy, base, tuned, tmp_path):
+    assert [longest_row(256, 100), longest_row(64, 100)] == [96, 64]
+    text = {"toy": {"path": toy.folder / "documents.jsonl"}}
+    with pytest.raises(RecipeError, match="windows of 500 tokens are longer than the model's context of 128"):
+        sft.main(sft_settings(toy, base, tmp_path / "a", ptx_coef=1.0, ptx_sources=text, ptx_sequence=500))
+    with pytest.raises(TrainingError, match=r"no conversation fits in 4 tokens"):
+        sft.main(sft_settings(toy, base, tmp_path / "b", max_length=4))
+    endless = tmp_path / "endless.jsonl"
+    question = Message(role="user", content="and?")
+    write_jsonl(endless, [Conversation(messages=(question, Message(role="assistant", content="so"), question))])
+    with pytest.raises(TrainingError, match=r"endless\.jsonl: no demonstration ends with the assistant"):
+        reward.main(reward_settings(toy, tuned, tmp_path / "c", demonstrations=endless))
 
 
 def test_a_missing_input_is_named(toy, tmp_path):

@@ -19,6 +19,7 @@ import torch
 
 from tutelage.assistant.assistant import Assistant, Shots
 from tutelage.data.heldout import HeldoutText
+from tutelage.errors import CheckpointError
 from tutelage.evaluate.statistics import mean_interval, win_rate
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
@@ -77,7 +78,8 @@ def evaluate_stage(
     """
     began = time.perf_counter()
     assistant = Assistant.load(checkpoint, device=device, dtype=dtype)
-    assert isinstance(assistant.model, Decoder)
+    if not isinstance(assistant.model, Decoder):
+        raise CheckpointError(f"{checkpoint} holds a reward model: a language model is needed to answer")
     answers = assistant.answers(prompts, sampling, shots=shots)
     result = StageResult(answers)
     texts = [a.completions[0] for a in answers]
@@ -100,6 +102,7 @@ def evaluate_stage(
         result.reward = scorer.scores(dialogues, finished=[t.finished for t in texts])
         result.figures["reward"] = mean_interval(result.reward).mean
     if reference and shots is None:
+        assistant.tokenizer.require_same(reference)
         own = (
             answers
             if sampling.temperature == 1.0
@@ -158,14 +161,21 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
     return (theirs - mine).mean().item()
 
 
-def compare(stages: Mapping[str, StageResult], against: Sequence[str] = ("sft", "base")) -> None:
-    """Add each stage's win rate against the named ones to its figures, overall and by family."""
+def compare(
+    stages: Mapping[str, StageResult], against: Sequence[str] = ("sft", "base"), *, gold_tie: float = 0.0
+) -> None:
+    """Add each stage's win rate against the named ones to its figures, overall and by family.
+
+    ``gold_tie``: gold scores no further apart are a tie. Without it the shorter of two wrong answers would win by a trifle.
+    """
     for stage in stages.values():
         for other in against:
             if other not in stages:
                 continue
             opponent = stages[other]
-            result = win_rate(stage.quality, opponent.quality)
+            tie = gold_tie if stage.gold is not None else 0.0
+            result = win_rate(stage.quality, opponent.quality, tie=tie)
+            stage.figures[f"record_vs_{other}"] = {"wins": result.wins, "ties": result.ties, "losses": result.losses}
             stage.figures[f"win_rate_vs_{other}"] = result.rate
             stage.figures[f"win_rate_vs_{other}_ci"] = [result.low, result.high]
             if other == "sft":
@@ -173,7 +183,7 @@ def compare(stages: Mapping[str, StageResult], against: Sequence[str] = ("sft", 
                 for name, family in stage.figures.get("families", {}).items():
                     rows = [i for i, a in enumerate(stage.answers) if a.prompt.meta.get("family") == name]
                     family["win_rate_vs_sft"] = win_rate(
-                        [stage.quality[i] for i in rows], [opponent.quality[i] for i in rows]
+                        [stage.quality[i] for i in rows], [opponent.quality[i] for i in rows], tie=tie
                     ).rate
 
 

@@ -76,20 +76,21 @@ def clustered_mean_interval(
     return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
 
 
-def win_rate(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> WinRate:
+def win_rate(a: ArrayLike, b: ArrayLike, level: float = 0.95, tie: float = TIE_TOLERANCE) -> WinRate:
     """How often ``a`` scores above ``b`` on the same prompts, ties split.
 
     The interval is Bonett and Price's for paired proportions (2012): rate = (1 + D) / 2, D the difference of the shares
     of wins and losses, each with one made-up case added, and a normal interval for D from them. Ties narrow it as they
     should, and it does not shrink to a point when one side wins everything.
 
-    Args: a, b: [n] scores by prompt, n >= 1, higher is better; within 1e-9 they are a tie.
+    Args: a, b: [n] scores by prompt, n >= 1, higher is better; no further apart than ``tie`` they are a tie.
     """
     x, y = _numbers(a, "a"), _numbers(b, "b")
     if len(x) != len(y):
         raise ValueError(f"scores are paired by prompt: found {len(x)} and {len(y)}")
     n = len(x)
-    wins, losses = int((x > y + TIE_TOLERANCE).sum()), int((y > x + TIE_TOLERANCE).sum())
+    tie = max(tie, TIE_TOLERANCE)
+    wins, losses = int((x > y + tie).sum()), int((y > x + tie).sum())
     rate = 0.5 + 0.5 * (wins - losses) / n
     won, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
     z = NormalDist().inv_cdf((1 + level) / 2)

@@ -120,6 +120,13 @@ class Tokenizer:
         """SHA-256 of tokenizer.json: two tokenizers with one fingerprint give the same ids."""
         return hashlib.sha256(self._backend.to_str(pretty=True).encode()).hexdigest()
 
+    def require_same(self, folder: Path) -> None:
+        """CheckpointError where the folder's tokenizer gives other ids: two models that read the same ids must share one."""
+        if Tokenizer.load(folder).fingerprint != self.fingerprint:
+            raise CheckpointError(
+                f"{folder} has another tokenizer than the model that it is used with: their ids differ"
+            )
+
     def encode(self, text: str) -> list[int]:
         """Ids of a plain text: never a control id, even where it spells one. Raises UsageError for lone surrogates."""
         return list(self._backend.encode(_checked(text), add_special_tokens=False).ids)

@@ -148,8 +148,10 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         # data
         device, dtype = pick_device(settings.machine.device), settings.machine.dtype
         tokenizer = Tokenizer.load(settings.checkpoint)
-        policy = load_decoder(settings.checkpoint, device)
-        room = policy.config.max_position_embeddings - settings.max_new_tokens
+        tokenizer.require_same(settings.reward_model)
+        policy = load_decoder(settings.checkpoint, device, torch.float32)
+        context = policy.config.max_position_embeddings
+        room = context - settings.max_new_tokens
         prompts, prompt_ids, too_long = fitting_prompts(read_prompts(settings.prompts), tokenizer, room)
         if too_long:
             print(f"{settings.prompts}: left out {too_long} x too long for an answer in the model's context")
@@ -160,13 +162,18 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         mixture = None
         if settings.ptx_coef:
             mixture = text_mixture(
-                settings.ptx_sources, tokenizer, run, sequence=settings.ptx_sequence, seed=settings.seed
+                settings.ptx_sources,
+                tokenizer,
+                run,
+                sequence=settings.ptx_sequence,
+                context=context,
+                seed=settings.seed,
             )
 
         # models: policy, reference, reward model, critic
         policy.dropout = 0.0
         reference = copy.deepcopy(policy).requires_grad_(False)
-        reward_model = load_scalar(settings.reward_model, device).requires_grad_(False)
+        reward_model = load_scalar(settings.reward_model, device, torch.float32).requires_grad_(False)
         shared = settings.trunk == "shared"
         torch.manual_seed(settings.seed)
         critic = ScalarModel(policy) if shared else copy.deepcopy(reward_model).requires_grad_(True)

@@ -93,8 +93,6 @@ class PretrainSettings(Settings):
 
 def main(settings: PretrainSettings) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    if settings.sequence > settings.model.context:
-        raise RecipeError(f"sequence ({settings.sequence}) is longer than model.context ({settings.model.context})")
     inputs = {"tokenizer": settings.tokenizer} | text_inputs(settings.sources)
     if settings.heldout:
         inputs["heldout"] = settings.heldout
@@ -104,7 +102,10 @@ def main(settings: PretrainSettings) -> Path:
 
         # data
         tokenizer = Tokenizer.load(settings.tokenizer)
-        mixture = text_mixture(settings.sources, tokenizer, run, sequence=settings.sequence, seed=settings.seed)
+        context = settings.model.context
+        mixture = text_mixture(
+            settings.sources, tokenizer, run, sequence=settings.sequence, context=context, seed=settings.seed
+        )
         heldout = HeldoutText.read(settings.heldout, tokenizer, settings.sequence) if settings.heldout else None
 
         # model and optimiser

@@ -15,6 +15,7 @@ from torch import Tensor
 from tutelage.data.formats import read_documents
 from tutelage.data.mixing import Mixture
 from tutelage.data.shards import tokenise
+from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.objectives.language import next_token_loss
@@ -29,9 +30,14 @@ def text_inputs(sources: Mapping[str, Source]) -> dict[str, Path]:
 
 
 def text_mixture(
-    sources: Mapping[str, Source], tokenizer: Tokenizer, run: RunFolder, *, sequence: int, seed: int
+    sources: Mapping[str, Source], tokenizer: Tokenizer, run: RunFolder, *, sequence: int, context: int, seed: int
 ) -> Mixture:
-    """Windows of ``sequence`` + 1 tokens from all sources by weight, tokenised into the run folder."""
+    """Windows of ``sequence`` + 1 tokens from all sources by weight, tokenised into the run folder.
+
+    Raises RecipeError where the model's ``context`` does not hold them.
+    """
+    if sequence > context:
+        raise RecipeError(f"windows of {sequence} tokens are longer than the model's context of {context}")
     shards = [
         tokenise(read_documents(source.path), tokenizer, run.path / "tokens" / name, key=run.input_hash(f"text_{name}"))
         for name, source in sources.items()

@@ -9,6 +9,7 @@ scores are shifted so that demonstrations average 0.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,12 @@ from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.recipe import Settings
-from tutelage.records import Conversation, Ranking
+from tutelage.records import Ranking
 from tutelage.run_folder import open_run
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
-from tutelage.train.settings import Machine
+from tutelage.train.settings import Machine, longest_row
 
 
 class RewardSettings(Settings):
@@ -71,25 +72,31 @@ def main(settings: RewardSettings) -> Path:
         if run.finished:
             return run.checkpoint
 
+        device = pick_device(settings.machine.device)
+        decoder = load_decoder(settings.checkpoint, device, torch.float32)
+
         # data
         tokenizer = Tokenizer.load(settings.checkpoint)
+        longest = longest_row(settings.max_length, decoder.config.max_position_embeddings)
         rankings = list(read_rankings(settings.rankings))
         if settings.heldout:
             heldout_rankings = list(read_rankings(settings.heldout))
         else:
             rankings, heldout_rankings = split_by_key(rankings, prompt_text, settings.heldout_share, settings.seed)
-        examples = encode_rankings(rankings, tokenizer, settings.max_length)
-        heldout = encode_rankings(heldout_rankings, tokenizer, settings.max_length)
+        examples, left_out = encode_rankings(rankings, tokenizer, longest)
+        heldout, heldout_left_out = encode_rankings(heldout_rankings, tokenizer, longest)
         if not examples:
             raise TrainingError(
-                f"{settings.rankings}: no ranking with a preference fits in max_length {settings.max_length}"
+                f"{settings.rankings}: no ranking with a preference fits in {longest} tokens: {left_out}"
             )
+        if left_out:
+            print(f"{settings.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
+        shown = demonstration_ids(settings.demonstrations, tokenizer, longest) if settings.demonstrations else []
         batches = [batch for epoch in range(settings.epochs) for batch in prompt_batches(examples, settings, epoch)]
 
         # model and optimiser
-        device = pick_device(settings.machine.device)
         torch.manual_seed(settings.seed)
-        model = ScalarModel.from_decoder(load_decoder(settings.checkpoint, device)).to(device).train()
+        model = ScalarModel.from_decoder(decoder).to(device).train()
         optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
 
         def update(step: int) -> Metrics:
@@ -128,16 +135,16 @@ def main(settings: RewardSettings) -> Path:
             show=("loss", "accuracy", "heldout_accuracy"),
         )
         model.eval()
-        if settings.demonstrations:
-            demonstrations = read_conversations(settings.demonstrations)
-            centre(model, demonstrations, tokenizer, settings.max_length, settings.machine.dtype)
+        if shown:
+            centre(model, shown, tokenizer.pad_id, settings.machine.dtype)
         save_checkpoint(run, model, tokenizer)
         used = sum(len(example.ranks) for example in examples)
         figures = {
             "prompts": len(examples),
             "rankings": used,
-            "left_out": len(rankings) - used,
+            "left_out": left_out,
             "heldout": len(heldout),
+            "heldout_left_out": heldout_left_out,
         }
         run.finish(figures | (evaluate(len(batches)) if heldout else {}))
         return run.checkpoint
@@ -162,14 +169,18 @@ def prompt_text(ranking: Ranking) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in ranking.prompt.messages)
 
 
-def encode_rankings(rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int) -> list[RankingExample]:
+def encode_rankings(
+    rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int
+) -> tuple[list[RankingExample], dict[str, int]]:
     """Rankings that express a preference and fit, together where several labellers ranked the same completions.
 
-    A completion that was cut off gets no end-of-turn token.
+    And how many were left out, by reason. A completion that was cut off gets no end-of-turn token.
     """
     examples: dict[tuple[object, ...], RankingExample] = {}
+    reasons: Counter[str] = Counter()
     for ranking in rankings:
         if len(set(ranking.ranks)) < 2:
+            reasons["all tied"] += 1
             continue
         same = (prompt_text(ranking), *((c.text, c.finished) for c in ranking.completions))
         if same in examples:
@@ -180,9 +191,13 @@ def encode_rankings(rankings: Iterable[Ranking], tokenizer: Tokenizer, max_lengt
             tokenizer.encode(completion.text) + ([tokenizer.end_id] if completion.finished else [])
             for completion in ranking.completions
         ]
-        if all(len(c) > 0 and len(prompt) + len(c) <= max_length for c in completions):
+        if not all(completions):
+            reasons["an empty completion that did not end"] += 1
+        elif any(len(prompt) + len(c) > max_length for c in completions):
+            reasons["too long"] += 1
+        else:
             examples[same] = RankingExample(prompt, completions, [ranking.ranks])
-    return list(examples.values())
+    return list(examples.values()), dict(reasons)
 
 
 def prompt_batches(examples: Sequence[RankingExample], settings: RewardSettings, epoch: int) -> list[list[int]]:
@@ -229,23 +244,29 @@ def heldout_metrics(
     return {"heldout_loss": loss, "heldout_accuracy": right / count}
 
 
-@torch.no_grad()
-def centre(
-    model: ScalarModel, demonstrations: Iterable[Conversation], tokenizer: Tokenizer, max_length: int, dtype: str
-) -> None:
-    """Shift the scores so that up to 512 demonstrations average 0 (InstructGPT, section 3.5)."""
-    device = next(model.parameters()).device
-    rows = []
-    for conversation in demonstrations:
+def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int = 512) -> list[list[int]]:
+    """Up to ``most`` demonstrations that fit and end with the assistant, in tokens; TrainingError where there is none."""
+    rows: list[list[int]] = []
+    for conversation in read_conversations(path):
         rendered = render(tokenizer, conversation.messages).ids
-        if conversation.messages[-1].role == "assistant" and len(rendered) <= max_length:
+        if conversation.messages[-1].role == "assistant" and len(rendered) <= longest:
             rows.append(rendered)
-        if len(rows) == 512:
+        if len(rows) == most:
             break
+    if not rows:
+        raise TrainingError(
+            f"{path}: no demonstration ends with the assistant and fits in {longest} tokens (max_length, or the context)"
+        )
+    return rows
+
+
+@torch.no_grad()
+def centre(model: ScalarModel, rows: Sequence[list[int]], pad_id: int, dtype: str) -> None:
+    """Shift the scores so that these demonstrations average 0 (InstructGPT, section 3.5)."""
+    device = next(model.parameters()).device
     scores = []
     for start in range(0, len(rows), 32):
-        part = rows[start : start + 32]
-        ids, mask = pad_right(part, tokenizer.pad_id)
+        ids, mask = pad_right(rows[start : start + 32], pad_id)
         with autocast(device, dtype):
             values = model(ids.to(device))
         scores.append(values.float().gather(1, mask.sum(1, keepdim=True).to(device) - 1)[:, 0])

@@ -20,6 +20,11 @@ class Machine(Settings):
     save_every: int = Field(0, ge=0, description="steps between saved states to resume from; 0: only when told to stop")
 
 
+def longest_row(max_length: int, context: int) -> int:
+    """``max_length``, or what the model's context holds where that is less; rows are padded to multiples of 8 [tokens]."""
+    return min(max_length, context // 8 * 8)
+
+
 class Source(Settings):
     """One source of pretraining text and its share of the mixture."""
 

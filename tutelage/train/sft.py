@@ -29,7 +29,7 @@ from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
 from tutelage.train.pretraining_text import text_backward, text_inputs, text_mixture, text_windows
 from tutelage.train.rollouts import end_scores, sample
-from tutelage.train.settings import Machine, Source
+from tutelage.train.settings import Machine, Source, longest_row
 
 
 class SFTSettings(Settings):
@@ -79,16 +79,17 @@ def main(settings: SFTSettings) -> Path:
         if run.finished:
             return run.checkpoint
 
+        device = pick_device(settings.machine.device)
+        model = load_decoder(settings.checkpoint, device, torch.float32).train()
+        context = model.config.max_position_embeddings
+
         # data
         tokenizer = Tokenizer.load(settings.checkpoint)
-        examples, left_out = encode_conversations(
-            read_conversations(settings.demonstrations), tokenizer, settings.max_length
-        )
-        if not examples:
-            raise TrainingError(f"{settings.demonstrations}: no conversation fits in max_length {settings.max_length}")
-        heldout: list[Example] = []
-        if settings.heldout:
-            heldout, _ = encode_conversations(read_conversations(settings.heldout), tokenizer, settings.max_length)
+        if settings.reward_model:
+            tokenizer.require_same(settings.reward_model)
+        longest = longest_row(settings.max_length, context)
+        examples, left_out = fitting_conversations(settings.demonstrations, tokenizer, longest)
+        heldout = fitting_conversations(settings.heldout, tokenizer, longest)[0] if settings.heldout else []
         lengths = [len(example.ids) for example in examples]
         epochs = [
             length_buckets(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
@@ -98,12 +99,15 @@ def main(settings: SFTSettings) -> Path:
         mixture = None
         if settings.ptx_coef:
             mixture = text_mixture(
-                settings.ptx_sources, tokenizer, run, sequence=settings.ptx_sequence, seed=settings.seed
+                settings.ptx_sources,
+                tokenizer,
+                run,
+                sequence=settings.ptx_sequence,
+                context=context,
+                seed=settings.seed,
             )
 
-        # model and optimiser
-        device = pick_device(settings.machine.device)
-        model = load_decoder(settings.checkpoint, device).train()
+        # optimiser
         model.dropout = settings.dropout
         optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
         best = Best(model)
@@ -163,6 +167,16 @@ def main(settings: SFTSettings) -> Path:
         return run.checkpoint
 
 
+def fitting_conversations(path: Path, tokenizer: Tokenizer, longest: int) -> tuple[list[Example], dict[str, int]]:
+    """The file's conversations in tokens, and how many were left out or shortened, by reason; TrainingError where none fits."""
+    examples, reasons = encode_conversations(read_conversations(path), tokenizer, longest)
+    if not examples:
+        raise TrainingError(f"{path}: no conversation fits in {longest} tokens (max_length, or the model's context)")
+    if reasons:
+        print(f"{path}: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.items()))
+    return examples, reasons
+
+
 class Best(torch.nn.Module):
     """The best model so far; a module, so that it is saved and resumed with the rest."""
 
@@ -209,7 +223,7 @@ def validation_reward(model: Decoder, tokenizer: Tokenizer, settings: SFTSetting
     assert settings.prompts is not None
     assert settings.reward_model is not None
     device = next(model.parameters()).device
-    scorer = load_scalar(settings.reward_model, device).eval()
+    scorer = load_scalar(settings.reward_model, device, torch.float32).eval()
     room = model.config.max_position_embeddings - settings.max_new_tokens
     ids = fitting_prompts(islice(read_prompts(settings.prompts), limit), tokenizer, room)[1]
     if not ids:
