@@ -13,9 +13,11 @@ is not run again (its folder is under runs/proof), so an interrupted proof goes 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, variance
 from typing import Any
 
 import yaml
@@ -98,17 +100,17 @@ def broken(run: dict[str, Any]) -> list[str]:
     return [claim for claim, holds in claims.items() if not holds]
 
 
-def thirds(log: list[dict[str, float]], name: str) -> tuple[float, float, float]:
-    """Means over the first five updates, the best five in a row, and the last five."""
-    values = [row[name] for row in log]
-    windows = [sum(values[i : i + 5]) / 5 for i in range(len(values) - 4)]
-    return windows[0], max(windows), windows[-1]
+def ends(log: list[dict[str, float]], name: str, window: int = 10) -> tuple[float, float, float]:
+    """Means over the first and the last ``window`` updates, and the standard error of their difference."""
+    first, last = ([row[name] for row in part] for part in (log[:window], log[-window:]))
+    error = math.sqrt((variance(first) + variance(last)) / window)
+    return mean(first), mean(last), error
 
 
 def overoptimised(log: list[dict[str, float]]) -> bool:
-    """Proxy at its end well above its beginning, gold at its end below its best and below its beginning."""
-    proxy, gold = thirds(log, "reward"), thirds(log, "gold")
-    return proxy[2] > proxy[0] and gold[2] < gold[0]
+    """The proxy ends above where it began and gold below, both by more than twice the standard error."""
+    (rose, high, noise), (good, bad, blur) = ends(log, "reward"), ends(log, "gold")
+    return high - rose > 2 * noise and good - bad > 2 * blur
 
 
 def write_page(runs: dict[str, dict[str, Any]], over: list[dict[str, float]]) -> list[str]:
@@ -119,7 +121,8 @@ def write_page(runs: dict[str, dict[str, Any]], over: list[dict[str, float]]) ->
         "# Results",
         "",
         "Written by `make proof` from the runs' own files; nothing here is copied by hand. All scores are the embedded judge's, on",
-        f"{runs['seed 0']['prompts']} held-out prompts: entities and wordings that no demonstration, ranking or PPO prompt has.",
+        f"{runs['seed 0']['prompts']} held-out prompts: about entities that training never asks about, in wordings that it never",
+        "uses for their kind. Scores no further apart than a labeller could tell are a tie.",
         "",
     ]
     for name, run in runs.items():
@@ -145,11 +148,10 @@ def write_page(runs: dict[str, dict[str, Any]], over: list[dict[str, float]]) ->
     families = {stage: runs["seed 0"]["stages"][stage]["families"] for stage in ("sft", "ppo", "ppo_ptx")}
     for family in families["sft"]:
         lines += [f"| {family} | " + " | ".join(f"{families[s][family]['accuracy']:.2f}" for s in families) + " |"]
-    proxy, gold = thirds(over, "reward"), thirds(over, "gold")
     lines += ["", "## Over-optimisation: no KL penalty", ""]
-    lines += ["| | first five updates | best five | last five |", "|---|---|---|---|"]
-    lines += [f"| proxy (reward model) | {proxy[0]:.3f} | {proxy[1]:.3f} | {proxy[2]:.3f} |"]
-    lines += [f"| gold (judge) | {gold[0]:.3f} | {gold[1]:.3f} | {gold[2]:.3f} |"]
+    lines += ["| | first ten updates | last ten | standard error of the difference |", "|---|---|---|---|"]
+    for name, words in (("reward", "proxy (reward model)"), ("gold", "gold (judge)")):
+        lines += [f"| {words} | " + " | ".join(f"{number:.3f}" for number in ends(over, name)) + " |"]
     lines += ["", f"KL at the end: {over[-1]['kl']:.1f} nats an answer.", ""]
     drawn = overoptimisation_figure({"ppo": over})
     assert drawn is not None

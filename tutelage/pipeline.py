@@ -354,7 +354,7 @@ def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Sho
     def kind(record: Conversation | Prompt) -> tuple[Any, Any]:
         return record.meta.get("family"), record.meta.get("language")
 
-    short = [c for c in demonstrations if len(c.messages) <= 3 and size(c) <= 600]
+    short = [c for c in demonstrations if len(c.messages) <= 5 and size(c) <= 600]
     usable = short or sorted(demonstrations, key=size)[:64]
     groups: dict[tuple[Any, Any], list[Conversation]] = defaultdict(list)
     for conversation in usable:

@@ -28,6 +28,11 @@ def one(records):
     return record
 
 
+QUESTION = [{"role": "user", "content": "q"}]
+GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
+BE = {"role": "system", "content": "be"}
+HH = "\n\nHuman: q\n\nAssistant:"
+
 # One row of each format, and what it must become.
 
 CONVERSATIONS = {
@@ -77,6 +82,24 @@ def test_trl_prompt_completion_messages(write):
     assert turns(one(read_conversations(write(row)))) == [("user", "q"), ("assistant", "a")]
 
 
+@pytest.mark.parametrize(
+    ("read", "row"),
+    [
+        (read_prompts, {"prompt": "q"}),
+        (read_prompts, {"prompt": QUESTION}),
+        (read_prompts, {"prompt": [BE, *QUESTION]}),
+        (read_conversations, {"prompt": "q", "completion": "good"}),
+        (read_conversations, {"prompt": QUESTION, "completion": [GOOD]}),
+        (read_conversations, {"conversations": [{"from": "system", "value": "be"}, *QUESTION, GOOD]}),
+    ],
+)
+def test_a_system_column_opens_the_conversation(write, read, row):
+    got = one(read(write(row | {"system": "be", "lang": "en"})))
+    assert turns(got)[:2] == [("system", "be"), ("user", "q")]
+    assert len(turns(got)) == (2 if read is read_prompts else 3)
+    assert got.meta == {"lang": "en"}
+
+
 def test_alpaca_without_input(write):
     assert turns(one(read_conversations(write({"instruction": "do", "output": "done"}))))[0] == ("user", "do")
 
@@ -121,10 +144,6 @@ def test_hh(write):
     assert ranked(one(read_rankings(path))) == (asked, ["ha ha", "no"], [1, 2])
 
 
-QUESTION = [{"role": "user", "content": "q"}]
-GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
-
-
 @pytest.mark.parametrize(
     "row",
     [
@@ -144,6 +163,71 @@ def test_preference_in_all_its_clothes(write, row):
     path = write(row)
     assert detect(path) == "preference"
     assert ranked(one(read_rankings(path))) == ([("user", "q")], ["good", "bad"], [1, 2])
+
+
+FIRST = [{"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
+Q, A, AND = ("user", "q"), ("assistant", "a"), ("user", "and?")
+
+
+@pytest.mark.parametrize(
+    ("given", "front", "asked"),
+    [
+        ({"prompt": "q"}, FIRST, [Q, A, AND]),  # what follows the prompt, in several turns
+        ({"prompt": "q"}, [*QUESTION, *FIRST], [Q, A, AND]),
+        ({"prompt": " q\n"}, QUESTION, [Q]),  # repeated but for white space
+        ({"prompt": [*QUESTION, *FIRST]}, [], [Q, A, AND]),
+        ({"prompt": [*QUESTION, FIRST[0]]}, FIRST[1:], [Q, A, AND]),
+        ({"prompt": "q", "system": "be"}, QUESTION, [("system", "be"), Q]),
+        ({"prompt": "q", "system": "be"}, [BE, *QUESTION], [("system", "be"), Q]),
+        ({"prompt": [BE, *QUESTION], "system": "be"}, FIRST, [("system", "be"), Q, A, AND]),
+        ({"prompt": "q"}, [BE, *QUESTION], [("system", "be"), Q]),
+        ({"system": "be"}, QUESTION, [("system", "be"), Q]),
+        ({"instruction": "q", "system": "be"}, QUESTION, [("system", "be"), Q]),
+    ],
+)
+def test_a_side_of_several_turns_loses_no_prompt(write, given, front, asked):
+    row = given | {"chosen": [*front, GOOD], "rejected": [*front, BAD]}
+    assert ranked(one(read_rankings(write(row)))) == (asked, ["good", "bad"], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": HH + " good", "rejected": HH + " bad", "meta": {"lang": "en"}},
+        {"prompt": "q", "chosen": "good", "rejected": "bad", "lang": "en"},
+        {"prompt": QUESTION, "chosen": [GOOD], "rejected": [BAD], "lang": "en", "system": "", "score": None},
+        {"instruction": "q", "input": "", "history": [], "chosen": "good", "rejected": "bad", "lang": "en"},
+        {
+            "instruction": "q",
+            "output_1": "good",
+            "output_2": "bad",
+            "generator_1": "m",
+            "preference": 1,
+            "dataset": "d",
+            "annotator": "ann",
+            "lang": "en",
+        },
+    ],
+)
+def test_columns_without_a_name_go_to_the_meta_of_a_rankings_prompt(write, row):
+    got = one(read_rankings(write(row), format="hh" if "meta" in row else None))
+    assert ranked(got) == ([Q], ["good", "bad"], [1, 2])
+    assert got.prompt.meta == {"lang": "en"}
+
+
+def test_a_meta_that_is_no_object_is_kept(write):
+    assert one(read_prompts(write({"prompt": "q", "meta": "easy"}))).meta == {"meta": "easy"}
+
+
+def test_null_is_no_name(write):
+    assert one(read_prompts(write({"prompt": "q", "id": None}))).id == ""
+    assert one(read_prompts(write({"turns": ["q"], "question_id": None}))).id == ""
+    names = dict.fromkeys(("dataset", "annotator", "generator_1", "generator_2"))
+    row = {"instruction": "q", "output_1": "a", "output_2": "b", "preference": 1}
+    got = one(read_rankings(write(row | names)))
+    assert (got.prompt.source, got.labeller, *(c.model for c in got.completions)) == ("", "", "", "")
+    root = node("prompter", "q", replies=[node("assistant", "a", 0), node("assistant", "b", 1)])
+    assert one(read_rankings(write(tree(root | {"message_id": None})))).prompt.id == ""
 
 
 @pytest.mark.parametrize(
@@ -197,6 +281,15 @@ def test_oasst_conversations_follow_the_best_answers(write):
     assert rejects.counts == {"deleted message": 1}
 
 
+def test_an_oasst_path_ends_where_no_follow_up_has_a_best_answer(write):
+    unranked = [node("assistant", "this"), node("assistant", "that")]
+    good = node("assistant", "good", 0, [node("prompter", "and?", replies=unranked), node("prompter", "unanswered")])
+    row = tree(node("prompter", "q", replies=[good, node("assistant", "bad", 1)]))
+    rejects = Rejects()
+    assert turns(one(read_conversations(write(row), rejects=rejects))) == [Q, ("assistant", "good")]
+    assert rejects.counts == {"answers without ranks": 1}
+
+
 def test_oasst_rankings_are_the_siblings(write):
     got = [ranked(r) for r in read_rankings(write(TREE), rejects=Rejects())]
     assert got == [
@@ -246,8 +339,6 @@ def test_another_encoding_is_named_counted_or_told(tmp_path):
 
 
 # Rows that give nothing by nature: one for each reason.
-
-HH = "\n\nHuman: q\n\nAssistant:"
 
 
 @pytest.mark.parametrize(
@@ -370,6 +461,17 @@ SHARE = {"conversations": [{"from": "human", "value": "q"}]}
         (read_prompts, ["q", {"prompt": "q"}], "x.jsonl:2: "),
         (read_rankings, [{"chosen": "hi", "rejected": "ho"}], "field 'chosen': is no transcript"),
         (read_rankings, [{"prompt": "q", "chosen": 3, "rejected": "x"}], "field 'chosen.0': is no object"),
+        (
+            read_rankings,
+            [{"prompt": "other", "chosen": [*QUESTION, GOOD], "rejected": [*QUESTION, BAD]}],
+            "x.jsonl:1: field 'chosen': does not begin with the prompt; expected the prompt, or what follows it",
+        ),
+        (
+            read_rankings,
+            [{"prompt": "q", "system": "or not", "chosen": [BE, *QUESTION, GOOD], "rejected": [*QUESTION, BAD]}],
+            "x.jsonl:1: field 'chosen': has a system message of its own; expected the prompt's",
+        ),
+        (read_prompts, [{"prompt": "q", "system": 3}], "field 'system': is no text"),
         (
             read_rankings,
             [{"instruction": "q", "output_1": "a", "output_2": "b", "preference": 7}],

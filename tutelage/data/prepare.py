@@ -1,12 +1,17 @@
 """From files that people have to the files that the stages read: held-out parts split off, sources capped and merged.
 
-Nothing of a held-out part can leak: text is split by whole file (a novel), conversations and rankings by prompt.
+Nothing of a held-out part can leak: text is split by whole file (a novel), conversations and rankings by their opening,
+that is up to the first answer. Left out of training, and counted, are
+
+- demonstrations, rankings and prompts that ask a held-out prompt at any of their turns, and
+- demonstrations to train on with the opening of a held-out ranking: the reward model starts from the SFT model.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +21,11 @@ from tutelage.data.formats import read_conversations, read_documents, read_promp
 from tutelage.data.mixing import split_by_key
 from tutelage.errors import DataError
 from tutelage.recipe import Settings
-from tutelage.records import Conversation, Message, Prompt, Ranking
+from tutelage.records import Message, Prompt
 
 R = TypeVar("R", bound=BaseModel)
+
+_logger = logging.getLogger("tutelage.data")
 
 
 class Text(Settings):
@@ -51,7 +58,10 @@ class DataSettings(Settings):
 
 
 def prepare(settings: DataSettings, out: Path, seed: int) -> dict[str, int]:
-    """Write text/NAME.jsonl, documents_heldout.jsonl, demonstrations, rankings, prompts (+ _heldout). Returns the counts."""
+    """Write text/NAME.jsonl, documents_heldout.jsonl, demonstrations, rankings, prompts (+ _heldout).
+
+    Returns the records in each file, and as ``left_out_...`` how many were left out of demonstrations, rankings and prompts.
+    """
     counts: dict[str, int] = {}
     heldout_documents = []
     for name, text in settings.text.items():
@@ -67,19 +77,46 @@ def prepare(settings: DataSettings, out: Path, seed: int) -> dict[str, int]:
         )
     counts["documents_heldout"] = write_jsonl(out / "documents_heldout.jsonl", heldout_documents)
 
-    prompts = gather(settings.heldout_prompts, read_prompts, seed)
-    counts["prompts_heldout"] = write_jsonl(out / "prompts_heldout.jsonl", unique(prompts))
-    asked = {text_of(prompt.messages) for prompt in prompts}
-    conversations = [c for c in gather(settings.demonstrations, read_conversations, seed) if opening(c) not in asked]
-    kept_c, apart_c = split_by_key(conversations, opening, settings.heldout_share, seed)
-    counts["demonstrations"] = write_jsonl(out / "demonstrations.jsonl", kept_c)
+    heldout = gather(settings.heldout_prompts, read_prompts, seed)
+    asked = {text_of(prompt.messages) for prompt in heldout}
+
+    rankings = gather(settings.rankings, read_rankings, seed)
+    new_rankings = [r for r in rankings if asked.isdisjoint(questions(r.prompt.messages))]
+    share = settings.heldout_rankings_share
+    kept_r, apart_r = split_by_key(new_rankings, lambda r: opening(r.prompt.messages), share, seed)
+    ranked = {opening(r.prompt.messages) for r in apart_r}
+
+    demonstrations = gather(settings.demonstrations, read_conversations, seed)
+    new_demonstrations = [c for c in demonstrations if asked.isdisjoint(questions(c.messages))]
+    kept_c, apart_c = split_by_key(new_demonstrations, lambda c: opening(c.messages), settings.heldout_share, seed)
+    # Split first: the larger share of rankings is chosen by the same hash, so of shared openings none would be held out.
+    unranked = [c for c in kept_c if opening(c.messages) not in ranked]
+
+    prompts = gather(settings.prompts, read_prompts, seed)
+    new_prompts = [p for p in prompts if asked.isdisjoint(questions(p.messages))]
+
+    counts["prompts_heldout"] = write_jsonl(out / "prompts_heldout.jsonl", unique(heldout))
+    counts["demonstrations"] = write_jsonl(out / "demonstrations.jsonl", unranked)
     counts["demonstrations_heldout"] = write_jsonl(out / "demonstrations_heldout.jsonl", apart_c)
-    rankings = [r for r in gather(settings.rankings, read_rankings, seed) if ranked_prompt(r) not in asked]
-    kept_r, apart_r = split_by_key(rankings, ranked_prompt, settings.heldout_rankings_share, seed)
     counts["rankings"] = write_jsonl(out / "rankings.jsonl", kept_r)
     counts["rankings_heldout"] = write_jsonl(out / "rankings_heldout.jsonl", apart_r)
-    training = [p for p in gather(settings.prompts, read_prompts, seed) if text_of(p.messages) not in asked]
-    counts["prompts"] = write_jsonl(out / "prompts.jsonl", unique(training))
+    counts["prompts"] = write_jsonl(out / "prompts.jsonl", unique(new_prompts))
+
+    counts["left_out_prompts_heldout"] = len(heldout) - counts["prompts_heldout"]
+    counts["left_out_demonstrations"] = len(demonstrations) - len(unranked) - len(apart_c)
+    counts["left_out_rankings"] = len(rankings) - len(new_rankings)
+    counts["left_out_prompts"] = len(prompts) - counts["prompts"]
+    _say(
+        out,
+        {
+            "held-out prompt given before": counts["left_out_prompts_heldout"],
+            "demonstration that asks a held-out prompt": len(demonstrations) - len(new_demonstrations),
+            "demonstration that opens like a held-out ranking": len(kept_c) - len(unranked),
+            "ranking that asks a held-out prompt": counts["left_out_rankings"],
+            "prompt that asks a held-out prompt": len(prompts) - len(new_prompts),
+            "prompt given before": len(new_prompts) - counts["prompts"],
+        },
+    )
     return counts
 
 
@@ -107,12 +144,21 @@ def text_of(messages: Sequence[Message]) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
-def opening(conversation: Conversation) -> str:
-    """A conversation up to its first assistant turn: what it answers."""
-    first = next((i for i, m in enumerate(conversation.messages) if m.role == "assistant"), len(conversation.messages))
-    return text_of(conversation.messages[:first])
+def questions(messages: Sequence[Message]) -> set[str]:
+    """What a conversation asks: its beginnings that an answer follows, and the whole, which may wait for one."""
+    answered = {text_of(messages[:i]) for i, message in enumerate(messages) if message.role == "assistant"}
+    return answered | {text_of(messages)}
 
 
-def ranked_prompt(ranking: Ranking) -> str:
-    """The prompt that a ranking belongs to."""
-    return text_of(ranking.prompt.messages)
+def opening(messages: Sequence[Message]) -> str:
+    """A conversation up to the first answer to its user, the same for all that go on from there; else the whole."""
+    first = next((i for i, message in enumerate(messages) if message.role == "user"), len(messages))
+    answer = next((i for i in range(first, len(messages)) if messages[i].role == "assistant"), len(messages))
+    return text_of(messages[:answer])
+
+
+def _say(out: Path, left_out: Mapping[str, int]) -> None:
+    """One line with what was left out and why, if anything was."""
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
+    if reasons:
+        _logger.warning("%s: left out %s", out, reasons)

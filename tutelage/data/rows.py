@@ -1,7 +1,7 @@
 """One function a format: a row of a public format -> records, or Skip with the reason why it gives none. All pure.
 
 A row that breaks its format raises RowError, which knows the field; the reader adds file and line. Columns that a
-format does not name go to the record's ``meta``.
+format does not name go to the record's ``meta``, of a pair to its prompt's; our own Ranking and Answers refuse them.
 """
 
 from __future__ import annotations
@@ -79,13 +79,12 @@ def alpaca(row: Fields) -> Iterator[Conversation | Skip]:
 
 def sharegpt(row: Fields) -> Iterator[Conversation]:
     """``{conversations: [{from, value}], system?}``; tool calls are refused, not dropped."""
-    system = _system(row)
-    messages = _messages(row["conversations"], "conversations")
-    yield Conversation(messages=(*system, *messages), meta=_rest(row, "conversations", "system"))
+    messages = _with_system(row, _messages(row["conversations"], "conversations"))
+    yield Conversation(messages=tuple(messages), meta=_rest(row, "conversations", "system"))
 
 
 def prompt_completion(row: Fields) -> Iterator[Conversation | Skip]:
-    """``{prompt, completion}`` as texts (T0's) or as lists of messages (TRL's).
+    """``{prompt, completion, system?}`` as texts (T0's) or as lists of messages (TRL's).
 
     White space around the texts goes, and so does T0's "<|endoftext|>" at the end: our own end token takes its place.
     """
@@ -98,7 +97,8 @@ def prompt_completion(row: Fields) -> Iterator[Conversation | Skip]:
             return
     else:
         messages = [*_messages(prompt, "prompt"), *_messages(completion, "completion")]
-    yield Conversation(messages=tuple(messages), meta=_rest(row, "prompt", "completion"))
+    meta = _rest(row, "prompt", "completion", "system")
+    yield Conversation(messages=tuple(_with_system(row, messages)), meta=meta)
 
 
 def seed_task(row: Fields) -> Iterator[Conversation | Skip]:
@@ -116,10 +116,9 @@ def seed_task(row: Fields) -> Iterator[Conversation | Skip]:
 
 
 def prompt(row: Fields) -> Iterator[Prompt]:
-    """``{prompt, id?}``, the prompt a text or a list of messages."""
-    value = row["prompt"]
-    messages = [Message(role="user", content=value)] if isinstance(value, str) else _messages(value, "prompt")
-    yield Prompt(messages=tuple(messages), id=str(row.get("id", "")), meta=_rest(row, "prompt", "id"))
+    """``{prompt, system?, id?}``, the prompt a text or a list of messages."""
+    messages = _with_system(row, _question(row["prompt"], "prompt"))
+    yield Prompt(messages=tuple(messages), id=as_text(row.get("id")), meta=_rest(row, "prompt", "system", "id"))
 
 
 def prompt_messages(row: Fields) -> Iterator[Prompt | Skip]:
@@ -136,7 +135,7 @@ def question(row: Fields) -> Iterator[Prompt]:
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
         raise RowError("is no list of texts", field="turns", expected="at least one text", found=turns)
     meta = _rest(row, "question_id")
-    yield Prompt(messages=(Message(role="user", content=turns[0]),), id=str(row.get("question_id", "")), meta=meta)
+    yield Prompt(messages=(Message(role="user", content=turns[0]),), id=as_text(row.get("question_id")), meta=meta)
 
 
 def string(row: str) -> Iterator[Prompt]:
@@ -160,27 +159,22 @@ def answers(row: Fields) -> Iterator[Answers]:
 def hh(row: Fields) -> Iterator[Ranking | Skip]:
     """``{chosen, rejected}``: transcripts of "\\n\\nHuman: ...\\n\\nAssistant: ..." that differ in the last answer."""
     chosen, rejected = (_transcript(_string(row, side), side) for side in ("chosen", "rejected"))
-    yield _pair(chosen, rejected, {})
+    yield _pair(chosen, rejected, _rest(row, "chosen", "rejected"))
 
 
 def preference(row: Fields) -> Iterator[Ranking | Skip]:
     """``{chosen, rejected}``: each a text, a message or a list of messages.
 
     The prompt is in ``prompt`` (text or messages), ``conversations``, ``messages`` or Alpaca's fields, or stands at the
-    front of both sides.
+    front of both sides; the system message may be in ``system``.
     """
     if "instruction" in row:
-        before = _alpaca_prompt(row)
+        before, names = _alpaca_prompt(row), ["instruction", "input", "history"]
     else:
-        name = next((name for name in ("prompt", "conversations", "messages") if name in row), None)
-        value = row[name] if name else None
-        before = _system(row)
-        if isinstance(value, str):
-            before.append(Message(role="user", content=value))
-        elif name:
-            before += _messages(value, name)
+        names = [name for name in ("prompt", "conversations", "messages") if name in row][:1]
+        before = _with_system(row, [message for name in names for message in _question(row[name], name)])
     chosen, rejected = (_side(row[side], side, before) for side in ("chosen", "rejected"))
-    yield _pair(chosen, rejected, {})
+    yield _pair(chosen, rejected, _rest(row, "chosen", "rejected", "system", *names))
 
 
 def alpaca_eval(row: Fields) -> Iterator[Ranking | Skip]:
@@ -193,15 +187,16 @@ def alpaca_eval(row: Fields) -> Iterator[Ranking | Skip]:
         raise RowError("is no preference", field="preference", expected="a number from 1 to 2, or 0", found=value)
     ranks = (1, 1) if value in (0, 1.5) else (1, 2) if value < 1.5 else (2, 1)
     completions = tuple(
-        Completion(text=_string(row, f"output_{i}"), model=str(row.get(f"generator_{i}", ""))) for i in (1, 2)
+        Completion(text=_string(row, f"output_{i}"), model=as_text(row.get(f"generator_{i}"))) for i in (1, 2)
     )
     if completions[0].text == completions[1].text:
         yield Skip("both answers are the same")
         return
-    asked = Prompt(
-        messages=(Message(role="user", content=_string(row, "instruction")),), source=str(row.get("dataset", ""))
-    )
-    yield Ranking(prompt=asked, completions=completions, ranks=ranks, labeller=str(row.get("annotator", "")))
+    message = Message(role="user", content=_string(row, "instruction"))
+    sides = (f"{name}_{i}" for name in ("output", "generator") for i in (1, 2))
+    meta = _rest(row, "instruction", "preference", "dataset", "annotator", *sides)
+    asked = Prompt(messages=(message,), source=as_text(row.get("dataset")), meta=meta)
+    yield Ranking(prompt=asked, completions=completions, ranks=ranks, labeller=as_text(row.get("annotator")))
 
 
 def as_prompt(record: Conversation | Prompt | Answers | Ranking) -> Prompt | Skip:
@@ -221,6 +216,11 @@ def as_prompt(record: Conversation | Prompt | Answers | Ranking) -> Prompt | Ski
 # Parts of rows
 
 
+def as_text(value: Any) -> str:
+    """A name or a number as a text; nothing for null."""
+    return "" if value is None else str(value)
+
+
 def _string(row: Fields, field: str) -> str:
     value = row.get(field)
     if not isinstance(value, str):
@@ -235,10 +235,10 @@ def _object(value: Any, field: str) -> None:
 
 
 def _rest(row: Fields, *known: str) -> dict[str, Any]:
-    """Columns that the format does not name, for ``meta``; empty ones left out."""
-    given = row.get("meta")
-    meta = dict(given) if isinstance(given, dict) else {}
-    return meta | {k: v for k, v in row.items() if k not in known and k != "meta" and v not in (None, "", [], {})}
+    """Columns that the format does not name, for ``meta``; empty ones left out. Those of a ``meta`` object join them."""
+    others = {k: v for k, v in row.items() if k not in known and v not in (None, "", [], {})}
+    given = others.pop("meta") if isinstance(others.get("meta"), dict) else {}
+    return given | others
 
 
 def _with_meta(row: Fields, *known: str) -> dict[str, Any]:
@@ -250,6 +250,17 @@ def _with_meta(row: Fields, *known: str) -> dict[str, Any]:
 
 def _system(row: Fields) -> list[Message]:
     return [Message(role="system", content=_string(row, "system"))] if row.get("system") else []
+
+
+def _with_system(row: Fields, messages: list[Message]) -> list[Message]:
+    """The messages with the row's ``system`` in front, unless it stands there already."""
+    system = _system(row)
+    return messages if messages[: len(system)] == system else [*system, *messages]
+
+
+def _question(value: Any, field: str) -> list[Message]:
+    """A prompt, given as a text or as messages."""
+    return [Message(role="user", content=value)] if isinstance(value, str) else _messages(value, field)
 
 
 def _alpaca_prompt(row: Fields) -> list[Message]:
@@ -295,8 +306,27 @@ def _side(value: Any, field: str, before: list[Message]) -> list[Message]:
     if isinstance(value, str):
         return [*before, Message(role="assistant", content=value)]
     turns = _messages(value if isinstance(value, list) else [value], field)
+    (system, asked), (own_system, rest) = _apart(before), _apart(turns)
+    if system and own_system and _said(own_system) != _said(system):
+        raise RowError("has a system message of its own", field=field, expected="the prompt's", found=_said(own_system))
     # UltraFeedback repeats the prompt at the front of each side; TRL's explicit format does not.
-    return turns if len(turns) > 1 else [*before, *turns]
+    if _said(rest[: len(asked)]) != _said(asked):
+        if rest and rest[0].role == asked[-1].role == "user":
+            expected = "the prompt, or what follows it"
+            raise RowError("does not begin with the prompt", field=field, expected=expected, found=_said(rest))
+        rest = [*asked, *rest]
+    return [*(system or own_system), *rest]
+
+
+def _apart(messages: list[Message]) -> tuple[list[Message], list[Message]]:
+    """(the system messages in front, the other turns)."""
+    first = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+    return messages[:first], messages[first:]
+
+
+def _said(messages: list[Message]) -> list[tuple[Role, str]]:
+    """Who says what, without the white space around it: for comparing and for errors."""
+    return [(message.role, message.content.strip()) for message in messages]
 
 
 def _pair(chosen: list[Message], rejected: list[Message], meta: dict[str, Any]) -> Ranking | Skip:

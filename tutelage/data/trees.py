@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tutelage.data.rows import Fields, RowError, Skip
+from tutelage.data.rows import Fields, RowError, Skip, as_text
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking, Role
 
 _ROLES: dict[str, Role] = {"prompter": "user", "assistant": "assistant"}
@@ -16,12 +16,27 @@ Path = tuple[Message, ...]
 
 
 def tree_conversations(row: Fields) -> Iterator[Conversation | Skip]:
-    """The best paths: at each question the best-ranked answer, then every follow-up; one conversation a path's end."""
-    for node, path, questions in _answers_on_best_paths(row):
-        if isinstance(node, Skip):
-            yield node
-        elif not any(_usable_replies(q)[0] for q in questions):
-            yield Conversation(messages=path, meta=_meta(row, node))
+    """The best paths: at each question the best-ranked answer, then every follow-up; one conversation a path's end.
+
+    A path ends at an answer with no follow-up that has a best answer in its turn.
+    """
+    root = _root(row)
+    if isinstance(root, Skip):
+        yield root
+        return
+    stack: list[tuple[Node, Path]] = [(root, ())]
+    while stack:
+        question, before = stack.pop()
+        best, skips = _best_answer(question)
+        yield from skips
+        if best is None:
+            continue
+        path = (*before, _message(question), _message(best))
+        questions, skips = _usable_replies(best)
+        yield from skips
+        if all(_best_answer(q)[0] is None for q in questions):
+            yield Conversation(messages=path, meta=_meta(row, best))
+        stack += [(q, path) for q in reversed(questions)]
 
 
 def tree_rankings(row: Fields) -> Iterator[Ranking | Skip]:
@@ -47,34 +62,21 @@ def tree_rankings(row: Fields) -> Iterator[Ranking | Skip]:
         yield from [Skip("answer beyond the ninth")] * max(0, len(ranked) - _MOST)
         ranked = ranked[:_MOST]
         yield Ranking(
-            prompt=Prompt(messages=path, id=str(node.get("message_id", "")), meta=_meta(row, node)),
+            prompt=Prompt(messages=path, id=as_text(node.get("message_id")), meta=_meta(row, node)),
             completions=tuple(Completion(text=r["text"], model=r.get("model_name") or "") for r in ranked),
             ranks=tuple(r["rank"] + 1 for r in ranked),
         )
 
 
-def _answers_on_best_paths(row: Fields) -> Iterator[tuple[Node | Skip, Path, list[Node]]]:
-    """(answer, path up to and with it, follow-up questions); or (Skip, ...) for what is left out on the way."""
-    root = _root(row)
-    if isinstance(root, Skip):
-        yield root, (), []
-        return
-    stack: list[tuple[Node, Path]] = [(root, ())]
-    while stack:
-        question, before = stack.pop()
-        replies, skips = _usable_replies(question)
-        yield from ((skip, (), []) for skip in skips)
-        ranked = [r for r in replies if r.get("rank") is not None]
-        if len(replies) > 1 and not ranked:
-            yield Skip("answers without ranks"), (), []
-            continue
-        if replies:
-            best = min(ranked, key=lambda reply: reply["rank"]) if ranked else replies[0]
-            path = (*before, _message(question), _message(best))
-            questions, skips = _usable_replies(best)
-            yield from ((skip, (), []) for skip in skips)
-            yield best, path, questions
-            stack += [(q, path) for q in reversed(questions)]
+def _best_answer(question: Node) -> tuple[Node | None, list[Skip]]:
+    """The best-ranked answer, or the only one; None where nothing tells which is best. And what is left out for it."""
+    replies, skips = _usable_replies(question)
+    ranked = [r for r in replies if r.get("rank") is not None]
+    if ranked:
+        return min(ranked, key=lambda reply: reply["rank"]), skips
+    if len(replies) > 1:
+        return None, [*skips, Skip("answers without ranks")]
+    return (replies[0] if replies else None), skips
 
 
 def _root(row: Fields) -> Node | Skip:

@@ -1,0 +1,155 @@
+"""One's own files, split: what is held out is nowhere else, and what is left out is counted."""
+
+import logging
+
+import pytest
+
+from tutelage.data.formats import read_conversations, read_prompts, read_rankings, write_jsonl
+from tutelage.data.prepare import DataSettings, opening, prepare, questions
+from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
+
+
+def talk(*texts):
+    """Turns of user and assistant in turn."""
+    return tuple(Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(texts))
+
+
+def ask(*texts):
+    return Prompt(messages=talk(*texts))
+
+
+def show(*texts):
+    return Conversation(messages=talk(*texts))
+
+
+def rank(*texts, good="good", bad="bad"):
+    return Ranking(prompt=ask(*texts), completions=(Completion(text=good), Completion(text=bad)), ranks=(1, 2))
+
+
+def texts(messages):
+    return tuple(message.content for message in messages)
+
+
+SPARE = 40
+"""Records of each kind that have nothing to do with the others."""
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The counts and the records in each file, of what is given and some records beside it."""
+
+    def made(heldout=(), demonstrations=(), rankings=(), prompts=(), share=0.3):
+        given = {
+            "heldout_prompts": [*heldout, ask("held out")],
+            "demonstrations": [*demonstrations, *(show(f"d{i}", "a") for i in range(SPARE))],
+            "rankings": [*rankings, *(rank(f"r{i}") for i in range(SPARE))],
+            "prompts": [*prompts, ask("p")],
+        }
+        for name, records in given.items():
+            write_jsonl(tmp_path / "in" / f"{name}.jsonl", records)
+        write_jsonl(tmp_path / "in" / "text.jsonl", (Document(text=f"text {i}") for i in range(SPARE)))
+        values = {name: {"own": {"path": tmp_path / "in" / f"{name}.jsonl"}} for name in given}
+        text = {"own": {"path": tmp_path / "in" / "text.jsonl", "heldout": 0.5}}
+        shares = {"heldout_share": 0.1, "heldout_rankings_share": share}
+        settings = DataSettings.model_validate(values | shares | {"text": text})
+        counts = prepare(settings, tmp_path / "out", seed=0)
+
+        def read(reader, name):
+            path = tmp_path / "out" / f"{name}.jsonl"
+            return list(reader(path)) if path.stat().st_size else []
+
+        def ranked(name):
+            return [(*texts(r.prompt.messages), r.completions[0].text) for r in read(read_rankings, name)]
+
+        return counts, {
+            "demonstrations": [texts(c.messages) for c in read(read_conversations, "demonstrations")],
+            "demonstrations_heldout": [texts(c.messages) for c in read(read_conversations, "demonstrations_heldout")],
+            "rankings": ranked("rankings"),
+            "rankings_heldout": ranked("rankings_heldout"),
+            "prompts": [texts(p.messages) for p in read(read_prompts, "prompts")],
+            "prompts_heldout": [texts(p.messages) for p in read(read_prompts, "prompts_heldout")],
+        }
+
+    return made
+
+
+def test_what_a_conversation_asks():
+    assert questions(talk("q", "a", "and?", "b")) >= {"user: q", "user: q\nassistant: a\nuser: and?"}
+    assert questions(talk("q")) == {"user: q"}
+    assert "user: q\nassistant: a" not in questions(talk("q", "a", "and?"))
+    greeted = (
+        Message(role="system", content="be"),
+        Message(role="assistant", content="hello"),
+        *talk("q", "a", "r", "b"),
+    )
+    assert opening(greeted) == "system: be\nassistant: hello\nuser: q"
+    assert opening(talk("q")) == opening(talk("q", "a", "and?")) == "user: q"
+
+
+def test_a_held_out_prompt_of_several_turns_is_asked_nowhere(made):
+    prompt = ("q", "a", "and?")
+    counts, got = made(
+        heldout=[ask(*prompt)],
+        demonstrations=[show(*prompt, "SECRET"), show(*prompt, "SECRET", "more?", "more"), show("q", "a")],
+        rankings=[rank(*prompt), rank(*prompt, "SECRET", "more?")],
+        prompts=[ask(*prompt), ask(*prompt, "SECRET", "more?"), ask("q")],
+    )
+    for name in ("demonstrations", "demonstrations_heldout", "rankings", "rankings_heldout", "prompts"):
+        assert not [turns for turns in got[name] if turns[:3] == prompt], name
+    assert ("q", "a") in got["demonstrations"] + got[
+        "demonstrations_heldout"
+    ]  # asks something else, as does the prompt
+    assert got["prompts"] == [("q",), ("p",)]
+    assert [counts[f"left_out_{name}"] for name in ("demonstrations", "rankings", "prompts")] == [2, 2, 2]
+
+
+def test_held_out_rankings_are_of_dialogues_that_training_has_not_seen(made):
+    rankings = [r for i in range(30) for r in (rank(f"q{i}", good=f"a{i}"), rank(f"q{i}", f"a{i}", "and?"))]
+    demonstrations = [show(f"q{i}", f"a{i}", "and?", "b") for i in range(30)]
+    counts, got = made(rankings=rankings, demonstrations=demonstrations)
+    heldout = {turns[0] for turns in got["rankings_heldout"]}
+    assert {f"q{i}" for i in range(30)} & heldout
+    assert heldout.isdisjoint(turns[0] for turns in got["rankings"])
+    assert heldout.isdisjoint(turns[0] for turns in got["demonstrations"])
+    assert counts["rankings"] + counts["rankings_heldout"] == 60 + SPARE
+    shown = counts["demonstrations"] + counts["demonstrations_heldout"]
+    assert counts["left_out_demonstrations"] == 30 + SPARE - shown > 0
+
+
+def test_demonstrations_are_held_out_where_rankings_have_the_same_openings(made):
+    _, got = made(rankings=[rank(f"d{i}") for i in range(SPARE)])
+    assert got["demonstrations_heldout"]
+    assert {turns[0] for turns in got["demonstrations_heldout"]}.isdisjoint(turns[0] for turns in got["demonstrations"])
+
+
+def test_what_is_left_out_is_counted_and_said(made, caplog):
+    with caplog.at_level(logging.WARNING):
+        counts, got = made(
+            heldout=[ask("q"), ask("q"), ask("q")],
+            demonstrations=[show("q", "a"), show("same", "a")],
+            rankings=[rank("q"), rank("same")],
+            prompts=[ask("q"), ask("p"), ask("new"), ask("new")],
+            share=0.999999,
+        )
+    assert got["prompts_heldout"] == [("q",), ("held out",)]
+    assert sorted(got["prompts"]) == [("new",), ("p",)]
+    left_out = {name: count for name, count in counts.items() if name.startswith("left_out")}
+    assert left_out == {
+        "left_out_prompts_heldout": 2,
+        "left_out_demonstrations": 2,
+        "left_out_rankings": 1,
+        "left_out_prompts": 3,
+    }
+    (line,) = caplog.messages
+    assert line.endswith(
+        "left out 2 x held-out prompt given before, 1 x demonstration that asks a held-out prompt, "
+        "1 x demonstration that opens like a held-out ranking, 1 x ranking that asks a held-out prompt, "
+        "1 x prompt that asks a held-out prompt, 2 x prompt given before"
+    )
+
+
+def test_where_nothing_is_left_out_nothing_is_said(made, caplog):
+    with caplog.at_level(logging.WARNING):
+        counts, _ = made()
+    assert {counts[name] for name in counts if name.startswith("left_out")} == {0}
+    assert caplog.messages == []
