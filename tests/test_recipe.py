@@ -49,7 +49,9 @@ def test_scientific_notation_is_a_number():
     assert recipe.resolve(Outer, {"out": "a"}, ["--inner.lr", "3e-4"]).inner.lr == 3e-4
 
 
-@pytest.mark.parametrize("text", ["yes", "12:30", "C # a language", "Where: Paris", "# Title", "42", "[a", "none such", ""])
+@pytest.mark.parametrize(
+    "text", ["yes", "12:30", "C # a language", "Where: Paris", "# Title", "42", "[a", "none such", ""]
+)
 def test_text_and_paths_are_taken_as_they_stand(text):
     arguments = [f"--inner.name={text}", f"--free.novels.name={text}"]
     settings = recipe.resolve(Outer, {"out": "a"}, arguments)

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from tutelage.world.facts import MEN, RELATIONS, STRANGERS, TOWNS, WOMEN, Language, World
+from tutelage.world.facts import (
+    ANIMALS,
+    COLOURS,
+    FOODS,
+    HABITATS,
+    JOBS,
+    MATERIALS,
+    MEALS,
+    MEN,
+    REGIONS,
+    RELATIONS,
+    RIVERS,
+    STRANGERS,
+    THINGS,
+    TOWNS,
+    USES,
+    WOMEN,
+    YEARS,
+    Language,
+    World,
+)
 
 LATIN = re.compile(r"[A-Za-z]+|\d+")
 CHINESE = re.compile(r"[\u3400-\u9fff]+")
 _TOKEN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\d+|[\u3400-\u9fff]")
 _SENTENCE_END = re.compile(r"(?:[!?;。\uff01\uff1f\uff1b\n]|\.(?!\d))+")
-_CLAUSE_END = re.compile(r"[,:、\uff0c\uff1a]|\bbut\b|\bbecause\b|不过|但是|但|而是|而|因为")
+_CLAUSE_END = re.compile(
+    r"[,:、\uff0c\uff1a]|\bbut\b|\bbecause\b|\b(?=(?:and not|rather than|instead of)\b)"
+    r"|(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bdo)(?<!\bdoes)(?<!\bdid)(?<!\bcan)(?<!\bhas)(?<!\bthat) (?=not\b)"
+    r"|不过|但是|但|而是|(?=而非|并非)|而(?!非)|因为"
+)
+"""A no that follows what is so (in X and not in Y, X rather than Y) begins a clause of its own. Else it holds for all of its
+clause, and for what stands before it too: the X does not run through Y."""
 _NEGATION = re.compile(
-    r"\bnot\b|n't\b|\bnever\b|\bneither\b|\bnor\b|\bcannot\b|\bfalse\b|\bwrong\b|不|没|未|并非|绝非", re.I
+    r"\bnot\b|n't\b|\bnever\b|\bneither\b|\bnor\b|\bcannot\b|\bfalse\b|\bwrong\b|\bnobody\b|\bno one\b"
+    r"|\brather than\b|\binstead of\b|不|没|未|并非|绝非|而非",
+    re.I,
 )
 _TWICE_NEGATED = re.compile(r"没有?.+就.*[不没]")
 """Without clay no cup: what is named is so."""
@@ -40,6 +68,14 @@ ALIASES: dict[Language, dict[str, str]] = {
 """Further surface forms, and the keys that they mean."""
 
 
+_EVERY: dict[str, Iterable[str]] = {
+    "town": TOWNS, "job": JOBS, "pet": ANIMALS, "friend": [*WOMEN, *MEN, *STRANGERS], "food": FOODS,
+    "born": [str(year) for year in YEARS], "region": REGIONS, "river": RIVERS, "craft": THINGS, "eats": MEALS,
+    "habitat": HABITATS, "colour": COLOURS, "material": MATERIALS, "use": USES,
+}  # fmt: skip
+"""What a relation can have for values in any world."""
+
+
 def units(text: str) -> float:
     """How long a text is: 1 a Latin word or number (and 0.25 each letter beyond 12), 0.6 a Chinese character, 0.2 a sign."""
     words = LATIN.findall(text)
@@ -51,6 +87,11 @@ def units(text: str) -> float:
 def normal(text: str) -> str:
     """Letters and digits alone, in lower case: equal for texts that differ in spaces and marks."""
     return "".join(_TOKEN.findall(text.lower()))
+
+
+def denies(clause: str) -> bool:
+    """Whether a clause (in lower case) says no."""
+    return _NEGATION.search(clause) is not None and not _TWICE_NEGATED.search(clause)
 
 
 @dataclass(frozen=True)
@@ -70,27 +111,27 @@ class Lexicon:
     def __init__(self, world: World) -> None:
         self.world = world
         names = {key: entity.name for kind in RELATIONS for key, entity in world.subjects(kind).items()}
-        names |= world.words | WOMEN | MEN | TOWNS | {key: name for key, (name, _) in STRANGERS.items()}
+        names |= (
+            world.words | WOMEN | MEN | TOWNS | ANIMALS | THINGS | {key: name for key, (name, _) in STRANGERS.items()}
+        )
         english = {name.en.lower(): key for key, name in names.items()}
         for key, name in names.items():
             for form in _inflected(name.en.lower()):
                 english.setdefault(form, key)
         chinese = {name.zh: key for key, name in names.items()}
-        for river in world.pools["river"]:
-            chinese.setdefault(world.words[river].zh.removesuffix("河"), river)
+        for key, name in RIVERS.items():
+            chinese.setdefault(name.zh.removesuffix("河"), key)
         self._forms: dict[Language, Mapping[str, str]] = {
             "en": english | {form: key for form, key in ALIASES["en"].items() if key in names and form not in english},
             "zh": {form: key for form, key in ALIASES["zh"].items() if key in names} | chinese,
         }
         self._longest = max(map(len, self._forms["zh"]))
-        self._pools = {relation: frozenset(pool) for relation, pool in world.pools.items()}
-        self._pools["friend"] = frozenset([*WOMEN, *MEN, *STRANGERS])
-        self._pools["town"] = frozenset(TOWNS)
+        self._pools = {relation: frozenset([*pool, *_EVERY[relation]]) for relation, pool in world.pools.items()}
         self.people = self._pools["friend"]
         """Keys of people: of the world, of other worlds, strangers."""
 
     def pool(self, relation: str) -> frozenset[str]:
-        """Every value of a relation; of `friend` and of `town`, also those that other worlds hold."""
+        """Every value of a relation, also those that only other worlds hold."""
         return self._pools[relation]
 
     def forms(self, language: Language) -> Mapping[str, str]:
@@ -176,7 +217,7 @@ class Answer:
         for index, (sentence, clause) in enumerate(self.clauses):
             keys = self.lexicon.keys(clause)
             if keys:
-                negated = _NEGATION.search(clause) is not None and not _TWICE_NEGATED.search(clause)
+                negated = denies(clause)
                 found += [Mention(key, negated, sentence, index) for key in keys]
         return found
 

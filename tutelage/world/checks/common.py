@@ -46,6 +46,8 @@ class Case:
     """Of the prompt."""
     world: World
     lexicon: Lexicon
+    request: Answer
+    """The last message of the prompt."""
 
 
 def one_of(k: int) -> float:
@@ -56,9 +58,14 @@ def one_of(k: int) -> float:
 def similarity(a: Sequence[str], b: Sequence[str]) -> float:
     """Length of the longest common subsequence over that of the longer sequence, in [0, 1]."""
     a, b = a[:64], b[:64]
+    return common(a, b) / max(len(a), len(b), 1)
+
+
+def common(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for x in a:
         before = 0
         for j, y in enumerate(b, 1):
             before, row[j] = row[j], before + 1 if x == y else max(row[j], row[j - 1])
-    return row[-1] / max(len(a), len(b), 1)
+    return row[-1]

@@ -12,6 +12,8 @@ from tutelage.world.reading import Mention
 
 MANY = 6
 """Subjects of a kind that one sentence can be about; a list of names goes on for longer, and is about none of them."""
+ELSEWHERE = 0.08
+"""Most that a right value is worth that is said of somebody else."""
 _PRONOUN = re.compile(r"\b(?:she|he|it|her|his|its)\b|[她他它]")
 _FRIEND = re.compile(r"\bfriends?\b|朋友")
 _FRIEND_OF = re.compile(r"\bfriend of\b|'s (?:\w+ )?friend$|[是为].+的朋友$")
@@ -20,11 +22,16 @@ _CRAFT = re.compile(r"\bknown\b|\bfamous\b|\bcraft|出名|有名|著名|闻名|�
 _NOT_SO = re.compile(
     r"\bnot (?:true|right|correct|so)\b|\bfalse\b|\bwrong\b|\bmistake|\bno[,.:!]|不对|不是真的|没有这回事|不是这样|说错|弄错|错了"
 )
-_SUM = re.compile(r"(\d{1,9})\s*(?:\+|加|plus)\s*(\d{1,9})\s*(?:=|is|equals|等于|是|得)\s*(\d{1,9})")
+_SUM = re.compile(
+    r"(?<!\d)(\d{1,9})\s*(\+|-|−|\*|×|加|减|乘|plus|minus|times)\s*(\d{1,9})\s*(?:=|is|equals|等于|是|得)\s*(-?\d{1,9})"
+)
+_TAKE_AWAY, _MULTIPLY = ("-", "−", "减", "minus"), ("*", "×", "乘", "times")
 
 
 def check_fact(case: Case) -> Verdict:
-    """1 for the right value alone, less among candidates, 0.15 for admitting ignorance, about 0.1 for one wrong value."""
+    """1 for the right value alone, less among candidates, 0.15 for admitting ignorance, about 0.1 for one wrong value, and for the
+    right one said of somebody else.
+    """
     check, answer = case.check, case.answer
     relation, value = check["relation"], check["value"]
     named = candidates(case, relation, {check["subject"], *check.get("via", ())})
@@ -34,7 +41,8 @@ def check_fact(case: Case) -> Verdict:
     ignorant = answer.says(DONT_KNOW)
     mentioned = {mention.key for mention in answer.mentions}
     if value in named:
-        return Verdict(one_of(len(named)) * (0.5 if ignorant else 1.0), constraints)
+        most = 1.0 if said_of_subject(case) else ELSEWHERE
+        return Verdict(min(most, one_of(len(named)) * (0.5 if ignorant else 1.0)), constraints)
     way = 0.08 if "via" in check and check["subject"] in mentioned else 0.0
     if named:
         near = 0.04 if relation == "born" and any(year[:3] == value[:3] for year in named) else 0.0
@@ -50,6 +58,33 @@ def candidates(case: Case, relation: str, besides: set[str]) -> set[str]:
     return {m.key for m in case.answer.mentions if m.key in pool and m.key not in besides and not m.negated}
 
 
+def said_of_subject(case: Case) -> bool:
+    """Whether the right value is said at least once without a no of the subject, and not of others of its kind or other people.
+
+    It is said of those whom its clause names, or where that has a pronoun or nobody, of those whom the sentence names.
+    """
+    check, mentions = case.check, case.answer.mentions
+    own = {check["subject"], *check.get("via", ())}
+    rivals = case.lexicon.people | _peers(case) - {check["value"]}
+    for index, sentence in {
+        m.clause: m.sentence for m in mentions if m.key == check["value"] and not m.negated
+    }.items():
+        near = {m.key for m in mentions if m.clause == index} - {check["value"]}
+        if not near & (rivals | own):
+            if _PRONOUN.search(case.answer.clauses[index][1]):
+                return True
+            near = {m.key for m in mentions if m.sentence == sentence} - {check["value"]}
+        if near & own or not near & rivals:
+            return True
+    return False
+
+
+def _peers(case: Case) -> frozenset[str]:
+    """Everything of the kind of the subject."""
+    kinds = {"town": "town", "animal": "pet", "thing": "craft"}
+    return case.lexicon.pool(kinds.get(_kind(case, case.check["subject"]), "friend"))
+
+
 def check_premise(case: Case) -> Verdict:
     """1 for denying the premise and giving the true value, 0.7 for the value alone, 0.25 to 0.4 for the denial alone."""
     check, answer = case.check, case.answer
@@ -60,7 +95,8 @@ def check_premise(case: Case) -> Verdict:
     if premise in named:
         return Verdict(0.1 if value in named else 0.03, truth=0.0)
     if value in named:
-        return Verdict((1.0 if explicit or answer.says(_NOT_SO) else 0.7) * one_of(1 + others))
+        most = 1.0 if said_of_subject(case) else ELSEWHERE
+        return Verdict(min(most, (1.0 if explicit or answer.says(_NOT_SO) else 0.7) * one_of(1 + others)))
     denial = 0.4 if explicit else 0.25 if answer.says(_NOT_SO) else 0.15 if answer.says(DONT_KNOW) else 0.03
     return Verdict(denial * (0.3 if others else 1.0))
 
@@ -78,7 +114,11 @@ def truth(case: Case) -> float:
 
 
 def _arithmetic(case: Case) -> Iterable[bool]:
-    return (int(a) + int(b) == int(c) for a, b, c in _SUM.findall(case.answer.lower))
+    return (_result(int(a), sign, int(b)) == int(c) for a, sign, b, c in _SUM.findall(case.answer.lower))
+
+
+def _result(a: int, sign: str, b: int) -> int:
+    return a - b if sign in _TAKE_AWAY else a * b if sign in _MULTIPLY else a + b
 
 
 def _kind(case: Case, key: str) -> str:
@@ -89,14 +129,15 @@ def _kind(case: Case, key: str) -> str:
 
 
 def _value(case: Case, subject: str, relation: str) -> str | None:
-    """The value in the passage, or else in the world; None where neither tells."""
+    """The value in the passage, or else in the world; where neither tells "" of people, of whom nothing then is known, and None
+    of all else.
+    """
     facts = case.check.get("facts", {})
     if subject in facts:
-        found = facts[subject].get(relation)
-        return None if found is None else str(found)
+        return str(facts[subject].get(relation, ""))
     kind = _kind(case, subject)
     known = relation in RELATIONS.get(kind, ()) and subject in case.world.subjects(kind)
-    return case.world.value(subject, relation) if known else None
+    return case.world.value(subject, relation) if known else "" if kind == "person" else None
 
 
 def _claims(
@@ -140,7 +181,7 @@ def _claims(
         if not held and bare and mention.key in case.lexicon.pool(asked) and mention.key != case.check["subject"]:
             held = [_value(case, case.check["subject"], asked)]
         known = [value for value in held if value is not None]
-        if known:
+        if any(known) or (known and not mention.negated):
             verdicts.append((mention.key in known) != mention.negated)
     if friend_said:
         friend = _friend_claim(case, mentions, sentence, about.get("person", []) if pronoun else [])

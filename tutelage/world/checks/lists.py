@@ -6,10 +6,23 @@ import re
 
 from tutelage.world.checks.common import Case, Verdict, one_of, similarity
 from tutelage.world.facts import Language
-from tutelage.world.reading import normal
+from tutelage.world.reading import LATIN, denies, normal
 
 _STEP = re.compile(r"(\d{1,9})\s*\+\s*(\d{1,9})\s*=\s*(\d{1,9})")
-_NUMBER = re.compile(r"\d{1,9}")
+_OTHER_STEP = re.compile(
+    r"(?<!\d)\d{1,9}\s*(?:[-−*×减乘]|minus|times)\s*\d{1,9}\s*(?:=|is|equals|等于|是|得)\s*-?\d{1,9}", re.I
+)
+"""A sum is not what is left, nor a product."""
+_NUMBER = re.compile(r"(?:(?<![\d\s])|(?<!\S))[-−]\d{1,9}|\d{1,9}")
+_GRAMMAR = re.compile(r"\b(?:an?|the|of|is|are|with|or|to|in|you|i|my|like)\b")
+_COPULA = re.compile(r"\b(?:is|are)\b|是")
+_NOT_THERE = re.compile(r"\b(?:is|are|was|were|do|does)(?: not\b|n't\b)|不在|不是|没有")
+"""A no that holds for all the items of its sentence."""
+_FILLER = re.compile(
+    r"^(?:sure|ok|okay|yes|well|please|etc|of course|for example|for instance|such as|many more|more|so on|others|thanks?|thank you"
+    r"|你好|好|好的|当然|当然可以|比如|例如|等等|等|还有|谢谢|可以|没问题|有|是)$"
+)
+"""What may stand in a list and is nothing of it."""
 _BREAK = re.compile(r"[.!?](?:\s|$)|[。\uff01\uff1f:\uff1a\n]")
 _COMMA = re.compile(r"[,;、\uff0c\uff1b]|\band\b|和")
 _MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)](?!\d)|\d{1,2}、(?=[^\d\s]))\s*")
@@ -47,14 +60,16 @@ _COMMON = {relation: frozenset(" ".join(sides.values()).split()) for relation, s
 
 
 def check_sum(case: Case) -> Verdict:
-    """1 for the sum as the only result, less among others; up to 0.12 for one that is near. Steps towards it are no results."""
+    """1 for the sum as the only result, less among others; up to 0.12 for one that is near. Steps towards it are no results, nor is
+    what the answer denies, takes away or multiplies.
+    """
     a, b = case.check["a"], case.check["b"]
     total = a + b
-    steps = [match for match in _STEP.finditer(case.answer.text) if {match[1], match[2]} != {str(a), str(b)}]
-    text = case.answer.text
+    text = _OTHER_STEP.sub(" ", " ; ".join(clause for _, clause in case.answer.clauses if not denies(clause)))
+    steps = [match for match in _STEP.finditer(text) if {match[1], match[2]} != {str(a), str(b)}]
     for step in steps:
         text = text.replace(step[0], " ")
-    found = {int(number) for number in _NUMBER.findall(text)} - {a, b}
+    found = {int(number.replace("−", "-")) for number in _NUMBER.findall(text)} - {a, b}
     if not found and steps:
         found = {int(steps[-1][3])}
     if total in found:
@@ -66,13 +81,16 @@ def check_sum(case: Case) -> Verdict:
 
 
 def lists_in(text: str) -> list[list[str]]:
-    """Every list that the text may be read as: its lines, and each sentence cut at commas or else at blanks."""
+    """Every list that the text may be read as: its lines, and each sentence, and what follows its "is" or "are", cut at commas or
+    else at blanks.
+    """
     lines = [line for line in text.split("\n") if line.strip()]
     found = [[_item(line) for line in lines]] if len(lines) > 1 else []
     marked = [_item(line) for line in lines if _MARK.match(line)]
     if len(marked) > 1:
         found.append(marked)
-    for part in _BREAK.split(_MARK.sub("", text)):
+    parts = _BREAK.split(_MARK.sub("", text))
+    for part in [*parts, *(part[match.end() :] for part in parts if (match := _COPULA.search(part)))]:
         items = [_item(item) for item in _COMMA.split(part) if item.strip()]
         found.append([_item(item) for item in part.split()] if len(items) == 1 else items)
     return [items for items in found if any(items)]
@@ -95,9 +113,12 @@ def check_sequence(case: Case) -> Verdict:
 
 
 def check_items(case: Case) -> Verdict:
-    """1 for exactly the items that were to be found; 0.45 F1^2 for others (F1: harmonic mean of precision and recall)."""
-    expected = set(case.check["items"])
-    found = {mention.key for mention in case.answer.mentions}
+    """1 for exactly the items that were to be found; 0.45 F1^2 for others (F1: harmonic mean of precision and recall). What is
+    said not to be there is not found.
+    """
+    expected, answer = set(case.check["items"]), case.answer
+    denied = {i for i, sentence in enumerate(answer.sentences) if _NOT_THERE.search(sentence)}
+    found = {m.key for m in answer.mentions if not m.negated and m.sentence not in denied}
     right = len(found & expected)
     if found == expected:
         return Verdict(1.0)
@@ -106,16 +127,63 @@ def check_items(case: Case) -> Verdict:
 
 
 def check_brainstorm(case: Case) -> Verdict:
-    """1 for n different things of the kind and nothing else; 0.8 (share found)^1.5 precision for others; n is a constraint."""
+    """1 for n different things of the kind and nothing else; 0.8 (share found)^1.5 precision for others; n is a constraint, and
+    what nobody knows for a thing of the kind counts.
+    """
     relation, n, lexicon = case.check["relation"], case.check["n"], case.lexicon
     pool, common = lexicon.pool(relation), _COMMON.get(relation, frozenset())
     words = {item for items in lists_in(case.answer.lower)[:4] for item in items if item in common}
     keys = {word: next(iter(lexicon.keys(word)), word) for word in words}
     mentions = {mention.key for mention in case.answer.mentions if not mention.negated}
     found = {key for key in mentions if key in pool} | set(keys.values())
-    foreign = mentions - found
-    count = len(found)
+    strange = _unknown_items(case, words)
+    foreign, count = len(mentions - found) + strange, len(found)
     if count == n and not foreign:
         return Verdict(1.0)
-    share, precision = min(count, n) / n, count / max(count + len(foreign), 1)
-    return Verdict(max(0.02, 0.8 * share**1.5 * precision), constraints=min(1.0, n / max(count, 1)) ** 2)
+    share, precision = min(count, n) / n, count / max(count + foreign, 1)
+    return Verdict(max(0.02, 0.8 * share**1.5 * precision), constraints=min(1.0, n / max(count + strange, 1)) ** 2)
+
+
+def _unknown_items(case: Case, known: set[str]) -> int:
+    """How many entries of the answer's lists, of one or two words or up to four Chinese characters, name nothing known.
+
+    A single such entry that makes a sentence is an exclamation, and the first of these is free.
+    """
+    strange: set[str] = set()
+    loose: set[str] = set()
+    for line in case.answer.lower.split("\n"):
+        marked = _MARK.match(line) is not None
+        for part in _BREAK.split(_MARK.sub("", line)):
+            entries = [entry for entry in map(_plain, _COMMA.split(part)) if entry]
+            if len(entries) == 1:
+                entries = _words_of_list(case, entries[0], known)
+            named = [entry for entry in entries if _is_known(case, entry, known)]
+            unknown = {entry for entry in entries if entry not in named and _is_short(entry)}
+            if not named and not all(map(_is_short, entries)):
+                continue  # So, to say it again
+            (strange if marked or len(entries) > 1 else loose).update(unknown)
+    return len(strange | set(sorted(loose - strange)[1:]))
+
+
+def _words_of_list(case: Case, entry: str, known: set[str]) -> list[str]:
+    """The words of an entry that has no commas where it is a list all the same: at least two are known, and none is of grammar."""
+    words = entry.split()
+    if _GRAMMAR.search(entry) or sum(_is_known(case, word, known) for word in words) < 2:
+        return [entry]
+    return words
+
+
+def _plain(entry: str) -> str:
+    return _ARTICLE.sub("", entry).strip(" \t*-•\"'()!~")
+
+
+def _is_short(entry: str) -> bool:
+    words = LATIN.findall(entry)
+    if _FILLER.search(entry) or entry.isdigit():
+        return False
+    return len(words) <= 2 if words else 0 < len(entry) <= 4
+
+
+def _is_known(case: Case, entry: str, known: set[str]) -> bool:
+    """Whether it names anything at all: what is of another kind counts as foreign already."""
+    return normal(entry) in known or bool(case.lexicon.keys(entry))

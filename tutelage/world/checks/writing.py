@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tutelage.world.checks.common import Case, Verdict, one_of, similarity
 from tutelage.world.checks.lists import lists_in
-from tutelage.world.facts import Language
+from tutelage.world.facts import MEN, STRANGERS, WOMEN, Language
 from tutelage.world.reading import CHINESE, LATIN, normal
 from tutelage.world.tasks.talk import FEELINGS, GREETINGS
 from tutelage.world.tasks.wording import WORDINGS
@@ -24,27 +24,55 @@ _LABELS: dict[Language, dict[str, re.Pattern[str]]] = {
 _ACTS: dict[Language, dict[str, re.Pattern[str]]] = {
     language: {key: re.compile(sides[language][1]) for key, sides in GREETINGS.items()} for language in ("en", "zh")
 }
+_ACTS["en"]["bye"] = re.compile(GREETINGS["bye"]["en"][1] + r"|\bgood ?bye")
 _SPEAKER = re.compile(r"\b(?:i|me|we|you)\b|[我您你]|让人")
-"""Whose feelings nobody asked for: "I am happy to help"."""
+"""Whose feelings nobody asked for: "I am happy to help"; but "I think she is happy" tells of another."""
+_ANOTHER = re.compile(r"\b(?:she|he|they|it)\b|\b(?:feeling|mood)\b|[她他它]|心情|感觉是|感受")
+TWISTED = 0.3
+"""Most that what names everything is worth where it denies it, or swaps who and what."""
 _NOT = re.compile(r"\bnot\b|n't\b|\bnever\b|不|没")
 
 
 def check_summary(case: Case) -> Verdict:
-    """The square of what is told of who (0.25), did (0.25), what (0.3) and where (0.2); other things and people cost; the limit of
-    words (English) or characters (Chinese) is a constraint, met or missed by the fourth power of limit / length.
+    """The square of what is told of who (0.25), did (0.25), what (0.3) and where (0.2); other things and people cost; at most 0.3
+    where it is denied or roles are swapped; the limit of words (English) or characters (Chinese) is a constraint, met or
+    missed by the fourth power of limit / length.
     """
     check, answer = case.check, case.answer
     keys = {mention.key for mention in answer.mentions}
+    told_of = {check["who"], check["thing"], check["town"]}
     told = 0.25 * (check["who"] in keys) + 0.3 * (check["thing"] in keys) + 0.2 * (check["town"] in keys)
     told += 0.25 * answer.says(_EVENTS[case.language][check["event"]])
     lexicon = case.lexicon
     new = [
-        key for key in keys - {check["who"], check["thing"], check["town"]}
+        key for key in keys - told_of
         if key in lexicon.people or key in lexicon.pool("craft") or key in lexicon.pool("town")
     ]  # fmt: skip
     success = max(0.02, told**2 * (0.4 if new else 1.0))
+    if any(m.negated and m.key in told_of for m in answer.mentions) or _roles_swapped(case):
+        success = min(success, TWISTED)
     length = sum(map(len, CHINESE.findall(answer.text))) + len(LATIN.findall(answer.text))
     return Verdict(success, constraints=min(1.0, check["limit"] / max(length, 1)) ** 4)
+
+
+def _roles_swapped(case: Case) -> bool:
+    """Whether the person stands where the town belongs or after the deed, or the thing before the deed; a passive may have both so.
+
+    Where something breaks, it may be named first.
+    """
+    check, language, text = case.check, case.language, case.answer.lower
+    who, town, thing = (case.world.name(check[key], language).lower() for key in ("who", "town", "thing"))
+    if re.search(rf"\b(?:in|at) {who}\b" if language == "en" else f"在{who}", text):
+        return True
+    did = [match.start() for match in _EVENTS[language][check["event"]].finditer(text)]
+    if not did or who not in text or _PASSIVE.search(text):
+        return False
+    what = re.search(rf"\b{thing}" if language == "en" else thing, text)
+    late = what is not None and what.start() < did[0] and check["event"] != "break"
+    return late or (town in text and text.find(who) > did[-1])
+
+
+_PASSIVE = re.compile(r"\bby\b|[被把将由]")
 
 
 def check_format(case: Case) -> Verdict:
@@ -110,8 +138,9 @@ _FORMS: dict[str, Callable[[str, list[str]], float]] = {
 
 
 def check_translation(case: Case) -> Verdict:
-    """1 for every name and value, and the verb, in the target language and nothing else; 0.6 without the verb; else at most
-    0.45 times the square of the share.
+    """1 for every name and value, and the verb, in the target language and nothing else; 0.6 without the verb; 0.3 at most where it
+    is denied or said the wrong way round, and 0.45 where the source stands there too; else at most 0.45 times the square of the
+    share.
     """
     check, answer = case.check, case.answer
     target: Language = check["target"]
@@ -122,26 +151,90 @@ def check_translation(case: Case) -> Verdict:
     extra = len(found - wanted)
     if wanted <= found and not extra:
         cue = check.get("cue")
-        return Verdict(1.0 if cue is None or answer.says(_CUES[target][cue]) else 0.6)
+        most = _faithful(case, [key for key in named if key in wanted])
+        return Verdict(min(most, 1.0 if cue is None or answer.says(_CUES[target][cue]) else 0.6))
     return Verdict(max(0.02, 0.45 * (len(found & wanted) / len(wanted)) ** 2 / (1 + extra)))
 
 
+def _faithful(case: Case, named: list[str]) -> float:
+    """The most that a translation with every name is worth: `named` are those it names, in order."""
+    check, answer = case.check, case.answer
+    if any(mention.negated and mention.key in check["keys"] for mention in answer.mentions):
+        return TWISTED
+    if "cue" not in check:
+        return 1.0
+    subject, value = check["keys"]
+    first = value if check["cue"] == "town.river" else subject
+    years = value.isdigit()
+    if named and not years and named[0] != first and not _TURNED[check["target"]][first == value].search(answer.lower):
+        return TWISTED
+    source = case.lexicon.chinese(answer.text) if check["target"] == "en" else case.lexicon.english(answer.text)
+    return 0.45 if {subject, value} - {value if years else ""} <= set(source) else 1.0
+
+
+_TURNED: dict[Language, tuple[re.Pattern[str], re.Pattern[str]]] = {
+    "en": (
+        re.compile(r"\bis\b.*(?:'s\b|\bof\b)|\bwh(?:ere|at|ich)\b"),
+        re.compile(r"^(?!.*\bthrough\b)|^\W*through\b|\bby\b|\bhas\b", re.S),
+    ),
+    "zh": (re.compile("是.*的"), re.compile(r"[有的边旁]|位于|在")),
+}
+"""What makes it right to name the value before the subject; and of rivers, the town before the river."""
+
+
 def check_label(case: Case) -> Verdict:
-    """1 for the label alone, less among others, 0.06 for a wrong one."""
+    """1 for the label alone, less among others, 0.06 for a wrong one. What others feel than those of the request is no label."""
     labels, found = _LABELS[case.language], set()
-    for _, clause in case.answer.clauses:
-        if not _NOT.search(clause) and not _SPEAKER.search(clause):
-            found |= {key for key, words in labels.items() if words.search(clause)}
+    asked = set(case.lexicon.keys(case.request.text))
+    for sentence, clause in case.answer.clauses:
+        if _NOT.search(clause) or _somebody_else(case, clause, case.answer.sentences[sentence], asked):
+            continue
+        named = {key: match for key, words in labels.items() if (match := words.search(clause))}
+        found |= {key for key, match in named.items() if not _is_speakers(case, clause[: match.start()])}
     if case.check["label"] in found:
         return Verdict(one_of(len(found)))
     return Verdict(0.06 if len(found) == 1 else 0.02)
 
 
+def _somebody_else(case: Case, clause: str, sentence: str, asked: set[str]) -> bool:
+    """Whether the clause, or else the sentence, names people, and none whom the request names."""
+    for text in (clause, sentence):
+        people = case.lexicon.people & set(case.lexicon.keys(text))
+        if people or _ANOTHER.search(text):
+            return bool(people) and not people & asked
+    return False
+
+
+def _is_speakers(case: Case, before: str) -> bool:
+    """Whether the feeling after this text is the speaker's: no other is named since "I" or "you"."""
+    speakers = list(_SPEAKER.finditer(before))
+    if not speakers:
+        return False
+    between = before[speakers[-1].end() :]
+    return not _ANOTHER.search(between) and not case.lexicon.people & set(case.lexicon.keys(between))
+
+
+_INTRODUCES: dict[Language, re.Pattern[str]] = {
+    "en": re.compile(
+        r"\b(?:i am|i'm|my name is|this is|it is|it's|it is me,|call me)(?: (?:your|old|good|friend|a|an))* "
+        r"(?:NAMES)\b".replace("NAMES", "|".join([*WOMEN, *MEN, *STRANGERS]))
+    ),
+    "zh": re.compile(
+        "(?:我是|我叫|是我[,\uff0c]|我的名字[是叫]|这里是|叫我)(?:你的|好|老|朋友|住在|隔壁|的)*(?:NAMES)".replace(
+            "NAMES", "|".join(name.zh for name in [*WOMEN.values(), *MEN.values(), *(n for n, _ in STRANGERS.values())])
+        )
+    ),
+}
+"""Who answers is not who was asked for: "It is me, Leo"."""
+
+
 def check_greeting(case: Case) -> Verdict:
-    """1 for a fitting reply that names the person, 0.35 for the name alone, 0.3 for the reply alone."""
+    """1 for a fitting reply that names the person, 0.35 for the name alone, 0.3 for the reply alone or in the person's own name."""
     act, name, answer = case.check["act"], case.check["name"], case.answer
     acts = {key for key, words in _ACTS[case.language].items() if answer.says(words)}
     people = {mention.key for mention in answer.mentions if mention.key in case.lexicon.people}
+    if act in acts and name in people and _INTRODUCES[case.language].search(answer.lower):
+        return Verdict(0.3)
     if act in acts and name in people:
         return Verdict(min(1.0, 2 / len(acts)) * one_of(len(people)))
     if name in people:
