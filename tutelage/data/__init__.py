@@ -6,5 +6,7 @@ trees.py     the same for Open-Assistant's conversation trees
 formats.py   recognise a file and read it: read_documents, read_conversations, read_prompts, read_rankings
 shards.py    documents -> one memory-mapped stream of tokens
 mixing.py    streams -> pretraining batches by weight; stable held-out splits
-batches.py   conversations and rankings -> padded tensors (the only module here that needs torch)
+batches.py   conversations and rankings -> padded tensors
+heldout.py   held-out text -> windows and bits per byte (with batches.py the only module here that needs torch)
+prepare.py   files that people have -> the files that the stages read, held-out parts split off
 """

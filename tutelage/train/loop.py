@@ -133,9 +133,12 @@ def run_steps(
             report(done, metrics, show, rate)
             if stop_when(metrics):
                 break
-            if stop() or (save_every and done % save_every == 0 and not last):
+            stopping = (
+                stop()
+            )  # asked once: a signal that comes later is seen at the next step, and nothing stops unsaved
+            if stopping or (save_every and done % save_every == 0 and not last):
                 _save(run, done, modules, optimizer, extra_state)
-            if stop():
+            if stopping:
                 raise Interrupted(
                     f"{run.path}: stopped after step {done} of {steps}; the same command goes on from there"
                 )
