@@ -157,6 +157,10 @@ def test_own_files_run_the_same_path_without_a_judge(toy, tmp_path, capsys):
     assert "gold" not in results["stages"]["sft"]
     assert 0 <= results["stages"]["ppo"]["win_rate_vs_sft"] <= 1
     assert results["reward_model"]["longer_wins_accuracy"] >= 0
+    changed = tmp_path / "alpaca.json"
+    changed.write_text(changed.read_text() + "\n")
+    assert cli.main(["run", str(recipe)]) == 2
+    assert "has changed since the run began" in capsys.readouterr().err
 
 
 def test_held_out_text_is_whole_files_and_held_out_prompts_are_nowhere_else(toy, tmp_path):

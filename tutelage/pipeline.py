@@ -159,6 +159,7 @@ def main(settings: RunSettings) -> str:
             "peak_rss_gib": round(peak_rss_gib(), 3),
             "device": str(pick_device(settings.device)),
             "prompts": len(stages["sft"].answers),
+            "gold_tie": TIE_THRESHOLD if judge else None,
             "stages": {name: stage.figures for name, stage in stages.items()},
             "reward_model": reward_figures,
             "compression": compression(plan) if settings.data else None,

@@ -14,6 +14,7 @@ from tutelage.assistant.assistant import before_stop
 from tutelage.data.formats import read_conversations, read_prompts
 from tutelage.errors import CheckpointError, RecipeError, UsageError
 from tutelage.generate.sampler import Sampling
+from tutelage.records import Message, Prompt
 
 QUESTION = "The hat is blue. What colour is the hat?"
 
@@ -90,6 +91,12 @@ def test_scores_do_not_depend_on_what_they_are_batched_with(scorer, toy):
     dialogues = [c.messages for c in list(read_conversations(toy.folder / "demonstrations.jsonl"))[:9]]
     alone = [model.scores([d])[0] for d in dialogues]
     torch.testing.assert_close(torch.tensor(model.scores(dialogues)), torch.tensor(alone), atol=2e-2, rtol=0)
+
+
+def test_a_prompt_without_room_for_an_answer_is_named(assistant):
+    long = Prompt(messages=(Message(role="user", content="red " * 500),), id="p-7")
+    with pytest.raises(UsageError, match=r"prompt 1 \(p-7\) has \d+ tokens; the model's context is 128"):
+        assistant.answers([long], Sampling(max_tokens=4))
 
 
 def test_the_wrong_kind_of_model_is_named(assistant, scorer):

@@ -122,7 +122,9 @@ def stage_table(results: Row) -> Table:
     prompts = number(results, "prompts")
     caption = f"score and preferences by {words.judged_by(results)}"
     caption += f" on {prompts:.0f} held-out prompts" if prompts else ""
-    caption += ", ties split; in the second line 95% intervals; KL to SFT in nats an answer"
+    tie = number(results, "gold_tie")
+    caption += f", ties (scores within {tie:.2f}) split" if tie else ", ties split"
+    caption += "; in the second line 95% intervals; KL to SFT in nats an answer"
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
     shown = [c for c in _measured(results) if c.key not in ("length", "finished")]
     table.add_column("stage")

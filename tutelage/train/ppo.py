@@ -49,7 +49,7 @@ from tutelage.records import Prompt
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
-from tutelage.train.pretraining_text import text_backward, text_inputs, text_mixture, text_windows
+from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.settings import Machine, Source
 
@@ -140,7 +140,7 @@ class PPOSettings(Settings):
 def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
     """Run the stage; returns the checkpoint folder. ``judge``, if given, scores every rollout for the log."""
     inputs = {"checkpoint": settings.checkpoint, "reward_model": settings.reward_model, "prompts": settings.prompts}
-    inputs |= text_inputs(settings.ptx_sources if settings.ptx_coef else {})
+    inputs |= ptx_inputs(settings)
     with open_run(settings.out, "ppo", settings, inputs) as run:
         if run.finished:
             return run.checkpoint
@@ -159,16 +159,7 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
             raise TrainingError(
                 f"{settings.prompts}: {len(prompts)} prompts that fit are fewer than batch_size {settings.batch_size}"
             )
-        mixture = None
-        if settings.ptx_coef:
-            mixture = text_mixture(
-                settings.ptx_sources,
-                tokenizer,
-                run,
-                sequence=settings.ptx_sequence,
-                context=context,
-                seed=settings.seed,
-            )
+        mixture = ptx_mixture(settings, tokenizer, run, context)
 
         # models: policy, reference, reward model, critic
         policy.dropout = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ from tutelage.objectives.language import next_token_loss
 from tutelage.run_folder import RunFolder
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.settings import Source
+
+
+class Ptx(Protocol):
+    """The settings of a stage that mixes pretraining text into its gradient."""
+
+    @property
+    def ptx_coef(self) -> float: ...
+    @property
+    def ptx_sources(self) -> dict[str, Source]: ...
+    @property
+    def ptx_sequence(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
 
 
 def text_inputs(sources: Mapping[str, Source]) -> dict[str, Path]:
@@ -43,6 +57,19 @@ def text_mixture(
         for name, source in sources.items()
     ]
     return Mixture(shards, [source.weight for source in sources.values()], context=sequence, seed=seed)
+
+
+def ptx_inputs(settings: Ptx) -> dict[str, Path]:
+    """``text_inputs`` of a stage that mixes text in, none where it does not."""
+    return text_inputs(settings.ptx_sources) if settings.ptx_coef else {}
+
+
+def ptx_mixture(settings: Ptx, tokenizer: Tokenizer, run: RunFolder, context: int) -> Mixture | None:
+    """The text that a stage mixes in, as ``text_mixture``; None where ``ptx_coef`` is 0."""
+    if not settings.ptx_coef:
+        return None
+    sequence, seed = settings.ptx_sequence, settings.seed
+    return text_mixture(settings.ptx_sources, tokenizer, run, sequence=sequence, context=context, seed=seed)
 
 
 def text_windows(mixture: Mixture, step: int, count: int, device: torch.device) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from tutelage.data.batches import pack_ranking, pad_right, tree_mask
 from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.mixing import split_by_key
+from tutelage.data.prepare import opening, text_of
 from tutelage.errors import TrainingError
 from tutelage.model.checkpoint import load_decoder
 from tutelage.model.device import autocast, pick_device
@@ -82,7 +83,9 @@ def main(settings: RewardSettings) -> Path:
         if settings.heldout:
             heldout_rankings = list(read_rankings(settings.heldout))
         else:
-            rankings, heldout_rankings = split_by_key(rankings, prompt_text, settings.heldout_share, settings.seed)
+            rankings, heldout_rankings = split_by_key(
+                rankings, lambda r: opening(r.prompt.messages), settings.heldout_share, settings.seed
+            )
         examples, left_out = encode_rankings(rankings, tokenizer, longest)
         heldout, heldout_left_out = encode_rankings(heldout_rankings, tokenizer, longest)
         if not examples:
@@ -164,11 +167,6 @@ class RankingExample:
         return len(self.prompt) + sum(map(len, self.completions))
 
 
-def prompt_text(ranking: Ranking) -> str:
-    """What identifies a prompt: all its turns."""
-    return "\n".join(f"{message.role}: {message.content}" for message in ranking.prompt.messages)
-
-
 def encode_rankings(
     rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int
 ) -> tuple[list[RankingExample], dict[str, int]]:
@@ -182,7 +180,7 @@ def encode_rankings(
         if len(set(ranking.ranks)) < 2:
             reasons["all tied"] += 1
             continue
-        same = (prompt_text(ranking), *((c.text, c.finished) for c in ranking.completions))
+        same = (text_of(ranking.prompt.messages), *((c.text, c.finished) for c in ranking.completions))
         if same in examples:
             examples[same].ranks.append(ranking.ranks)
             continue

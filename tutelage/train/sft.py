@@ -27,7 +27,7 @@ from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
-from tutelage.train.pretraining_text import text_backward, text_inputs, text_mixture, text_windows
+from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import Machine, Source, longest_row
 
@@ -74,7 +74,7 @@ def main(settings: SFTSettings) -> Path:
         raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
     optional = {"heldout": settings.heldout, "reward_model": settings.reward_model, "prompts": settings.prompts}
     inputs = {"checkpoint": settings.checkpoint, "demonstrations": settings.demonstrations}
-    inputs |= text_inputs(settings.ptx_sources if settings.ptx_coef else {})
+    inputs |= ptx_inputs(settings)
     with open_run(settings.out, "sft", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
         if run.finished:
             return run.checkpoint
@@ -96,16 +96,7 @@ def main(settings: SFTSettings) -> Path:
             for epoch in range(settings.epochs)
         ]
         batches = [batch for epoch in epochs for batch in epoch]
-        mixture = None
-        if settings.ptx_coef:
-            mixture = text_mixture(
-                settings.ptx_sources,
-                tokenizer,
-                run,
-                sequence=settings.ptx_sequence,
-                context=context,
-                seed=settings.seed,
-            )
+        mixture = ptx_mixture(settings, tokenizer, run, context)
 
         # optimiser
         model.dropout = settings.dropout
