@@ -27,9 +27,9 @@ ALLOWED = {
     "assistant": EVERYBODY | {"generate", "text", "model"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text"},
 }
-"""What each part may import of the package, itself aside. `pipeline`, `commands` and `cli` tie them together and may all."""
+"""What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
 NO_TORCH = {"errors", "records", "recipe", "run_folder", "world", "text"}
-TIES = {"pipeline", "commands", "cli", "__init__", "__main__"}
+TIES = {"pipeline", "simulated_ranking", "commands", "cli", "__init__", "__main__"}
 
 
 def parts() -> Iterator[tuple[str, Path]]:

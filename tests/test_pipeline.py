@@ -13,9 +13,7 @@ from tutelage import cli, pipeline
 from tutelage.data.formats import read_documents, read_prompts, read_rankings
 from tutelage.data.prepare import DataSettings, prepare, text_of
 from tutelage.errors import RecipeError
-from tutelage.pipeline import shots_like
 from tutelage.recipe import resolve
-from tutelage.records import Conversation, Message, Prompt
 
 STAGES = ["base", "base_few_shot", "sft", "ppo", "ppo_ptx"]
 SMALL = {
@@ -187,26 +185,3 @@ def test_the_shipped_recipes_resolve(capsys):
         assert cli.main(["run", str(recipe), "--print-config"]) == 0
         settings = resolve(pipeline.RunSettings, yaml.safe_load(capsys.readouterr().out))
         assert pipeline.Plan.of(settings)
-
-
-def chat(*texts: str, **meta: str) -> Conversation:
-    roles = ("user", "assistant")
-    return Conversation(messages=tuple(Message(role=roles[i % 2], content=t) for i, t in enumerate(texts)), meta=meta)
-
-
-def test_shots_are_of_the_family_and_language_dialogues_of_two_turns_too():
-    follow_up = [chat("a?", "b.", f"{i}?", "c.", family="follow_up", language="zh") for i in range(5)]
-    stories = [chat("tell", "once", family="story", language="en") for _ in range(5)]
-    choose = shots_like([*stories, *follow_up], 2, 0)
-    asked = Prompt(messages=follow_up[0].messages[:3], meta={"family": "follow_up", "language": "zh"})
-    assert len(choose(asked)) == 2
-    assert all(shot in follow_up for shot in choose(asked))
-    assert choose(asked) == choose(asked)
-
-
-def test_shots_of_unknown_families_or_long_dialogues_are_the_shortest_there_are():
-    long = [chat("q" * (700 + i), "a") for i in range(100)]
-    choose = shots_like(long, 3, 0)
-    chosen = choose(Prompt(messages=(Message(role="user", content="x"),), meta={"family": "never seen"}))
-    assert len(chosen) == 3
-    assert all(shot in long[:64] for shot in chosen)

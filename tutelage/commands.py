@@ -163,10 +163,18 @@ def compare_checkpoints(settings: EvalCommand) -> str:
             reference=settings.b,
             device=settings.device,
         )
-    compare(results, against=("b",), gold_tie=TIE_THRESHOLD)
+    compare(results, against=("b",), clear=TIE_THRESHOLD)
     Console().print(comparison_table(results, prompts_count=len(prompts)))
-    low, high = results["a"].figures["win_rate_vs_b_ci"]
-    return f"a wins {results['a'].figures['win_rate_vs_b']:.1%} [{low:.1%}, {high:.1%}] of {len(prompts)} prompts, ties split"
+    figures = results["a"].figures
+
+    def share(name: str) -> str:
+        low, high = figures[f"{name}_ci"]
+        return f"{figures[name]:.1%} [{low:.1%}, {high:.1%}]"
+
+    said = f"a wins {share('win_rate_vs_b')} of {len(prompts)} prompts, ties split"
+    if "clear_win_rate_vs_b" in figures:
+        said += f"; {share('clear_win_rate_vs_b')} where scores within {TIE_THRESHOLD:.2f} tie as well"
+    return said
 
 
 def comparison_table(results: dict[str, StageResult], prompts_count: int) -> Table:

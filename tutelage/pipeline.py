@@ -9,14 +9,11 @@ interrupted run stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import random
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,19 +22,19 @@ from pydantic import Field, model_validator
 
 from tutelage.assistant.assistant import Assistant, Shots
 from tutelage.data.batches import fitting_prompts
-from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
+from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.heldout import HeldoutText
 from tutelage.data.prepare import DataSettings, prepare
 from tutelage.errors import DataError
 from tutelage.evaluate.report import stage_table, write_report
 from tutelage.evaluate.reward_model import reward_model_figures
-from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows
+from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows, shots_like
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder
 from tutelage.model.device import peak_rss_gib, pick_device, release_heap
 from tutelage.recipe import Settings, merge, resolve
-from tutelage.records import Answers, Conversation, Prompt, Ranking
 from tutelage.run_folder import open_run, write_atomic
+from tutelage.simulated_ranking import LabelSettings, rank_answers
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo as ppo_stage
 from tutelage.train import pretrain as pretrain_stage
@@ -50,33 +47,9 @@ from tutelage.world.labellers import (
     Labeller,
     agreement,
     best_possible_accuracy,
-    label_seen,
-    make_labellers,
-    see,
-    with_agreement,
 )
 
 K = TypeVar("K", bound=Settings)
-
-
-class LabelSettings(Settings):
-    """How answers are sampled from the SFT model and ranked by simulated labellers."""
-
-    prompts: int = Field(2400, gt=0, description="training prompts to rank answers of")
-    heldout_prompts: int = Field(300, gt=0, description="held-out prompts to rank answers of")
-    completions: int = Field(4, ge=2, le=9, description="answers a prompt (InstructGPT: 4 to 9)")
-    temperature: float = Field(1.0, gt=0, description="of sampling")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
-    labellers: int = Field(12, gt=0, description="training labellers")
-    heldout_labellers: int = Field(4, gt=0, description="labellers that nothing is trained on")
-    agreement: float = Field(
-        0.73,
-        gt=0.5,
-        lt=1,
-        description="share of pairs of these answers on which two labellers shall agree: it sets their noise (InstructGPT: 0.726)",
-    )
-    opinions: int = Field(1, gt=0, description="training labellers who rank the answers to the same training prompt")
-    views: int = Field(3, gt=1, description="labellers of each kind who rank the same held-out prompt")
 
 
 class EvaluateSettings(Settings):
@@ -139,7 +112,13 @@ def main(settings: RunSettings) -> str:
             sft_stage.main(plan.sft)
         with clock.step("rankings"):
             if settings.world:
-                rank_answers(settings, plan.sft.out / "checkpoint", out / "data")
+                rank_answers(
+                    settings.label,
+                    plan.sft.out / "checkpoint",
+                    out / "data",
+                    seed=settings.seed,
+                    device=settings.device,
+                )
         with clock.step("reward"):
             reward_stage.main(plan.reward)
         judge = load_judge(out / "data") if settings.world else None
@@ -159,7 +138,7 @@ def main(settings: RunSettings) -> str:
             "peak_rss_gib": round(peak_rss_gib(), 3),
             "device": str(pick_device(settings.device)),
             "prompts": len(stages["sft"].answers),
-            "gold_tie": TIE_THRESHOLD if judge else None,
+            "clear_difference": TIE_THRESHOLD if judge else None,
             "stages": {name: stage.figures for name, stage in stages.items()},
             "reward_model": reward_figures,
             "compression": compression(plan) if settings.data else None,
@@ -295,83 +274,6 @@ def make_tokenizer(settings: RunSettings, plan: Plan) -> None:
     Tokenizer.train(texts(), settings.vocab_size).save(folder)
 
 
-def rank_answers(settings: RunSettings, checkpoint: Path, data: Path) -> None:
-    """Sample completions from the SFT model and let the simulated labellers rank them.
-
-    Each training prompt is ranked by `opinions` training labellers; each held-out prompt by `views` of them and as many held-out
-    ones, which is what their agreement is measured on.
-    """
-    if (data / "rankings_heldout.jsonl").exists():
-        return
-    label_settings, judge = settings.label, load_judge(data)
-    assistant = Assistant.load(checkpoint, device=settings.device)
-    rng = random.Random(f"{settings.seed}:labelling")
-    heldout_prompts = list(read_prompts(data / "prompts_heldout.jsonl"))
-    chosen = rng.sample(heldout_prompts, min(label_settings.heldout_prompts, len(heldout_prompts)))
-    heldout_answers = sample_distinct(assistant, chosen, label_settings, settings.seed + 1)
-    prompts = list(read_prompts(data / "prompts.jsonl"))
-    chosen = rng.sample(prompts, min(label_settings.prompts, len(prompts)))
-    training_answers = sample_distinct(assistant, chosen, label_settings, settings.seed)
-
-    people = make_labellers(settings.seed, training=label_settings.labellers, heldout=label_settings.heldout_labellers)
-    staff = with_agreement(people, judge, heldout_answers, label_settings.agreement, seed=settings.seed)
-    write_atomic(data / "labellers.json", json.dumps([asdict(person) for person in staff], indent=2).encode())
-    training, outside = ([person for person in staff if person.heldout == out] for out in (False, True))
-
-    def ranked(work: list[Answers], group: list[Labeller], opinions: int) -> list[Ranking]:
-        """Each prompt's answers by as many of the group, drawn for each prompt anew."""
-        rankings = []
-        for answers in work:
-            views = [see(judge, answers.prompt, completion) for completion in answers.completions]
-            for person in rng.sample(group, min(opinions, len(group))):
-                rankings.append(label_seen(person, answers, views, seed=settings.seed))
-        return rankings
-
-    write_jsonl(data / "rankings.jsonl", ranked(training_answers, training, label_settings.opinions))
-    write_jsonl(data / "rankings_heldout_labellers.jsonl", ranked(heldout_answers, outside, label_settings.views))
-    write_jsonl(data / "rankings_heldout.jsonl", ranked(heldout_answers, training, label_settings.views))
-
-
-def sample_distinct(assistant: Assistant, prompts: list[Prompt], settings: LabelSettings, seed: int) -> list[Answers]:
-    """K completions a prompt without repetitions: equal answers tell nothing. Prompts with fewer than two are left out."""
-    sampling = Sampling(
-        temperature=settings.temperature,
-        max_tokens=settings.max_new_tokens,
-        n=settings.completions,
-        seed=seed * 1_000_003,
-    )
-    kept = []
-    for answers in assistant.answers(prompts, sampling):
-        distinct = tuple({(c.text, c.finished): c for c in answers.completions}.values())
-        if len(distinct) > 1:
-            kept.append(Answers(prompt=answers.prompt, completions=distinct))
-    return kept
-
-
-def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Shots:
-    """Picks ``count`` short demonstrations for a prompt: of its family and language where there are any, else any."""
-
-    def size(conversation: Conversation) -> int:
-        return sum(len(message.content) for message in conversation.messages)
-
-    def kind(record: Conversation | Prompt) -> tuple[Any, Any]:
-        return record.meta.get("family"), record.meta.get("language")
-
-    short = [c for c in demonstrations if len(c.messages) <= 5 and size(c) <= 600]
-    usable = short or sorted(demonstrations, key=size)[:64]
-    groups: dict[tuple[Any, Any], list[Conversation]] = defaultdict(list)
-    for conversation in usable:
-        groups[kind(conversation)].append(conversation)
-
-    def choose(prompt: Prompt) -> list[Conversation]:
-        group = groups.get(kind(prompt), usable)
-        text = prompt.messages[-1].content
-        rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big"))
-        return rng.sample(group, min(count, len(group)))
-
-    return choose
-
-
 def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict[str, StageResult]:
     """Every stage's answers to the held-out prompts, measured and compared."""
     data, options = settings.out / "data", settings.evaluate
@@ -409,7 +311,7 @@ def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict
         if name == "base_few_shot":  # the same model
             stages[name].figures["bits_per_byte"] = stages["base"].figures["bits_per_byte"]
         print(f"evaluate  {name}: {headline(stages[name])}", flush=True)
-    compare(stages, gold_tie=TIE_THRESHOLD)
+    compare(stages, clear=TIE_THRESHOLD)
     return stages
 
 

@@ -44,6 +44,10 @@ def results(prompts: int = 520, seed: int = 0) -> dict[str, Any]:
             "win_rate_ci": [wins - 0.0335, wins + 0.0341],
             "win_rate_vs_base": wins_base,
             "win_rate_vs_base_ci": [wins_base - 0.021, wins_base + 0.0202],
+            "clear_win_rate_vs_sft": 0.5 + 0.8 * (wins - 0.5),
+            "clear_win_rate_vs_sft_ci": [0.47 + 0.8 * (wins - 0.5), 0.53 + 0.8 * (wins - 0.5)],
+            "clear_win_rate_vs_base": 0.5 + 0.8 * (wins_base - 0.5),
+            "clear_win_rate_vs_base_ci": [0.48 + 0.8 * (wins_base - 0.5), 0.52 + 0.8 * (wins_base - 0.5)],
             "reward": {"base": -2.31, "base_few_shot": -1.42, "sft": 0.03, "ppo": 1.64, "ppo_ptx": 1.57}[stage],
             "bits_per_byte": {"base": 1.102, "base_few_shot": 1.102, "sft": 1.241, "ppo": 1.487, "ppo_ptx": 1.166}[
                 stage
@@ -57,6 +61,7 @@ def results(prompts: int = 520, seed: int = 0) -> dict[str, Any]:
         }
     return {
         "name": "demo",
+        "clear_difference": 0.1,
         "seed": 0,
         "seconds": 512.4,
         "peak_rss_gib": 2.31,

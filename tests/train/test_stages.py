@@ -153,7 +153,7 @@ def test_a_missing_input_is_named(toy, tmp_path):
 def test_a_stage_stopped_by_sigterm_ends_as_one_that_ran_through(toy, base, tuned, scorer, tmp_path, stage):
     """SIGTERM to a real process mid-run: exit code 0, state saved; the same command then ends with the same weights."""
     make = {
-        "pretrain": lambda out: pretrain_settings(toy, out),
+        "pretrain": lambda out: pretrain_settings(toy, out, optimizer="muon"),
         "sft": lambda out: sft_settings(toy, base, out, epochs=3, dropout=0.1),
         "reward": lambda out: reward_settings(toy, tuned, out),
         "ppo": lambda out: ppo_settings(toy, tuned, scorer, out, updates=10, ptx_coef=0.1),

@@ -51,11 +51,17 @@ COLUMNS = (
     Column("gold", "Judge’s score", "score", "0 to 1", words.three, "gold_ci"),
     Column("win_rate_vs_sft", "Preferred to SFT", "vs SFT", "ties split", words.percent, "win_rate_ci"),
     Column("win_rate_vs_base", "Preferred to base", "vs base", "ties split", words.percent, "win_rate_vs_base_ci"),
+    Column(
+        "clear_win_rate_vs_sft", "Clearly, to SFT", "", "trifles tie too", words.percent, "clear_win_rate_vs_sft_ci"
+    ),
+    Column(
+        "clear_win_rate_vs_base", "Clearly, to base", "", "trifles tie too", words.percent, "clear_win_rate_vs_base_ci"
+    ),
     Column("reward", "Reward model", "reward", "mean score", words.two),
     Column("bits_per_byte", "Bits per byte", "bits/byte", "held-out text", words.three),
     Column("kl", "KL to SFT", "KL", "nats an answer", "{:.1f}".format),
-    Column("length", "Length", "length", "tokens an answer", "{:.1f}".format),
-    Column("finished", "Finished", "finished", "share of answers", words.percent),
+    Column("length", "Length", "", "tokens an answer", "{:.1f}".format),
+    Column("finished", "Finished", "", "share of answers", words.percent),
 )
 
 
@@ -122,11 +128,11 @@ def stage_table(results: Row) -> Table:
     prompts = number(results, "prompts")
     caption = f"score and preferences by {words.judged_by(results)}"
     caption += f" on {prompts:.0f} held-out prompts" if prompts else ""
-    tie = number(results, "gold_tie")
-    caption += f", ties (scores within {tie:.2f}) split" if tie else ", ties split"
-    caption += "; in the second line 95% intervals; KL to SFT in nats an answer"
+    caption += ", ties split; in the second line 95% intervals; KL to SFT in nats an answer"
+    if clear := words.clear_preferences(results):
+        caption += f"\n{clear}"
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0))
-    shown = [c for c in _measured(results) if c.key not in ("length", "finished")]
+    shown = [c for c in _measured(results) if c.short]
     table.add_column("stage")
     for c in shown:
         table.add_column(c.short, justify="right")
@@ -205,7 +211,7 @@ def stage_grid(results: Row, columns: list[Column]) -> Grid:
         cells = []
         for c in columns:
             value, ends = number(stage, c.key), interval(stage, c.interval)
-            against_itself = c.key == f"win_rate_vs_{key}"
+            against_itself = c.key.endswith(f"win_rate_vs_{key}")
             if value is None or against_itself:
                 cells.append(NOTHING)
             else:
@@ -348,4 +354,8 @@ def made(run: RunOutput) -> list[tuple[str, str]]:
 
 def _measured(results: Row) -> list[Column]:
     stages = ordered_stages(results).items()
-    return [c for c in COLUMNS if any(number(s, c.key) is not None and c.key != f"win_rate_vs_{k}" for k, s in stages)]
+    return [
+        c
+        for c in COLUMNS
+        if any(number(s, c.key) is not None and not c.key.endswith(f"win_rate_vs_{k}") for k, s in stages)
+    ]

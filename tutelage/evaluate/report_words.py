@@ -78,6 +78,24 @@ def headline(results: Row) -> str:
     return "Nothing was compared in this run."
 
 
+def clear_preferences(results: Row) -> str:
+    """The last stage's win rates where scores that a labeller could not tell apart tie as well; empty without a judge."""
+    key, difference = final_stage(results), number(results, "clear_difference")
+    stage = ordered_stages(results)[key]
+    wins = []
+    for other, opponent in (("sft", "SFT"), ("base", "base")):
+        rate = number(stage, f"clear_win_rate_vs_{other}")
+        if rate is not None and other != key:
+            wins.append(
+                f"{percent(rate)} against {opponent}{_within(interval(stage, f'clear_win_rate_vs_{other}_ci'))}"
+            )
+    if not wins or difference is None:
+        return ""
+    return (
+        f"With scores no further apart than {difference:.2f} counted as ties: {stage_name(key)} {' and '.join(wins)}."
+    )
+
+
 def verdicts(results: Row) -> list[str]:
     """What the headline leaves to be said: an interval that reaches one half, the order of the stages, who judged."""
     stages, key = ordered_stages(results), final_stage(results)
@@ -88,6 +106,8 @@ def verdicts(results: Row) -> list[str]:
         said.append(f"The interval against SFT includes 50%: so many prompts do not tell {name} and SFT apart.")
     elif around and around[1] < 0.5:
         said.append(f"The interval against SFT lies below 50%: here SFT’s answers are the better ones, not {name}’s.")
+    if clear := clear_preferences(results):
+        said.append(clear)
     chain = list(dict.fromkeys(k for k in ("base", "base_few_shot", "sft", key) if k in stages))
     scores = [score for k in chain if (score := number(stages[k], "gold")) is not None]
     if len(chain) == len(scores) > 2:

@@ -8,6 +8,8 @@ compare two stages prompt by prompt, by gold where there is a judge and by the r
 
 from __future__ import annotations
 
+import hashlib
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +26,7 @@ from tutelage.evaluate.statistics import mean_interval, win_rate
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
 from tutelage.model.likelihood import negative_log_likelihood
-from tutelage.records import Answers, Message, Prompt
+from tutelage.records import Answers, Conversation, Message, Prompt
 from tutelage.text.chat import render
 
 
@@ -56,6 +58,30 @@ class StageResult:
         scores = self.gold if self.gold is not None else self.reward
         assert scores is not None
         return scores
+
+
+def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Shots:
+    """Picks ``count`` short demonstrations for a prompt: of its family and language where there are any, else any."""
+
+    def size(conversation: Conversation) -> int:
+        return sum(len(message.content) for message in conversation.messages)
+
+    def kind(record: Conversation | Prompt) -> tuple[Any, Any]:
+        return record.meta.get("family"), record.meta.get("language")
+
+    short = [c for c in demonstrations if len(c.messages) <= 5 and size(c) <= 600]
+    usable = short or sorted(demonstrations, key=size)[:64]
+    groups: dict[tuple[Any, Any], list[Conversation]] = defaultdict(list)
+    for conversation in usable:
+        groups[kind(conversation)].append(conversation)
+
+    def choose(prompt: Prompt) -> list[Conversation]:
+        group = groups.get(kind(prompt), usable)
+        text = prompt.messages[-1].content
+        rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big"))
+        return rng.sample(group, min(count, len(group)))
+
+    return choose
 
 
 def evaluate_stage(
@@ -162,28 +188,34 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
 
 
 def compare(
-    stages: Mapping[str, StageResult], against: Sequence[str] = ("sft", "base"), *, gold_tie: float = 0.0
+    stages: Mapping[str, StageResult], against: Sequence[str] = ("sft", "base"), *, clear: float | None = None
 ) -> None:
-    """Add each stage's win rate against the named ones to its figures, overall and by family.
+    """Add each stage's win rates against the named ones to its figures, overall and by family.
 
-    ``gold_tie``: gold scores no further apart are a tie. Without it the shorter of two wrong answers would win by a trifle.
+    Only equal scores are a tie. ``clear`` adds a second, stricter count: gold scores no further apart than it are a tie as well.
+    What it leaves out are trifles, the shorter of two wrong answers, which a labeller could not tell apart.
     """
     for stage in stages.values():
         for other in against:
             if other not in stages:
                 continue
             opponent = stages[other]
-            tie = gold_tie if stage.gold is not None else 0.0
-            result = win_rate(stage.quality, opponent.quality, tie=tie)
-            stage.figures[f"record_vs_{other}"] = {"wins": result.wins, "ties": result.ties, "losses": result.losses}
-            stage.figures[f"win_rate_vs_{other}"] = result.rate
-            stage.figures[f"win_rate_vs_{other}_ci"] = [result.low, result.high]
+            counts = {"": 0.0} | ({"clear_": clear} if clear is not None and stage.gold is not None else {})
+            for kind, tie in counts.items():
+                result = win_rate(stage.quality, opponent.quality, tie=tie)
+                stage.figures[f"{kind}record_vs_{other}"] = {
+                    "wins": result.wins,
+                    "ties": result.ties,
+                    "losses": result.losses,
+                }
+                stage.figures[f"{kind}win_rate_vs_{other}"] = result.rate
+                stage.figures[f"{kind}win_rate_vs_{other}_ci"] = [result.low, result.high]
             if other == "sft":
-                stage.figures["win_rate_ci"] = [result.low, result.high]
+                stage.figures["win_rate_ci"] = stage.figures["win_rate_vs_sft_ci"]
                 for name, family in stage.figures.get("families", {}).items():
                     rows = [i for i, a in enumerate(stage.answers) if a.prompt.meta.get("family") == name]
                     family["win_rate_vs_sft"] = win_rate(
-                        [stage.quality[i] for i in rows], [opponent.quality[i] for i in rows], tie=tie
+                        [stage.quality[i] for i in rows], [opponent.quality[i] for i in rows]
                     ).rate
 
 

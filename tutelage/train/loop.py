@@ -1,4 +1,4 @@
-"""What every stage shares: the optimiser, the schedule, and a loop that logs, saves, resumes and stops cleanly.
+"""What every stage shares: the schedule, and a loop that logs, saves, resumes and stops cleanly.
 
 A stage gives ``run_steps`` one function, ``update(step) -> metrics``, that does a whole optimisation step. Everything random in
 ``update`` must be keyed by (seed, step): then the step number is the data position, and a run that goes on after a stop does
@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.run_folder import RunFolder
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.optimizer import Optimizer
 
 Metrics = dict[str, float]
 
@@ -36,21 +37,6 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def adamw(
-    modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float, beta2: float = 0.95, eps: float = 1e-8
-) -> torch.optim.AdamW:
-    """AdamW over (module, peak learning rate) pairs; vectors (norms, biases) are not decayed."""
-    groups = []
-    for module, peak in modules:
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        for decay, chosen in (
-            (weight_decay, [p for p in parameters if p.dim() >= 2]),
-            (0.0, [p for p in parameters if p.dim() < 2]),
-        ):
-            groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay})
-    return torch.optim.AdamW(groups, betas=(0.9, beta2), eps=eps, fused=True)
-
-
 def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
     """Factor on the peak learning rate at ``step``: linear warm-up, then a cosine from 1 down to ``floor``."""
     if step < warmup:
@@ -59,7 +45,7 @@ def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def apply_gradients(optimizer: torch.optim.Optimizer, clip: float, *modules: nn.Module) -> float:
+def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> float:
     """Clip each module's gradient norm by itself, step, clear. Returns the first module's norm before clipping.
 
     By itself, because a critic's gradient is often the larger and would scale the policy's away. Raises TrainingError if a norm
@@ -85,7 +71,7 @@ def run_steps(
     *,
     steps: int,
     modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     update: Callable[[int], Metrics],
     warmup: int,
     floor: float,
@@ -149,7 +135,7 @@ def _save(
     run: RunFolder,
     step: int,
     modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     extra: Mapping[str, Stateful],
 ) -> None:
     state = {
@@ -169,7 +155,7 @@ def _save(
 def _restore(
     run: RunFolder,
     modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     extra: Mapping[str, Stateful],
 ) -> int:
     """Load the state if there is one; returns the step to go on from."""

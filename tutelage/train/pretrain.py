@@ -25,7 +25,8 @@ from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.loop import Metrics, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import text_inputs, text_mixture, text_windows
 from tutelage.train.settings import Machine, Source
 
@@ -78,6 +79,9 @@ class PretrainSettings(Settings):
     batch_size: int = Field(16, gt=0, description="windows a step")
     microbatch: int = Field(0, ge=0, description="windows a forward pass; 0: the whole batch")
     steps: int = Field(1000, gt=0, description="optimiser steps")
+    optimizer: OptimizerName = Field(
+        "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
+    )
     lr: float = Field(3e-3, gt=0, description="peak learning rate")
     warmup: int = Field(50, ge=0, description="steps of linear warm-up")
     floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak (cosine in between)")
@@ -112,7 +116,7 @@ def main(settings: PretrainSettings) -> Path:
         device = pick_device(settings.machine.device)
         torch.manual_seed(settings.seed)
         model = Decoder(settings.model.config(tokenizer.vocab_size)).to(device).train()
-        optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
+        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
 
         def loss_of(windows: Tensor, count: int) -> Tensor:
             logits = model.logits(model(windows[:, :-1]))

@@ -33,7 +33,8 @@ from tutelage.records import Ranking
 from tutelage.run_folder import open_run
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.loop import Metrics, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.settings import Machine, longest_row
 
 
@@ -54,6 +55,9 @@ class RewardSettings(Settings):
     )
     ties: Literal["skip", "half"] = Field(
         "half", description="what a pair of equal ranks gives: nothing, or half a win each"
+    )
+    optimizer: OptimizerName = Field(
+        "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
     )
     lr: float = Field(5e-4, gt=0, description="peak learning rate")
     warmup: int = Field(10, ge=0, description="steps of linear warm-up")
@@ -100,7 +104,7 @@ def main(settings: RewardSettings) -> Path:
         # model and optimiser
         torch.manual_seed(settings.seed)
         model = ScalarModel.from_decoder(decoder).to(device).train()
-        optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
+        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
 
         def update(step: int) -> Metrics:
             chosen = sorted((examples[i] for i in batches[step]), key=lambda example: example.size)

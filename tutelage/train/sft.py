@@ -26,7 +26,8 @@ from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, adamw, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.loop import Metrics, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import Machine, Source, longest_row
@@ -46,6 +47,9 @@ class SFTSettings(Settings):
     microbatch: int = Field(0, ge=0, description="conversations a forward pass; 0: the whole batch")
     max_length: int = Field(
         256, gt=1, description="longest conversation; longer ones are left out and counted [tokens]"
+    )
+    optimizer: OptimizerName = Field(
+        "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
     )
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     warmup: int = Field(20, ge=0, description="steps of linear warm-up")
@@ -100,7 +104,7 @@ def main(settings: SFTSettings) -> Path:
 
         # optimiser
         model.dropout = settings.dropout
-        optimizer = adamw([(model, settings.lr)], weight_decay=settings.weight_decay)
+        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
         best = Best(model)
 
         def update(step: int) -> Metrics:

@@ -9,8 +9,11 @@
     world.json                      settings, counts, held-out entities, hash of every file
 
 A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) about which no demonstration and
-no training prompt asks, in a wording that none of them has, and sums, lists, passages and functions are others as well. Texts that
-happen to contain a held-out prompt are left out. `check_leaks` holds all this to be true before anything is written.
+no training prompt asks, in a wording that none of them has, and sums, lists, passages and functions are others as well. Some
+families draw what is asked for from a short list (24 function bodies, the harmful requests and their lookalikes, what nobody can
+know): their held-out prompts are new in wording and in whom or what they name, not in that. Texts that happen to contain a
+held-out prompt are left out. `check_leaks` holds all this to be true
+before anything is written.
 """
 
 from __future__ import annotations

@@ -104,13 +104,17 @@ def subjects_of(prompt: Prompt) -> set[str]:
 
 
 def problem_of(prompt: Prompt) -> str | None:
-    """What is asked for beneath the wording, in either language; None where this is no problem drawn afresh."""
+    """What is asked for beneath the wording, in either language; None where this is no problem drawn afresh.
+
+    The same numbers, items or words in another order are the same problem.
+    """
     check = prompt.meta["check"]
     if check["kind"] not in PROBLEM_KINDS and "facts" not in check:
         return None
     problem = {key: value for key, value in check.items() if key not in ("length", "limit")}
     if check["kind"] == "sum":
         problem["a"], problem["b"] = sorted((check["a"], check["b"]))
+    problem |= {key: sorted(value) for key, value in problem.items() if isinstance(value, list)}
     return json.dumps(problem, sort_keys=True, ensure_ascii=False)
 
 
