@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -100,3 +103,17 @@ def test_a_typo_in_a_stage_of_a_recipe_is_found_before_anything_runs(capsys, tmp
 def test_the_console_script_and_the_module_are_the_same():
     module = subprocess.run([sys.executable, "-m", "tutelage", "--version"], capture_output=True, text=True)
     assert module.stdout == f"tutelage {__import__('tutelage').__version__}\n"
+
+
+def test_sigterm_outside_a_stage_is_a_clean_stop(tmp_path):
+    command = [sys.executable, "-m", "tutelage", "run", "--recipe", str(tmp_path / "recipe.yaml")]
+    (tmp_path / "recipe.yaml").write_text(f"name: x\nout: {tmp_path / 'run'}\nworld: {{documents: 200000}}\n")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("tutelage: x, seed 0")  # the data are being made
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert errors == "tutelage: stopped; what was finished is kept, and the same command goes on from there\n"
+    assert not list((tmp_path / "run" / "data").glob("*"))

@@ -5,8 +5,10 @@ An error is one line and an exit code: 2 for what the user gave, 1 for what went
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
 
             near = difflib.get_close_matches(verb, VERBS, n=1)
             raise UsageError(f"unknown command {verb!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
-        VERBS[verb][1](rest)
+        with sigterm_is_a_stop():
+            VERBS[verb][1](rest)
     except Interrupted as stop:
         print(f"tutelage: {stop}", file=sys.stderr)
         return stop.exit_code
@@ -53,6 +56,24 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return 0
     return 0
+
+
+@contextmanager
+def sigterm_is_a_stop() -> Iterator[None]:
+    """SIGTERM ends the command cleanly wherever it is; a stage's own loop, while it runs, saves its state first."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted("stopped; what was finished is kept, and the same command goes on from there")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: the host program owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def overview() -> str:

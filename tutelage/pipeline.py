@@ -101,7 +101,7 @@ def main(settings: RunSettings) -> str:
     with open_run(out, "run", settings, data_inputs(settings)) as run:
         clock = Clock(out / "timings.json")
 
-        print(f"tutelage: {settings.name}, seed {settings.seed}, in {out}")
+        print(f"tutelage: {settings.name}, seed {settings.seed}, in {out}", flush=True)
         with clock.step("data"):
             counts = make_data(settings, out / "data")
         with clock.step("tokenizer"):
