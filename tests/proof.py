@@ -122,7 +122,8 @@ def write_page(runs: dict[str, dict[str, Any]], over: list[dict[str, float]]) ->
         "",
         "Written by `make proof` from the runs' own files; nothing here is copied by hand. All scores are the embedded judge's, on",
         f"{runs['seed 0']['prompts']} held-out prompts: about entities that training never asks about, in wordings that it never",
-        "uses for their kind. Scores no further apart than a labeller could tell are a tie.",
+        "uses for their kind. Equal scores are a tie and count half; clear wins are those by more than "
+        f"{runs['seed 0']['clear_difference']:.2f}, what a labeller could tell: all else is a tie there.",
         "",
     ]
     for name, run in runs.items():
@@ -131,7 +132,9 @@ def write_page(runs: dict[str, dict[str, Any]], over: list[dict[str, float]]) ->
         lines += ["| stage | gold | wins against SFT | wins against base | bits per byte | KL | tokens |"]
         lines += ["|---|---|---|---|---|---|---|"]
         lines += [stage_row(stage, run["stages"][stage]) for stage in STAGES]
-        lines += ["", reward_sentence(run["reward_model"]), ""]
+        clear = [interval(run["stages"]["ppo_ptx"], f"clear_win_rate_vs_{other}") for other in ("sft", "base")]
+        lines += ["", f"Clear wins of PPO-ptx: {clear[0]} against SFT, {clear[1]} against base.", ""]
+        lines += [reward_sentence(run["reward_model"]), ""]
     lines += ["## The alignment tax", ""]
     lines += ["Bits per byte of held-out text, lower is better; PPO-ptx is there to keep it down.", ""]
     lines += ["| run | SFT | PPO | PPO-ptx |", "|---|---|---|---|"]
