@@ -1,0 +1,193 @@
+"""LoRA against peft: the same adapters give the same logits, both ways; one trunk carries many models."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from tutelage.errors import CheckpointError, UsageError
+from tutelage.model.checkpoint import load_decoder, save_model
+from tutelage.model.config import ModelConfig
+from tutelage.model.decoder import Decoder
+from tutelage.model.heads import ScalarModel
+from tutelage.model.huggingface import CLASSES
+from tutelage.model.lora import TARGETS, adapters, add_adapters, copy_on_trunk, merged, own_weights, without_adapters
+from tutelage.model.peft_format import load_adapter, save_adapter
+
+FAMILIES = sorted(CLASSES)
+IDS = torch.arange(3, 33).reshape(2, 15)
+
+
+def decoder(family: str = "llama") -> Decoder:
+    torch.manual_seed(0)
+    grouped = {"num_kv_heads": 2} if family not in ("gpt2", "gpt_neox") else {}
+    return Decoder(
+        ModelConfig(
+            family=family,
+            vocab_size=40,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            max_position_embeddings=64,
+            **grouped,
+        )
+    ).eval()
+
+
+def trained(family: str = "llama", **lora: object) -> Decoder:
+    """A decoder whose adapters do something."""
+    model = add_adapters(decoder(family), **({"r": 3, "alpha": 6.0} | lora))  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    for part in adapters(model).values():
+        for b in part.b:
+            torch.nn.init.normal_(b, std=0.2)
+    return model.eval()
+
+
+def logits(model: Decoder) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(model(IDS))
+
+
+def peft_model(folder: Path, adapter: Path, auto: str = "AutoModelForCausalLM"):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base = getattr(transformers, auto).from_pretrained(folder, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # "missing adapter keys" is a warning only
+        return peft.PeftModel.from_pretrained(base, adapter).eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_adapters_change_nothing_and_alone_can_learn(family):
+    plain, adapted = decoder(family), add_adapters(decoder(family), r=4, alpha=8.0)
+    assert torch.equal(logits(plain), logits(adapted))
+    learns = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
+    assert learns
+    assert all(name.endswith(".a") or ".b." in name for name in learns)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_reads_our_adapters(family, tmp_path):
+    model = trained(family)
+    save_model(tmp_path / "base", decoder(family))
+    save_adapter(tmp_path / "adapter", model, base=str(tmp_path / "base"))
+    theirs = peft_model(tmp_path / "base", tmp_path / "adapter")
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(IDS).logits, logits(model), atol=1e-5, rtol=1e-4)
+    assert (logits(model) - logits(decoder(family))).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("only", ["all", "some"])
+def test_we_read_adapters_of_peft(family, only, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    save_model(tmp_path / "base", decoder(family))
+    targets = {"gpt2": ["c_attn", "mlp.c_proj"], "gpt_neox": ["query_key_value"]}.get(
+        family, ["q_proj", "v_proj", "up_proj"]
+    )
+    config = peft.LoraConfig(
+        r=5,
+        lora_alpha=7,
+        target_modules="all-linear" if only == "all" else targets,
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(3)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    theirs = peft.get_peft_model(base, config).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    ours = load_adapter(tmp_path / "adapter", load_decoder(tmp_path / "base")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(ours), theirs(IDS).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merging_adds_the_adapters_and_leaves_the_model_alone(family):
+    model = trained(family)
+    before = logits(model)
+    one = merged(model)
+    assert not adapters(one)
+    torch.testing.assert_close(logits(one), before, atol=1e-5, rtol=1e-4)
+    assert torch.equal(logits(model), before)
+    assert torch.equal(logits(without_adapters(model)), logits(decoder(family)))
+
+
+def test_a_reward_model_goes_to_peft_with_its_head(tmp_path):
+    model = ScalarModel(trained())
+    model.offset.fill_(0.25)
+    save_model(tmp_path / "base", ScalarModel(decoder()), pad_id=0)
+    save_adapter(tmp_path / "adapter", model, base=str(tmp_path / "base"))
+    theirs = peft_model(tmp_path / "base", tmp_path / "adapter", "AutoModelForSequenceClassification")
+    with torch.no_grad():
+        ours = model(IDS)[:, -1]
+        torch.testing.assert_close(theirs(IDS).logits[:, 0] - 0.25, ours, atol=1e-5, rtol=1e-4)
+    again = load_adapter(tmp_path / "adapter", decoder()).eval()
+    assert isinstance(again, ScalarModel)
+    with torch.no_grad():
+        torch.testing.assert_close(again(IDS)[:, -1], ours)
+
+
+def test_copies_on_a_trunk_share_it_and_learn_apart():
+    policy = trained()
+    critic = ScalarModel(copy_on_trunk(policy))
+    for (name, one), (_, other) in zip(policy.named_parameters(), critic.decoder.named_parameters(), strict=True):
+        assert (one is other) == (not one.requires_grad), name
+    before = logits(policy)
+    loss = critic(IDS).square().mean()
+    loss.backward()
+    torch.optim.SGD([p for p in critic.parameters() if p.requires_grad], lr=1.0).step()
+    assert torch.equal(logits(policy), before)
+    own = {name for name, _ in own_weights(critic)}
+    assert own == {n for n in critic.state_dict() if n.endswith(".a") or ".b." in n or n in ("head.weight", "offset")}
+    assert dict(own_weights(decoder())).keys() == decoder().state_dict().keys()
+
+
+def test_wrong_targets_and_second_adapters_are_refused():
+    with pytest.raises(UsageError, match=r"attention\.query"):
+        add_adapters(decoder(), r=2, alpha=2, targets=("attention.query",))
+    with pytest.raises(UsageError, match="merge them first"):
+        add_adapters(trained(), r=2, alpha=2, targets=TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "use_dora=True is not supported"),
+        ({"peft_type": "IA3"}, "peft_type='IA3' is not supported"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"r": None}, "r must be a number above 0"),
+    ],
+)
+def test_settings_that_are_not_honoured_are_named(changes, message, tmp_path):
+    save_adapter(tmp_path, trained(), base="x")
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=message):
+        load_adapter(tmp_path, decoder())
+
+
+def test_an_adapter_of_another_model_and_damaged_files_are_refused(tmp_path):
+    save_adapter(tmp_path, trained(), base="x")
+    with pytest.raises(CheckpointError, match=r"only those of attention\.qkv"):
+        load_adapter(tmp_path, decoder("gpt2"))
+    small = Decoder(
+        ModelConfig(family="llama", vocab_size=40, hidden_size=16, num_layers=2, num_heads=4, num_kv_heads=2)
+    )
+    with pytest.raises(CheckpointError, match=r"lora_A is \[3, 32\], the model makes it \[3, 16\]"):
+        load_adapter(tmp_path, small)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_adapter(tmp_path, decoder())
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"no adapter_model\.safetensors"):
+        load_adapter(tmp_path, decoder())
+    with pytest.raises(CheckpointError, match="has no adapter_config"):
+        load_adapter(tmp_path / "nowhere", decoder())
+    with pytest.raises(CheckpointError, match="no adapters to save"):
+        save_adapter(tmp_path, decoder(), base="x")

@@ -1,0 +1,136 @@
+"""LoRA (Hu et al. 2021): a frozen trunk, and low-rank adapters beside its matrices that learn in its stead.
+
+A linear layer's product x W' becomes x W' + (alpha / r) x A' B', with A [r, in] and B [out, r]. B begins at 0, so a model with
+fresh adapters is the model without them. Our queries, keys and values are one matrix, and so are gate and up; each part of them
+has an A and a B of its own, as in Hugging Face's layout, so that adapters go to and from peft unchanged.
+
+Several models can stand on one trunk: ``copy_on_trunk`` copies what can learn and shares what is frozen. A policy, its reference,
+a reward model and a critic then need the memory of one trunk.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.errors import UsageError
+from tutelage.model import huggingface as hf
+from tutelage.model.config import ModelConfig
+from tutelage.model.decoder import Decoder
+
+M = TypeVar("M", bound=nn.Module)
+
+TARGETS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+"""The matrices of a layer, by our names."""
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer with an adapter for each of its parts."""
+
+    def __init__(self, base: nn.Linear, sizes: tuple[int, ...], r: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.sizes, self.r, self.alpha, self.dropout = sizes, r, alpha, dropout
+        device = base.weight.device
+        self.a = nn.Parameter(torch.empty(len(sizes) * r, base.in_features, device=device))
+        self.b = nn.ParameterList(torch.zeros(size, r, device=device) for size in sizes)
+        for part in self.a.split(r):
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+
+    @property
+    def scale(self) -> float:
+        """alpha / r."""
+        return self.alpha / self.r
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.base(x)
+        inner = F.dropout(x, self.dropout) if self.training and self.dropout else x
+        if not torch.is_autocast_enabled(x.device.type):
+            inner = inner.to(self.a.dtype)
+        low = F.linear(inner, self.a).split(self.r, -1)
+        added = [F.linear(part, b) for part, b in zip(low, self.b, strict=True)]
+        return out + (added[0] if len(added) == 1 else torch.cat(added, -1)).to(out.dtype) * self.scale
+
+    def delta(self) -> Tensor:
+        """(alpha / r) B A of all parts, [out, in]: what merging adds to the weight."""
+        parts = [b.detach() @ a for a, b in zip(self.a.detach().split(self.r), self.b, strict=True)]
+        return torch.cat(parts) * self.scale
+
+
+def add_adapters(
+    decoder: Decoder, *, r: int, alpha: float, dropout: float = 0.0, targets: tuple[str, ...] = TARGETS
+) -> Decoder:
+    """Freeze the decoder and put fresh adapters beside the ``targets`` of its layers, in place; returns it.
+
+    A: Kaiming-uniform with a = sqrt(5), B: 0, as peft draws them. Adapters are fp32 whatever the trunk is.
+    Raises UsageError for a target that no layer has, and for a decoder that has adapters already.
+    """
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown or not targets:
+        raise UsageError(f"lora.targets: {unknown or 'empty'}; choose among {', '.join(TARGETS)}")
+    if adapters(decoder):
+        raise UsageError("this model has adapters already: merge them first")
+    decoder.requires_grad_(False)
+    sizes = part_sizes(decoder.config)
+    for layer in decoder.layers:
+        for target in targets:
+            owner, _, name = target.rpartition(".")
+            parent = layer.get_submodule(owner)
+            base = getattr(parent, name)
+            setattr(parent, name, LoRALinear(base, sizes[target] or (base.out_features,), r, alpha, dropout))
+    return decoder
+
+
+def adapters(module: nn.Module) -> dict[str, LoRALinear]:
+    """The adapted layers of a model by their names."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, LoRALinear)}
+
+
+def part_sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Rows of each part of the fused matrices, by target; empty where a matrix is one also at Hugging Face."""
+    plan = {entry.ours: entry for entry in hf.entries(config, "causal")}
+    return {target: plan[f"layers.0.{target}.weight"].sizes for target in TARGETS}
+
+
+def copy_on_trunk(model: M) -> M:
+    """A copy that shares every frozen weight with ``model`` and has weights of its own for the rest."""
+    frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+    return copy.deepcopy(model, frozen)
+
+
+def without_adapters(decoder: Decoder) -> Decoder:
+    """A decoder on the same trunk with its adapters off: the reference of a policy that learns through them."""
+    plain = copy_on_trunk(decoder)
+    for name, part in adapters(plain).items():
+        _replace(plain, name, part.base)
+    return plain.requires_grad_(False)
+
+
+@torch.no_grad()
+def merged(model: M) -> M:
+    """A model of its own, without adapters, whose weights have them added; the original stays as it is."""
+    plain = copy.deepcopy(model)
+    for name, part in adapters(plain).items():
+        weight = part.base.weight
+        weight.copy_((weight.float() + part.delta()).to(weight.dtype))
+        _replace(plain, name, part.base)
+    return plain
+
+
+def own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of what is not the trunk's: all of it where there are no adapters, else adapters, heads and buffers."""
+    trunk = {id(weight) for weight in module.parameters() if not weight.requires_grad} if adapters(module) else set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in trunk:
+            yield name, tensor.detach()
+
+
+def _replace(model: nn.Module, name: str, part: nn.Module) -> None:
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, part)
