@@ -4,12 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_helpers import FAMILIES, build, small
+from model_helpers import FAMILIES, build, mixed, small
 
 from tutelage.model.cache import KVCache
+from tutelage.model.config import RopeScaling
 from tutelage.model.decoder import Decoder
 
+YARN = RopeScaling(kind="yarn", factor=4.0, original_max_position_embeddings=16)
 MODELS = {family: build(small(family)) for family in FAMILIES}
+MODELS |= {"mixed_windows": build(mixed("qwen3")), "yarn": build(small("llama", rope_scaling=YARN))}
 
 
 def fill(model: Decoder, rows: list[torch.Tensor], capacity: int | None = None) -> tuple[KVCache, torch.Tensor]:
@@ -24,7 +27,7 @@ def fill(model: Decoder, rows: list[torch.Tensor], capacity: int | None = None) 
     return cache, hidden
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_cached_equals_uncached_ragged_and_in_chunks(family, data):
@@ -48,7 +51,7 @@ def test_cached_equals_uncached_ragged_and_in_chunks(family, data):
         assert cache.lengths.tolist() == [len(row) for row in rows]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_a_row_is_what_it_would_be_alone(family):
     """Neighbours, their lengths and what a slot held before change nothing."""
     model = MODELS[family]

@@ -1,34 +1,21 @@
-"""The decoder against transformers, and against itself where the field goes wrong: padding, masks, windows."""
+"""The decoder against transformers (see test_families too), and against itself where the field goes wrong."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from model_helpers import FAMILIES, build, configs, small, transformers_model
+from model_helpers import FAMILIES, build, mixed, small, transformers_model
 
 from tutelage.model.checkpoint import param_count
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 
-
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_logits_equal_transformers(family, data):
-    config = data.draw(configs(family))
-    model = build(config, seed=data.draw(st.integers(0, 99)))
-    ids = torch.randint(0, config.vocab_size, (2, 24))
-    with torch.no_grad():
-        torch.testing.assert_close(
-            model.logits(model(ids)), transformers_model(model)(ids).logits, atol=1e-4, rtol=1e-5
-        )
+CONFIGS = {family: small(family) for family in FAMILIES} | {"mixed_windows": mixed()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_ragged_batch_equals_transformers_left_padded(family):
-    model = build(small(family))
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_ragged_batch_equals_transformers_left_padded(config):
+    model = build(config)
     theirs, lengths = transformers_model(model), [13, 4, 20]
     rows = [torch.randint(0, 61, (n,)) for n in lengths]
     right, left, real = (torch.zeros(3, 20, dtype=torch.long) for _ in range(3))
@@ -42,10 +29,10 @@ def test_a_ragged_batch_equals_transformers_left_padded(family):
         torch.testing.assert_close(ours[i, :n], wanted[i, 20 - n :], atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_answers_that_share_a_prompt_equal_answers_alone(family):
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_answers_that_share_a_prompt_equal_answers_alone(config):
     """A prompt and three answers in one row, each answer seeing the prompt and itself: the K-wise layout."""
-    model = build(small(family))
+    model = build(config)
     prompt, answers = torch.randint(0, 61, (6,)), [torch.randint(0, 61, (n,)) for n in (4, 1, 7)]
     ids = torch.cat([prompt, *answers, torch.zeros(2, dtype=torch.long)])  # two pads that see nothing
     see = torch.zeros(len(ids), len(ids), dtype=torch.bool)
@@ -64,6 +51,18 @@ def test_answers_that_share_a_prompt_equal_answers_alone(family):
         for answer, (start, end) in zip(answers, spans, strict=True):
             alone = model(torch.cat([prompt, answer])[None])[0]
             torch.testing.assert_close(shared[start:end], alone[6:], atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_layers_with_the_window_forget():
+    """A change of the first token reaches the last hidden state through a layer without a window, and through no other."""
+    ids = torch.randint(0, 61, (1, 40))
+    other = ids.clone()
+    other[0, 0] = (other[0, 0] + 1) % 61
+    for wide, reaches in (((), False), ((1,), True)):
+        model = build(small("qwen2", num_layers=3, sliding_window=5, full_attention_layers=wide))
+        with torch.no_grad():
+            moved = (model(ids)[0, -1] - model(other)[0, -1]).abs().max() > 0
+        assert bool(moved) is reaches
 
 
 def test_positions_alone_shift_rope_but_not_attention():

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tutelage.model.config import ModelConfig
+from tutelage.model.config import ModelConfig, RopeScaling
 
 BASE = {"vocab_size": 100, "hidden_size": 32, "num_layers": 2, "num_heads": 4}
 
@@ -25,6 +25,9 @@ def test_the_rest_follows_from_the_family():
 def test_it_survives_json():
     config = ModelConfig(family="mistral", sliding_window=7, num_kv_heads=2, **BASE)
     assert ModelConfig.model_validate_json(config.model_dump_json()) == config
+    scaling = RopeScaling(kind="yarn", factor=4.0, original_max_position_embeddings=256, truncate=False)
+    config = ModelConfig(family="qwen3", sliding_window=7, full_attention_layers=(1,), rope_scaling=scaling, **BASE)
+    assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,19 @@ def test_it_survives_json():
         ({"hidden_size": 20}, "head_dim 5 x rotary_fraction 1.0 rotates 5"),
         ({"family": "gpt_neox", "rotary_fraction": 0.1}, "rotates 0"),
         ({"num_layer": 3}, "num_layer"),
+        ({"family": "mistral", "sliding_window": 4, "full_attention_layers": (0,)}, "full_attention_layers must be ()"),
+        ({"family": "qwen2", "full_attention_layers": (0,)}, "but sliding_window is not set"),
+        ({"family": "qwen2", "sliding_window": 4, "full_attention_layers": (2,)}, "must be layers from 0 to 1, rising"),
+        (
+            {"family": "qwen2", "sliding_window": 4, "full_attention_layers": (1, 0)},
+            "must be layers from 0 to 1, rising",
+        ),
+        (
+            {"family": "qwen2", "sliding_window": 4, "full_attention_layers": (0, 1)},
+            "set sliding_window to None instead",
+        ),
+        ({"rope_scaling": {"kind": "yarn", "factor": 2}}, "yarn scaling needs original_max_position_embeddings"),
+        ({"rope_scaling": {"kind": "longrope", "factor": 2}}, "rope_scaling.kind"),
         ({"vocab_size": 0}, "vocab_size"),
     ],
 )

@@ -1,27 +1,26 @@
-"""Checkpoints in the Hugging Face layout: config.json, model.safetensors, generation_config.json. Never pickle."""
+"""Checkpoints in the Hugging Face layout: config.json, model.safetensors or shards, generation_config.json. Never pickle."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tutelage.errors import CheckpointError
 from tutelage.model import huggingface as hf
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
+from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf, read_object
 from tutelage.model.heads import ScalarModel
+from tutelage.model.weight_files import MAX_SHARD_BYTES, Stored, compare_names, find_weights, read_into, write_folder
 
-WEIGHTS, CONFIG, GENERATION = "model.safetensors", "config.json", "generation_config.json"
 # Masks and frequencies that older files carry along; they are computed, not learned.
 _COMPUTED = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 
@@ -36,8 +35,9 @@ def save_model(
     model: Decoder | ScalarModel,
     *,
     bos_id: int | None = None,
-    end_id: int | None = None,
+    end_id: int | Sequence[int] | None = None,
     pad_id: int | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Other files in the folder stay.
 
@@ -46,49 +46,61 @@ def save_model(
     scores are ours plus that number, and every ranking is the same. Give ``pad_id`` for a ScalarModel: transformers
     finds the last real token of a padded batch by it.
 
-    ``end_id`` (end of turn) becomes eos_token_id. Each file appears whole or not at all, config.json last.
+    ``end_id`` (end of turn; one or several) becomes eos_token_id; ``write_generation_config`` writes more than ids. Weights
+    above ``max_shard_bytes`` are cut into shards. Each file appears whole or not at all, config.json last, and an
+    interrupted write leaves the previous checkpoint as it was (see ``write_folder``).
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config, kind = model_config(model), kind_of(model)
     weight = next(model.parameters())
-    ids = {"bos_token_id": bos_id, "eos_token_id": end_id, "pad_token_id": pad_id}
+    ends = () if end_id is None else (end_id,) if isinstance(end_id, int) else tuple(end_id)
+    spoken = generation_to_hf(GenerationDefaults(bos_id=bos_id, end_ids=ends, pad_id=pad_id))
+    ids = {name: spoken.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(weight.dtype).removeprefix("torch.")}
     if isinstance(model, ScalarModel):
         settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
         settings |= {"architectures": [hf.scalar_class(config.family)], hf.OFFSET_KEY: float(model.offset)}
     else:
         settings["architectures"] = [hf.causal_class(config.family)]
-    tensors = {name: x.detach().cpu() for name, x in hf.weights_to_hf(config, kind, model.state_dict()).items()}
-    _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    if kind == "causal":
-        _write_json(folder / GENERATION, {name: value for name, value in ids.items() if value is not None})
-    _write_json(folder / CONFIG, settings)
+    texts = {GENERATION: spoken} if kind == "causal" else {}
+    write_folder(
+        Path(folder),
+        hf.weights_to_hf(config, kind, model.state_dict()),
+        {name: json.dumps(x, indent=2, ensure_ascii=False) + "\n" for name, x in (texts | {CONFIG: settings}).items()},
+        max_shard_bytes,
+    )
 
 
 def load_model(
     folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Decoder | ScalarModel:
-    """Read a checkpoint folder of ours or of Hugging Face; ``dtype`` None keeps the file's. In eval mode.
+    """Read a checkpoint folder of ours or of Hugging Face. In eval mode; draws no random number.
 
-    Draws no random number. CheckpointError, naming what is wrong, if a file or tensor is missing, left over, damaged or
-    of another shape, if the weights are pickled, or if config.json asks for what the decoder cannot do.
+    ``dtype`` None keeps the file's type (that of most numbers, where a file mixes several). Tensors are read one at a time
+    into their places, so the weights are in memory once.
+
+    CheckpointError, naming what is wrong, if a file or tensor is missing, left over, damaged or of another shape, if the
+    weights are pickled or quantised, or if config.json asks for what the decoder cannot do. Numbers are not looked at.
     """
     folder = Path(folder)
     settings = read_config(folder)
     try:
         kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
+        offset = _offset(settings) if kind == "scalar" else 0.0
     except CheckpointError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-    path = _weights_file(folder)
     with torch.device("meta"):
         decoder = Decoder(config)
         model = ScalarModel.from_decoder(decoder) if kind == "scalar" else decoder
-    tensors = _read_tensors(path, config, kind, hf.weights_to_hf(config, kind, model.state_dict()), device, dtype)
-    state = hf.weights_from_hf(config, kind, tensors)
+    shapes = model.state_dict()
+    stored = _check_tensors(folder, config, kind, find_weights(folder), shapes)
+    dtype = dtype or _usual_dtype(stored)
+    state: dict[str, Tensor] = {}
+    for entry in hf.entries(config, kind):
+        state[entry.ours] = torch.empty(shapes[entry.ours].shape, dtype=dtype, device=device)
+        for name, view in entry.views(state[entry.ours]).items():
+            read_into(stored[name], view)
     if kind == "scalar":
-        state["offset"] = torch.tensor(float(settings.get(hf.OFFSET_KEY, 0.0)), device=device)
-    state = {name: tensor.contiguous() for name, tensor in state.items()}
+        state["offset"] = torch.tensor(offset, device=device)
     model.load_state_dict(state, assign=True)
     model.requires_grad_(True)
     return model.eval()
@@ -124,107 +136,66 @@ def kind_of(model: Decoder | ScalarModel) -> hf.Kind:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder, as it stands. CheckpointError if it is missing or no JSON object."""
-    path = folder / CONFIG
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(folder / CONFIG)
     except FileNotFoundError:
         problem = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
         raise CheckpointError(f"{folder} {problem}: give a model folder") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(settings).__name__}")
-    return settings
 
 
-def _weights_file(folder: Path) -> Path:
-    path = folder / WEIGHTS
-    if path.is_file():
-        return path
-    if (folder / f"{WEIGHTS}.index.json").is_file():
-        raise CheckpointError(f"{folder} holds sharded weights, which are not read yet: save them as one {WEIGHTS}")
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-    if pickles:
+def _offset(settings: Mapping[str, Any]) -> float:
+    value = settings.get(hf.OFFSET_KEY, 0.0)
+    if not isinstance(value, int | float):
+        raise CheckpointError(f"{hf.OFFSET_KEY} must be a number, not {value!r}")
+    return float(value)
+
+
+def _check_tensors(
+    folder: Path, config: ModelConfig, kind: hf.Kind, found: dict[str, Stored], state: Mapping[str, Tensor]
+) -> dict[str, Stored]:
+    """The stored tensors by the names that transformers writes now, held against the names and shapes that we need."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for entry in hf.entries(config, kind):
+        wanted |= entry.shapes(state[entry.ours])
+    output, embedding = hf.output_name(config.family), hf.embedding_name(config.family)
+    stored = _canonical(found, wanted, output)
+    tied = stored.pop(output, None) if kind == "causal" and config.tie_embeddings else None
+    compare_names(folder, stored.keys(), wanted.keys(), places=stored)
+    for name, shape in wanted.items():
+        if stored[name].shape != shape:
+            at = stored[name]
+            raise CheckpointError(f"{at.path}: {at.name} is {list(at.shape)}, config.json makes it {list(shape)}")
+    if tied is not None and not _equal(tied, stored[embedding]):
         raise CheckpointError(
-            f"{folder} holds {pickles[0]}, pickled weights, which can run code when read and are refused: "
-            f"convert them to {WEIGHTS}, for example with save_pretrained of transformers"
+            f"{tied.path}: {tied.name} differs from the embedding, but config.json says tie_word_embeddings"
         )
-    raise CheckpointError(f"{folder} has no {WEIGHTS}")
+    return stored
 
 
-def _read_tensors(
-    path: Path,
-    config: ModelConfig,
-    kind: hf.Kind,
-    wanted: Mapping[str, Tensor],
-    device: torch.device | str,
-    dtype: torch.dtype | None,
-) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, after its header has been held against the names and shapes that we need."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = _canonical(list(file.keys()), wanted, config)
-            missing, extra = sorted(wanted.keys() - names.keys()), sorted(names.keys() - wanted.keys())
-            output = hf.output_name(config.family)
-            if kind == "causal" and config.tie_embeddings and output in extra:
-                extra.remove(output)
-                if not torch.equal(file.get_tensor(output), file.get_tensor(names[hf.embedding_name(config.family)])):
-                    raise CheckpointError(
-                        f"{path}: {output} differs from the embedding, but config.json says tie_word_embeddings"
-                    )
-            if missing or extra:
-                found = [
-                    f"{what} {_some(which)}" for what, which in (("lacks", missing), ("has extra", extra)) if which
-                ]
-                raise CheckpointError(f"{path} {' and '.join(found)}")
-            for name, tensor in wanted.items():
-                shape = file.get_slice(names[name]).get_shape()
-                if list(shape) != list(tensor.shape):
-                    expected = list(tensor.shape)
-                    raise CheckpointError(f"{path}: {name} is {list(shape)}, config.json makes it {expected}")
-            # Copied: the file's own memory is mapped, and would go bad under us if someone truncated the file.
-            return {name: file.get_tensor(names[name]).to(device=device, dtype=dtype, copy=True) for name in wanted}
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
-
-
-def _canonical(found: list[str], wanted: Mapping[str, Tensor], config: ModelConfig) -> dict[str, str]:
-    """Name as transformers writes it now -> name in the file. GPT-2's first files lack the ``transformer.`` prefix."""
+def _canonical(found: Mapping[str, Stored], wanted: Mapping[str, object], output: str) -> dict[str, Stored]:
+    """GPT-2's first files lack the ``transformer.`` prefix; GPT-NeoX's output layer has had two names."""
     names = {}
-    for name in found:
-        if name in wanted or name == hf.output_name(config.family):
-            names[name] = name
+    for name, at in found.items():
+        if name == "lm_head.weight":
+            names[output] = at
         elif f"transformer.{name}" in wanted:
-            names[f"transformer.{name}"] = name
-        elif not _COMPUTED.search(name):
-            names[name] = name
+            names[f"transformer.{name}"] = at
+        elif name in wanted or not _COMPUTED.search(name):
+            names[name] = at
     return names
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def _equal(one: Stored, other: Stored) -> bool:
+    if one.shape != other.shape:
+        return False
+    tensors = [torch.empty(at.shape, dtype=at.dtype or torch.float32) for at in (one, other)]
+    for at, tensor in zip((one, other), tensors, strict=True):
+        read_into(at, tensor)
+    return torch.equal(*tensors)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, fill: Callable[[Path], object]) -> None:
-    """Temporary file, fsync, rename, fsync of the folder: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fill(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    with contextlib.suppress(OSError):  # some file systems have no fsync for folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+def _usual_dtype(stored: Mapping[str, Stored]) -> torch.dtype:
+    numbers: Counter[torch.dtype] = Counter()
+    for at in stored.values():
+        numbers[at.dtype or torch.float32] += math.prod(at.shape)
+    return numbers.most_common(1)[0][0]

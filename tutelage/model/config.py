@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Scaling = Literal["linear", "dynamic", "llama3", "yarn"]
 Family = Literal["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -25,17 +26,66 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 # What a family cannot change, because its Hugging Face class has no setting for it. Anything absent here is free.
 _NO_EXTRAS = {"parallel_residual": False, "rotary_fraction": 1.0, "norm": "rmsnorm", "gated_mlp": True}
 _NO_EXTRAS |= {"positions": "rope"}
+_NO_WINDOW: dict[str, Any] = {"sliding_window": None, "full_attention_layers": ()}
 FIXED: dict[str, dict[str, Any]] = {
-    "gpt2": {**_GPT, "positions": "learned", "parallel_residual": False, "qk_norm": False, "sliding_window": None},
+    "gpt2": {**_GPT, "positions": "learned", "parallel_residual": False, "qk_norm": False, "rope_scaling": None}
+    | _NO_WINDOW,
     "gpt_neox": {"norm": "layernorm", "gated_mlp": False, "mlp_bias": True, "positions": "rope", "qk_norm": False}
-    | {"sliding_window": None},
-    "llama": {**_NO_EXTRAS, "qk_norm": False, "sliding_window": None},
-    "mistral": {**_NO_EXTRAS, "qk_norm": False, "qkv_bias": False, "attention_out_bias": False, "mlp_bias": False},
+    | _NO_WINDOW,
+    "llama": {**_NO_EXTRAS, **_NO_WINDOW, "qk_norm": False},
+    "mistral": {**_NO_EXTRAS, "qk_norm": False, "qkv_bias": False, "attention_out_bias": False, "mlp_bias": False}
+    | {"full_attention_layers": ()},
     "qwen2": {**_NO_EXTRAS, "qk_norm": False, "qkv_bias": True, "attention_out_bias": False, "mlp_bias": False},
     "qwen3": {**_NO_EXTRAS, "qk_norm": True, "mlp_bias": False},
 }
 FREE_HEAD_DIM = ("llama", "mistral", "qwen2", "qwen3")  # head_dim need not be hidden_size / num_heads
 GROUPED = ("llama", "mistral", "qwen2", "qwen3")  # num_kv_heads may be below num_heads
+
+
+# The settings of each kind of RoPE scaling beside factor: what must be given, and what may be.
+_SCALING_NEEDS: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "dynamic": (),
+    "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("original_max_position_embeddings",),
+}
+_YARN_MAY = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
+
+
+class RopeScaling(BaseModel):
+    """How RoPE's frequencies are changed to reach beyond the length that a model was pretrained on.
+
+    The names are those of Hugging Face; what each kind computes stands in ``rope.frequencies``. A setting that the kind
+    does not read is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Scaling
+    factor: float = Field(gt=0, allow_inf_nan=False, description="how many times longer the context becomes")
+    original_max_position_embeddings: int | None = Field(default=None, gt=0, description="tokens, in pretraining")
+    low_freq_factor: float | None = Field(default=None, gt=0)
+    high_freq_factor: float | None = Field(default=None, gt=0)
+    beta_fast: float | None = Field(default=None, gt=0, description="yarn; None is 32")
+    beta_slow: float | None = Field(default=None, gt=0, description="yarn; None is 1")
+    attention_factor: float | None = Field(default=None, ge=0, description="cos and sin times this; None: derived")
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool | None = Field(default=None, description="yarn: round the ramp's ends to whole pairs; None is True")
+
+    @model_validator(mode="after")
+    def _check(self) -> RopeScaling:
+        for name in _SCALING_NEEDS[self.kind]:
+            if getattr(self, name) is None:
+                raise ValueError(f"{self.kind} scaling needs {name}")
+        known = {"kind", "factor", *_SCALING_NEEDS[self.kind], *(_YARN_MAY if self.kind == "yarn" else ())}
+        for name in type(self).model_fields:
+            if name not in known and getattr(self, name) is not None:
+                raise ValueError(f"{self.kind} scaling does not read {name}: leave it out")
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"low_freq_factor {low} must be below high_freq_factor {high}")
+        return self
 
 
 class ModelConfig(BaseModel):
@@ -65,6 +115,7 @@ class ModelConfig(BaseModel):
     gated_mlp: bool
     positions: Literal["rope", "learned"]
     rope_theta: float = Field(default=10000.0, gt=0)
+    rope_scaling: RopeScaling | None = None
     rotary_fraction: float = Field(default=1.0, gt=0, le=1, description="share of head_dim that is rotated")
     parallel_residual: bool = Field(default=False, description="attention and MLP read the same input (GPT-NeoX)")
     qkv_bias: bool = False
@@ -73,6 +124,7 @@ class ModelConfig(BaseModel):
     qk_norm: bool = Field(default=False, description="RMSNorm over head_dim on queries and keys (Qwen3)")
     tie_embeddings: bool = False
     sliding_window: int | None = Field(default=None, gt=0, description="a token attends to this many, itself included")
+    full_attention_layers: tuple[int, ...] = Field(default=(), description="layers without the window (Qwen)")
     init_std: float = Field(default=0.02, gt=0)
 
     @model_validator(mode="before")
@@ -125,7 +177,25 @@ class ModelConfig(BaseModel):
                 f"head_dim {self.head_dim} x rotary_fraction {self.rotary_fraction} rotates {self.rotary_dim} "
                 "numbers a head; it must be an even number above 0: change head_dim or rotary_fraction"
             )
+        self._check_scaling()
+        self._check_windows()
         return self
+
+    def _check_scaling(self) -> None:
+        kind = None if self.rope_scaling is None else self.rope_scaling.kind
+        if kind == "dynamic" and self.rotary_dim == 2:
+            raise ValueError("dynamic scaling needs a rotary dimension above 2: change head_dim or rotary_fraction")
+        if kind == "yarn" and self.rope_theta <= 1:
+            raise ValueError(f"yarn scaling needs a rope_theta above 1, not {self.rope_theta}")
+
+    def _check_windows(self) -> None:
+        wide = self.full_attention_layers
+        if wide and self.sliding_window is None:
+            raise ValueError("full_attention_layers names layers without the window, but sliding_window is not set")
+        if list(wide) != sorted(set(wide)) or any(not 0 <= i < self.num_layers for i in wide):
+            raise ValueError(f"full_attention_layers {wide} must be layers from 0 to {self.num_layers - 1}, rising")
+        if len(wide) == self.num_layers:
+            raise ValueError("full_attention_layers names every layer: set sliding_window to None instead")
 
     @property
     def rotary_dim(self) -> int:

@@ -16,11 +16,12 @@ from tutelage.model.attention import attend
 from tutelage.model.cache import KVCache
 from tutelage.model.config import ModelConfig
 from tutelage.model.norm import RMSNorm
+from tutelage.model.rope import rope_at, rope_tables
 
 
 @dataclass(slots=True)
 class Pass:
-    """What all layers of one forward share."""
+    """What all layers of one forward share (all with the same window, where some have one and some have none)."""
 
     cos: Tensor | None  # [s, 1, rotary_dim] or [b, s, 1, rotary_dim]; None with learned positions
     sin: Tensor | None  # the same, first half negated
@@ -159,6 +160,7 @@ class Decoder(nn.Module):
         tied = config.tie_embeddings
         self.unembed = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._rope: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._windowless = frozenset(config.full_attention_layers)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -187,13 +189,17 @@ class Decoder(nn.Module):
         ``attention_mask`` bool [b, s, s], True = query i may attend to key j (itself always), is for sequences that
         share a prefix, with ``positions`` [b, s] to match. With ``cache`` (generation) the tokens continue each row at
         its own length, which grows by s; give neither mask nor positions then.
+
+        With dynamic RoPE scaling the frequencies are those of this forward's last position, over the whole batch and with
+        its padding, as in transformers; keys in the cache keep the ones that they were written with. So beyond
+        max_position_embeddings, and only there, cached and uncached results differ and a batch's rows affect each other.
         """
-        shared = self._prepare(ids, positions, attention_mask, cache)
+        shared, windowless = self._prepare(ids, positions, attention_mask, cache)
         x = self.embed(ids)
         if self.places is not None:
             x = x + self._learned(ids, positions, cache)
-        for layer in self.layers:
-            x = layer(x, shared)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, windowless if i in self._windowless else shared)
         if cache is not None:
             cache.lengths = cache.lengths + ids.shape[1]
         return self.final_norm(x)
@@ -217,25 +223,33 @@ class Decoder(nn.Module):
 
     def _prepare(
         self, ids: Tensor, positions: Tensor | None, attention_mask: Tensor | None, cache: KVCache | None
-    ) -> Pass:
-        s = ids.shape[1]
+    ) -> tuple[Pass, Pass]:
+        """What layers with the sliding window share, and what those without share: the same where the model has no such mix."""
+        s, window = ids.shape[1], self.config.sliding_window
+        windows = (window, None) if self._windowless else (window,)
         dropout = self.dropout if self.training else 0.0
         dtype = self._compute_dtype(self.embed.weight)
         if cache is None:
-            mask = self._mask(ids, positions, attention_mask, dtype)
             cos, sin = self._angles(s, positions, dtype, ids.device)
-            return Pass(cos, sin, mask, mask is None, None, None, 0, dropout)
+            masks = [self._mask(ids, positions, attention_mask, dtype, window) for window in windows]
+            passes = [Pass(cos, sin, mask, mask is None, None, None, 0, dropout) for mask in masks]
+            return passes[0], passes[-1]
         if positions is not None or attention_mask is not None:
             raise ValueError("with a cache, positions and attention_mask follow from its lengths: leave both out")
         longest = cache.longest()
         cache.reserve(longest + s)
         slots = cache.slots(s)
-        if longest == 0 and s > 1 and (self.config.sliding_window or s) >= s:  # a fresh prefill sees itself alone
-            cos, sin = self._angles(s, None, dtype, ids.device)
-            return Pass(cos, sin, None, True, cache, slots, 0, dropout)
-        mask = self._cache_mask(cache, s, longest + s)
-        cos, sin = self._angles(longest + s, self._cache_positions(cache, s), dtype, ids.device)
-        return Pass(cos, sin, mask, False, cache, slots, longest + s, dropout)
+        fresh = longest == 0 and s > 1  # a prefill sees itself alone, so plain causal attention will do
+        at = None if fresh else self._cache_positions(cache, s)
+        cos, sin = self._angles(longest + s, at, dtype, ids.device)
+        passes = []
+        for window in windows:
+            if fresh and (window or s) >= s:
+                passes.append(Pass(cos, sin, None, True, cache, slots, 0, dropout))
+            else:
+                mask = self._cache_mask(cache, s, longest + s, window)
+                passes.append(Pass(cos, sin, mask, False, cache, slots, longest + s, dropout))
+        return passes[0], passes[-1]
 
     @staticmethod
     def _cache_positions(cache: KVCache, s: int) -> Tensor:
@@ -253,10 +267,11 @@ class Decoder(nn.Module):
             raise ValueError(f"{ids.shape[1]} tokens, but the model has positions for {limit}: shorten the batch")
         return self.places.weight[: ids.shape[1]]
 
+    @staticmethod
     def _mask(
-        self, ids: Tensor, positions: Tensor | None, attention_mask: Tensor | None, dtype: torch.dtype
+        ids: Tensor, positions: Tensor | None, attention_mask: Tensor | None, dtype: torch.dtype, window: int | None
     ) -> Tensor | None:
-        s, window = ids.shape[1], self.config.sliding_window
+        s = ids.shape[1]
         if attention_mask is None and (window is None or window >= s):
             return None
         places = torch.arange(s, device=ids.device)[None] if positions is None else positions
@@ -266,12 +281,12 @@ class Decoder(nn.Module):
             seen = seen & (places[:, :, None] - places[:, None, :] < window)
         return _additive(seen | eye, dtype)  # a pad that may see nothing would be 0/0
 
-    def _cache_mask(self, cache: KVCache, s: int, visible: int) -> Tensor | None:
+    def _cache_mask(self, cache: KVCache, s: int, visible: int, window: int | None) -> Tensor | None:
         slots = torch.arange(visible, device=cache.lengths.device)
         last = self._cache_positions(cache, s)[:, :, None]  # [b, s, 1]: a token sees slots up to its own
         seen = slots <= last
-        if self.config.sliding_window is not None:
-            seen &= slots > last - self.config.sliding_window
+        if window is not None:
+            seen &= slots > last - window
         return _additive(seen, cache.dtype)
 
     def _angles(
@@ -280,6 +295,14 @@ class Decoder(nn.Module):
         """cos and sin of RoPE in the compute type: for 0..length, or for ``positions`` (all below ``length``)."""
         if self.config.positions != "rope":
             return None, None
+        scaling = self.config.rope_scaling
+        if scaling is not None and scaling.kind == "dynamic":
+            if positions is not None and positions.numel():
+                length = int(positions.max()) + 1
+            if length > self.config.max_position_embeddings:  # frequencies of this length alone: no table to keep
+                places = torch.arange(length, device=device) if positions is None else positions
+                one, other = rope_at(self.config, places, length)
+                return one.to(dtype).unsqueeze(-2), other.to(dtype).unsqueeze(-2)
         cos, sin = self._rope.get((device, dtype), (None, None))
         if cos is None or sin is None or len(cos) < length:
             with torch.inference_mode(False):  # a table made while sampling must serve training too
@@ -294,14 +317,3 @@ class Decoder(nn.Module):
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """bool [b, s, s_kv] -> what is added to the scores [b, 1, s, s_kv]: once a pass, not once a layer."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None]
-
-
-def rope_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, rotary_dim] in fp32; angle of pair j at position p: p * theta^(-2j/rotary_dim).
-
-    sin's first half is negated (see ``rotate``). RoPE scaling, when it comes, changes the frequencies here.
-    """
-    half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=device) / config.rotary_dim
-    angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] / config.rope_theta**half
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)

@@ -2,103 +2,25 @@
 
 Ours fuse what is multiplied together (queries, keys and values; gate and up); on disk everything has the names and
 layouts of Hugging Face. A setting that this decoder cannot honour is a CheckpointError that names it, never a silent
-difference.
+difference (see hf_settings for all of them). Every tensor of theirs is a view of one of ours, so that reading and writing
+need no second copy of the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from tutelage.errors import CheckpointError
-from tutelage.model.config import ModelConfig
+from tutelage.model.config import ModelConfig, RopeScaling, Scaling
+from tutelage.model.hf_settings import ACTIVATIONS, CLASSES, KEYS, NULL, REFUSED
 
 Kind = Literal["causal", "scalar"]
 OFFSET_KEY = "tutelage_score_offset"
-
-CLASSES: dict[str, str] = {
-    "gpt2": "GPT2",
-    "gpt_neox": "GPTNeoX",
-    "llama": "Llama",
-    "mistral": "Mistral",
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen3",
-}
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu", "gelu_new": "gelu_tanh"}
-_ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
-
-# Ours -> (their key, the value their class takes when config.json leaves the key out; ... = it must be there).
-_SHARED = {
-    "vocab_size": ("vocab_size", ...),
-    "init_std": ("initializer_range", 0.02),
-}
-_LLAMA_KEYS = _SHARED | {
-    "hidden_size": ("hidden_size", ...),
-    "num_layers": ("num_hidden_layers", ...),
-    "num_heads": ("num_attention_heads", ...),
-    "intermediate_size": ("intermediate_size", ...),
-    "activation": ("hidden_act", "silu"),
-    "norm_eps": ("rms_norm_eps", 1e-6),
-    "tie_embeddings": ("tie_word_embeddings", False),
-}
-KEYS: dict[str, dict[str, tuple[str, Any]]] = {
-    "gpt2": _SHARED
-    | {
-        "hidden_size": ("n_embd", ...),
-        "num_layers": ("n_layer", ...),
-        "num_heads": ("n_head", ...),
-        "intermediate_size": ("n_inner", None),
-        "max_position_embeddings": ("n_positions", 1024),
-        "activation": ("activation_function", "gelu_new"),
-        "norm_eps": ("layer_norm_epsilon", 1e-5),
-        "tie_embeddings": ("tie_word_embeddings", True),
-    },
-    "gpt_neox": _LLAMA_KEYS
-    | {
-        "max_position_embeddings": ("max_position_embeddings", 2048),
-        "activation": ("hidden_act", "gelu"),
-        "norm_eps": ("layer_norm_eps", 1e-5),
-        "parallel_residual": ("use_parallel_residual", True),
-        "qkv_bias": ("attention_bias", True),
-    },
-    "llama": _LLAMA_KEYS
-    | {
-        "num_kv_heads": ("num_key_value_heads", None),
-        "head_dim": ("head_dim", None),
-        "max_position_embeddings": ("max_position_embeddings", 2048),
-        "qkv_bias": ("attention_bias", False),
-        "mlp_bias": ("mlp_bias", False),
-    },
-    "mistral": _LLAMA_KEYS
-    | {
-        "num_kv_heads": ("num_key_value_heads", 8),
-        "head_dim": ("head_dim", None),
-        "max_position_embeddings": ("max_position_embeddings", 4096 * 32),
-        "sliding_window": ("sliding_window", 4096),
-    },
-    "qwen2": _LLAMA_KEYS
-    | {
-        "num_kv_heads": ("num_key_value_heads", 32),
-        "head_dim": ("head_dim", None),
-        "max_position_embeddings": ("max_position_embeddings", 32768),
-    },
-    "qwen3": _LLAMA_KEYS
-    | {
-        "num_kv_heads": ("num_key_value_heads", 32),
-        "head_dim": ("head_dim", 128),
-        "max_position_embeddings": ("max_position_embeddings", 32768),
-        "qkv_bias": ("attention_bias", False),
-    },
-}
-# Their settings that change the arithmetic in a way we do not compute, with the only value we take.
-_REFUSED: dict[str, dict[str, Any]] = {
-    "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-}
 
 
 def kind_of(hf: Mapping[str, Any]) -> Kind:
@@ -107,13 +29,16 @@ def kind_of(hf: Mapping[str, Any]) -> Kind:
     if family not in CLASSES:
         raise CheckpointError(f"model_type {family!r} is not supported: it must be one of {', '.join(CLASSES)}")
     names = hf.get("architectures") or [causal_class(family)]
+    named = hf.get("id2label")
+    if not isinstance(names, list) or not isinstance(named, dict | None):
+        raise CheckpointError("architectures must be a list and id2label an object of labels by number")
     if names[0] == causal_class(family):
         return "causal"
     if names[0] != scalar_class(family):
         raise CheckpointError(
             f"architecture {names[0]!r} is not supported: it must be {causal_class(family)} or {scalar_class(family)}"
         )
-    labels = len(hf["id2label"]) if "id2label" in hf else hf.get("num_labels", 2)
+    labels = hf.get("num_labels", 2) if named is None else len(named)
     if labels != 1:
         raise CheckpointError(f"the classifier has {labels} labels: a reward model has 1 (num_labels, id2label)")
     return "scalar"
@@ -137,19 +62,15 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     act = "activation_function" if config.family == "gpt2" else "hidden_act"
     hf[act] = {"gelu_tanh": "gelu_new" if config.family == "gpt2" else "gelu_pytorch_tanh"}.get(hf[act], hf[act])
     if config.positions == "rope":
-        hf["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
-        hf["rotary_emb_base" if config.family == "gpt_neox" else "rope_theta"] = config.rope_theta
+        hf |= _rope_to_hf(config)
     if config.family == "gpt2":
         hf |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     else:
         hf["attention_dropout"] = 0.0
     if config.family == "gpt_neox":
-        hf["rope_parameters"]["partial_rotary_factor"] = hf["rotary_pct"] = config.rotary_fraction
         hf |= {"hidden_dropout": 0.0, "classifier_dropout": 0.0}
     if config.family in ("qwen2", "qwen3"):
-        windowed = config.sliding_window is not None
-        hf |= {"use_sliding_window": windowed, "sliding_window": config.sliding_window, "max_window_layers": 0}
-        hf["layer_types"] = ["sliding_attention" if windowed else "full_attention"] * config.num_layers
+        hf |= _windows_to_hf(config)
     return hf
 
 
@@ -157,61 +78,136 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
     """A config.json as our settings. CheckpointError names what is unknown, missing, or cannot be honoured."""
     kind_of(hf)
     family = hf["model_type"]
-    for key, wanted in _REFUSED.get(family, {}).items():
-        if hf.get(key, wanted) != wanted:
-            raise CheckpointError(f"{key}={hf[key]!r} is not supported in the {family} family: only {wanted!r} is")
-    if hf.get("quantization_config"):
-        raise CheckpointError("quantization_config: quantised weights are not supported; give the full-precision model")
+    for key, allowed in REFUSED[family].items():
+        if key in hf and hf[key] not in allowed:
+            if key == "quantization_config":
+                raise CheckpointError(f"{key}: quantised weights are not supported; give the full-precision model")
+            raise CheckpointError(f"{key}={hf[key]!r} is not supported in the {family} family: only {allowed[0]!r} is")
     values: dict[str, Any] = {"family": family}
     for ours, (theirs, default) in KEYS[family].items():
         value = hf.get(theirs, default)
         if value is ...:
             raise CheckpointError(f"config.json of a {family} model lacks {theirs!r}")
+        if value is None and default is not None and ours not in NULL:
+            raise CheckpointError(f"config.json of a {family} model: {theirs!r} is null")
         if value is not None or ours == "sliding_window":  # null: their class derives it, as ours does
             values[ours] = value
-    if values["activation"] not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"activation {values['activation']!r} is not supported: it must be one of {', '.join(_ACTIVATIONS)}"
-        )
-    values["activation"] = _ACTIVATIONS[values["activation"]]
+    name = values["activation"]
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise CheckpointError(f"activation {name!r} is not supported: it must be one of {', '.join(ACTIVATIONS)}")
+    values["activation"] = ACTIVATIONS[name]
     if family in ("gpt_neox", "llama", "qwen3"):
         values["attention_out_bias"] = values["qkv_bias"]
-    if family != "gpt2":
-        values |= _rope_from_hf(family, hf)
-    if family in ("qwen2", "qwen3"):
-        values["sliding_window"] = _qwen_window(hf, values["num_layers"])
     try:
+        if family != "gpt2":
+            values |= _rope_from_hf(family, hf, values["max_position_embeddings"])
+        if family in ("qwen2", "qwen3"):
+            values |= _windows_from_hf(hf, values["num_layers"])
+        else:
+            _check_layer_types(family, hf.get("layer_types"), values.get("sliding_window"))
         return ModelConfig(**values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
         raise CheckpointError(f"config.json of a {family} model: {problems}") from None
 
 
-def _rope_from_hf(family: str, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """Base and rotated share, from transformers 5's rope_parameters or the older keys."""
+def _rope_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """rope_parameters of transformers 5 and the older keys; a reader of either finds all that it looks for."""
+    neox = config.family == "gpt_neox"
+    scaling: dict[str, Any] = {"rope_type": "default"}
+    found: dict[str, Any] = {}
+    if config.rope_scaling is not None:
+        given = config.rope_scaling.model_dump(exclude_none=True)
+        found["rope_scaling"] = scaling = {"rope_type": given.pop("kind")} | given
+    found["rope_parameters"] = scaling | {"rope_theta": config.rope_theta}
+    found["rotary_emb_base" if neox else "rope_theta"] = config.rope_theta
+    if neox:
+        found["rope_parameters"]["partial_rotary_factor"] = found["rotary_pct"] = config.rotary_fraction
+    return found
+
+
+def _rope_from_hf(family: str, hf: Mapping[str, Any], longest: Any) -> dict[str, Any]:
+    """Base, rotated share and scaling, from transformers 5's rope_parameters or the older keys, which win as they do there."""
     neox = family == "gpt_neox"
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default" or any(isinstance(value, dict) for value in rope.values()):
-        raise CheckpointError(f"RoPE scaling is not supported yet: rope_parameters or rope_scaling is {rope!r}")
-    theta = rope.get("rope_theta", hf.get("rotary_emb_base" if neox else "rope_theta", 10000.0))
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise CheckpointError(f"RoPE must be described by one flat object for all layers, not by {rope!r}")
+    values = {"rope_theta": rope.get("rope_theta", hf.get("rotary_emb_base" if neox else "rope_theta", 10000.0))}
     share = rope.get("partial_rotary_factor", hf.get("rotary_pct", 0.25) if neox else hf.get("partial_rotary_factor"))
-    return {"rope_theta": theta} | ({} if share is None else {"rotary_fraction": share})
+    if neox and share is not None:
+        values["rotary_fraction"] = share
+    elif share not in (None, 1):
+        raise CheckpointError(f"partial_rotary_factor={share!r} is not supported in the {family} family: only 1.0 is")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return values
+    if kind not in get_args(Scaling):
+        known = ", ".join(("default", *get_args(Scaling)))
+        raise CheckpointError(f"RoPE scaling of type {kind!r} is not supported: it must be one of {known}")
+    if "factor" not in rope:
+        raise CheckpointError(f"RoPE scaling of type {kind!r} lacks 'factor'")
+    return values | {"rope_scaling": _scaling_from_hf(kind, rope, hf, longest)}
 
 
-def _qwen_window(hf: Mapping[str, Any], layers: int) -> int | None:
-    """The sliding window of a Qwen model: all layers have one or none has."""
+def _scaling_from_hf(kind: Any, rope: Mapping[str, Any], hf: Mapping[str, Any], longest: Any) -> RopeScaling:
+    """The settings that this kind of scaling reads; transformers ignores others, so they are left aside."""
+    values = {"kind": kind, "factor": rope["factor"]}
+    if kind in ("llama3", "yarn"):
+        original = hf.get("original_max_position_embeddings", rope.get("original_max_position_embeddings", longest))
+        values["original_max_position_embeddings"] = original
+    if kind == "llama3":
+        values |= {name: rope.get(name) for name in ("low_freq_factor", "high_freq_factor")}
+    if kind == "yarn":
+        names = ("attention_factor", "mscale", "mscale_all_dim")
+        values |= {name: rope.get(name) for name in names}
+        values |= {name: rope.get(name) or None for name in ("beta_fast", "beta_slow")}  # 0 is their default too
+        if "truncate" in rope:
+            values["truncate"] = bool(rope["truncate"])
+        numbers = isinstance(longest, int) and isinstance(original, int) and original > 0
+        if values["factor"] is None and numbers:
+            values["factor"] = longest / original
+    return RopeScaling.model_validate(values)
+
+
+def _windows_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Which layers of a Qwen model have the window. Before transformers 4.53 the first ``max_window_layers`` had none."""
+    windowed = config.sliding_window is not None
+    wide = config.full_attention_layers if windowed else range(config.num_layers)
+    kinds = ["full_attention" if i in wide else "sliding_attention" for i in range(config.num_layers)]
+    leading = kinds.index("sliding_attention") if windowed else 0
+    found = {"use_sliding_window": windowed, "sliding_window": config.sliding_window, "max_window_layers": leading}
+    return found | {"layer_types": kinds}
+
+
+def _windows_from_hf(hf: Mapping[str, Any], layers: Any) -> dict[str, Any]:
+    """The sliding window of a Qwen model and the layers without it."""
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window", False) else None
     first = hf.get("max_window_layers", 28)
-    kinds = hf.get("layer_types") or [
-        "sliding_attention" if window is not None and i >= first else "full_attention" for i in range(layers)
-    ]
-    if len(set(kinds)) > 1 or not set(kinds) <= {"sliding_attention", "full_attention"}:
-        raise CheckpointError(
-            f"layer_types {sorted(set(kinds))} are mixed (max_window_layers={first}): all layers must have the sliding "
-            "window, or none"
-        )
-    return window if kinds and kinds[0] == "sliding_attention" else None
+    if not isinstance(layers, int) or not isinstance(first, int):
+        raise CheckpointError(f"num_hidden_layers={layers!r} and max_window_layers={first!r} must be whole numbers")
+    kinds = hf.get("layer_types")
+    if kinds is None:
+        kinds = ["sliding_attention" if window is not None and i >= first else "full_attention" for i in range(layers)]
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise CheckpointError(f"layer_types must be a list with one entry for each of the {layers} layers")
+    for kind in kinds:
+        if kind not in ("sliding_attention", "full_attention"):
+            raise CheckpointError(
+                f"layer_types: {kind!r} is not supported: only sliding_attention and full_attention are"
+            )
+    wide = tuple(i for i, kind in enumerate(kinds) if kind == "full_attention")
+    if len(wide) == layers:
+        return {"sliding_window": None}
+    if window is None:
+        raise CheckpointError("layer_types has sliding_attention, but use_sliding_window or sliding_window is not set")
+    return {"sliding_window": window, "full_attention_layers": wide}
+
+
+def _check_layer_types(family: str, kinds: Any, window: Any) -> None:
+    """Families whose forward has one window for all layers, or none: their cache would still follow layer_types."""
+    wanted = "full_attention" if window is None else "sliding_attention"
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != wanted for kind in kinds)):
+        raise CheckpointError(f"layer_types={kinds!r} is not supported in the {family} family: only {wanted!r} is here")
 
 
 @dataclass(frozen=True)
@@ -228,22 +224,23 @@ class Entry:
     transposed: bool = False
     heads: int = 0
 
-    def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Our tensor as theirs."""
+    def views(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Our tensor as theirs, in the same memory: what is written into a view stands in ours.
+
+        In order the numbers are those on disk; the shape is too, but for ``heads``, where the first axis is still cut
+        into [heads, 3, head_dim] (no view of ours has the three as one).
+        """
         if self.transposed:
             tensor = tensor.t()
         if self.heads:
-            tensor = tensor.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+            tensor = tensor.unflatten(0, (3, self.heads, -1)).transpose(0, 1)
         parts = tensor.split(list(self.sizes)) if self.sizes else (tensor,)
-        return {name: part.contiguous() for name, part in zip(self.theirs, parts, strict=True)}
+        return dict(zip(self.theirs, parts, strict=True))
 
-    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Their tensors as ours."""
-        parts = [tensors[name] for name in self.theirs]
-        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if self.heads:
-            tensor = tensor.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-        return tensor.t() if self.transposed else tensor
+    def shapes(self, tensor: Tensor) -> dict[str, tuple[int, ...]]:
+        """The shapes on disk, for a tensor of ours (one on the meta device will do)."""
+        views = self.views(tensor)
+        return {name: tuple((view.flatten(0, 2) if self.heads else view).shape) for name, view in views.items()}
 
 
 def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
@@ -251,9 +248,7 @@ def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
     prefix = {"gpt2": "transformer.", "gpt_neox": "gpt_neox."}.get(config.family, "model.")
     trunk = "decoder." if kind == "scalar" else ""
     plan = {"gpt2": _gpt2, "gpt_neox": _neox}.get(config.family, _llama)(config)
-    found = [
-        Entry(trunk + e.ours, tuple(prefix + name for name in e.theirs), e.sizes, e.transposed, e.heads) for e in plan
-    ]
+    found = [replace(e, ours=trunk + e.ours, theirs=tuple(prefix + name for name in e.theirs)) for e in plan]
     if kind == "scalar":
         found.append(Entry("head.weight", ("score.weight",)))
     elif not config.tie_embeddings:
@@ -331,13 +326,10 @@ def _llama(config: ModelConfig) -> list[Entry]:
 
 
 def weights_to_hf(config: ModelConfig, kind: Kind, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under their names and in their layouts. Works on meta tensors too, which gives their shapes."""
+    """Our state dict under their names and with their shapes, in order. Most share our memory; make them contiguous to write."""
     found: dict[str, Tensor] = {}
     for entry in entries(config, kind):
-        found |= entry.split(state[entry.ours])
+        found |= {
+            name: view.flatten(0, 2) if entry.heads else view for name, view in entry.views(state[entry.ours]).items()
+        }
     return found
-
-
-def weights_from_hf(config: ModelConfig, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors as our state dict. KeyError when one is missing: the caller compares names and shapes first."""
-    return {entry.ours: entry.join(tensors) for entry in entries(config, kind)}

@@ -1,0 +1,273 @@
+"""safetensors files: one ``model.safetensors``, or shards with an index; checked before a tensor is read, never pickled.
+
+Reading copies each tensor from the file into memory that the caller has ready, so that loading holds the weights once.
+The files are read, not mapped: mapped pages would count as memory too, and would go bad under us if someone cut the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tutelage.errors import CheckpointError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000
+"""The limit of transformers 4: object stores take such files in one piece."""
+_SHARD = re.compile(r"model(-\d+)?-\d{5}-of-\d{5}\.safetensors")
+_LEFTOVER = re.compile(
+    r"\.(model.*\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json)\.\d+\.tmp"
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_CHUNK = 32 << 20  # bytes of a tensor that are held twice while it changes its type, layout or device
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file. ``dtype`` is None if it is of a type that no weight of ours has (integers, 8-bit floats)."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+    kind: str
+    start: int
+    """Where its bytes begin in the file."""
+
+
+def find_weights(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a model folder by its name on disk: of model.safetensors, or else of the index's shards.
+
+    CheckpointError, naming the file, if there is none or only a pickle, if a file is damaged or cut short, or if a shard
+    lacks a tensor that the index puts there, or holds one that the index does not.
+    """
+    if (folder / WEIGHTS).is_file():
+        return _read_header(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds {pickles[0]}, pickled weights, which can run code when read and are refused: "
+            f"convert them to {WEIGHTS}, for example with save_pretrained of transformers"
+        )
+    raise CheckpointError(f"{folder} has no {WEIGHTS}")
+
+
+def _read_shards(folder: Path) -> dict[str, Stored]:
+    path = folder / INDEX
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{path} has no weight_map of tensor names to files")
+    names = sorted(set(places.values()))
+    for name in names:
+        if Path(name).name != name or Path(name).suffix != ".safetensors":
+            raise CheckpointError(f"{path} names {name!r}: shards must be safetensors files in the same folder")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} lacks {name}, which {INDEX} names: download or copy the missing shard")
+    found: dict[str, Stored] = {}
+    for name in names:
+        shard = _read_header(folder / name)
+        wanted = {tensor for tensor, file in places.items() if file == name}
+        compare_names(folder / name, shard.keys(), wanted, f", by {INDEX}")
+        found |= shard
+    return found
+
+
+def compare_names(
+    where: Path, found: Set[str], wanted: Set[str], why: str = "", places: Mapping[str, Stored] | None = None
+) -> None:
+    """CheckpointError saying which names are missing or left over in ``where``, if any, and in which file the latter are."""
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    if missing or extra:
+        if places is not None:
+            extra = [f"{name} (in {places[name].path.name})" for name in extra]
+        parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has extra", extra)) if names]
+        raise CheckpointError(f"{where} {' and '.join(parts)}{why}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _read_header(path: Path) -> dict[str, Stored]:
+    """The tensors of one file. The library checks the whole header against the file's length; then we look up the places."""
+    try:
+        with safe_open(path, framework="pt", device="cpu"):
+            pass
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(
+            path, name, tuple(at["shape"]), _DTYPES.get(at["dtype"]), at["dtype"], 8 + size + at["data_offsets"][0]
+        )
+        for name, at in header.items()
+    }
+
+
+def read_into(stored: Stored, target: Tensor) -> None:
+    """Fill ``target`` with a tensor's numbers in order: of any type, device and strides, its shape the stored one or finer.
+
+    At most 32 MiB (or one row) are held twice. CheckpointError if the file ends early or the stored type is no weight's.
+    """
+    if stored.dtype is None:
+        raise CheckpointError(
+            f"{stored.path}: {stored.name} is stored as {stored.kind}; weights must be F32, F16, BF16 or F64 (not quantised)"
+        )
+    target = target.detach()
+    with stored.path.open("rb", buffering=0) as file:
+        file.seek(stored.start)
+        if target.dtype == stored.dtype and target.device.type == "cpu" and target.is_contiguous():
+            _fill(file, target, stored)
+            return
+        rows = max(1, _CHUNK // max(1, stored.dtype.itemsize * math.prod(target.shape[1:])))
+        for part in target.split(rows):
+            chunk = torch.empty(part.shape, dtype=stored.dtype)
+            _fill(file, chunk, stored)
+            part.copy_(chunk)
+
+
+def _fill(file: Any, target: Tensor, stored: Stored) -> None:
+    """Read bytes into a contiguous tensor; one system call reads 2 GiB at most."""
+    memory = memoryview(target.view(-1).view(torch.uint8).numpy().data)
+    done = 0
+    while done < len(memory):
+        count = file.readinto(memory[done:])
+        if not count:
+            raise CheckpointError(f"{stored.path} ended early, in {stored.name}: the file was cut while it was read")
+        done += count
+
+
+def write_folder(
+    folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write weights and small files (name -> content) into a folder; what else stands there stays.
+
+    ``tensors`` become model.safetensors, or shards with an index if they are larger than ``max_shard_bytes`` together.
+    Everything is first written in full beside its final name, so an interrupted write leaves the previous checkpoint as it
+    was, and the next write clears up after it. Then follow a few renames: shards, under names that were free; small files;
+    the index or the single file, which makes the new weights the folder's; and at once the last small file, config.json
+    (between these two, for some microseconds, new weights stand beside the old config). Last the previous weights are
+    removed. One writer at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = _plan_shards(folder, tensors, max_shard_bytes)
+    fills: dict[str, Callable[[Path], object]] = {
+        name: partial(_write_tensors, tensors, keys) for name, keys in plan.items()
+    }
+    single = fills.pop(WEIGHTS, None)
+    commit = {INDEX: partial(_write_text, _index(plan, tensors))} if single is None else {WEIGHTS: single}
+    small = {name: partial(_write_text, text) for name, text in texts.items()}
+    last = {name: small.pop(name) for name in list(small)[-1:]}
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for name, fill in (fills | small | commit | last).items():
+            staged.append(_stage(folder / name, fill))
+    except BaseException:
+        for temporary, _ in staged:
+            temporary.unlink(missing_ok=True)
+        raise
+    for temporary, final in staged:
+        os.replace(temporary, final)
+        if final.name == INDEX and (folder / WEIGHTS).exists():  # until now a reader took the old single file
+            os.replace(folder / WEIGHTS, _temporary(folder / WEIGHTS))
+    _sync(folder)
+    _clean(folder, {*plan, *commit})
+
+
+def _plan_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> dict[str, list[str]]:
+    """File name -> its tensors, in order, each file at most ``limit`` bytes unless a single tensor is larger."""
+    if limit < 1:
+        raise ValueError(f"max_shard_bytes must be at least 1, not {limit}")
+    groups: list[list[str]] = []
+    filled = limit
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {WEIGHTS: groups[0]}
+    attempt = 0
+    while (
+        True
+    ):  # names that no file has: the previous checkpoint's shards must live until the new index names the new ones
+        stem = f"model-{attempt}" if attempt else "model"
+        names = [f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
+        if not any((folder / name).exists() for name in names):
+            return dict(zip(names, groups, strict=True))
+        attempt += 1
+
+
+def _index(plan: Mapping[str, list[str]], tensors: Mapping[str, Tensor]) -> str:
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    places = {key: name for name, keys in plan.items() for key in keys}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": places}, indent=2) + "\n"
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], names: list[str], path: Path) -> None:
+    part = {name: tensors[name].detach().cpu().contiguous() for name in names}
+    save_file(part, path, metadata={"format": "pt"})
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _stage(path: Path, fill: Callable[[Path], object]) -> tuple[Path, Path]:
+    """Write a file in full, to the disk, beside its final name: (temporary, final)."""
+    temporary = _temporary(path)
+    try:
+        fill(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return temporary, path
+
+
+def _sync(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems have no fsync for folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _clean(folder: Path, current: Set[str]) -> None:
+    """Remove the previous checkpoint's weights, and what an interrupted write has left."""
+    for path in list(folder.iterdir()):
+        weights = path.name in (WEIGHTS, INDEX) or _SHARD.fullmatch(path.name)
+        if (weights and path.name not in current) or _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
