@@ -1,7 +1,8 @@
-"""Byte-level BPE: every text has ids, every text comes back from its ids, and no text can become a control token.
+"""Text to ids and back, where no text can become a control token: our own byte-level BPE, and imported tokenizers.
 
-Pre-tokenisation is GPT-2's with every digit on its own, so that sums can be learnt digit by digit. llama.cpp knows the
-same pair of rules as "smollm".
+Our own pre-tokenisation is GPT-2's with every digit on its own, so that sums can be learnt digit by digit. llama.cpp knows
+the same pair of rules as "smollm". With it every text has ids and every text comes back from its ids; what an imported
+tokenizer can do is its own affair.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.run_folder import write_atomic
+from tutelage.text.codec import checked
+from tutelage.text.folder import read_backend, read_folder
+from tutelage.text.imported import ChatFormat, chat_format
 
 # Their ids are 0 to 5 in this order. "end" closes a turn: it is trained, and it is never the padding.
 SPECIALS = {
@@ -30,25 +34,45 @@ _SMALLEST = 256 + len(SPECIALS)
 
 
 class Tokenizer:
-    """Text to ids and back. The six control ids never come out of ``encode``, whatever the text is."""
+    """Text to ids and back. Control ids never come out of ``encode``, whatever the text is.
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        """Wrap a trained backend. Raises CheckpointError when a special token is missing."""
+    ``bos_id`` begins a document, ``end_id`` ends an answer (it is trained), ``end_ids`` are all that stop generation, ``pad_id``
+    is never the end. Our own tokenizers have six control tokens and one layout of conversations, ``chat`` is None; imported
+    ones keep theirs in ``chat``.
+    """
+
+    system_id: int  # these three are of our own tokenizers alone
+    user_id: int
+    assistant_id: int
+
+    def __init__(self, backend: tokenizers.Tokenizer, chat: ChatFormat | None = None) -> None:
+        """Wrap a backend: a trained one of our own, or an imported one with its ChatFormat.
+
+        Raises CheckpointError when one of our own lacks a special token.
+        """
         specials = {t.content: i for i, t in backend.get_added_tokens_decoder().items() if t.special}
+        self._backend, self.chat = backend, chat
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        if chat is not None:
+            self.bos_id, self.pad_id, self.end_id = chat.bos_id, chat.pad_id, chat.end_ids[0]
+            self.end_ids = frozenset(chat.end_ids)
+            self.special_ids = chat.codec.control
+            # Some vocabularies have holes: what counts for an embedding is the largest id.
+            self.vocab_size = max(self.vocab_size, max(backend.get_vocab(with_added_tokens=True).values()) + 1)
+            return
         missing = [text for text in SPECIALS.values() if text not in specials]
         if missing:
             raise CheckpointError(f"the tokenizer has no special token {', '.join(missing)}; was it made by tutelage?")
         # Never serialised, so set on every load: special tokens inside a text are then spelt out in plain tokens.
         backend.encode_special_tokens = True
-        self._backend = backend
         self.bos_id = specials[SPECIALS["bos"]]
         self.pad_id = specials[SPECIALS["pad"]]
         self.end_id = specials[SPECIALS["end"]]
+        self.end_ids = frozenset([self.end_id])
         self.system_id = specials[SPECIALS["system"]]
         self.user_id = specials[SPECIALS["user"]]
         self.assistant_id = specials[SPECIALS["assistant"]]
         self.special_ids = frozenset(specials.values())
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -76,30 +100,43 @@ class Tokenizer:
             special_tokens=list(SPECIALS.values()),
             show_progress=False,
         )
-        backend.train_from_iterator((_checked(text) for text in texts), trainer)
+        backend.train_from_iterator((checked(text) for text in texts), trainer)
         return cls(backend)
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Read what ``save`` wrote. Raises CheckpointError when it is missing, damaged or not one of ours."""
-        path = Path(folder) / "tokenizer.json"
+    def load(cls, folder: Path, *, chat_template: str | None = None) -> Tokenizer:
+        """Read what ``save`` wrote, or the tokenizer of any Hugging Face folder (see folder.py for the kinds).
+
+        ``chat_template`` replaces an imported one's template, or gives it one. Raises CheckpointError when there is no
+        tokenizer, when it is damaged, and when its template does not work.
+        """
+        from tutelage.text.chat import CHAT_TEMPLATE  # the renderer imports this module
+
+        folder = Path(folder)
+        template, path = folder / "chat_template.jinja", folder / "tokenizer.json"
+        ours = template.exists() and path.exists() and template.read_bytes().strip() == CHAT_TEMPLATE.encode().strip()
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: there is no tokenizer here") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from None
-        try:
-            backend = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception for every kind of damage
-            raise CheckpointError(f"{path}: not a tokenizer ({error})") from None
-        try:
-            return cls(backend)
+            if ours and chat_template is None:
+                return cls(read_backend(path))
+            source = read_folder(folder)
+            if chat_template is not None:
+                source.template = chat_template
+            elif source.template is None and set(SPECIALS.values()) <= source.backend.get_vocab().keys():
+                return cls(source.backend)
+            return cls(source.backend, chat_format(source))
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+            where = path if path.exists() else folder
+            raise CheckpointError(str(error) if str(error).startswith(str(folder)) else f"{where}: {error}") from None
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, as ``AutoTokenizer`` reads them."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, as ``AutoTokenizer`` reads them.
+
+        An imported tokenizer is written back with its own template and names.
+        """
+        for name, data in (self._files() if self.chat is None else self.chat.files()).items():
+            write_atomic(Path(folder) / name, data)
+
+    def _files(self) -> dict[str, bytes]:
         from tutelage.text.chat import CHAT_TEMPLATE  # the renderer imports this module
 
         config = {
@@ -110,15 +147,27 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**9,  # the limit is the model's, not the tokenizer's
         }
-        folder = Path(folder)
-        write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True).encode())
-        write_atomic(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
-        write_atomic(folder / "chat_template.jinja", CHAT_TEMPLATE.encode())
+        return {
+            "tokenizer.json": self._backend.to_str(pretty=True).encode(),
+            "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
+            "chat_template.jinja": CHAT_TEMPLATE.encode(),
+        }
+
+    @property
+    def appended(self) -> tuple[str, ...]:
+        """Tokens that the import had to add after the end of the vocabulary: the model's embedding needs a row for each."""
+        return () if self.chat is None else tuple(self.chat.source.appended)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of tokenizer.json: two tokenizers with one fingerprint give the same ids."""
-        return hashlib.sha256(self._backend.to_str(pretty=True).encode()).hexdigest()
+        """SHA-256 of tokenizer.json, and of an imported one's template: two with one fingerprint give the same ids."""
+        text = self._backend.to_str(pretty=True)
+        if self.chat is not None:
+            template = self.chat.template.source if self.chat.template else ""
+            # A padding that the import chose is named only once it is saved; it gives no other ids.
+            names = sorted(item for item in self.chat.source.names.items() if item[0] != "pad_token")
+            text = json.dumps([text, template, names, self.bos_id])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def require_same(self, folder: Path) -> None:
         """CheckpointError where the folder's tokenizer gives other ids: two models that read the same ids must share one."""
@@ -129,22 +178,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a plain text: never a control id, even where it spells one. Raises UsageError for lone surrogates."""
-        return list(self._backend.encode(_checked(text), add_special_tokens=False).ids)
+        if self.chat is not None:
+            return self.chat.codec.encode(text)
+        return list(self._backend.encode(checked(text), add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """``encode`` of each text, on all cores."""
-        encodings = self._backend.encode_batch_fast([_checked(text) for text in texts], add_special_tokens=False)
+        if self.chat is not None:
+            return self.chat.codec.encode_batch(texts)
+        encodings = self._backend.encode_batch_fast([checked(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; control tokens are skipped, bytes that are no UTF-8 become U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
-
-
-def _checked(text: str) -> str:
-    """Half of a surrogate pair is no character and has no bytes: say so here, the library's own error says nothing."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"a text has a lone surrogate {text[error.start]!r} at character {error.start}") from None
-    return text
