@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.data.files import Rejects, atomic_file, data_files, read_lines, read_rows, read_zip, write_jsonl
+from tutelage.data.files import Rejects, atomic_file, read_lines, read_zip, write_jsonl
 from tutelage.data.formats import pieces, read_answers, read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.sources import data_files, read_rows
 from tutelage.errors import DataError
 from tutelage.records import Answers, Completion, Conversation, Document, Message, Prompt, Ranking
 
@@ -41,7 +42,6 @@ def problems(path):
         (b'{"a": -Infinity}', "-Infinity is no number"),
         (b'{"a": 1, "b": 2, "a": 3}', "x.jsonl:1: is not JSON: the key 'a' stands twice"),
         (b'{"a": "\xff"}', "x.jsonl:1: is not utf-8 at byte 8"),
-        (b'\xff\xfe{\x00"\x00a\x00', "x.jsonl:1: is UTF-16"),
         (b'{"a": ' + b"[" * 100_000, "x.jsonl:1: is nested too deeply"),
         (b'{"a": "x\\ud83d"}', "x.jsonl:1: holds half of a surrogate pair"),
         (b'{"a": "tab\there"}', "x.jsonl:1: is not JSON at column 11: Invalid control character"),
@@ -72,6 +72,7 @@ def test_one_bad_line_does_not_hide_the_others(tmp_path):
         (b" \n \n", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
         (b"[]", "is an empty array"),
+        (b'\xff\xfe{\x00"\x00a\x00', "x.json:1: is UTF-16"),
         (b'[{"a": 1},\n {"a" 2}]', "x.json:2: is not JSON at column 7"),
         (b'[{"a": 1}', "x.json:1: is not JSON at column 10"),
         (gzip.compress(b'[{"a": 1}]', mtime=0)[:-6], "damaged gzip"),
@@ -88,7 +89,8 @@ def test_bad_files_are_named(tmp_path, content, message):
 def test_an_indented_object_gets_a_hint(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{\n  "a": 1\n}')
-    assert "a .json file is an array of rows, or one object a line" in problems(path)[0]
+    with pytest.raises(DataError, match=r"a \.json file is an array of rows, or one object a line"):
+        rows_of(path)
 
 
 def test_lines(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 
 from tutelage.data.files import Rejects
 from tutelage.data.formats import detect, read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.inspection import inspect_data
+from tutelage.data.writing import write_records
 from tutelage.errors import DataError
 
 DATA = Path(os.environ.get("TUTELAGE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -148,3 +150,75 @@ def test_what_is_no_data_is_said():
         read(read_prompts, "open-assistant/wikipedia_emergency_info.json")
     with pytest.raises(DataError, match="there is no such file or folder"):
         read(read_prompts, "nowhere")
+
+
+def bare(record):
+    """Without what becomes the new file's name, and without what a pair's format has no place for."""
+    if not hasattr(record, "prompt"):
+        return record.model_copy(update={"source": ""})
+    asked = record.prompt.model_copy(update={"source": ""})
+    return record.model_copy(update={"source": "", "labeller": "", "prompt": asked})
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "parquet"])
+@pytest.mark.parametrize(
+    ("name", "read_one", "formats"),
+    [
+        (
+            "hh-rlhf/helpful-base/test.jsonl.gz",
+            read_rankings,
+            "hh preference preference_implicit ultrafeedback_binarized",
+        ),
+        ("llama-factory/dpo_zh_demo.json", read_rankings, "preference preference_implicit ranking"),
+        ("open-assistant/en_100_tree.jsonl", read_rankings, "ranking"),
+        ("alpaca_eval/vicuna-13b.annotations.json", read_rankings, "ranking"),
+        ("alpaca-52k-parts/alpaca_data-0-3252.json", read_conversations, "alpaca sharegpt prompt_completion_text"),
+        ("alpaca-zh/zh-data-part-00.json", read_conversations, "alpaca conversation"),
+        ("llama-factory/glaive_toolcall_zh_demo.json", read_conversations, "sharegpt alpaca prompt_completion"),
+        ("open-assistant/en_100_tree.jsonl", read_conversations, "sharegpt prompt_completion conversation"),
+        ("t0-50k/data_per_template", read_conversations, "prompt_completion_text prompt_completion"),
+        ("fastchat-judge/mt_bench/question.jsonl", read_prompts, "prompt prompt_text conversation"),
+        ("llama-factory/c4_demo.jsonl", read_documents, "document"),
+        ("tinyshakespeare", read_documents, "document"),
+    ],
+)
+def test_real_records_come_back_from_what_is_written(tmp_path, name, read_one, formats, ending):
+    records, _ = read(read_one, name, on_bad="skip")
+    records = records[:: 1 + len(records) // 500]
+    if name.startswith("alpaca-52k"):  # readers strip such texts, so only stripped ones come back to the letter
+        records = [r for r in records if all(m.content == m.content.strip() for m in r.messages)]
+    for format in formats.split():
+        if format == "alpaca" and "toolcall" in name:
+            records = [
+                r for r in records if [m.role for m in r.messages] == ["user", "assistant"] * (len(r.messages) // 2)
+            ]
+        path = tmp_path / f"{format}.{ending}"
+        assert write_records(path, records, format).count == len(records) > 50
+        got = list(read_one(path))
+        assert list(map(bare, got)) == list(map(bare, records))
+
+
+def test_real_rankings_with_more_than_two_as_trees_and_as_ultrafeedback(tmp_path):
+    rankings, _ = read(read_rankings, "open-assistant/en_100_tree.jsonl")
+    assert max(len(r.ranks) for r in rankings) == 9
+    write_records(tmp_path / "x.jsonl", rankings, "oasst")
+    trees = list(read_rankings(tmp_path / "x.jsonl"))
+    shape = [(r.prompt.messages, r.prompt.id, [c.text for c in r.completions], r.ranks) for r in rankings]
+    assert [(r.prompt.messages, r.prompt.id, [c.text for c in r.completions], r.ranks) for r in trees] == shape
+    short = [r for r in rankings if len(r.prompt.messages) == 1]
+    written = write_records(tmp_path / "x.parquet", short, "ultrafeedback")
+    assert (written.count, written.lost) == (len(short), {})
+    again = list(read_rankings(tmp_path / "x.parquet"))
+    assert [(r.prompt.messages, r.completions, r.ranks) for r in again] == [
+        (r.prompt.messages, r.completions, r.ranks) for r in short
+    ]
+
+
+def test_inspecting_a_folder_of_everything():
+    found = inspect_data(DATA / "llama-factory")
+    by_name = {file.name: (file.format, file.records, bool(file.problem)) for file in found.files}
+    assert by_name["alpaca_zh_demo.json"] == ("alpaca", 1000, False)
+    assert by_name["kto_en_demo.json"] == ("", 0, True)
+    conversations, rankings, documents = (found.kinds[name] for name in ("conversations", "rankings", "documents"))
+    assert (rankings.pairs, rankings.sizes, documents.records) == (600, {2: 600}, 378)
+    assert conversations.scripts["CJK"] > 0.2 * conversations.scripts.total()

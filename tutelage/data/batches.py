@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -50,7 +50,7 @@ def encode_conversations(
     iterator = iter(conversations)
     while chunk := list(islice(iterator, _CHUNK)):
         for rendered in render_batch(tokenizer, [conversation.messages for conversation in chunk]):
-            ends = _turn_ends(rendered, tokenizer.end_id)
+            ends = _turn_ends(rendered, tokenizer.end_ids)
             fitting = [end for end in ends if end <= max_length]
             if not ends:
                 reasons["no assistant turn"] += 1
@@ -73,10 +73,10 @@ def fitting_prompts(
     return [prompt for prompt, _ in fits], [ids for _, ids in fits], len(every) - len(fits)
 
 
-def _turn_ends(rendered: Rendered, end_id: int) -> list[int]:
-    """Lengths after which an assistant's turn is complete: no text contains the end token, so each one ends a turn."""
+def _turn_ends(rendered: Rendered, end_ids: Collection[int]) -> list[int]:
+    """Lengths after which an assistant's turn is complete: no text contains an end token, so each one ends a turn."""
     pairs = zip(rendered.ids, rendered.loss_mask, strict=True)
-    return [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token == end_id]
+    return [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token in end_ids]
 
 
 def length_buckets(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -3,25 +3,29 @@
     read_documents      text files and folders, zip archives of them, {text}, {source, target}
     read_conversations  {messages}, Alpaca, ShareGPT, {prompt, completion} (T0), seed tasks, Open-Assistant trees
     read_prompts        {messages}, {prompt}, {turns} (MT-bench), JSON strings; and the prompts of any other format
-    read_rankings       our Ranking, hh-rlhf, {prompt, chosen, rejected}, AlpacaEval annotations, Open-Assistant trees
+    read_rankings       our Ranking, hh-rlhf, {prompt, chosen, rejected}, UltraFeedback, AlpacaEval, Open-Assistant trees
     read_answers        our Answers
 
-A wrong row stops the reader with a DataError that names file, line, field, what was expected and what stood there;
-``on_bad="skip"`` counts it in ``rejects`` instead. What a format leaves out by its nature is counted there too.
+Rows come from JSON, JSON lines, Parquet and Arrow files, saved data sets and the hub (sources.py), one after another:
+memory does not grow with a file. A wrong row stops the reader with a DataError that names file, line, field, what was
+expected and what stood there; ``on_bad="skip"`` counts it in ``rejects`` instead. What a format leaves out by its nature
+is counted there too.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
 from tutelage.data import rows, trees
-from tutelage.data.files import Rejects, Row, data_files, kind_of, read_lines, read_rows, read_zip, write_jsonl
-from tutelage.data.rows import RowError, Skip
+from tutelage.data.files import BadLine, Rejects, Row, kind_of, read_lines, read_zip, write_jsonl
+from tutelage.data.pieces import PIECE, pieces
+from tutelage.data.row_parts import RowError, Skip
+from tutelage.data.sources import ANY_FILE, Source, data_files, holds_rows, name_below, read_rows
 from tutelage.errors import DataError
 from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
 
@@ -29,11 +33,9 @@ OnBad = Literal["stop", "skip"]
 Convert = Callable[[Any], Iterator[Any]]
 R = TypeVar("R", bound=Record)
 
-PIECE = 16_384
-"""Longest document cut from a text file [bytes]."""
-
 __all__ = [
     "PIECE",
+    "OnBad",
     "Rejects",
     "detect",
     "pieces",
@@ -43,6 +45,8 @@ __all__ = [
     "read_prompts",
     "read_rankings",
     "recognise",
+    "records_of",
+    "what_is_in",
     "write_jsonl",
 ]
 
@@ -61,6 +65,7 @@ _RANKINGS: dict[str, Convert] = {
     "ranking": rows.ranking,
     "hh": rows.hh,
     "preference": rows.preference,
+    "ultrafeedback": rows.ultrafeedback,
     "alpaca_eval": rows.alpaca_eval,
     "oasst": trees.tree_rankings,
 }
@@ -72,6 +77,17 @@ _PROMPTS: dict[str, Convert] = {
     "string": rows.string,
 }
 
+_TABLES: dict[type[Record], Mapping[str, Convert]] = {
+    Ranking: _RANKINGS,
+    Conversation: _CONVERSATIONS,
+    Document: _DOCUMENTS,
+    Answers: _ANSWERS,
+    Prompt: _PROMPTS,
+}
+"""Kind of record -> the formats that are made for it."""
+
+_UNPAIRED = "unpaired preference"
+
 # What a row must have to be of a format; the first that fits is it, so the more demanding stand first.
 _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = tuple(
     (name, frozenset(fields.split()))
@@ -80,10 +96,11 @@ _SIGNATURES: tuple[tuple[str, frozenset[str]], ...] = tuple(
         ("answers", "prompt completions"),
         ("oasst", "message_tree_id prompt"),
         ("oasst", "message_id replies"),
+        ("ultrafeedback", "instruction completions"),
         ("alpaca_eval", "instruction output_1 output_2 preference"),
         ("preference", "chosen rejected"),
-        ("unpaired preference", "messages label"),
-        ("unpaired preference", "prompt completion label"),
+        (_UNPAIRED, "messages label"),
+        (_UNPAIRED, "prompt completion label"),
         ("sharegpt", "conversations"),
         ("conversation", "messages"),
         ("alpaca", "instruction output"),
@@ -113,16 +130,12 @@ def read_documents(
     with_rejects = rejects if rejects is not None else Rejects()
     path = Path(path)
     count = 0
-    for file in data_files(path, ("text", "rows", "zip"), with_rejects):
-        if kind_of(file) == "rows":
-            documents = _records(Document, file, path, _DOCUMENTS, format, on_bad, with_rejects)
-        else:
-            documents = _text_documents(file, _source(file, path), encoding, on_bad, with_rejects)
-        for document in documents:
+    for source in data_files(path, ANY_FILE, with_rejects):
+        for document in records_of(Document, source, path, format, on_bad, with_rejects, encoding):
             count += 1
             yield document
     if not count:
-        raise DataError(f"holds no text (left out: {with_rejects or 'nothing'})", path=path)
+        raise DataError(f"holds no text (left out: {with_rejects})", path=path)
     _say(path, with_rejects, rejects)
 
 
@@ -130,32 +143,28 @@ def read_conversations(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Conversation]:
     """Demonstrations."""
-    return _read(Conversation, path, _CONVERSATIONS, format, on_bad, rejects)
+    return _read(Conversation, path, format, on_bad, rejects)
 
 
 def read_rankings(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Ranking]:
     """Preferences; a pair is a ranking of two."""
-    return _read(Ranking, path, _RANKINGS, format, on_bad, rejects)
+    return _read(Ranking, path, format, on_bad, rejects)
 
 
 def read_answers(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Answers]:
     """Prompts with completions that wait to be ranked."""
-    return _read(Answers, path, _ANSWERS, format, on_bad, rejects)
+    return _read(Answers, path, format, on_bad, rejects)
 
 
 def read_prompts(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Prompt]:
     """Prompts; of conversations, rankings and answers their prompts, repeated as often as they stand there."""
-    others = {
-        name: lambda row, convert=convert: (r if isinstance(r, Skip) else rows.as_prompt(r) for r in convert(row))
-        for name, convert in (_RANKINGS | _CONVERSATIONS | _ANSWERS).items()
-    }
-    return _read(Prompt, path, others | _PROMPTS, format, on_bad, rejects)
+    return _read(Prompt, path, format, on_bad, rejects)
 
 
 def detect(path: Path) -> str:
@@ -164,18 +173,35 @@ def detect(path: Path) -> str:
     Raises DataError if nothing can be recognised.
     """
     found = set()
-    for file in data_files(Path(path), ("text", "rows", "zip"), Rejects()):
-        if kind_of(file) != "rows":
+    for source in data_files(Path(path), ANY_FILE, Rejects()):
+        if not holds_rows(source):
             found.add("text")
             continue
-        for row in read_rows(file):
+        for row in read_rows(source):
             if isinstance(row.value, DataError):
                 raise row.value
-            found.add(_recognise(row, file))
+            found.add(_recognise(row, source))
             break
         else:
-            raise DataError("is empty", path=file)
+            raise DataError("is empty", path=str(source))
     return " + ".join(sorted(found))
+
+
+def what_is_in(source: Source, format: str | None = None) -> tuple[str, type[Record]]:
+    """(format, kind of record) of a file by its first readable row. Raises DataError if it has none or is of no format."""
+    if not holds_rows(source):
+        return "text", Document
+    first: DataError | None = None
+    for row in read_rows(source):
+        if isinstance(row.value, DataError):
+            first = first or row.value
+            continue
+        name = format or _recognise(row, source)
+        kind = next((kind for kind, table in _TABLES.items() if name in table), None)
+        if kind is None:
+            raise _unreadable(None, row, source, name)
+        return name, Prompt if name == "conversation" and _waits(row.value.get("messages")) else kind
+    raise first or DataError("is empty", path=str(source))
 
 
 def recognise(row: Any) -> str | None:
@@ -185,45 +211,53 @@ def recognise(row: Any) -> str | None:
     if not isinstance(row, dict):
         return None
     name = next((name for name, fields in _SIGNATURES if fields <= row.keys()), None)
-    if name == "preference" and all(isinstance(v, str) for v in row.values()) and row.keys() == {"chosen", "rejected"}:
-        return "hh"
-    return name
+    return "hh" if name == "preference" and _is_hh(row) else name
 
 
-def pieces(lines: Iterable[str], limit: int = PIECE) -> Iterator[str]:
-    """Cut a text into pieces of at most ``limit`` bytes, most of them over a quarter of it; joined they are the text.
+def records_of(
+    kind: type[R],
+    source: Source,
+    path: Path,
+    format: str | None,
+    on_bad: OnBad,
+    rejects: Rejects,
+    encoding: str = "utf-8",
+) -> Iterator[R]:
+    """All records of one file below ``path``; those without a source get the file's name."""
+    name = name_below(source, path)
+    if isinstance(source, Path) and not holds_rows(source):
+        for document in _text_documents(source, name, encoding, on_bad, rejects):
+            yield cast(R, document)
+        return
+    convert: Convert | None = None
+    count = 0
+    for count, row in enumerate(read_rows(source), 1):  # noqa: B007
+        if isinstance(row.value, DataError):
+            _bad(row.value, "wrong row: not readable", on_bad, rejects, row.where(source), row.text)
+            continue
+        # A file of another format is not skipped row by row: it stops the reader whatever on_bad says.
+        convert = convert or _converter(kind, row, source, format)
+        try:
+            for record in _converted(convert, row, source):
+                if isinstance(record, Skip):
+                    place = f"{source}: {'row' if row.in_array else 'line'} {row.line}"
+                    rejects.add(record.reason, place, place=row.where(source), text=row.text)
+                elif isinstance(record, Document | Conversation | Prompt | Ranking) and not record.source:
+                    yield cast(R, record.model_copy(update={"source": name}))
+                else:
+                    yield cast(R, record)
+        except DataError as error:
+            _bad(error, f"wrong row: {_countable(error.field)}", on_bad, rejects, row.where(source), row.text)
+    if not count:
+        raise DataError("is empty", path=str(source))
 
-    A piece ends after the last blank line beyond a quarter of the limit, else at a line's end, else at a space.
-    """
-    buffer: list[str] = []
-    size = cut = cut_size = 0  # bytes held; lines and bytes up to the last good place to cut
-    for line in (part for whole in lines for part in _short(whole, limit)):
-        length = len(line.encode())
-        if size + length > limit:
-            if not cut:
-                cut, cut_size = len(buffer), size
-            yield "".join(buffer[:cut])
-            buffer, size, cut, cut_size = buffer[cut:], size - cut_size, 0, 0
-            if size + length > limit:  # the rest after a blank line was long itself
-                yield "".join(buffer)
-                buffer, size = [], 0
-        buffer.append(line)
-        size += length
-        if size >= limit // 4 and not line.strip():
-            cut, cut_size = len(buffer), size
-    if buffer:
-        yield "".join(buffer)
 
-
-def _short(line: str, limit: int) -> Iterator[str]:
-    """The line in parts of at most ``limit`` bytes, cut after spaces where there are any."""
-    characters = max(1, limit // 4)  # a character has at most four bytes
-    while len(line) > characters and len(line.encode()) > limit:
-        space = line.rfind(" ", 0, characters)
-        end = space + 1 if space > 0 else characters
-        yield line[:end]
-        line = line[end:]
-    yield line
+def _read(kind: type[R], path: Path, format: str | None, on_bad: OnBad, rejects: Rejects | None) -> Iterator[R]:
+    with_rejects = rejects if rejects is not None else Rejects()
+    path = Path(path)
+    for source in data_files(path, ("rows",), with_rejects):
+        yield from records_of(kind, source, path, format, on_bad, with_rejects)
+    _say(path, with_rejects, rejects)
 
 
 def _text_documents(file: Path, source: str, encoding: str, on_bad: OnBad, rejects: Rejects) -> Iterator[Document]:
@@ -240,115 +274,103 @@ def _text_documents(file: Path, source: str, encoding: str, on_bad: OnBad, rejec
             rejects.add("empty text file", name)
 
 
-def _readable(lines: Iterator[str | DataError], on_bad: OnBad, rejects: Rejects) -> Iterator[str]:
+def _readable(lines: Iterator[str | BadLine], on_bad: OnBad, rejects: Rejects) -> Iterator[str]:
     for line in lines:
-        if isinstance(line, DataError):
-            _bad(line, "line in another encoding", on_bad, rejects)
+        if isinstance(line, BadLine):
+            row = Row(line.line or 0, line, raw=line.raw)
+            _bad(line, "line in another encoding", on_bad, rejects, row.where(line.path), row.text)
         else:
             yield line
 
 
-def _read(
-    kind: type[R],
-    path: Path,
-    table: Mapping[str, Convert],
-    format: str | None,
-    on_bad: OnBad,
-    rejects: Rejects | None,
-) -> Iterator[R]:
-    with_rejects = rejects if rejects is not None else Rejects()
-    path = Path(path)
-    for file in data_files(path, ("rows",), with_rejects):
-        yield from _records(kind, file, path, table, format, on_bad, with_rejects)
-    _say(path, with_rejects, rejects)
-
-
-def _records(
-    kind: type[R],
-    file: Path,
-    path: Path,
-    table: Mapping[str, Convert],
-    format: str | None,
-    on_bad: OnBad,
-    rejects: Rejects,
-) -> Iterator[R]:
-    """All records of one file; those without a source get the file's name."""
-    convert: Convert | None = None
-    source = _source(file, path)
-    count = 0
-    for count, row in enumerate(read_rows(file), 1):  # noqa: B007
-        if isinstance(row.value, DataError):
-            _bad(row.value, "wrong row: not readable", on_bad, rejects)
-            continue
-        # A file of another format is not skipped row by row: it stops the reader whatever on_bad says.
-        convert = convert or _converter(kind, row, file, table, format)
-        try:
-            for record in _converted(convert, row, file):
-                if isinstance(record, Skip):
-                    rejects.add(record.reason, f"{file}: {'row' if row.in_array else 'line'} {row.line}")
-                elif isinstance(record, Document | Conversation | Prompt | Ranking) and not record.source:
-                    yield cast(R, record.model_copy(update={"source": source}))
-                else:
-                    yield cast(R, record)
-        except DataError as error:
-            _bad(error, f"wrong row: {_countable(error.field)}", on_bad, rejects)
-    if not count:
-        raise DataError("is empty", path=file)
-
-
-def _converter(kind: type[Record], row: Row, file: Path, table: Mapping[str, Convert], format: str | None) -> Convert:
+def _converter(kind: type[Record], row: Row, source: Source, format: str | None) -> Convert:
+    table = _table(kind)
     if format is not None and format not in table:
-        raise DataError(f"format {format!r} holds no {kind.__name__}", path=file, expected=", ".join(table))
-    name = format or _recognise(row, file)
+        raise DataError(f"format {format!r} holds no {kind.__name__}", path=str(source), expected=", ".join(table))
+    name = format or _recognise(row, source)
     if name not in table:
-        wanted = f"{kind.__name__}s ({', '.join(table)})"
-        raise DataError("holds another kind of data", path=file, expected=wanted, found=name)
+        raise _unreadable(kind, row, source, name)
     return table[name]
 
 
-def _recognise(row: Row, file: Path) -> str:
+def _table(kind: type[Record]) -> Mapping[str, Convert]:
+    """Format -> function, for one kind of record. Prompts are in nearly every format."""
+    if kind is not Prompt:
+        return _TABLES[kind]
+    others = {
+        name: lambda row, convert=convert: (r if isinstance(r, Skip) else rows.as_prompt(r) for r in convert(row))
+        for name, convert in (_RANKINGS | _CONVERSATIONS | _ANSWERS).items()
+    }
+    return others | _PROMPTS
+
+
+def _unreadable(kind: type[Record] | None, row: Row, source: Source, name: str) -> DataError:
+    """A recognised format that does not hold what is wanted."""
+    wanted = f"{kind.__name__.rstrip('s')}s ({', '.join(_table(kind))})" if kind else None
+    problem = "holds another kind of data"
+    if name == _UNPAIRED:
+        problem += ": a good or bad for each answer alone ranks no answer above another"
+    return DataError(problem, path=str(source), expected=wanted, found=name)
+
+
+def _waits(messages: Any) -> bool:
+    """True for messages whose last is the user's: a prompt, not a demonstration."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "user"
+
+
+def _is_hh(row: dict[str, Any]) -> bool:
+    """A preference whose sides are transcripts, which is what two texts with no prompt beside them must be."""
+    sides = (row["chosen"], row["rejected"])
+    if not all(isinstance(side, str) for side in sides) or {"prompt", "instruction", "messages"} & row.keys():
+        return False
+    marked = sides[0].lstrip().startswith(("Human:", "Assistant:"))
+    return marked or row.keys() == {"chosen", "rejected"}
+
+
+def _recognise(row: Row, source: Source) -> str:
     name = recognise(row.value)
     if name is None:
-        found = sorted(row.value) if isinstance(row.value, dict) else row.value
-        raise DataError("no known format has these fields", **row.place(file), found=found)
+        if not isinstance(row.value, dict):
+            raise DataError("is no object", **row.place(source), expected="an object", found=row.value)
+        lists = [key for key, value in row.value.items() if isinstance(value, list) and value and recognise(value[0])]
+        hint = f"; its rows seem to stand in the list {lists[0]!r}: write that list alone" if lists else ""
+        raise DataError(f"no known format has these fields{hint}", **row.place(source), found=sorted(row.value))
     return name
 
 
-def _converted(convert: Convert, row: Row, file: Path) -> Iterator[Record | Skip]:
+def _converted(convert: Convert, row: Row, source: Source) -> Iterator[Record | Skip]:
     """The row's records; whatever is wrong with it as a DataError."""
-    if not isinstance(row.value, dict | str):
-        raise DataError("is no object", **row.place(file), expected="an object", found=row.value)
+    where: dict[str, Any] = row.place(source)
+    if not isinstance(row.value, dict) and not (isinstance(row.value, str) and convert is rows.string):
+        raise DataError("is no object", **where, expected="an object", found=row.value)
     try:
         yield from convert(row.value)
     except RowError as bad:
-        where: dict[str, Any] = row.place(file)
         raise DataError(bad.problem, **where, field=bad.field, expected=bad.expected, found=bad.found) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"])) or None
         found = None if first["type"] == "missing" else first["input"]
-        raise DataError(first["msg"], **row.place(file), field=name, found=found) from None
+        raise DataError(first["msg"], **where, field=name, found=found) from None
     except (KeyError, TypeError, AttributeError) as error:
         # A row unlike the first: a field that this format needs is missing or of another type.
         fields = sorted(row.value) if isinstance(row.value, dict) else row.value
         field = error.args[0] if isinstance(error, KeyError) and error.args else None
-        raise DataError("is not like the first row", **row.place(file), field=field, found=fields) from None
+        raise DataError("is not like the first row", **where, field=field, found=fields) from None
+    except RecursionError:
+        raise DataError("is nested too deeply", **where) from None
 
 
-def _bad(error: DataError, reason: str, on_bad: OnBad, rejects: Rejects) -> None:
+def _bad(error: DataError, reason: str, on_bad: OnBad, rejects: Rejects, place: str, text: Callable[[], str]) -> None:
     if on_bad == "stop":
         raise error
-    rejects.add(reason, str(error))
+    rejects.add(reason, str(error), place=place, text=text)
 
 
 def _countable(field: str | None) -> str:
     """A field's name without positions in lists, so that "messages.3.role" and "messages.5.role" count together."""
     return ".".join(part for part in (field or "whole").split(".") if not part.isdigit())
-
-
-def _source(file: Path, path: Path) -> str:
-    """The file's name, with the folders below what the user gave."""
-    return file.name if file == path else file.relative_to(path).as_posix()
 
 
 def _say(path: Path, rejects: Rejects, asked: Rejects | None) -> None:

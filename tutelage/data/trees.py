@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tutelage.data.rows import Fields, RowError, Skip, as_text
+from tutelage.data.row_parts import Fields, RowError, Skip, as_text
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking, Role
 
 _ROLES: dict[str, Role] = {"prompter": "user", "assistant": "assistant"}
