@@ -17,7 +17,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
-from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_batch, transcript
+from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer
 
 Shots = Callable[[Prompt], Sequence[Conversation]]
@@ -135,9 +135,11 @@ class Assistant:
         """Scores at the last real token of each; an answer that is not ``finished`` gets no end-of-turn token."""
         if not isinstance(self.model, ScalarModel):
             raise CheckpointError(f"{self.name} is a language model; scoring needs a reward model")
-        rendered = [r.ids for r in render_batch(self.tokenizer, dialogues)]
-        if finished is not None:
-            rendered = [ids if done else ids[:-1] for ids, done in zip(rendered, finished, strict=True)]
+        rendered = [r.until_end().ids for r in render_batch(self.tokenizer, dialogues)]
+        for i, done in enumerate(finished or ()):
+            if not done:
+                prompt, answer = render_answers(self.tokenizer, dialogues[i][:-1], [dialogues[i][-1].content], [False])
+                rendered[i] = prompt + answer[0]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
         scores = [0.0] * len(rendered)
         for start in range(0, len(order), batch_size):
@@ -160,12 +162,12 @@ class Assistant:
 
     @property
     def _turn_ends(self) -> frozenset[int]:
-        return frozenset([self.tokenizer.end_id])
+        return frozenset(self.tokenizer.end_ids)
 
     @property
     def _text_ends(self) -> frozenset[int]:
         """A text ends where the next document begins."""
-        return frozenset([self.tokenizer.end_id, self.tokenizer.bos_id])
+        return frozenset([*self.tokenizer.end_ids, self.tokenizer.bos_id])
 
     def _engine(self, max_batch: int) -> Engine:
         return Engine(self._decoder, max_batch=max_batch, autocast=self.dtype)

@@ -27,7 +27,7 @@ from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Answers, Conversation, Message, Prompt
-from tutelage.text.chat import render
+from tutelage.text.chat import render_answers
 
 
 class Verdict(Protocol):
@@ -172,9 +172,10 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
     rows = []
     for item in answers:
         completion = item.completions[0]
-        prompt = render(assistant.tokenizer, item.prompt.messages, add_generation_prompt=True).ids
-        answer = assistant.tokenizer.encode(completion.text) + [assistant.tokenizer.end_id] * completion.finished
-        rows.append((prompt, answer))
+        prompt, written = render_answers(
+            assistant.tokenizer, item.prompt.messages, [completion.text], [completion.finished]
+        )
+        rows.append((prompt, written[0]))
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), longest), assistant.tokenizer.pad_id)
     targets = torch.full((len(rows), longest), -1)
