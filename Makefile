@@ -18,6 +18,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/test_imports.py
 
 proof: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests -m proof
 	$(BIN)/python -m tests.proof
 
 proof-real: $(VENV)/installed-dev

@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from tutelage import recipe
+from tutelage import recipe, runs
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli import VERBS
 from tutelage.data import formats
@@ -111,11 +111,24 @@ def test_every_command_in_the_guide_could_be_typed(name):
 def settle(words: list[str]) -> tuple[str, list[str]]:
     """The command (of two words for data and tokenizer) and its arguments, with what has no name given its name."""
     verb, rest = words[0], words[1:]
+    if verb == "data" and rest[0] in ("inspect", "convert") and not rest[1].startswith("--"):
+        rest.insert(1, "--path")
+    if verb == "runs":
+        kind, _, unnamed = runs.COMMANDS.get(rest[0], (None, None, "run"))
+        given = rest[1:] if unnamed != "runs" else [json.dumps(rest[1:])]
+        command = "runs show" if kind is None else f"runs {rest[0]}"  # resume takes a folder, and the stage's settings
+        return command, [f"--{unnamed}={given[0]}", *given[1:]] if given else []
     if verb in ("data", "tokenizer"):
         return f"{verb} {rest[0]}", rest[1:]
     if verb == "demo":
         return "run", ["--recipe", "recipes/demo.yaml", *rest]
-    positional = {"run": "recipe", "generate": "checkpoint", "chat": "checkpoint", "report": "folder"}.get(verb)
+    positional = {
+        "run": "recipe",
+        "generate": "checkpoint",
+        "chat": "checkpoint",
+        "export": "checkpoint",
+        "report": "folder",
+    }.get(verb)
     if positional and rest and not rest[0].startswith("--"):
         return verb, [f"--{positional}", *rest]
     return verb, rest

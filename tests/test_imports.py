@@ -16,7 +16,10 @@ ALLOWED = {
     "errors": set(),
     "records": {"errors"},
     "recipe": {"errors"},
-    "run_folder": {"errors", "recipe", "__version__"},
+    "origin": {"errors", "__version__"},
+    "run_folder": {"errors", "recipe", "origin", "__version__"},
+    "screen": set(),
+    "runs": {"errors", "recipe", "origin", "run_folder", "screen"},
     "world": EVERYBODY,
     "text": EVERYBODY,
     "data": EVERYBODY | {"text"},
@@ -28,8 +31,8 @@ ALLOWED = {
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
-NO_TORCH = {"errors", "records", "recipe", "run_folder", "world", "text"}
-TIES = {"pipeline", "simulated_ranking", "commands", "cli", "__init__", "__main__"}
+NO_TORCH = {"errors", "records", "recipe", "origin", "run_folder", "runs", "world", "text"}
+TIES = {"pipeline", "simulated_ranking", "gguf_export", "data_commands", "commands", "cli", "__init__", "__main__"}
 
 
 def parts() -> Iterator[tuple[str, Path]]:

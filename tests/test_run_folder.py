@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import resource
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tutelage.errors import RunFolderError, UsageError
+from tutelage import __version__, origin
+from tutelage.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from tutelage.recipe import Settings
-from tutelage.run_folder import hash_of, open_run, write_atomic
+from tutelage.run_folder import hash_of, holder, open_run, removable, remove, temporaries, write_atomic
 
 
 class Some(Settings):
@@ -24,14 +37,20 @@ def test_a_second_process_is_refused_by_name(tmp_path):
         "from tutelage.run_folder import open_run\nclass Some(Settings):\n    lr: float = 1.0\n    out: str = ''\n"
         "with open_run(Path(sys.argv[1]), 'x', Some(), {}):\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-    assert holder.stdout
-    holder.stdout.readline()
-    with pytest.raises(RunFolderError, match=f"process {holder.pid}"), open_run(tmp_path, "x", Some(), {}):
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert other.stdout
+    other.stdout.readline()
+    now = time.strftime("%Y-%m-%d %H:")
+    named = (
+        rf"held by process {other.pid} on {socket.gethostname()} since {now}\d\d:\d\d: .*{shlex.quote(str(tmp_path))}"
+    )
+    with pytest.raises(RunFolderError, match=named), open_run(tmp_path, "x", Some(), {}):
         pass
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
+    assert f"process {other.pid}" in (holder(tmp_path) or "")
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    assert holder(tmp_path) is None
     for _ in range(100):  # the lock dies with its holder
         try:
             with open_run(tmp_path, "x", Some(), {}) as run:
@@ -105,3 +124,169 @@ def test_folder_hash_sees_names_and_contents_but_not_logs(tmp_path):
     assert hash_of(tmp_path) == first
     (tmp_path / "a").rename(tmp_path / "b")
     assert hash_of(tmp_path) != first
+
+
+def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path):
+    """A forked child inherits the open lock file; it must let go of it, or a dead process would block the folder."""
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom tutelage.recipe import Settings\n"
+        "from tutelage.run_folder import open_run\n"
+        "with open_run(Path(sys.argv[1]), 'x', Settings(), {}):\n    child = os.fork()\n    if child:\n"
+        "        print(child, flush=True)\n        os.kill(os.getpid(), 9)\n    os.close(1)\n    time.sleep(60)\n    os._exit(0)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = int(run.stdout)
+    try:
+        assert run.returncode == -signal.SIGKILL
+        os.kill(child, 0)  # it lives
+        with open_run(tmp_path, "x", Settings(), {}):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_lineage_says_which_code_and_every_run_before(tmp_path):
+    """Three runs, each from the last one's checkpoint: the third knows the first."""
+    source = tmp_path / "text"
+    source.write_text("one")
+    for number in range(3):
+        with open_run(tmp_path / str(number), f"stage{number}", Some(), {"start": source}) as run:
+            run.checkpoint.mkdir()
+            (run.checkpoint / "weights").write_text(str(number))
+            shutil.copy(run.path / "lineage.json", run.checkpoint)
+            run.finish({})
+        source = run.checkpoint
+    lineage = json.loads((tmp_path / "2" / "lineage.json").read_text())
+    first, second = (hash_of(tmp_path / number / "checkpoint") for number in "01")
+    assert lineage["inputs"]["start"]["sha256"] == second
+    assert {digest: made["stage"] for digest, made in lineage["ancestors"].items()} == {
+        first: "stage0",
+        second: "stage1",
+    }
+    assert lineage["ancestors"][second]["inputs"]["start"]["sha256"] == first
+    assert lineage["tutelage"] == lineage["code"]["version"] == __version__
+    assert len(lineage["id"]) == 12
+
+
+def test_a_damaged_lineage_of_an_input_is_named(tmp_path):
+    (tmp_path / "lineage.json").write_text('{"stage": "sft"')
+    with (
+        pytest.raises(RunFolderError, match=r"lineage\.json is damaged \(no lineage\)"),
+        open_run(tmp_path / "run", "x", Some(), {"checkpoint": tmp_path}),
+    ):
+        pass
+
+
+def test_the_code_version_is_that_of_the_checkout(tmp_path, monkeypatch):
+    """Commit and whether tracked files were changed, held against a repository made here; unknown outside of one."""
+    (tmp_path / "tutelage").mkdir()
+    (tmp_path / "file").write_text("a")
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "tutelage" / "origin.py"))
+    ask = origin.code_version.__wrapped__
+    assert ask() == {"version": __version__, "commit": None, "dirty": None}
+    for command in ("init -q", "add file", "-c user.name=a -c user.email=a@b commit -qm first"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert ask() == {"version": __version__, "commit": commit, "dirty": False}
+    (tmp_path / "file").write_text("b")
+    assert ask() == {"version": __version__, "commit": commit, "dirty": True}
+
+
+def sessions(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (path / "sessions.jsonl").read_text().splitlines()]
+
+
+def test_sessions_say_when_by_what_and_how_it_ended(tmp_path):
+    for error, caught in ((Interrupted("stop"), Interrupted), (ValueError("no such luck"), ValueError)):
+        with pytest.raises(caught), open_run(tmp_path, "x", Some(), {}):
+            raise error
+    with open_run(tmp_path, "x", Some(), {}) as run:
+        run.finish({"loss": 1.0})
+    with open_run(tmp_path, "x", Some(), {}):
+        pass  # finished: nothing is done, nothing is noted
+    starts, ends = ([row for row in sessions(tmp_path) if row["event"] == event] for event in ("start", "end"))
+    assert [(row["outcome"], row.get("error")) for row in ends] == [
+        ("stopped", None),
+        ("failed", "ValueError: no such luck"),
+        ("finished", None),
+    ]
+    assert all(row["command"] == origin.command_line() and row["code"]["version"] == __version__ for row in starts)
+    assert starts[0]["time"] <= ends[-1]["time"]
+
+
+def test_what_a_killed_process_left_half_written_is_cleaned_up(tmp_path):
+    with open_run(tmp_path, "x", Some(), {}):
+        pass
+    kept = tmp_path / "checkpoint" / ".hidden"
+    for stale in (
+        ".state.pt.7.tmp",
+        "checkpoint/.model.safetensors.7.tmp",
+        "tokens/.a.npy.7.tmp",
+        ".checkpoint.7.tmp/a",
+    ):
+        (tmp_path / stale).parent.mkdir(exist_ok=True)
+        (tmp_path / stale).write_text("half")
+    kept.write_text("mine")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".best.7.tmp").symlink_to("nowhere")
+    assert len(temporaries(tmp_path)) == 5
+    with open_run(tmp_path, "x", Some(), {}):
+        assert not temporaries(tmp_path)
+    assert kept.read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_what_stood_there_stands(tmp_path):
+    """A file may grow to 4 kB here and no further, as a quota would have it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_atomic(tmp_path / "file", b"old")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        with (
+            pytest.raises(TrainingError, match=r"no room left on the disk \(File too large\).* begins anew"),
+            open_run(tmp_path, "x", Some(), {}),
+        ):
+            write_atomic(tmp_path / "file", b"new" * 4096)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert not temporaries(tmp_path)
+    assert "no room" in str(sessions(tmp_path)[-1]["error"])
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), open_run(tmp_path, "x", Some(), {}):
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RunFolderError, match=r"file: cannot be written \(File exists\); give another --out"),
+        open_run(tmp_path / "file", "x", Some(), {}),
+    ):
+        pass
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom tutelage.recipe import Settings\n"
+        "from tutelage.run_folder import open_run\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"
+        "with open_run(Path(sys.argv[1]), 'x', Settings(), {}):\n    pass\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # not below tmp_path, which only its owner may enter
+        os.chmod(folder, 0o555)
+        run = subprocess.run([sys.executable, "-c", code, f"{folder}/run"], capture_output=True, text=True)
+    assert f"{folder}/run: cannot be written (Permission denied); give another --out" in run.stderr.splitlines()[-1]
+
+
+@given(st.sets(st.integers(0, 10**8 - 1), max_size=8), st.integers(1, 4), st.data())
+def test_the_newest_and_the_best_are_never_removable(steps, keep, data):
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Path(folder)
+        for step in steps:
+            (checkpoints / f"step-{step:08d}").mkdir()
+        best = data.draw(st.sampled_from(sorted(steps))) if steps else None
+        if best is not None:
+            (checkpoints / "best").symlink_to(f"step-{best:08d}")
+        going = removable(checkpoints, keep)
+        for path in going:
+            remove(path)
+        left = {int(path.name[5:]) for path in checkpoints.glob("step-*")}
+    assert left == set(sorted(steps)[-keep:]) | ({best} if best is not None else set())

@@ -5,6 +5,7 @@ An error is one line and an exit code: 2 for what the user gave, 1 for what went
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -153,22 +154,34 @@ def ppo(arguments: list[str]) -> None:
 
 
 def data(arguments: list[str]) -> None:
-    """`tutelage data world|rank`."""
-    choices = ("world", "rank")
+    """`tutelage data world|rank|inspect|convert`."""
+    choices = ("inspect", "convert", "world", "rank")
     if not arguments or arguments[0] not in choices:
-        print("usage: tutelage data world --out DIR      make the embedded world's texts, demonstrations and prompts")
+        print("usage: tutelage data inspect PATH                 say what is in a file, a folder or a data set")
+        print("       tutelage data convert --path IN --out OUT [--to FORMAT]      write it in another format")
+        print("       tutelage data world --out DIR      make the embedded world's texts, demonstrations and prompts")
         print(
             "       tutelage data rank --answers FILE --world DIR --out FILE      let simulated labellers rank answers"
         )
         if arguments and arguments[0] not in ("-h", "--help"):
             raise UsageError(f"unknown data command {arguments[0]!r}; there are {', '.join(choices)}")
         return
+    verb, rest = arguments[0], arguments[1:]
+    if verb in ("inspect", "convert"):  # without torch
+        from tutelage import data_commands
+
+        rest = ["--path", *rest] if rest and not rest[0].startswith("--") else rest
+        kind, action = data_commands.COMMANDS[verb]
+        settings = configure(f"data {verb}", kind, rest)
+        if settings is not None:
+            action(settings)
+        return
     from tutelage import commands
 
-    if arguments[0] == "world":
-        run_stage("data world", commands.WorldCommand, commands.make_world_files, arguments[1:])
+    if verb == "world":
+        run_stage("data world", commands.WorldCommand, commands.make_world_files, rest)
     else:
-        run_stage("data rank", commands.RankCommand, commands.rank_answers, arguments[1:])
+        run_stage("data rank", commands.RankCommand, commands.rank_answers, rest)
 
 
 def tokenizer(arguments: list[str]) -> None:
@@ -211,10 +224,49 @@ def report(arguments: list[str]) -> None:
     run_stage("report", commands.ReportCommand, commands.write_report, arguments, positional="folder")
 
 
+def export(arguments: list[str]) -> None:
+    """`tutelage export CHECKPOINT --out FILE.gguf`."""
+    from tutelage import gguf_export
+
+    run_stage("export", gguf_export.ExportSettings, gguf_export.export, arguments, positional="checkpoint")
+
+
+def runs(arguments: list[str]) -> None:
+    """`tutelage runs list|show|compare|resume|prune`."""
+    from tutelage import runs as folders
+
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb == "resume" and rest and not rest[0].startswith("-"):
+        stage, again = folders.resumption(Path(rest[0]), rest[1:])
+        if stage not in VERBS:
+            raise UsageError(f"{rest[0]} was made by {stage!r}, which this version of tutelage does not have")
+        VERBS[stage][1](again)
+        return
+    if verb not in folders.COMMANDS:
+        print("usage: tutelage runs list [ROOT]                       the runs below a folder, and how they stand")
+        print("       tutelage runs show RUN                          recipe, lineage, sessions, figures, checkpoints")
+        print("       tutelage runs compare RUN RUN ...               settings that differ, figures side by side")
+        print("       tutelage runs resume RUN [--setting value ...]  go on with one that stopped")
+        print("       tutelage runs prune RUN|ROOT [--dry_run]        delete what finished runs no longer need")
+        if verb == "resume" and "--help" not in rest and "-h" not in rest:
+            raise UsageError("runs resume needs a run folder")
+        if verb not in ("resume", "-h", "--help"):
+            raise UsageError(f"unknown runs command {verb!r}; there are {', '.join([*folders.COMMANDS, 'resume'])}")
+        return
+    kind, action, unnamed = folders.COMMANDS[verb]
+    place = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
+    given, named = rest[:place], rest[place:]
+    if verb == "compare" and given:
+        given = [json.dumps(given)]
+    settings = configure(f"runs {verb}", kind, [f"--{unnamed}={given[0]}", *given[1:], *named] if given else named)
+    if settings is not None:
+        action(settings)
+
+
 VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "demo": ("raise a small assistant from nothing on the embedded world, and report", demo),
     "run": ("run a recipe: every stage, evaluation and report", run),
-    "data": ("make the embedded world's files; rank answers with simulated labellers", data),
+    "data": ("inspect and convert data files; make the embedded world's; rank answers with simulated labellers", data),
     "tokenizer": ("train a tokenizer", tokenizer),
     "pretrain": ("pretrain a decoder on a mixture of texts", pretrain),
     "sft": ("fine-tune on demonstrations", sft),
@@ -223,6 +275,8 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "generate": ("answer prompts with a checkpoint", generate),
     "chat": ("talk to a checkpoint in the terminal", chat),
     "eval": ("win rates between two checkpoints", evaluate),
+    "export": ("write a checkpoint as a GGUF file for llama.cpp", export),
+    "runs": ("list, show, compare, resume and prune run folders", runs),
     "report": ("write a finished run's report and plots again", report),
 }
 

@@ -1,9 +1,12 @@
-"""What a run leaves behind, so that anyone can see later what made it.
+"""What a run leaves behind, so that anyone can see later what made it, and go on from where it stopped.
 
 recipe.yaml     every setting, resolved
-lineage.json    the stage, the code version, and the hash of every input
+lineage.json    the stage, the code version, the hash of every input, and the runs that those came from
+sessions.jsonl  when it ran, by which command, on what kind of machine, and how that ended
 metrics.jsonl   one row a logged step
-state.pt        what an interrupted run goes on from; removed when it is done
+state.pt        what an interrupted run goes on from, and state.previous.pt the one before; removed when it is done
+progress.json   the step of that state, of how many; removed with it
+checkpoints/    intermediate results, where they were asked for; `best` names the best of them
 checkpoint/     the result
 done.json       the stage's closing figures; its presence means: finished
 lock            held by the one process that works here
@@ -11,25 +14,37 @@ lock            held by the one process that works here
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
+import secrets
+import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from pydantic import BaseModel
 
 from tutelage import __version__, recipe
-from tutelage.errors import RunFolderError, UsageError
+from tutelage.errors import Interrupted, RunFolderError, TrainingError, TutelageError, UsageError
+from tutelage.origin import LINEAGE, ancestors, code_version, command_line, now, read_lineage
 
-_PLACE_OR_SPEED = {"out", "device", "save_every", "microbatch"}
-"""Settings, by their last name, that may differ when a run goes on: they change where and how fast, not what."""
+_PLACE_OR_SPEED = {
+    "out", "device", "microbatch", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker", "project",
+}  # fmt: skip
+"""Settings, by their last name, that may differ when a run goes on: they change where, how fast and what is kept beside."""
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+_HELD: set[IO[str]] = set()
+"""The lock files that this process holds."""
 
 
 class RunFolder:
@@ -38,8 +53,13 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint"
+        self.checkpoints = path / "checkpoints"
         self.state = path / "state.pt"
+        self.previous_state = path / "state.previous.pt"
+        self.until_closed = ExitStack()
+        """Contexts that last until the folder is closed."""
         self._metrics = path / "metrics.jsonl"
+        self._progress = path / "progress.json"
         self._done = path / "done.json"
 
     @property
@@ -57,26 +77,40 @@ class RunFolder:
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def log_is_safe(self) -> None:
+        """Put the rows so far on the disk itself: a state must not outlive the rows of the steps that it holds."""
+        if self._metrics.exists():
+            with self._metrics.open("rb") as file:
+                os.fsync(file.fileno())
+
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps after ``step``: a resumed run does them again."""
         if self._metrics.exists():
             rows = [row for row in self._metrics.read_text().splitlines() if _step_of(row) <= step]
             write_atomic(self._metrics, "".join(row + "\n" for row in rows).encode())
 
+    def note(self, event: str, **facts: Any) -> None:
+        """Append a row to sessions.jsonl: what happened, and when."""
+        with (self.path / "sessions.jsonl").open("a") as file:
+            file.write(json.dumps({"event": event, "time": now()} | facts) + "\n")
+
+    def note_progress(self, step: int, steps: int) -> None:
+        """Say in a file that anyone can read which step the saved state is of, of how many."""
+        write_atomic(self._progress, json.dumps({"step": step, "steps": steps}).encode())
+
     def lineage(self) -> dict[str, Any]:
         """What made this run; every checkpoint carries a copy."""
-        return json.loads((self.path / "lineage.json").read_text())
+        return read_lineage(self.path / LINEAGE)
 
     def input_hash(self, role: str) -> str:
         """The hash of one of the run's inputs."""
         return self.lineage()["inputs"][role]["sha256"]
 
     def finish(self, numbers: Mapping[str, Any]) -> None:
-        """Mark the stage finished, with its closing figures, and drop the state to resume from."""
-        if self.checkpoint.exists():
-            write_atomic(self.checkpoint / "lineage.json", json.dumps(self.lineage(), indent=2).encode())
+        """Mark the stage finished, with its closing figures, and drop the states to resume from."""
         write_atomic(self._done, json.dumps(dict(numbers), indent=2).encode())
-        self.state.unlink(missing_ok=True)
+        for path in (self.state, self.previous_state, self._progress):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -84,25 +118,33 @@ def open_run(path: Path, stage: str, settings: BaseModel, inputs: Mapping[str, P
     """Create or reopen a run folder under its lock.
 
     Reopening with the same settings and inputs goes on where the run stopped. Raises RunFolderError if another process holds
-    it, or if settings or inputs differ (naming them); UsageError if an input is missing.
+    it, if it cannot be written, or if settings or inputs differ (naming them); UsageError if an input is missing. A disk that
+    fills up or refuses while the folder is open becomes a TrainingError of one line.
     """
     for role, source in inputs.items():
         if not source.exists():
             raise UsageError(f"{stage}: {role} not found: {source}")
-    path.mkdir(parents=True, exist_ok=True)
-    with _locked(path / "lock"):
-        lineage = {
-            "stage": stage,
-            "tutelage": __version__,
-            "inputs": {role: {"path": str(source), "sha256": hash_of(source)} for role, source in inputs.items()},
-        }
+    with _writable(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        with _writable(path):
+            for stale in temporaries(path):
+                remove(stale)
+        hashes = {role: {"path": str(source), "sha256": _input_hash(role, source)} for role, source in inputs.items()}
         run = RunFolder(path)
-        if (path / "recipe.yaml").exists() and (path / "lineage.json").exists():
-            _check_same(path, settings, lineage, run.lineage())
+        if (path / "recipe.yaml").exists() and (path / LINEAGE).exists():
+            _check_same(path, settings, hashes, run.lineage())
         else:
-            write_atomic(path / "lineage.json", json.dumps(lineage, indent=2).encode())
-            write_atomic(path / "recipe.yaml", recipe.dump(settings).encode())
-        yield run
+            lineage = {"stage": stage, "id": secrets.token_hex(6), "tutelage": __version__, "code": code_version()}
+            lineage |= {"inputs": hashes, "ancestors": ancestors(hashes)}
+            with _writable(path):
+                write_atomic(path / LINEAGE, json.dumps(lineage, indent=2).encode())
+                write_atomic(path / "recipe.yaml", recipe.dump(settings).encode())
+        if run.finished:
+            yield run
+            return
+        with _session(run), run.until_closed:
+            yield run
 
 
 def hash_of(path: Path) -> str:
@@ -112,21 +154,117 @@ def hash_of(path: Path) -> str:
         _feed(digest, path)
         return digest.hexdigest()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        if file.name not in ("lock", "lineage.json"):
+        if file.name not in ("lock", LINEAGE):
             digest.update(str(file.relative_to(path)).encode() + b"\0")
             _feed(digest, file)
     return digest.hexdigest()
+
+
+def _input_hash(role: str, source: Path) -> str:
+    try:
+        return hash_of(source)
+    except OSError as error:
+        raise UsageError(f"{role} cannot be read: {error.filename or source} ({error.strerror})") from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write so that a reader sees the old file or the new one, whatever happens in between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Put a folder's names on the disk: a file that was renamed keeps its new name when the power goes."""
+    with suppress(OSError):  # some file systems have no fsync for folders
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder so that nobody ever meets a half of it: renamed to a temporary name first."""
+    doomed = path.with_name(f".{path.name.strip('.')}.gone.{os.getpid()}.tmp")
+    path.replace(doomed)
+    shutil.rmtree(doomed) if doomed.is_dir() and not doomed.is_symlink() else doomed.unlink()
+
+
+def removable(checkpoints: Path, keep: int) -> list[Path]:
+    """Intermediate checkpoints that may go: all but the newest ``keep`` and the one that `best` names; oldest first."""
+    best = checkpoints / "best"
+    named = best.readlink().name if best.is_symlink() else None
+    found = sorted(checkpoints.glob("step-*"))
+    return [folder for folder in found[: max(0, len(found) - keep)] if folder.name != named]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        named |= (
+            flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + str(name): value}
+        )
+    return named
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What a killed process left half-written in a run folder. Nobody's, if one has the lock."""
+    folders = ("", "checkpoint", "checkpoints", "tokens", "data", "tokenizer")
+    return [stale for folder in folders for stale in sorted((path / folder).glob(".*.tmp"))]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run folder's lock, which the system releases if the process dies; its file says who holds it.
+
+    Raises RunFolderError if another process holds it, naming that, or if the folder cannot be written.
+    """
+    with _writable(path):
+        file = (path / "lock").open("a+")
+    with file:
+        for attempt in range(5):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 4:
+                    file.seek(0)
+                    raise RunFolderError(f"{path} is held by {file.read().strip() or 'another process'}") from None
+                time.sleep(0.05)  # `holder` takes the lock for a moment when it looks
+            except OSError as error:
+                raise RunFolderError(f"{path}: cannot be locked ({error.strerror}); give another --out") from None
+        with _writable(path):
+            file.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}: {command_line()}")
+            file.flush()
+        _HELD.add(file)
+        try:
+            yield
+        finally:
+            _HELD.discard(file)
+
+
+def holder(path: Path) -> str | None:
+    """Who works in this run folder, in words; None where nobody does."""
+    with suppress(OSError), (path / "lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "another process"
+    return None
 
 
 def _step_of(row: str) -> float:
@@ -143,8 +281,9 @@ def _feed(digest: Any, path: Path) -> None:
             digest.update(block)
 
 
-def _check_same(path: Path, settings: BaseModel, lineage: dict[str, Any], before: dict[str, Any]) -> None:
-    old, new = (_flat(yaml.safe_load(text)) for text in ((path / "recipe.yaml").read_text(), recipe.dump(settings)))
+def _check_same(path: Path, settings: BaseModel, inputs: dict[str, dict[str, str]], before: dict[str, Any]) -> None:
+    kept = recipe.read_yaml(path / "recipe.yaml")
+    old, new = flat(kept), flat(yaml.safe_load(recipe.dump(settings)))
     differing = sorted(
         key
         for key in old.keys() | new.keys()
@@ -156,33 +295,68 @@ def _check_same(path: Path, settings: BaseModel, lineage: dict[str, Any], before
             f"{path} was made with other settings ({key}: {old.get(key)!r} there, {new.get(key)!r} now"
             f"{f', and {len(differing) - 1} more' if len(differing) > 1 else ''}); give another --out or delete it"
         )
-    for role, entry in lineage["inputs"].items():
+    for role, entry in inputs.items():
         if before["inputs"].get(role, {}).get("sha256") != entry["sha256"]:
             raise RunFolderError(
                 f"{path}: its {role} ({entry['path']}) has changed since the run began; give another --out or delete it"
             )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + str(name): value}
-        )
-    return flat
+@contextmanager
+def _session(run: RunFolder) -> Iterator[None]:
+    """Note in sessions.jsonl when work began and how it ended; a disk's refusal becomes an error of one line."""
+    with _writable(run.path):
+        run.note("start", command=command_line(), code=code_version())
+    outcome, message = "failed", None
+    try:
+        yield
+        outcome = "stopped"
+    except (Interrupted, KeyboardInterrupt):
+        outcome = "stopped"
+        raise
+    except OSError as error:
+        trouble = _disk_trouble(run, error)
+        message = str(trouble or error)
+        if trouble is None:
+            raise
+        raise trouble from error
+    except TutelageError as error:
+        message = str(error)
+        raise
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        with suppress(OSError):  # the disk may be full: the error that is on its way says more
+            run.note("end", outcome="finished" if run.finished else outcome, **({"error": message} if message else {}))
+
+
+def _disk_trouble(run: RunFolder, error: OSError) -> TutelageError | None:
+    """What a failing disk means for the run, in one line; None for an error that is not the disk's."""
+    if error.errno not in _NO_ROOM | _REFUSED:
+        return None
+    what = "no room left on the disk" if error.errno in _NO_ROOM else "the disk refuses"
+    where = f" for {error.filename}" if error.filename else ""
+    saved = run.state.exists() or run.previous_state.exists()
+    then = "goes on from the last saved state" if saved else "begins anew: no state was saved yet"
+    return TrainingError(
+        f"{run.path}: {what}{where} ({error.strerror}); what was there before is whole. Put that right, and the same command {then}"
+    )
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock that the system releases if the process dies; the file says who holds it."""
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RunFolderError(f"{path.parent} is held by {file.read().strip() or 'another process'}") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+def _writable(path: Path) -> Iterator[None]:
+    try:
         yield
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be written ({error.strerror}); give another --out") from None
+
+
+def _let_go() -> None:
+    """In a forked child: close the parent's locks, which would else outlive the parent for as long as the child runs."""
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -8,33 +8,27 @@ what it would have done without it.
 from __future__ import annotations
 
 import math
-import os
+import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from tutelage.errors import Interrupted, TrainingError
-from tutelage.model.checkpoint import save_model
+from tutelage.errors import Interrupted, RecipeError, TrainingError
 from tutelage.model.decoder import Decoder
+from tutelage.model.device import autocast_dtype
 from tutelage.model.heads import ScalarModel
 from tutelage.run_folder import RunFolder
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.keeping import Keeper, Metrics, Stateful
 from tutelage.train.optimizer import Optimizer
-
-Metrics = dict[str, float]
-
-
-class Stateful(Protocol):
-    """Anything besides weights that a resumed run needs, such as a KL controller."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+from tutelage.train.settings import Machine
+from tutelage.train.trackers import tracking
 
 
 def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
@@ -59,13 +53,6 @@ def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> f
     return norms[0]
 
 
-def save_checkpoint(run: RunFolder, model: Decoder | ScalarModel, tokenizer: Tokenizer) -> None:
-    """Write the run's result: model and tokenizer in one folder, as the ecosystem reads it."""
-    ids = {"bos_id": tokenizer.bos_id, "end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
-    save_model(run.checkpoint, model, **ids)
-    tokenizer.save(run.checkpoint)
-
-
 def run_steps(
     run: RunFolder,
     *,
@@ -76,105 +63,91 @@ def run_steps(
     warmup: int,
     floor: float,
     seed: int,
+    machine: Machine,
+    result: tuple[Decoder | ScalarModel, Tokenizer],
     extra_state: Mapping[str, Stateful] | None = None,
     evaluate: Callable[[int], Metrics] | None = None,
     evaluate_every: int = 0,
     stop_when: Callable[[Metrics], bool] = lambda metrics: False,
-    save_every: int = 0,
     log_every: int = 1,
     show: tuple[str, ...] = ("loss",),
 ) -> int:
     """Run ``update`` for each step, from where the run folder's state says. Returns the number of steps done.
 
     ``update`` returns its metrics, with ``tokens`` for the rate. ``evaluate(step)`` runs every ``evaluate_every`` steps and after
-    the last; its metrics are logged beside. ``stop_when(metrics)`` ends the run early, a KL budget being spent. SIGTERM or
-    Ctrl-C saves and raises Interrupted; ``save_every`` saves as well.
+    the last; its metrics are logged beside. ``stop_when(metrics)`` ends the run early, a KL budget being spent. ``result``: the
+    model and tokenizer of intermediate checkpoints. SIGTERM or Ctrl-C saves and raises Interrupted; ``machine.save_every`` saves
+    as well. A signal that comes after the last step lets the stage finish, and then raises Interrupted.
     """
-    extra_state = extra_state or {}
-    first = _restore(run, modules, optimizer, extra_state)
-    done = first
-    with _signals() as stop, _progress(run.path.name, first, steps) as report:
-        for step in range(first, steps):
-            began = time.perf_counter()
+    if machine.keep_best and evaluate is None:
+        raise RecipeError("machine.keep_best: nothing is measured on held-out data here; give some, or no keep_best")
+    keeper = Keeper(
+        run, machine, steps=steps, modules=modules, optimizer=optimizer, extra=extra_state or {}, result=result
+    )
+    done = first = keeper.restore()
+    run.note("training", first=first, steps=steps, **machine_facts(modules, machine.dtype))
+    stop = run.until_closed.enter_context(_signals(run))
+    with tracking(machine, run, first) as track, _progress(run.path.name, first, steps) as report:
+        for step in range(first, first if keeper.ended else steps):
             factor = cosine(step, steps, warmup=warmup, floor=floor)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            torch.manual_seed(seed * 1_000_003 + step)
-            metrics = update(step)
+            metrics, rate = _one_update(run, update, step, optimizer, factor, seed)
             done = step + 1
             last = done == steps
-            tokens = metrics.pop("tokens", 0.0)
-            rate = tokens / (time.perf_counter() - began)
-            if not all(math.isfinite(value) for value in metrics.values()):
-                bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-                raise TrainingError(
-                    f"{run.path}: {bad[0]} is not a finite number at step {done}; lower the learning rate"
-                )
-            measured = False
+            measured: Metrics | None = None
             if evaluate is not None and (last or (evaluate_every and done % evaluate_every == 0)):
-                metrics |= evaluate(done)
-                measured = True
-            if done % log_every == 0 or last or measured:
-                run.log(done, metrics | {"lr": optimizer.param_groups[0]["lr"], "tokens_per_second": rate})
+                measured = evaluate(done)
+                metrics |= measured
+            if done % log_every == 0 or last or measured is not None:
+                row = metrics | {"lr": optimizer.param_groups[0]["lr"], "tokens_per_second": rate}
+                run.log(done, row)
+                track(done, row)
+            keeper.checkpoint(done, measured, last=last)
             report(done, metrics, show, rate)
-            if stop_when(metrics):
-                break
-            stopping = (
-                stop()
-            )  # asked once: a signal that comes later is seen at the next step, and nothing stops unsaved
-            if stopping or (save_every and done % save_every == 0 and not last):
-                _save(run, done, modules, optimizer, extra_state)
+            ended = last or stop_when(metrics)
+            stopping = stop()  # asked once: a later signal is seen at the next step, and nothing stops unsaved
+            if stopping or (machine.save_every and (ended or done % machine.save_every == 0)):
+                keeper.save(done, ended=ended)
             if stopping:
                 raise Interrupted(
                     f"{run.path}: stopped after step {done} of {steps}; the same command goes on from there"
                 )
+            if ended:
+                break
     return done
 
 
-def _save(
-    run: RunFolder,
-    step: int,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
-    extra: Mapping[str, Stateful],
-) -> None:
-    state = {
-        "step": step,
-        "modules": {name: module.state_dict() for name, module in modules.items()},
-        "optimizer": optimizer.state_dict(),
-        "extra": {name: item.state_dict() for name, item in extra.items()},
+def machine_facts(modules: Mapping[str, nn.Module], dtype: str) -> dict[str, Any]:
+    """What kind of machine trains: what a number may depend on, and nothing that names the one machine."""
+    device = next(weight.device for module in modules.values() for weight in module.parameters())
+    return {
+        "device": str(device),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "dtype": str(autocast_dtype(device, dtype)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
     }
-    temporary = run.state.with_name(f".{run.state.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run.state)
 
 
-def _restore(
-    run: RunFolder,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
-    extra: Mapping[str, Stateful],
-) -> int:
-    """Load the state if there is one; returns the step to go on from."""
-    if not run.state.exists():
-        run.forget_after(0)
-        return 0
-    state = torch.load(run.state, weights_only=True, map_location="cpu")
-    for name, module in modules.items():
-        module.load_state_dict(state["modules"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    for name, item in extra.items():
-        item.load_state_dict(state["extra"][name])
-    run.forget_after(state["step"])
-    return state["step"]
+def _one_update(
+    run: RunFolder, update: Callable[[int], Metrics], step: int, optimizer: Optimizer, factor: float, seed: int
+) -> tuple[Metrics, float]:
+    """One optimisation step with torch seeded by it: its metrics, and tokens a second. TrainingError if one is not finite."""
+    began = time.perf_counter()
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    torch.manual_seed(seed * 1_000_003 + step)
+    metrics = update(step)
+    rate = metrics.pop("tokens", 0.0) / (time.perf_counter() - began)
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingError(f"{run.path}: {bad[0]} is not a finite number at step {step + 1}; lower the learning rate")
+    return metrics, rate
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and the first Ctrl-C into a request to stop after the current step."""
+def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and the first Ctrl-C into a request to stop after the current step, or else when the stage is finished."""
     asked = False
 
     def ask(number: int, frame: object) -> None:
@@ -193,6 +166,8 @@ def _signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if asked:
+        raise Interrupted(f"{run.path} is finished; stopped after it")
 
 
 @contextmanager
@@ -209,6 +184,8 @@ def _progress(stage: str, first: int, steps: int) -> Iterator[Callable[[int, Met
     task = bar.add_task(f"{stage:<9}", total=steps, completed=first, numbers="")
     began = time.perf_counter()
     printed = first
+    if first and not live:
+        print(f"{stage:<9} goes on from step {first}/{steps}", flush=True)
 
     def report(done: int, metrics: Metrics, show: tuple[str, ...], rate: float) -> None:
         nonlocal printed

@@ -8,6 +8,9 @@ above 0 every step adds that multiple of the pretraining loss to the same loss: 
 
 `trunk: separate` gives the critic a network of its own (InstructGPT's); `trunk: shared` puts its head on the policy's. These are
 different algorithms, not two speeds of one.
+
+A run that was killed does the update it was in again: its rollouts were nowhere but in memory, and being drawn from (seed, update)
+they come out the same.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ from tutelage.recipe import Settings
 from tutelage.records import Prompt
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.keeping import save_checkpoint
+from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.optimizer import adamw
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
@@ -231,7 +235,8 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
             seed=settings.seed,
             extra_state={"kl": controller},
             stop_when=lambda metrics: bool(kl.budget) and metrics["kl"] > kl.budget,
-            save_every=settings.machine.save_every,
+            machine=settings.machine,
+            result=(averaged, tokenizer),
             show=("reward", "gold", "kl", "length", "finished"),
         )
         save_checkpoint(run, averaged, tokenizer)

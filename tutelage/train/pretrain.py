@@ -25,7 +25,8 @@ from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.keeping import save_checkpoint
+from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import text_inputs, text_mixture, text_windows
 from tutelage.train.settings import Machine, Source
@@ -153,7 +154,8 @@ def main(settings: PretrainSettings) -> Path:
             seed=settings.seed,
             evaluate=evaluate if heldout else None,
             evaluate_every=settings.evaluate_every,
-            save_every=settings.machine.save_every,
+            machine=settings.machine,
+            result=(model, tokenizer),
             log_every=10,
             show=("loss", "bits_per_byte"),
         )

@@ -31,9 +31,10 @@ from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_ac
 from tutelage.recipe import Settings
 from tutelage.records import Ranking
 from tutelage.run_folder import open_run
-from tutelage.text.chat import render
+from tutelage.text.chat import render, render_answers
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.keeping import save_checkpoint
+from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.settings import Machine, longest_row
 
@@ -137,7 +138,8 @@ def main(settings: RewardSettings) -> Path:
             seed=settings.seed,
             evaluate=evaluate if heldout else None,
             evaluate_every=settings.evaluate_every,
-            save_every=settings.machine.save_every,
+            machine=settings.machine,
+            result=(model, tokenizer),
             log_every=2,
             show=("loss", "accuracy", "heldout_accuracy"),
         )
@@ -188,11 +190,8 @@ def encode_rankings(
         if same in examples:
             examples[same].ranks.append(ranking.ranks)
             continue
-        prompt = render(tokenizer, ranking.prompt.messages, add_generation_prompt=True).ids
-        completions = [
-            tokenizer.encode(completion.text) + ([tokenizer.end_id] if completion.finished else [])
-            for completion in ranking.completions
-        ]
+        texts, finished = [c.text for c in ranking.completions], [c.finished for c in ranking.completions]
+        prompt, completions = render_answers(tokenizer, ranking.prompt.messages, texts, finished)
         if not all(completions):
             reasons["an empty completion that did not end"] += 1
         elif any(len(prompt) + len(c) > max_length for c in completions):
@@ -250,7 +249,7 @@ def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int 
     """Up to ``most`` demonstrations that fit and end with the assistant, in tokens; TrainingError where there is none."""
     rows: list[list[int]] = []
     for conversation in read_conversations(path):
-        rendered = render(tokenizer, conversation.messages).ids
+        rendered = render(tokenizer, conversation.messages).until_end().ids
         if conversation.messages[-1].role == "assistant" and len(rendered) <= longest:
             rows.append(rendered)
         if len(rows) == most:

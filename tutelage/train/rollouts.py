@@ -84,7 +84,7 @@ def sample(
         Request(
             ids=list(ids),
             sampling=Sampling(temperature=temperature, max_tokens=max_new_tokens, seed=seed * 1_000_003 + row),
-            stop_ids=frozenset([tokenizer.end_id]),
+            stop_ids=frozenset(tokenizer.end_ids),
         )
         for row, ids in enumerate(prompts)
     ]

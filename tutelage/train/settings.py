@@ -18,6 +18,18 @@ class Machine(Settings):
         "auto", description="arithmetic of matrix products; auto takes bf16 where the machine has it"
     )
     save_every: int = Field(0, ge=0, description="steps between saved states to resume from; 0: only when told to stop")
+    checkpoint_every: int = Field(
+        0, ge=0, description="steps between intermediate checkpoints, each a whole model folder; 0: none"
+    )
+    keep_last: int = Field(3, gt=0, description="intermediate checkpoints that stay; older ones are deleted")
+    keep_best: str | None = Field(
+        None,
+        description="held-out metric whose best checkpoint stays too, as checkpoints/best: heldout_loss, reward ...",
+    )
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = Field(
+        "none", description="where metrics go besides metrics.jsonl; needs that package"
+    )
+    project: str = Field("tutelage", description="the tracker's name for runs that belong together")
 
 
 def longest_row(max_length: int, context: int) -> int:

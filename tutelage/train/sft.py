@@ -26,7 +26,8 @@ from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.loop import Metrics, apply_gradients, run_steps, save_checkpoint
+from tutelage.train.keeping import save_checkpoint
+from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import end_scores, sample
@@ -145,7 +146,8 @@ def main(settings: SFTSettings) -> Path:
             seed=settings.seed,
             evaluate=evaluate,
             evaluate_every=len(epochs[0]),
-            save_every=settings.machine.save_every,
+            machine=settings.machine,
+            result=(model, tokenizer),
             log_every=5,
             show=("loss", "heldout_loss", "reward"),
         )

@@ -1,0 +1,293 @@
+"""`tutelage runs`: what it says of run folders in every state, and what it may delete."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_task import MACHINE, pretrain_settings
+
+from tutelage import cli, runs
+from tutelage.errors import Interrupted, RunFolderError, TrainingError
+from tutelage.recipe import Settings
+from tutelage.run_folder import RunFolder, hash_of, open_run
+from tutelage.screen import amount
+from tutelage.train import pretrain
+
+
+class Some(Settings):
+    out: str = ""
+    lr: float = 1.0
+    epochs: int = 1
+
+
+def checkpoint(folder: Path, run: RunFolder, weights: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(weights)
+    shutil.copy(run.path / "lineage.json", folder)
+    return folder
+
+
+def trained(run: RunFolder, steps: int, of: int) -> None:
+    """What a stage leaves after some steps."""
+    run.note("training", first=0, steps=of, device="cpu", processor="x86_64", dtype="float32", threads=1, torch="2")
+    for step in range(1, steps + 1):
+        run.log(step, {"loss": 1 / step, "heldout_loss": 2 / step} if step == 2 else {"loss": 1 / step})
+    run.state.write_text("state")
+    run.note_progress(steps // 2 * 2, of)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """base (finished), sft from a checkpoint of base (finished), stopped, failed."""
+    text = tmp_path / "text"
+    text.write_text("text")
+    root = tmp_path / "runs"
+    with open_run(root / "base", "pretrain", Some(out=str(root / "base")), {"text": text}) as run:
+        trained(run, 8, 8)
+        for step in (2, 4, 6):
+            checkpoint(run.checkpoints / f"step-{step:08d}", run, "x" * 1000 * step)
+        (run.checkpoints / "best").symlink_to("step-00000004")
+        checkpoint(run.checkpoint, run, "end")
+        run.finish({"bits_per_byte": 1.25})
+    start = {"checkpoint": root / "base" / "checkpoints" / "step-00000002"}
+    with open_run(root / "group" / "sft", "sft", Some(epochs=2), start) as run:
+        trained(run, 3, 3)
+        run.finish({"best_step": 2, "left_out": {"too long": 4}})
+    with open_run(root / "stopped", "sft", Some(lr=0.5), {"checkpoint": root / "base"}) as run:
+        trained(run, 5, 9)
+        checkpoint(run.checkpoints / "step-00000004", run, "x")
+    with pytest.raises(TrainingError), open_run(root / "failed", "reward", Some(), {}) as run:
+        raise TrainingError("the loss is no number")
+    return root
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["runs", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def cells(out: str) -> list[list[str]]:
+    return [line.split("\t") for line in out.splitlines()]
+
+
+def test_list_says_how_each_run_stands(capsys, root):
+    with open_run(root / "running", "ppo", Some(), {}) as open_one:
+        trained(open_one, 4, 6)
+        (root / "broken").mkdir()
+        (root / "broken" / "recipe.yaml").write_text("a: 1")
+        (root / "broken" / "lineage.json").write_text("{")
+        code, out, _ = run(capsys, "list", root)
+    assert code == 0
+    header, *rows = cells(out)
+    assert header == ["run", "stage", "state", "steps", "figure", "when", "size"]
+    assert [[row[0].removeprefix(f"{root}/"), *row[1:4]] for row in rows] == [
+        ["base", "pretrain", "finished", "8/8"],
+        ["broken", "?", "damaged", ""],
+        ["failed", "reward", "failed", ""],
+        ["group/sft", "sft", "finished", "3/3"],
+        ["running", "ppo", "running", "4/6"],
+        ["stopped", "sft", "stopped", "4/9"],
+    ]
+    assert [row[4] for row in rows if row[1] in ("pretrain", "sft")] == [
+        "bits_per_byte 1.25",
+        "heldout_loss 1",
+        "heldout_loss 1",
+    ]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", rows[0][5])
+    everything = sum(
+        path.stat().st_size for path in (root / "base").rglob("*") if path.is_file() and "best" not in path.parts
+    )
+    assert rows[0][6] == amount(everything)
+
+
+def test_list_on_a_terminal_fits_it(capsys, root, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "90")
+    _, out, _ = run(capsys, "list", root)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", out)
+    assert "\t" not in out
+    assert max(map(len, plain.splitlines())) <= 90
+    assert "finished" in plain
+
+
+def test_show_says_what_made_a_run_and_how_it_went(capsys, root):
+    code, out, _ = run(capsys, "show", root / "group" / "sft")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == f"{root}/group/sft: sft, finished"
+    assert "epochs: 2" in lines
+    start, text = (hash_of(path)[:12] for path in (root / "base/checkpoints/step-00000002", root.parent / "text"))
+    tree = [line for line in lines if "──" in line]
+    assert re.fullmatch(rf"└── checkpoint: .*step-00000002 \[{start}\] by pretrain \(tutelage .*\)", tree[0])
+    assert re.fullmatch(rf"    └── text: .*/text \[{text}\]", tree[1])
+    assert "from step 0 of 3, device cpu processor x86_64 dtype float32 threads 1 torch 2" in out
+    assert "left_out.too long\t4" in lines
+    assert "stopped at step 4 of 9" in run(capsys, "show", root / "stopped")[1]
+    assert "failed with: the loss is no number" in run(capsys, "show", root / "failed")[1]
+    out = run(capsys, "show", root / "base")[1]
+    kept = [*sorted((root / "base" / "checkpoints").glob("step-*")), root / "base" / "checkpoint"]
+    sizes = [amount(sum(path.stat().st_size for path in folder.iterdir())) for folder in kept]
+    assert cells(out)[-4:] == [
+        [str(folder), best, size] for folder, best, size in zip(kept, ["", "best", "", ""], sizes, strict=True)
+    ]
+
+
+def test_show_names_who_works_there(capsys, root):
+    with open_run(root / "running", "ppo", Some(), {}):
+        assert re.search(r"ppo, running by process \d+ on \S+ since", run(capsys, "show", root / "running")[1])
+
+
+def test_compare_shows_what_differs_and_the_figures_side_by_side(capsys, root):
+    code, out, _ = run(capsys, "compare", root / "group" / "sft", root / "stopped")
+    assert code == 0
+    settings, figures = out.split("\nfigures\n")
+    assert cells(settings)[3:] == [["lr", "1", "0.5"], ["epochs", "2", "1"]]
+    assert ["loss", "0.33333", "0.2"] in cells(figures)
+    assert ["best_step", "2", ""] in cells(figures)
+    same = shutil.copytree(root / "stopped", root / "twin")
+    assert run(capsys, "compare", root / "stopped", same)[1].startswith("the settings are the same")
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def test_prune_deletes_what_finished_runs_no_longer_need_and_says_so(capsys, root):
+    """The best stays, and so does the one that another run began from; a run that waits to go on loses nothing."""
+    (root / "base" / "state.pt").write_text("x" * 5000)  # killed between done.json and this
+    before = files(root)
+    target = root / "base" / "checkpoints" / "step-00000006"
+    code, out, _ = run(capsys, "prune", root, "--dry_run")
+    assert code == 0
+    assert files(root) == before
+    assert ["would be deleted", "size"] in cells(out)
+    freed = sum(path.stat().st_size for path in (*target.iterdir(), root / "base" / "state.pt"))
+    assert f"would free {amount(freed)}" in out
+    _, out, _ = run(capsys, "prune", root)
+    assert before - files(root) == {
+        "base/state.pt", "base/checkpoints/step-00000006/weights", "base/checkpoints/step-00000006/lineage.json"
+    }  # fmt: skip
+    assert f"freed {amount(freed)}" in out
+    assert f"{root}/base/checkpoints/step-00000002 stays: another run began from it" in out
+    assert f"not finished, so left as they are: {root}/failed, {root}/stopped" in out
+    assert run(capsys, "prune", root)[1].splitlines()[-2] == "freed 0 B"
+
+
+def test_prune_of_one_run_knows_its_neighbours(capsys, root):
+    shutil.move(root / "group" / "sft", root / "sft")
+    _, out, _ = run(capsys, "prune", root / "base")
+    assert "step-00000002 stays" in out
+    assert (root / "base" / "checkpoints" / "step-00000002").exists()
+    assert not (root / "base" / "checkpoints" / "step-00000006").exists()
+
+
+@pytest.fixture
+def interrupted(toy, tmp_path, monkeypatch) -> Any:
+    """A real run that was stopped before it was done, and its settings."""
+
+    def not_yet(run: RunFolder, numbers: object) -> None:
+        raise Interrupted("stopped")
+
+    settings = pretrain_settings(
+        toy, tmp_path / "run", steps=6, heldout=None, batch_size=2, machine=MACHINE | {"save_every": 2}
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", not_yet)
+        with pytest.raises(Interrupted):
+            pretrain.main(settings)
+    return settings
+
+
+def test_resume_goes_on_with_the_folders_own_recipe(capsys, interrupted):
+    out = interrupted.out
+    assert "stopped at step 6 of 6" in run(capsys, "show", out)[1]
+    assert run(capsys, "resume", out)[0] == 0
+    assert (out / "done.json").exists()
+    code, _, err = run(capsys, "resume", out)
+    assert (code, err) == (2, f"tutelage: {out} is finished: there is nothing to go on with\n")
+
+
+def test_resume_of_a_folder_that_was_moved_and_with_settings_of_its_own(capsys, interrupted, tmp_path):
+    moved = shutil.move(interrupted.out, tmp_path / "moved")
+    code, _, err = run(capsys, "resume", moved, "--lr", "0.5")
+    assert code == 2
+    assert "made with other settings (lr: 0.005 there, 0.5 now)" in err
+    assert run(capsys, "resume", moved, "--machine.save_every", "1")[0] == 0
+    assert (moved / "done.json").exists()
+    assert not interrupted.out.exists()
+
+
+def test_resume_is_refused_while_somebody_works_there(capsys, root):
+    with open_run(root / "running", "ppo", Some(), {}):
+        code, _, err = run(capsys, "resume", root / "running")
+    assert code == 2
+    assert re.match(rf"tutelage: {root}/running is held by process \d+ on ", err)
+
+
+def test_resume_of_a_stage_that_is_not_known_here_says_so(capsys, root):
+    with open_run(root / "strange", "distil", Some(), {}):
+        pass
+    code, _, err = run(capsys, "resume", root / "strange")
+    assert (code, "was made by 'distil', which this version" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list", "nowhere"], "nowhere: no such folder"),
+        (["show", "nowhere"], "nowhere is no run folder: there is no recipe.yaml with a lineage.json beside it"),
+        (["show"], "setting 'run' is required"),
+        (["compare", "one"], "at least 2"),
+        (["prune", "."], ".: no runs"),
+        (["prune", ".", "--dry"], "unknown setting --dry; did you mean 'dry_run'?"),
+        (["resume"], "runs resume needs a run folder"),
+        (["lits"], "unknown runs command 'lits'; there are list, show, compare, prune, resume"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_help_of_every_command(capsys):
+    code, out, _ = run(capsys)
+    assert code == 0
+    for verb in (*runs.COMMANDS, "resume"):
+        assert f"tutelage runs {verb} " in out
+        assert run(capsys, verb, "--help")[0] == 0
+
+
+def test_nothing_of_it_loads_torch(root):
+    """In a fresh interpreter; and a folder that is damaged stops none of the others from being listed."""
+    commands = [["list", root], ["show", root / "base"], ["compare", root / "base", root / "stopped"], ["prune", root]]
+    code = (
+        f"import sys\nfrom tutelage import cli\nfor words in {[[str(w) for w in words] for words in commands]}:\n"
+        "    assert cli.main(['runs', *words]) == 0\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_log_that_is_being_written_is_read_as_far_as_it_is_whole(root):
+    with (root / "stopped" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "los')
+    assert runs.Run.read(root / "stopped").figures["step"] == 5
+    (root / "base" / "done.json").write_text("[]")
+    with pytest.raises(RunFolderError, match=r"done\.json is damaged \(no JSON object\)"):
+        _ = runs.Run.read(root / "base").state
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (123_456, "123 kB"), (2.5e13, "25.0 TB")]
+)
+def test_sizes_for_people(size, words):
+    assert amount(size) == words

@@ -1,0 +1,206 @@
+"""Processes killed or stopped at the moments that could hurt most, and the checkpoints that a run keeps on its way."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from real_process import SAVING, assert_same_end, die, few_documents, finish, logged, said, saved_step, stage
+from toy_task import MACHINE, ppo_settings, pretrain_settings, sft_settings
+
+from tutelage.errors import RecipeError
+from tutelage.model.checkpoint import load_decoder
+from tutelage.train import keeping, ppo, pretrain, sft
+
+
+def while_the_state_is_written() -> None:
+    """The third state: half of it is on the disk."""
+    save, calls = torch.save, []
+
+    def half(state: Any, file: Any) -> None:
+        calls.append(state)
+        if len(calls) < 3:
+            return save(state, file)
+        whole = io.BytesIO()
+        save(state, whole)
+        file.write(whole.getvalue()[: whole.tell() // 2])
+        file.flush()
+        die()
+
+    torch.save = half
+
+
+def between_the_names_of_two_states() -> None:
+    """The old state has been renamed, the new one not yet."""
+    replace = Path.replace
+
+    def then_die(path: Path, target: Path) -> Path:
+        moved = replace(path, target)
+        if target.name == "state.previous.pt":
+            die()
+        return moved
+
+    Path.replace = then_die
+
+
+def while_a_row_is_logged() -> None:
+    """A row of a step that no state holds yet is in the log, and half of the next."""
+    log, calls = keeping.RunFolder.log, []
+
+    def torn(run: Any, step: int, numbers: Any) -> None:
+        log(run, step, numbers)
+        calls.append(step)
+        if len(calls) == 3:
+            with (run.path / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 11, "lo')
+            die()
+
+    keeping.RunFolder.log = torn
+
+
+def in_evaluation() -> None:
+    """The second evaluation, begun and not logged."""
+    for module, name in ((pretrain, "negative_log_likelihood"), (sft, "heldout_loss")):
+        measure, calls = getattr(module, name), []
+
+        def mortal(*arguments: Any, measure: Any = measure, calls: list[int] = calls) -> Any:
+            calls.append(1)
+            return measure(*arguments) if len(calls) < 2 else die()
+
+        setattr(module, name, mortal)
+
+
+def in_the_final_save() -> None:
+    """The weights of the result are written, the tokenizer is not."""
+    save = keeping.save_model
+
+    def then_die(folder: Path, *arguments: Any, **ids: Any) -> None:
+        save(folder, *arguments, **ids)
+        if "checkpoint." in folder.name:
+            die()
+
+    keeping.save_model = then_die
+
+
+def before_it_says_that_it_is_done() -> None:
+    """The result is whole; done.json is missing."""
+    keeping.RunFolder.finish = lambda run, numbers: die()
+
+
+MOMENTS = [
+    while_the_state_is_written,
+    between_the_names_of_two_states,
+    while_a_row_is_logged,
+    in_evaluation,
+    in_the_final_save,
+    before_it_says_that_it_is_done,
+]
+
+
+def make(stage_name: str, toy, base, out: Path) -> Any:
+    """Settings with several saves and evaluations in little time."""
+    if stage_name == "pretrain":
+        few = few_documents(toy, toy.folder)
+        return pretrain_settings(toy, out, optimizer="muon", steps=13, heldout=few, evaluate_every=4, **SAVING)
+    return sft_settings(toy, base, out, epochs=2, batch_size=40, dropout=0.1, **SAVING)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy, base, tmp_path_factory) -> dict[str, Path]:
+    """Runs that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for name in ("pretrain", "sft"):
+        assert finish(stage(name, make(name, toy, base, folder / name))) == 0
+    return {name: folder / name for name in ("pretrain", "sft")}
+
+
+@pytest.mark.parametrize("name", ["pretrain", "sft"])
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
+def test_a_run_killed_at_the_worst_moments_ends_as_an_undisturbed_one(toy, base, undisturbed, tmp_path, name, moment):
+    settings = make(name, toy, base, tmp_path / "killed")
+    assert finish(stage(name, settings, moment)) == -signal.SIGKILL, said(settings).read_text()
+    left = sorted(path.name for path in settings.out.glob(".*.tmp"))
+    if moment is while_the_state_is_written:
+        assert [name.split(".")[1] for name in left] == ["state"], "a half-written state stands under a temporary name"
+        assert saved_step(settings.out) == 6
+    if moment is between_the_names_of_two_states:
+        assert not (settings.out / "state.pt").exists()
+    if moment is in_the_final_save:
+        assert not settings.out.joinpath("checkpoint").exists(), "half a checkpoint"
+        assert saved_step(settings.out) == logged(undisturbed[name])[-1]["step"], (
+            "the last step is saved before the end"
+        )
+    assert finish(stage(name, settings)) == 0, said(settings).read_text()
+    assert_same_end(undisturbed[name], settings.out)
+
+
+def stop_in_the_final_save() -> None:
+    """SIGTERM while the result is being written."""
+    save = keeping.save_model
+
+    def interrupted(*arguments: Any, **ids: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*arguments, **ids)
+
+    keeping.save_model = interrupted
+
+
+def test_sigterm_after_the_last_step_lets_the_stage_finish(toy, tmp_path):
+    """Nothing was saved on the way: to stop at once would lose the run."""
+    settings = pretrain_settings(toy, tmp_path / "run", steps=3, heldout=few_documents(toy, tmp_path))
+    assert finish(stage("pretrain", settings, stop_in_the_final_save)) == 0
+    assert said(settings).read_text().endswith(f"tutelage: {settings.out} is finished; stopped after it\n")
+    assert (settings.out / "done.json").exists()
+
+
+def test_a_run_that_ended_early_stays_ended(toy, tuned, scorer, tmp_path):
+    """The KL budget was spent, then the process was killed: no further update is done."""
+    settings = ppo_settings(
+        toy, tuned, scorer, tmp_path / "run", updates=40, kl={"coef": 0.0, "budget": 0.05}, **SAVING
+    )
+    assert finish(stage("ppo", settings, before_it_says_that_it_is_done)) == -signal.SIGKILL
+    before = logged(settings.out)
+    assert before[-1]["kl"] > 0.05
+    assert finish(stage("ppo", settings)) == 0
+    assert logged(settings.out) == before
+    assert json.loads((settings.out / "done.json").read_text())["stopped_by_kl_budget"]
+
+
+# ---- intermediate checkpoints
+
+
+def test_the_newest_checkpoints_and_the_best_stay(toy, base, tmp_path):
+    """The best by held-out loss is what SFT keeps anyway: the same weights, found by two roads."""
+    machine = MACHINE | {"checkpoint_every": 5, "keep_last": 2, "keep_best": "heldout_loss", "save_every": 4}
+    settings = sft_settings(toy, base, tmp_path / "run", epochs=3, lr=2e-2, warmup=0, machine=machine)
+    assert finish(stage("sft", settings, before_it_says_that_it_is_done)) == -signal.SIGKILL
+    assert finish(stage("sft", settings)) == 0
+    checkpoints = settings.out / "checkpoints"
+    measured = {row["step"]: row["heldout_loss"] for row in logged(settings.out) if "heldout_loss" in row}
+    best = min(measured, key=lambda step: measured[step])
+    assert len(measured) == 3
+    assert (checkpoints / "best").resolve() == checkpoints / f"step-{best:08d}"
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "best", f"step-{best:08d}", *(f"step-{step:08d}" for step in sorted({50, 55, best})[-2:])
+    }  # fmt: skip
+    weights = [
+        (folder / "model.safetensors").read_bytes() for folder in (checkpoints / "best", settings.out / "checkpoint")
+    ]
+    assert weights[0] == weights[1]
+    lineage = json.loads((checkpoints / "best" / "lineage.json").read_text())
+    assert (lineage["stage"], lineage["step"]) == ("sft", best)
+    assert load_decoder(checkpoints / "step-00000055").config == load_decoder(base).config
+
+
+def test_a_metric_to_keep_the_best_by_must_be_measured(toy, base, tuned, scorer, tmp_path):
+    machine = MACHINE | {"keep_best": "gold"}
+    with pytest.raises(RecipeError, match=r"keep_best: 'gold' is not measured here; there are heldout_loss$"):
+        sft.main(sft_settings(toy, base, tmp_path / "sft", machine=machine))
+    with pytest.raises(RecipeError, match="keep_best: nothing is measured on held-out data here"):
+        ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "ppo", machine=machine))

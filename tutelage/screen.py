@@ -1,0 +1,49 @@
+"""What commands print in columns: a table for people, and for other programs tab-separated lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on a terminal; elsewhere lines of tab-separated cells, for other programs."""
+    screen = console()
+    if not screen.is_terminal:
+        print(*([f"\n{title}"] if title else []), *("\t".join(map(str, row)) for row in (headers, *rows)), sep="\n")
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*headers, title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*(Text(str(cell), overflow="fold") for cell in row))
+    screen.print(drawn)
+
+
+def console() -> Console:
+    """The terminal, or a file without a right margin."""
+    from rich.console import Console
+
+    screen = Console()
+    return screen if screen.is_terminal else Console(width=10_000)
+
+
+def shown(value: Any) -> str:
+    """A setting or figure as a cell."""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "" if value is None else str(value)
+
+
+def amount(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
