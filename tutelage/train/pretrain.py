@@ -138,10 +138,13 @@ def main(settings: PretrainSettings) -> Path:
             norm = apply_gradients(optimizer, settings.clip, model)
             return {"loss": total, "grad_norm": norm, "tokens": float(count)}
 
+        last: Metrics = {}
+
         def evaluate(step: int) -> Metrics:
             assert heldout is not None
             nats = negative_log_likelihood(model, heldout.ids, heldout.targets, settings.machine.dtype).sum().item()
-            return {"bits_per_byte": heldout.bits_per_byte(nats)}
+            last["bits_per_byte"] = heldout.bits_per_byte(nats)
+            return dict(last)
 
         run_steps(
             run,
@@ -160,5 +163,5 @@ def main(settings: PretrainSettings) -> Path:
             show=("loss", "bits_per_byte"),
         )
         save_checkpoint(run, model, tokenizer)
-        run.finish(evaluate(settings.steps) if heldout else {})
+        run.finish(last or evaluate(settings.steps) if heldout else {})
         return run.checkpoint

@@ -121,11 +121,13 @@ def main(settings: RewardSettings) -> Path:
             tokens = float(sum(example.size for example in chosen))
             return {"loss": total, "accuracy": right / count, "grad_norm": norm, "tokens": tokens}
 
+        last: Metrics = {}
+
         def evaluate(step: int) -> Metrics:
             model.eval()
-            metrics = heldout_metrics(model, heldout, tokenizer.pad_id, settings)
+            last.update(heldout_metrics(model, heldout, tokenizer.pad_id, settings))
             model.train()
-            return metrics
+            return dict(last)
 
         run_steps(
             run,
@@ -155,7 +157,7 @@ def main(settings: RewardSettings) -> Path:
             "heldout": len(heldout),
             "heldout_left_out": heldout_left_out,
         }
-        run.finish(figures | (evaluate(len(batches)) if heldout else {}))
+        run.finish(figures | (last or evaluate(len(batches)) if heldout else {}))
         return run.checkpoint
 
 
