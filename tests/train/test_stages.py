@@ -6,21 +6,20 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from toy_task import ROOT, ppo_settings, pretrain_settings, reward_settings, sft_settings
+from real_process import finish
+from real_process import stage as start_stage
+from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_settings
 
 from tutelage.data.formats import write_jsonl
 from tutelage.data.heldout import HeldoutText
 from tutelage.errors import CheckpointError, RecipeError, RunFolderError, TrainingError, UsageError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
-from tutelage.recipe import dump
 from tutelage.records import Conversation, Message
 from tutelage.run_folder import hash_of
 from tutelage.text.tokenizer import Tokenizer
@@ -158,25 +157,17 @@ def test_a_stage_stopped_by_sigterm_ends_as_one_that_ran_through(toy, base, tune
         "reward": lambda out: reward_settings(toy, tuned, out),
         "ppo": lambda out: ppo_settings(toy, tuned, scorer, out, updates=10, ptx_coef=0.1),
     }[stage]
-    whole = launch(stage, make(tmp_path / "whole"), tmp_path)
-    assert whole.wait() == 0
-    stopped = launch(stage, make(tmp_path / "stopped"), tmp_path)
-    log = tmp_path / "stopped" / "metrics.jsonl"
-    while stopped.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
+    whole, stopped = make(tmp_path / "whole"), make(tmp_path / "stopped")
+    assert finish(start_stage(stage, whole)) == 0
+    process = start_stage(stage, stopped)
+    log = stopped.out / "metrics.jsonl"
+    while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= 2):
         time.sleep(0.005)
-    stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait() == 0
-    assert (tmp_path / "stopped" / "state.pt").exists(), "it was over before the signal came"
-    again = launch(stage, make(tmp_path / "stopped"), tmp_path)
-    assert again.wait() == 0
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == 0
+    assert (stopped.out / "state.pt").exists(), "it was over before the signal came"
+    assert finish(start_stage(stage, stopped)) == 0
     load = load_scalar if stage == "reward" else load_decoder
     one, other = (load(tmp_path / name / "checkpoint").state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def launch(stage: str, settings, folder: Path) -> subprocess.Popen[bytes]:
-    recipe = folder / f"{stage}.yaml"
-    recipe.write_text(dump(settings))
-    command = [sys.executable, "-m", "tutelage", stage, "--recipe", str(recipe)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
