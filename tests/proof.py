@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
+from tutelage.atomic import write_atomic
 from tutelage.evaluate.plots import overoptimisation_figure
-from tutelage.run_folder import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "proof"

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tutelage.atomic import atomic_file
 from tutelage.data import writing
-from tutelage.data.files import Rejects, atomic_file
+from tutelage.data.files import Rejects
 from tutelage.data.formats import OnBad, records_of, what_is_in
 from tutelage.data.inspection import FileFacts, Inspection, KindFacts, Lengths, Quantiles, inspect_data
 from tutelage.data.sources import ANY_FILE, data_files

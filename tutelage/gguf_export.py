@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tutelage.atomic import atomic_path
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.model.checkpoint import load_decoder, read_config
 from tutelage.model.config import ModelConfig
@@ -68,11 +69,9 @@ def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> int
     model = load_decoder(checkpoint)
     config = model.config
     _refuse(config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
     architecture = gguf.MODEL_ARCH[ARCHITECTURES[config.family]]
-    writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[architecture])
-    try:
+    with atomic_path(out) as temporary:
+        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[architecture])
         _settings(writer, config, kind)
         _tokenizer(writer, checkpoint, config.vocab_size)
         for name, tensor in tensors(model).items():
@@ -81,9 +80,6 @@ def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> int
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return out.stat().st_size
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from tutelage.assistant.assistant import Assistant, Shots
+from tutelage.atomic import write_atomic
 from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.heldout import HeldoutText
@@ -33,7 +34,7 @@ from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder
 from tutelage.model.device import peak_rss_gib, pick_device, release_heap
 from tutelage.recipe import Settings, merge, resolve
-from tutelage.run_folder import open_run, write_atomic
+from tutelage.run_folder import open_run
 from tutelage.simulated_ranking import LabelSettings, rank_answers
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo as ppo_stage

@@ -33,6 +33,7 @@ import yaml
 from pydantic import BaseModel
 
 from tutelage import __version__, recipe
+from tutelage.atomic import write_atomic
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, TutelageError, UsageError
 from tutelage.origin import LINEAGE, ancestors, code_version, command_line, now, read_lineage
 
@@ -165,33 +166,6 @@ def _input_hash(role: str, source: Path) -> str:
         return hash_of(source)
     except OSError as error:
         raise UsageError(f"{role} cannot be read: {error.filename or source} ({error.strerror})") from None
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write so that a reader sees the old file or the new one, whatever happens in between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Put a folder's names on the disk: a file that was renamed keeps its new name when the power goes."""
-    with suppress(OSError):  # some file systems have no fsync for folders
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def remove(path: Path) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant
+from tutelage.atomic import write_atomic
 from tutelage.data.formats import read_prompts, write_jsonl
 from tutelage.generate.sampler import Sampling
 from tutelage.recipe import Settings
 from tutelage.records import Answers, Prompt, Ranking
-from tutelage.run_folder import write_atomic
 from tutelage.world.build import load_judge
 from tutelage.world.labellers import Labeller, label_seen, make_labellers, see, with_agreement
 

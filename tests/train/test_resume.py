@@ -70,7 +70,12 @@ def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(toy, base, tu
     seconds = time.perf_counter() - began
     steps = [row["step"] for row in logged(tmp_path / "whole")]
     assert steps == sorted(set(steps))
-    _, settings = make(case, toy, base, tuned, scorer, few, tmp_path / "killed")
-    kills = kill_now_and_then(name, settings, total=int(steps[-1]), seconds=seconds, seed=CASES.index(case))
-    assert kills >= 2, "it was over before it could be killed"
-    assert_same_end(tmp_path / "whole", tmp_path / "killed")
+    kills = 0
+    for attempt in range(6):  # on a busy machine a run may be over before this process gets its turn to kill it
+        _, settings = make(case, toy, base, tuned, scorer, few, tmp_path / f"killed{attempt}")
+        seed = len(CASES) * attempt + CASES.index(case)
+        kills += kill_now_and_then(name, settings, total=int(steps[-1]), seconds=seconds, seed=seed)
+        assert_same_end(tmp_path / "whole", settings.out)
+        if kills >= 2:
+            return
+    pytest.fail("six runs were over before they could be killed")

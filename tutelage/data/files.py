@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import BaseModel
 
+from tutelage.atomic import atomic_file
 from tutelage.errors import DataError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
@@ -161,23 +161,6 @@ def refuse_wide(head: bytes, path: Path) -> None:
     if b"\0" in head[:4]:
         found = "zero bytes at its start: UTF-16 or no text"
         raise DataError(f"has {found}", path=path, line=1, expected="UTF-8; convert it with iconv")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under its name only when the block has ended well: old file, new file, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb+") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel]) -> int:

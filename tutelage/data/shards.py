@@ -13,10 +13,9 @@ from typing import IO
 
 import numpy as np
 
-from tutelage.data.files import atomic_file
+from tutelage.atomic import atomic_file, write_atomic
 from tutelage.errors import DataError
 from tutelage.records import Document
-from tutelage.run_folder import write_atomic
 from tutelage.text.tokenizer import Tokenizer
 
 _CHUNK = 256  # documents encoded together; with 16 kB pieces 4 MB of text at a time

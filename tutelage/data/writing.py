@@ -12,8 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tutelage.atomic import atomic_file
 from tutelage.data import writers
-from tutelage.data.files import TEXT_SUFFIXES, Rejects, atomic_file, ending
+from tutelage.data.files import TEXT_SUFFIXES, Rejects, ending
 from tutelage.data.formats import OnBad
 from tutelage.data.tables import one_line
 from tutelage.data.writers import CannotHold

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from tutelage.atomic import write_atomic
 from tutelage.errors import CheckpointError
-from tutelage.run_folder import write_atomic
 
 GENERATION, CONFIG = "generation_config.json", "config.json"
 _Id = Annotated[int, Field(ge=0)]

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tutelage.atomic import write_atomic
 from tutelage.errors import CheckpointError
 from tutelage.model import huggingface as hf
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import TARGETS, LoRALinear, adapters, add_adapters
-from tutelage.run_folder import write_atomic
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

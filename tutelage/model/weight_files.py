@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tutelage.atomic import sync_file, sync_folder, temporary_name
 from tutelage.errors import CheckpointError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -192,8 +193,8 @@ def write_folder(
     for temporary, final in staged:
         os.replace(temporary, final)
         if final.name == INDEX and (folder / WEIGHTS).exists():  # until now a reader took the old single file
-            os.replace(folder / WEIGHTS, _temporary(folder / WEIGHTS))
-    _sync(folder)
+            os.replace(folder / WEIGHTS, temporary_name(folder / WEIGHTS))
+    sync_folder(folder)
     _clean(folder, {*plan, *commit})
 
 
@@ -238,31 +239,17 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def _stage(path: Path, fill: Callable[[Path], object]) -> tuple[Path, Path]:
     """Write a file in full, to the disk, beside its final name: (temporary, final)."""
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         fill(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     return temporary, path
-
-
-def _sync(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems have no fsync for folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _clean(folder: Path, current: Set[str]) -> None:

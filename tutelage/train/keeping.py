@@ -14,7 +14,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +22,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from tutelage.atomic import atomic_path, sync_folder, temporary_name, write_atomic
 from tutelage.errors import RecipeError, RunFolderError
 from tutelage.model.checkpoint import save_model
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
-from tutelage.run_folder import LINEAGE, RunFolder, removable, remove, sync_folder, write_atomic
+from tutelage.run_folder import LINEAGE, RunFolder, removable, remove
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.settings import Machine
@@ -50,8 +51,9 @@ def write_checkpoint(
     run: RunFolder, folder: Path, model: Decoder | ScalarModel, tokenizer: Tokenizer, **facts: Any
 ) -> None:
     """A model, its tokenizer and the run's lineage with ``facts``; the folder appears when all of it is written."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    ids = {"bos_id": tokenizer.bos_id, "end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
+    temporary = temporary_name(folder)
+    ends = [tokenizer.end_id, *sorted(tokenizer.end_ids - {tokenizer.end_id})]
+    ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "end_id": ends, "pad_id": tokenizer.pad_id}
     try:
         with _what_the_disk_said(folder):
             save_model(temporary, model, **ids)
@@ -99,20 +101,11 @@ class Keeper:
             "extra": {name: item.state_dict() for name, item in self.extra.items()},
         }
         run.log_is_safe()
-        temporary = run.state.with_name(f".{run.state.name}.{os.getpid()}.tmp")
-        try:
-            with _what_the_disk_said(run.state), temporary.open("wb") as file:
+        with _what_the_disk_said(run.state), atomic_path(run.state) as temporary:
+            with temporary.open("wb") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
             if run.state.exists():
                 run.state.replace(run.previous_state)
-            temporary.replace(run.state)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_folder(run.path)
         run.note_progress(step, self.steps)
 
     def restore(self) -> int:

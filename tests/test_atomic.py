@@ -1,0 +1,69 @@
+"""Atomic files: whole or not there, whatever interrupts the writer."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tutelage.atomic import atomic_file, atomic_path, temporary_name, write_atomic
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
+    path = tmp_path / "new" / "file"
+    write_atomic(path, b"old")
+
+    def write():
+        with atomic_file(path) as file:
+            file.write(b"half")
+            raise interruption
+
+    with pytest.raises(interruption):
+        write()
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomic(path, "not bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_path_that_nobody_wrote_is_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_sees_the_old_file_until_the_block_ends(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with atomic_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tutelage.atomic import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    assert [p.suffix for p in tmp_path.iterdir() if p != path] == [".tmp"]
+
+
+def test_the_temporary_name_is_hidden_beside_the_file(tmp_path):
+    name = temporary_name(tmp_path / "file")
+    assert name.parent == tmp_path
+    assert name.name.startswith(".file.")
+    assert name.suffix == ".tmp"
