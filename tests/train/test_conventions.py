@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.ppo import PPOSettings, blend, experience, forward, minibatch_backward, minibatch_rows, prompt_order
 from tutelage.train.pretraining_text import text_backward
-from tutelage.train.reward import RankingExample, encode_rankings, score_packed
+from tutelage.train.reward import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.sft import demonstration_loss
 
@@ -97,7 +98,7 @@ def test_the_first_ratio_is_one_token_by_token(rollouts, dtype, shared, minibatc
     some = some_settings(minibatch=minibatch, microbatch=microbatch, machine={"device": "cpu", "dtype": dtype})
     policy = tiny()
     critic = ScalarModel(policy) if shared else tiny_scorer()
-    minibatches, first_pass = minibatch_rows(some)
+    minibatches, first_pass = minibatch_rows(rollouts.total_lengths, some)
     assert sorted(torch.cat(first_pass).tolist()) == list(range(8))
     batch, _ = experience(rollouts, torch.zeros(8), policy, critic, tiny(5), 0.1, some, first_pass)
     for pieces in minibatches:  # no step in between: the ratio is 1 on all of them
@@ -228,6 +229,27 @@ def test_labellers_of_the_same_completions_share_a_forward_and_weigh_as_much_as_
         kwise_loss(scores, ranks, mask, tie="half").backward()
     for one, another in zip(*map(gradients, models), strict=True):
         torch.testing.assert_close(one, another, atol=1e-5, rtol=1e-4)
+
+
+@given(seed=st.integers(0, 99), count=st.integers(0, 3), max_length=st.integers(9, 20))
+def test_answers_to_other_prompts_stand_below_all_ranks_and_fit(seed, count, max_length):
+    examples = ranking_examples()
+    for example in examples:
+        whole = with_noncontextual(example, examples, count, max_length, random.Random(seed))
+        own = len(example.completions)
+        assert (whole.prompt, whole.completions[:own]) == (example.prompt, example.completions)
+        strangers = whole.completions[own:]
+        others = [c for other in examples if other is not example for c in other.completions]
+        assert all(c in others and len(example.prompt) + len(c) <= max_length for c in strangers)
+        assert len(strangers) <= count
+        assert whole.ranks == [ranks + (NONCONTEXTUAL,) * len(strangers) for ranks in example.ranks]
+
+
+def test_where_nothing_of_another_prompt_fits_a_ranking_stays_as_it_is():
+    example, *_ = ranking_examples()
+    alone = with_noncontextual(example, [example, example], 2, 512, random.Random(0))
+    crowded = with_noncontextual(example, ranking_examples(), 2, len(example.prompt), random.Random(0))
+    assert alone == crowded == example
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -15,12 +15,13 @@ from real_process import finish
 from real_process import stage as start_stage
 from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_settings
 
+from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.data.heldout import HeldoutText
 from tutelage.errors import CheckpointError, RecipeError, RunFolderError, TrainingError, UsageError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
-from tutelage.records import Conversation, Message
+from tutelage.records import Completion, Conversation, Message, Prompt, Ranking
 from tutelage.run_folder import hash_of
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo, pretrain, reward, sft
@@ -46,13 +47,39 @@ def test_sft_lowers_heldout_loss_and_says_its_parent(base, tuned):
 
 def test_reward_model_ranks_heldout_prompts_and_scores_demonstrations_zero(toy, scorer):
     assert rows(scorer)[-1]["heldout_accuracy"] > 0.75
-    from tutelage.assistant.assistant import Assistant
     from tutelage.data.formats import read_conversations
 
     assistant = Assistant.load(scorer, device="cpu", dtype="fp32")
     demonstrations = [c.messages for c in read_conversations(toy.folder / "demonstrations.jsonl")]
     mean = sum(assistant.scores(demonstrations)) / len(demonstrations)
     assert abs(mean) < 1e-3
+
+
+def test_answers_to_other_prompts_teach_the_reward_model_what_was_asked(toy, tuned, tmp_path):
+    """Two kinds of prompts, each with a good and a bad answer of its own: the good one of the other kind is no answer."""
+    kinds = {"What colour is the {}?": ("nobody can know", "it is red"), "Say the word {}.": ("gladly, {}", "no")}
+    things = ["door", "hat", "cup", "boat", "kite", "drum", "lamp", "rug"]
+
+    def conversation(kind: str, answer: str, thing: str) -> list[Message]:
+        turns = ("user", kind.format(thing)), ("assistant", answer.format(thing))
+        return [Message(role=role, content=text) for role, text in turns]
+
+    rankings = []
+    for kind, answers in kinds.items():
+        for thing in things[:-1]:
+            good, bad = (Completion(text=answer.format(thing)) for answer in answers)
+            prompt = Prompt(messages=tuple(conversation(kind, good.text, thing)[:1]))
+            rankings.append(Ranking(prompt=prompt, completions=(good, bad), ranks=(1, 2)))
+    write_jsonl(tmp_path / "rankings.jsonl", rankings)
+    settings = reward_settings(
+        toy, tuned, tmp_path / "run", rankings=tmp_path / "rankings.jsonl", heldout=tmp_path / "rankings.jsonl",
+        noncontextual=1, epochs=20, demonstrations=None,
+    )  # fmt: skip
+    scorer = Assistant.load(reward.main(settings), device="cpu", dtype="fp32")
+    (one, (good_one, bad_one)), (two, (good_two, bad_two)) = kinds.items()
+    for kind, best, *worse in ((one, good_one, bad_one, good_two), (two, good_two, bad_two, good_one)):
+        top, *rest = scorer.scores([conversation(kind, answer, things[-1]) for answer in (best, *worse)])
+        assert top > max(rest)
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])

@@ -95,7 +95,7 @@ class PPOSettings(Settings):
     updates: int = Field(60, gt=0, description="batches of rollouts")
     batch_size: int = Field(128, gt=0, description="answers an update")
     minibatch: int = Field(32, gt=0, description="answers an optimiser step")
-    microbatch: int = Field(0, ge=0, description="answers a forward pass; 0: the whole minibatch")
+    microbatch: int = Field(64, ge=0, description="answers a forward pass, of like lengths; 0: the whole minibatch")
     inner_epochs: int = Field(1, gt=0, description="passes over each batch of rollouts (InstructGPT: 1)")
     max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-probability")
@@ -195,7 +195,7 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
                 tokenizer.decode(row[m].tolist()) for row, m in zip(rollouts.answer_ids, rollouts.mask, strict=True)
             ]
             scores = end_scores(reward_model, rollouts, dtype)
-            minibatches, first_pass = minibatch_rows(settings)
+            minibatches, first_pass = minibatch_rows(rollouts.total_lengths.cpu(), settings)
             batch, metrics = experience(
                 rollouts, scores, policy, critic, reference, controller.coef, settings, first_pass
             )
@@ -374,14 +374,15 @@ def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]
     return order[place * batch_size : (place + 1) * batch_size].tolist()
 
 
-def minibatch_rows(settings: PPOSettings) -> tuple[list[list[Tensor]], list[Tensor]]:
+def minibatch_rows(lengths: Tensor, settings: PPOSettings) -> tuple[list[list[Tensor]], list[Tensor]]:
     """The minibatches of an update, each as the rows of its forwards, and the forwards of the first pass in a row.
 
-    ``inner_epochs`` shuffled passes; the loop has seeded torch by the step.
+    ``inner_epochs`` shuffled passes (the loop has seeded torch by the step). Within a minibatch rows of like ``lengths`` [b]
+    share a forward: one long row pads few others, and what a minibatch learns from is the same.
     """
     size = settings.microbatch or settings.minibatch
-    passes = [torch.randperm(settings.batch_size).split(settings.minibatch) for _ in range(settings.inner_epochs)]
-    cut = [[list(rows.split(size)) for rows in order] for order in passes]
+    passes = [torch.randperm(len(lengths)).split(settings.minibatch) for _ in range(settings.inner_epochs)]
+    cut = [[list(rows[lengths[rows].argsort(stable=True)].split(size)) for rows in order] for order in passes]
     return [pieces for order in cut for pieces in order], [rows for pieces in cut[0] for rows in pieces]
 
 

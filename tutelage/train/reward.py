@@ -9,6 +9,7 @@ scores are shifted so that demonstrations average 0.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class RewardSettings(Settings):
     )
     ties: Literal["skip", "half"] = Field(
         "half", description="what a pair of equal ranks gives: nothing, or half a win each"
+    )
+    noncontextual: int = Field(
+        0,
+        ge=0,
+        description="answers to other prompts that each ranking gets at its bottom, drawn anew each time (RRM, Liu et al. 2024)",
     )
     optimizer: OptimizerName = Field(
         "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
@@ -108,7 +114,11 @@ def main(settings: RewardSettings) -> Path:
         optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
 
         def update(step: int) -> Metrics:
-            chosen = sorted((examples[i] for i in batches[step]), key=lambda example: example.size)
+            rng = random.Random(f"{settings.seed} {step}")
+            drawn = [
+                with_noncontextual(examples[i], examples, settings.noncontextual, longest, rng) for i in batches[step]
+            ]
+            chosen = sorted(drawn, key=lambda example: example.size)
             count, total, right = sum(len(example.ranks) for example in chosen), 0.0, 0.0
             for start in range(0, len(chosen), settings.microbatch):
                 part = chosen[start : start + settings.microbatch]
@@ -116,7 +126,8 @@ def main(settings: RewardSettings) -> Path:
                 loss = kwise_loss(scores, ranks, mask, tie=settings.ties, count=count)
                 loss.backward()
                 total += loss.item()
-                right += pairwise_accuracy(scores.detach(), ranks, mask)[0].sum().item()
+                own = mask & (ranks < NONCONTEXTUAL)
+                right += pairwise_accuracy(scores.detach(), ranks, own)[0].sum().item()
             norm = apply_gradients(optimizer, settings.clip, model)
             tokens = float(sum(example.size for example in chosen))
             return {"loss": total, "accuracy": right / count, "grad_norm": norm, "tokens": tokens}
@@ -201,6 +212,31 @@ def encode_rankings(
         else:
             examples[same] = RankingExample(prompt, completions, [ranking.ranks])
     return list(examples.values()), dict(reasons)
+
+
+NONCONTEXTUAL = 1 << 30
+"""The rank of an answer to another prompt: below every rank that a labeller gives."""
+
+
+def with_noncontextual(
+    example: RankingExample, others: Sequence[RankingExample], count: int, max_length: int, rng: random.Random
+) -> RankingExample:
+    """The ranking with ``count`` answers to other prompts below its own; fewer where hardly any fits in ``max_length``.
+
+    They teach that an answer is good *to a prompt*. Rankings alone may not: a phrase that is good wherever the policy uses it now
+    ("Nobody can know that") looks good everywhere, and PPO will use it everywhere (Liu et al. 2024, RRM, section 3).
+    """
+    strangers: list[list[int]] = []
+    for _ in range(10 * count):
+        other = rng.choice(others)
+        completion = rng.choice(other.completions)
+        fits = len(example.prompt) + len(completion) <= max_length
+        if fits and other.prompt != example.prompt and completion not in example.completions:
+            strangers.append(completion)
+        if len(strangers) == count:
+            break
+    ranks = [ranks + (NONCONTEXTUAL,) * len(strangers) for ranks in example.ranks]
+    return RankingExample(example.prompt, example.completions + strangers, ranks)
 
 
 def prompt_batches(examples: Sequence[RankingExample], settings: RewardSettings, epoch: int) -> list[list[int]]:

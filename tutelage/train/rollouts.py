@@ -44,6 +44,11 @@ class Rollouts:
         """[b] tokens of each answer."""
         return self.mask.sum(1)
 
+    @property
+    def total_lengths(self) -> Tensor:
+        """[b] tokens of each prompt with its answer."""
+        return self.prompt_lengths + self.lengths
+
     def at_answer(self, per_position: Tensor) -> Tensor:
         """[b, s, ...] -> [b, a, ...]: what stands at the position *before* each answer token (padding included)."""
         before = self.prompt_lengths[:, None] - 1 + torch.arange(self.mask.shape[1], device=self.ids.device)
@@ -53,7 +58,7 @@ class Rollouts:
     def select(self, rows: Tensor) -> Rollouts:
         """Some of the rows, without the columns that only the others needed."""
         answer = int(self.mask[rows].sum(1).max())
-        total = int((self.prompt_lengths[rows] + self.mask[rows].sum(1)).max())
+        total = int(self.total_lengths[rows].max())
         return Rollouts(
             self.ids[rows, :total],
             self.prompt_lengths[rows],
@@ -120,12 +125,12 @@ def answer_logprobs(model: Decoder, hidden: Tensor, rollouts: Rollouts, temperat
 
 
 @torch.no_grad()
-def end_scores(reward_model: ScalarModel, rollouts: Rollouts, dtype: str = "auto", batch_size: int = 64) -> Tensor:
-    """[b] the reward model's score at the last real token of each answer."""
-    last = rollouts.prompt_lengths + rollouts.lengths - 1
-    scores = []
-    for rows in torch.arange(len(rollouts.ids), device=rollouts.ids.device).split(batch_size):
+def end_scores(reward_model: ScalarModel, rollouts: Rollouts, dtype: str = "auto", batch_size: int = 32) -> Tensor:
+    """[b] the reward model's score at the last real token of each answer; rows of like lengths share a forward."""
+    scores = torch.zeros(len(rollouts.ids), device=rollouts.ids.device)
+    for rows in rollouts.total_lengths.argsort().split(batch_size):
+        part = rollouts.select(rows)
         with autocast(rollouts.ids.device, dtype):
-            values = reward_model(rollouts.ids[rows])
-        scores.append(values.float().gather(1, last[rows, None])[:, 0])
-    return torch.cat(scores)
+            values = reward_model(part.ids)
+        scores[rows] = values.float().gather(1, part.total_lengths[:, None] - 1)[:, 0]
+    return scores
