@@ -141,9 +141,9 @@ def test_copies_on_a_trunk_share_it_and_learn_apart():
     loss.backward()
     torch.optim.SGD([p for p in critic.parameters() if p.requires_grad], lr=1.0).step()
     assert torch.equal(logits(policy), before)
-    own = {name for name, _ in own_weights(critic)}
+    own = set(own_weights(critic))
     assert own == {n for n in critic.state_dict() if n.endswith(".a") or ".b." in n or n in ("head.weight", "offset")}
-    assert dict(own_weights(decoder())).keys() == decoder().state_dict().keys()
+    assert own_weights(decoder()).keys() == decoder().state_dict().keys()
 
 
 def test_wrong_targets_and_second_adapters_are_refused():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -114,21 +114,36 @@ def without_adapters(decoder: Decoder) -> Decoder:
 
 @torch.no_grad()
 def merged(model: M) -> M:
-    """A model of its own, without adapters, whose weights have them added; the original stays as it is."""
-    plain = copy.deepcopy(model)
-    for name, part in adapters(plain).items():
-        weight = part.base.weight
-        weight.copy_((weight.float() + part.delta()).to(weight.dtype))
-        _replace(plain, name, part.base)
-    return plain
+    """A model of its own on the CPU, without adapters, whose weights have them added; the original stays as it is."""
+    plain = copy.deepcopy(model, {id(w): nn.Parameter(w.detach().to("cpu", copy=True)) for w in model.parameters()})
+    for (name, part), copied in zip(adapters(model).items(), adapters(plain).values(), strict=True):
+        weight = copied.base.weight
+        weight.copy_((part.base.weight.float() + part.delta()).to(weight.dtype))
+        _replace(plain, name, copied.base)
+    return plain.cpu()
 
 
-def own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of what is not the trunk's: all of it where there are no adapters, else adapters, heads and buffers."""
-    trunk = {id(weight) for weight in module.parameters() if not weight.requires_grad} if adapters(module) else set()
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in trunk:
-            yield name, tensor.detach()
+def own_weights(module: nn.Module) -> dict[str, Tensor]:
+    """What is not the trunk's, by name: all of it where there are no adapters, else adapters, heads and buffers."""
+    parts = adapters(module)
+    learning = {id(weight) for part in parts.values() for weight in (part.a, *part.b)}
+    trunk = {
+        id(weight)
+        for decoder in module.modules()
+        if parts and isinstance(decoder, Decoder)
+        for weight in decoder.parameters()
+        if id(weight) not in learning
+    }
+    tensors = module.state_dict(keep_vars=True).items()
+    return {name: tensor.detach() for name, tensor in tensors if id(tensor) not in trunk}
+
+
+def load_own_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """What ``own_weights`` gave, put back. RuntimeError, as torch's ``load_state_dict``, where names or shapes differ."""
+    expected = own_weights(module)
+    if expected.keys() != weights.keys():
+        raise RuntimeError(f"it holds other weights than the model has: {sorted(expected.keys() ^ weights.keys())[:3]}")
+    module.load_state_dict(weights, strict=False)
 
 
 def _replace(model: nn.Module, name: str, part: nn.Module) -> None:

@@ -27,10 +27,13 @@ from tutelage.errors import RecipeError, RunFolderError
 from tutelage.model.checkpoint import save_model
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
+from tutelage.model.lora import adapters, load_own_weights, merged, own_weights
+from tutelage.model.peft_format import save_adapter
 from tutelage.run_folder import LINEAGE, RunFolder, removable, remove
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.settings import Machine
+from tutelage.train.trunk import ADAPTER
 
 Metrics = dict[str, float]
 
@@ -50,13 +53,20 @@ def save_checkpoint(run: RunFolder, model: Decoder | ScalarModel, tokenizer: Tok
 def write_checkpoint(
     run: RunFolder, folder: Path, model: Decoder | ScalarModel, tokenizer: Tokenizer, **facts: Any
 ) -> None:
-    """A model, its tokenizer and the run's lineage with ``facts``; the folder appears when all of it is written."""
+    """A model, its tokenizer and the run's lineage with ``facts``; the folder appears when all of it is written.
+
+    Of a model with adapters the merged weights, and the adapters by themselves in the folder ``adapter``.
+    """
     temporary = temporary_name(folder)
     ends = [tokenizer.end_id, *sorted(tokenizer.end_ids - {tokenizer.end_id})]
     ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "end_id": ends, "pad_id": tokenizer.pad_id}
     try:
         with _what_the_disk_said(folder):
-            save_model(temporary, model, **ids)
+            if adapters(model):
+                save_model(temporary, merged(model), **ids)
+                save_adapter(temporary / ADAPTER, model, base=run.lineage()["inputs"]["checkpoint"]["path"])
+            else:
+                save_model(temporary, model, **ids)
         tokenizer.save(temporary)
         write_atomic(temporary / LINEAGE, json.dumps(run.lineage() | facts, indent=2).encode())
         if folder.exists():
@@ -96,7 +106,7 @@ class Keeper:
             "step": step,
             "ended": ended,
             "best": self.best,
-            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "modules": {name: own_weights(module) for name, module in self.modules.items()},
             "optimizer": self.optimizer.state_dict(),
             "extra": {name: item.state_dict() for name, item in self.extra.items()},
         }
@@ -117,7 +127,7 @@ class Keeper:
         state = self._read(path)
         try:
             for name, module in self.modules.items():
-                module.load_state_dict(state["modules"][name])
+                load_own_weights(module, state["modules"][name])
             self.optimizer.load_state_dict(state["optimizer"])
             for name, item in self.extra.items():
                 item.load_state_dict(state["extra"][name])

@@ -15,7 +15,6 @@ they come out the same.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,10 +28,10 @@ from torch import Tensor
 from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_prompts
 from tutelage.errors import TrainingError
-from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
+from tutelage.model.lora import copy_on_trunk
 from tutelage.objectives.ppo import (
     AdaptiveKL,
     FixedKL,
@@ -56,7 +55,8 @@ from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.optimizer import adamw
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
-from tutelage.train.settings import Machine, Source
+from tutelage.train.settings import LoRA, Machine, Source
+from tutelage.train.trunk import critic_on, load_scorer, load_trainable, new_critic, reference_of
 
 Judge = Callable[[Prompt, str, bool], float]
 """(prompt, answer, whether it finished) -> gold score, where a task has one. Logged, never trained on."""
@@ -128,7 +128,8 @@ class PPOSettings(Settings):
     ptx_sources: dict[str, Source] = Field({}, description="name -> path and weight of the pretraining text of PPO-ptx")
     ptx_windows: int = Field(8, gt=0, description="windows of pretraining text an optimiser step")
     ptx_sequence: int = Field(256, gt=1, description="length of such a window [tokens]")
-    seed: int = Field(0, description="seed of prompts' order and of sampling")
+    lora: LoRA = Field(LoRA(), description="adapters in place of all weights, of the policy and of the critic")
+    seed: int = Field(0, description="seed of prompts' order, of sampling and of adapters")
     machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
@@ -154,7 +155,8 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         device, dtype = pick_device(settings.machine.device), settings.machine.dtype
         tokenizer = Tokenizer.load(settings.checkpoint)
         tokenizer.require_same(settings.reward_model)
-        policy = load_decoder(settings.checkpoint, device, torch.float32)
+        torch.manual_seed(settings.seed)
+        policy = load_trainable(settings.checkpoint, settings.lora, device)
         context = policy.config.max_position_embeddings
         room = context - settings.max_new_tokens
         prompts, prompt_ids, too_long = fitting_prompts(read_prompts(settings.prompts), tokenizer, room)
@@ -168,13 +170,13 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
 
         # models: policy, reference, reward model, critic
         policy.dropout = 0.0
-        reference = copy.deepcopy(policy).requires_grad_(False)
-        reward_model = load_scalar(settings.reward_model, device, torch.float32).requires_grad_(False)
+        reference = reference_of(policy)
+        reward_model = load_scorer(settings.reward_model, policy, settings.checkpoint, device)
         shared = settings.trunk == "shared"
         torch.manual_seed(settings.seed)
-        critic = ScalarModel(policy) if shared else copy.deepcopy(reward_model).requires_grad_(True)
-        critic.to(device)
-        averaged = copy.deepcopy(policy).requires_grad_(False)
+        critic = critic_on(policy) if shared else new_critic(reward_model, settings.lora)
+        reward_model.requires_grad_(False)
+        averaged = copy_on_trunk(policy).requires_grad_(False)
         critic_parts = (critic.head, settings.value_lr) if shared else (critic, settings.value_lr)
         optimizer = adamw([(policy, settings.lr), critic_parts], weight_decay=0.0, eps=settings.eps)
         kl = settings.kl
@@ -390,4 +392,5 @@ def minibatch_rows(lengths: Tensor, settings: PPOSettings) -> tuple[list[list[Te
 def blend(averaged: Decoder, policy: Decoder, decay: float) -> None:
     """averaged <- decay averaged + (1 - decay) policy."""
     for mean, live in zip(averaged.parameters(), policy.parameters(), strict=True):
-        mean.lerp_(live, 1.0 - decay)
+        if mean is not live:  # a frozen trunk is one for both
+            mean.lerp_(live, 1.0 - decay)

@@ -25,7 +25,6 @@ from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.mixing import split_by_key
 from tutelage.data.prepare import opening, text_of
 from tutelage.errors import TrainingError
-from tutelage.model.checkpoint import load_decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
@@ -37,7 +36,8 @@ from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.keeping import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.optimizer import OptimizerName, make_optimizer
-from tutelage.train.settings import Machine, longest_row
+from tutelage.train.settings import LoRA, Machine, longest_row
+from tutelage.train.trunk import load_trainable, new_scorer
 
 
 class RewardSettings(Settings):
@@ -72,7 +72,8 @@ class RewardSettings(Settings):
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    seed: int = Field(0, description="seed of the head and of data order")
+    lora: LoRA = Field(LoRA(), description="adapters in place of all weights")
+    seed: int = Field(0, description="seed of the head, of adapters and of data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
 
@@ -85,7 +86,8 @@ def main(settings: RewardSettings) -> Path:
             return run.checkpoint
 
         device = pick_device(settings.machine.device)
-        decoder = load_decoder(settings.checkpoint, device, torch.float32)
+        torch.manual_seed(settings.seed)
+        decoder = load_trainable(settings.checkpoint, settings.lora, device)
 
         # data
         tokenizer = Tokenizer.load(settings.checkpoint)
@@ -110,7 +112,7 @@ def main(settings: RewardSettings) -> Path:
 
         # model and optimiser
         torch.manual_seed(settings.seed)
-        model = ScalarModel.from_decoder(decoder).to(device).train()
+        model = new_scorer(decoder).train()
         optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
 
         def update(step: int) -> Metrics:

@@ -32,6 +32,20 @@ class Machine(Settings):
     project: str = Field("tutelage", description="the tracker's name for runs that belong together")
 
 
+class LoRA(Settings):
+    """Adapters (Hu et al. 2021) in place of training all weights; the frozen ones are held once, however many models need them."""
+
+    r: int = Field(0, ge=0, description="rank of the adapters; 0: none, all weights are trained")
+    alpha: float = Field(32.0, gt=0, description="adapters count alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapters while training")
+    targets: tuple[str, ...] = Field(
+        ("attention.qkv", "attention.out", "mlp.up", "mlp.down"), description="matrices that get an adapter"
+    )
+    trunk: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="number type of the frozen weights; auto: that of the checkpoint"
+    )
+
+
 def longest_row(max_length: int, context: int) -> int:
     """``max_length``, or what the model's context holds where that is less; rows are padded to multiples of 8 [tokens]."""
     return min(max_length, context // 8 * 8)

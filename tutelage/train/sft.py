@@ -9,7 +9,6 @@ SFT overfits the loss after one epoch while people go on preferring later ones (
 
 from __future__ import annotations
 
-import copy
 from itertools import islice
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from pydantic import Field, model_validator
 from tutelage.data.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
 from tutelage.errors import RecipeError, TrainingError
-from tutelage.model.checkpoint import load_decoder, load_scalar
+from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
+from tutelage.model.lora import copy_on_trunk, load_own_weights, own_weights
 from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
@@ -31,7 +31,8 @@ from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import end_scores, sample
-from tutelage.train.settings import Machine, Source, longest_row
+from tutelage.train.settings import LoRA, Machine, Source, longest_row
+from tutelage.train.trunk import load_trainable
 
 
 class SFTSettings(Settings):
@@ -63,7 +64,8 @@ class SFTSettings(Settings):
     ptx_sources: dict[str, Source] = Field({}, description="name -> path and weight of the pretraining text mixed in")
     ptx_windows: int = Field(2, gt=0, description="windows of pretraining text a step")
     ptx_sequence: int = Field(256, gt=1, description="length of such a window [tokens]")
-    seed: int = Field(0, description="seed of data order and dropout")
+    lora: LoRA = Field(LoRA(), description="adapters in place of all weights")
+    seed: int = Field(0, description="seed of data order, dropout and adapters")
     machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
@@ -85,7 +87,8 @@ def main(settings: SFTSettings) -> Path:
             return run.checkpoint
 
         device = pick_device(settings.machine.device)
-        model = load_decoder(settings.checkpoint, device, torch.float32).train()
+        torch.manual_seed(settings.seed)
+        model = load_trainable(settings.checkpoint, settings.lora, device).train()
         context = model.config.max_position_embeddings
 
         # data
@@ -180,7 +183,7 @@ class Best(torch.nn.Module):
     def __init__(self, model: Decoder) -> None:
         super().__init__()
         self.live = [model]  # in a list: not a submodule
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.model = copy_on_trunk(model).requires_grad_(False)
         self.value: torch.Tensor
         self.step: torch.Tensor
         self.register_buffer("value", torch.tensor(-torch.inf))
@@ -189,7 +192,7 @@ class Best(torch.nn.Module):
     def offer(self, value: float, step: int) -> None:
         """Keep the live model's weights if ``value`` is the highest yet."""
         if value > self.value:
-            self.model.load_state_dict(self.live[0].state_dict())
+            load_own_weights(self.model, own_weights(self.live[0]))
             self.value.fill_(value)
             self.step.fill_(step)
 

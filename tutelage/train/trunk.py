@@ -1,0 +1,96 @@
+"""The models of a stage, whole or as LoRA adapters on a frozen trunk that they share.
+
+Without ``lora`` each model has weights of its own. With it there is one copy of the trunk in memory: the policy is the trunk with
+adapters, the reference the same with adapters off, and a reward model that was trained with LoRA from the same checkpoint is a
+second set of adapters and a head; the critic begins as a copy of those.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from tutelage.model.checkpoint import load_decoder, load_scalar
+from tutelage.model.decoder import Decoder
+from tutelage.model.heads import ScalarModel
+from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_adapters
+from tutelage.model.peft_format import load_adapter
+from tutelage.run_folder import LINEAGE, hash_of, read_lineage
+from tutelage.train.settings import LoRA
+
+ADAPTER = "adapter"
+"""The folder in a checkpoint with its adapters alone, in peft's format; beside it stand the merged weights."""
+
+_TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_trainable(checkpoint: Path, lora: LoRA, device: torch.device) -> Decoder:
+    """The language model that a stage starts from: in fp32 and all of it to be trained, or frozen with fresh adapters."""
+    if not lora.r:
+        return load_decoder(checkpoint, device, torch.float32)
+    return _with_adapters(load_decoder(checkpoint, device, _TYPES[lora.trunk]), lora)
+
+
+def new_scorer(decoder: Decoder) -> ScalarModel:
+    """A reward model to train: a new head on a copy of ``decoder``, or on its trunk and adapters, without the output layer."""
+    if not adapters(decoder):
+        return ScalarModel.from_decoder(decoder)
+    trunk = copy_on_trunk(decoder)
+    trunk.unembed = None
+    return _scalar(trunk)
+
+
+def reference_of(policy: Decoder) -> Decoder:
+    """What the policy is before it learns, frozen."""
+    return without_adapters(policy) if adapters(policy) else copy.deepcopy(policy).requires_grad_(False)
+
+
+def load_scorer(reward_model: Path, policy: Decoder, checkpoint: Path, device: torch.device) -> ScalarModel:
+    """The reward model of PPO: adapters on the policy's trunk if it can stand there, else a model with weights of its own."""
+    if adapters(policy) and _stands_on(reward_model, checkpoint):
+        trunk = without_adapters(policy)
+        trunk.unembed = None
+        scorer = load_adapter(reward_model / ADAPTER, trunk)
+        assert isinstance(scorer, ScalarModel)
+        scorer.head.float()
+        return scorer.eval()
+    if adapters(policy):
+        print(f"{reward_model}: was not trained with LoRA from {checkpoint}, so it needs a trunk of its own in memory")
+    return load_scalar(reward_model, device, torch.float32)
+
+
+def new_critic(scorer: ScalarModel, lora: LoRA) -> ScalarModel:
+    """A critic that begins as the reward model and may be trained; with LoRA it shares the reward model's trunk."""
+    if not lora.r:
+        return copy.deepcopy(scorer).requires_grad_(True)
+    if adapters(scorer):
+        return copy_on_trunk(scorer)
+    scorer.decoder.requires_grad_(False)
+    critic = copy_on_trunk(scorer)
+    _with_adapters(critic.decoder, lora)
+    return critic
+
+
+def critic_on(policy: Decoder) -> ScalarModel:
+    """A critic whose trunk is the policy's, adapters included (``trunk: shared``)."""
+    return _scalar(policy)
+
+
+def _scalar(decoder: Decoder) -> ScalarModel:
+    model = ScalarModel(decoder)
+    model.head.float()
+    return model
+
+
+def _with_adapters(decoder: Decoder, lora: LoRA) -> Decoder:
+    return add_adapters(decoder, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+
+
+def _stands_on(reward_model: Path, checkpoint: Path) -> bool:
+    """True when the reward model's adapters were trained on this checkpoint, bit for bit."""
+    if not (reward_model / ADAPTER).is_dir() or not (reward_model / LINEAGE).is_file():
+        return False
+    parent = read_lineage(reward_model / LINEAGE)["inputs"].get("checkpoint")
+    return parent is not None and parent["sha256"] == hash_of(checkpoint)
