@@ -22,6 +22,7 @@ from tutelage.cli import VERBS
 from tutelage.data import formats
 from tutelage.generate.sampler import Sampling
 from tutelage.pipeline import Plan, RunSettings
+from tutelage.train.pretrain import PretrainSettings
 from tutelage.world import judge, labellers
 from tutelage.world.facts import LANGUAGES, make_world
 from tutelage.world.tasks import FAMILIES, make_task
@@ -143,7 +144,8 @@ def values_of(path: str, page: str, kind: type) -> dict[str, object]:
         return yaml.safe_load(printed)
     assert re.fullmatch(r"runs/demo/\w+/recipe\.yaml", path), f"{path}: where does this recipe come from?"
     needed = {name: "x" for name, _, default, _ in recipe.describe(kind) if default == "(required)"}
-    return needed | {name: {"x": {"path": "x"}} for name in needed if "sources" in name}
+    start = {"tokenizer": "x"} if kind is PretrainSettings else {}  # this or a checkpoint
+    return needed | start | {name: {"x": {"path": "x"}} for name in needed if "sources" in name}
 
 
 # ---- Python, files and messages in the guides

@@ -31,7 +31,7 @@ from tutelage.evaluate.report import stage_table, write_report
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows, shots_like
 from tutelage.generate.sampler import Sampling
-from tutelage.model.checkpoint import load_decoder
+from tutelage.model.checkpoint import context_of, load_decoder
 from tutelage.model.device import peak_rss_gib, pick_device, release_heap
 from tutelage.recipe import Settings, merge, resolve
 from tutelage.run_folder import open_run
@@ -194,11 +194,8 @@ class Plan:
             "ptx_sources": sources,
         }
         filled: dict[str, dict[str, Any]] = {
-            "pretrain": {
-                "tokenizer": s.out / "tokenizer",
-                "sources": sources,
-                "heldout": data / "documents_heldout.jsonl",
-            },
+            "pretrain": {"sources": sources, "heldout": data / "documents_heldout.jsonl"}
+            | ({} if s.pretrain.get("checkpoint") else {"tokenizer": s.out / "tokenizer"}),
             "sft": {
                 "checkpoint": checkpoints["pretrain"],
                 "demonstrations": data / "demonstrations.jsonl",
@@ -261,9 +258,9 @@ def make_data(settings: RunSettings, folder: Path) -> dict[str, int]:
 
 
 def make_tokenizer(settings: RunSettings, plan: Plan) -> None:
-    """A byte-level BPE trained on the pretraining text and the demonstrations."""
+    """A byte-level BPE trained on the pretraining text and the demonstrations; none where the recipe goes on from a model."""
     folder = plan.pretrain.tokenizer
-    if (folder / "tokenizer.json").exists():
+    if folder is None or (folder / "tokenizer.json").exists():
         return
 
     def texts() -> Iterator[str]:
@@ -278,8 +275,9 @@ def make_tokenizer(settings: RunSettings, plan: Plan) -> None:
 def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict[str, StageResult]:
     """Every stage's answers to the held-out prompts, measured and compared."""
     data, options = settings.out / "data", settings.evaluate
-    heldout, room = data / "prompts_heldout.jsonl", plan.pretrain.model.context - options.max_new_tokens
-    prompts, _, too_long = fitting_prompts(read_prompts(heldout), Tokenizer.load(plan.pretrain.tokenizer), room)
+    base, tuned = plan.pretrain.out / "checkpoint", plan.sft.out / "checkpoint"
+    heldout, room = data / "prompts_heldout.jsonl", context_of(tuned) - options.max_new_tokens
+    prompts, _, too_long = fitting_prompts(read_prompts(heldout), Tokenizer.load(tuned), room)
     if too_long:
         print(f"{heldout}: left out {too_long} x too long for an answer in the model's context")
     if not prompts:
@@ -287,7 +285,6 @@ def evaluate_all(settings: RunSettings, plan: Plan, judge: Judge | None) -> dict
     sampling = Sampling(temperature=options.temperature, max_tokens=options.max_new_tokens, seed=settings.seed * 7_919)
     demonstrations = list(read_conversations(plan.sft.demonstrations))
     shots = shots_like(demonstrations, options.shots, settings.seed)
-    base, tuned = plan.pretrain.out / "checkpoint", plan.sft.out / "checkpoint"
     checkpoints: dict[str, tuple[Path, Shots | None]] = {
         "base": (base, lambda prompt: ()),
         "base_few_shot": (base, shots),
@@ -350,7 +347,8 @@ def compression(plan: Plan) -> dict[str, float]:
 
     path = plan.pretrain.heldout
     assert path is not None
-    measured = HeldoutText.read(path, Tokenizer.load(plan.pretrain.tokenizer), plan.pretrain.sequence).documents
+    tokenizer = Tokenizer.load(plan.pretrain.out / "checkpoint")
+    measured = HeldoutText.read(path, tokenizer, plan.pretrain.sequence).documents
     text = "\n\n".join(document.text for document in islice(read_documents(path), measured)).encode()
     return {
         "gzip": 8 * len(gzip.compress(text, 9)) / len(text),

@@ -137,6 +137,16 @@ def test_what_can_be_neither_is_said_at_once(name):
         resolve_model(name)
 
 
+def test_a_name_in_a_folder_that_is_here_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    """`runs/demmo` is a slip of the hand, and not worth a question to the network."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        CheckpointError, match="runs/demmo does not exist: give a model folder, or a name on the Hugging"
+    ):
+        resolve_model("runs/demmo")
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"model.safetensors is a file: give the model's folder"):

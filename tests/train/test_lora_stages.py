@@ -13,7 +13,7 @@ from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.lora import adapters
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo, reward, sft
-from tutelage.train.settings import LoRA
+from tutelage.train.settings import LoRA, Machine
 from tutelage.train.trunk import critic_on, load_scorer, load_trainable, new_critic, reference_of
 
 peft = pytest.importorskip("peft")
@@ -97,11 +97,11 @@ def weights(*models: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_four_models_of_ppo_stand_on_one_trunk(tuned, scorer, shared):
-    lora, device = LoRA.model_validate(SMALL), torch.device("cpu")
-    policy = load_trainable(tuned, lora, device)
+    lora, tokenizer = LoRA.model_validate(SMALL), Tokenizer.load(tuned)
+    policy = load_trainable(tuned, tokenizer, lora, Machine(device="cpu"))
     trunk = sum(p.numel() for p in policy.parameters() if not p.requires_grad)
     reference = reference_of(policy)
-    judge = load_scorer(scorer, policy, tuned, device)
+    judge = load_scorer(scorer, policy, tuned, tokenizer)
     critic = critic_on(policy) if shared else new_critic(judge, lora)
     learning = {id(p): p for model in (policy, judge, critic) for p in model.parameters() if p.requires_grad}
     assert weights(policy, reference, judge, critic) == trunk + sum(p.numel() for p in learning.values())
@@ -115,9 +115,9 @@ def test_the_four_models_of_ppo_stand_on_one_trunk(tuned, scorer, shared):
 
 
 def test_the_critic_learns_without_moving_the_reward_model(tuned, scorer):
-    lora, device = LoRA.model_validate(SMALL), torch.device("cpu")
-    policy = load_trainable(tuned, lora, device)
-    judge = load_scorer(scorer, policy, tuned, device)
+    lora, tokenizer = LoRA.model_validate(SMALL), Tokenizer.load(tuned)
+    policy = load_trainable(tuned, tokenizer, lora, Machine(device="cpu"))
+    judge = load_scorer(scorer, policy, tuned, tokenizer)
     critic = new_critic(judge, lora)
     judge.requires_grad_(False)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_a_reward_model_from_elsewhere_gets_a_trunk_of_its_own_and_says_so(
 
 def test_a_bf16_trunk_stays_bf16_under_fp32_adapters(imported, tuned, scorer):
     lora = LoRA.model_validate(SMALL | {"trunk": "bf16"})
-    policy = load_trainable(tuned, lora, torch.device("cpu"))
+    policy = load_trainable(tuned, Tokenizer.load(tuned), lora, Machine(device="cpu"))
     kinds = {p.requires_grad: p.dtype for p in policy.parameters()}
     assert kinds == {False: torch.bfloat16, True: torch.float32}
     critic = critic_on(policy)

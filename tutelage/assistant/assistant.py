@@ -16,6 +16,8 @@ from tutelage.model.checkpoint import load_model
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
+from tutelage.model.hub import resolve_model
+from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer
@@ -33,9 +35,11 @@ class Assistant:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Assistant:
-        """Read a checkpoint folder. Raises CheckpointError if it is not one, naming what is missing."""
-        folder = Path(path)
-        return cls(load_model(folder, pick_device(device)), Tokenizer.load(folder), str(path), dtype)
+        """Read a checkpoint folder, or a model of the Hugging Face hub. CheckpointError names what is missing."""
+        folder = resolve_model(path)
+        model, tokenizer = load_model(folder, pick_device(device)), Tokenizer.load(folder)
+        fit_vocabulary(model, tokenizer.vocab_size)
+        return cls(model, tokenizer, str(path), dtype)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids [s] -> logits [s, vocabulary] in float32: position i predicts token i + 1."""

@@ -143,6 +143,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} {problem}: give a model folder") from None
 
 
+def context_of(folder: Path) -> int:
+    """The longest sequence that a checkpoint's model takes [tokens], from its config.json alone."""
+    return hf.config_from_hf(read_config(folder)).max_position_embeddings
+
+
 def _offset(settings: Mapping[str, Any]) -> float:
     value = settings.get(hf.OFFSET_KEY, 0.0)
     if not isinstance(value, int | float):

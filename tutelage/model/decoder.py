@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tutelage.model.attention import attend
 from tutelage.model.cache import KVCache
@@ -145,13 +146,14 @@ class Decoder(nn.Module):
     """A causal language model without its loss.
 
     ``dropout`` (residual dropout, as InstructGPT's SFT used) is a plain attribute that a stage sets; it acts in train
-    mode only, starts at 0 and is no part of a checkpoint. Weights are drawn from torch's global generator: normal with
+    mode only, starts at 0 and is no part of a checkpoint. So is ``recompute``: with it a layer keeps its input alone for the
+    backward pass and is computed again there (Chen et al. 2016). Weights are drawn from torch's global generator: normal with
     ``init_std``, the projections into the residual stream scaled by 1/sqrt(2 layers) (Radford et al. 2019, section 2.3)
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config, self.dropout = config, 0.0
+        self.config, self.dropout, self.recompute = config, 0.0, False
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
         self.places = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
@@ -198,8 +200,10 @@ class Decoder(nn.Module):
         x = self.embed(ids)
         if self.places is not None:
             x = x + self._learned(ids, positions, cache)
+        recompute = self.recompute and torch.is_grad_enabled() and cache is None
         for i, layer in enumerate(self.layers):
-            x = layer(x, windowless if i in self._windowless else shared)
+            extra = windowless if i in self._windowless else shared
+            x = checkpoint(layer, x, extra, use_reentrant=False) if recompute else layer(x, extra)
         if cache is not None:
             cache.lengths = cache.lengths + ids.shape[1]
         return self.final_norm(x)

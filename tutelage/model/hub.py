@@ -44,6 +44,8 @@ def resolve_model(name: Path | str, *, revision: str | None = None) -> Path:
         raise CheckpointError(
             f"{name!r} is no folder, and no name on the Hugging Face hub (such as Qwen/Qwen3-0.6B) either"
         )
+    if "/" in name and Path(name).parent.is_dir():
+        raise CheckpointError(f"{folder} does not exist: give a model folder, or a name on the Hugging Face hub")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (

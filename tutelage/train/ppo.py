@@ -31,6 +31,7 @@ from tutelage.errors import TrainingError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
+from tutelage.model.hub import resolve_model
 from tutelage.model.lora import copy_on_trunk
 from tutelage.objectives.ppo import (
     AdaptiveKL,
@@ -52,6 +53,7 @@ from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.keeping import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
+from tutelage.train.memory import say_memory
 from tutelage.train.optimizer import adamw
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
@@ -145,7 +147,8 @@ class PPOSettings(Settings):
 
 def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
     """Run the stage; returns the checkpoint folder. ``judge``, if given, scores every rollout for the log."""
-    inputs = {"checkpoint": settings.checkpoint, "reward_model": settings.reward_model, "prompts": settings.prompts}
+    checkpoint, scorer = resolve_model(settings.checkpoint), resolve_model(settings.reward_model)
+    inputs = {"checkpoint": checkpoint, "reward_model": scorer, "prompts": settings.prompts}
     inputs |= ptx_inputs(settings)
     with open_run(settings.out, "ppo", settings, inputs) as run:
         if run.finished:
@@ -153,10 +156,10 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
 
         # data
         device, dtype = pick_device(settings.machine.device), settings.machine.dtype
-        tokenizer = Tokenizer.load(settings.checkpoint)
-        tokenizer.require_same(settings.reward_model)
+        tokenizer = Tokenizer.load(checkpoint)
+        tokenizer.require_same(scorer)
         torch.manual_seed(settings.seed)
-        policy = load_trainable(settings.checkpoint, settings.lora, device)
+        policy = load_trainable(checkpoint, tokenizer, settings.lora, settings.machine)
         context = policy.config.max_position_embeddings
         room = context - settings.max_new_tokens
         prompts, prompt_ids, too_long = fitting_prompts(read_prompts(settings.prompts), tokenizer, room)
@@ -171,7 +174,7 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         # models: policy, reference, reward model, critic
         policy.dropout = 0.0
         reference = reference_of(policy)
-        reward_model = load_scorer(settings.reward_model, policy, settings.checkpoint, device)
+        reward_model = load_scorer(scorer, policy, checkpoint, tokenizer)
         shared = settings.trunk == "shared"
         torch.manual_seed(settings.seed)
         critic = critic_on(policy) if shared else new_critic(reward_model, settings.lora)
@@ -179,6 +182,10 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         averaged = copy_on_trunk(policy).requires_grad_(False)
         critic_parts = (critic.head, settings.value_lr) if shared else (critic, settings.value_lr)
         optimizer = adamw([(policy, settings.lr), critic_parts], weight_decay=0.0, eps=settings.eps)
+        rows, longest = settings.microbatch or settings.minibatch, max(map(len, prompt_ids)) + settings.max_new_tokens
+        trained = [policy] if shared else [policy, critic.decoder]
+        models = [policy, reference, reward_model, critic, averaged]
+        say_memory(models, trained, rows, longest, dtype, "adamw")
         kl = settings.kl
         controller = AdaptiveKL(kl.coef, kl.target, kl.horizon) if kl.controller == "adaptive" else FixedKL(kl.coef)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from tutelage.data.heldout import HeldoutText
@@ -20,6 +20,7 @@ from tutelage.errors import RecipeError
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, compiled, pick_device
+from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
@@ -27,9 +28,11 @@ from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.keeping import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
+from tutelage.train.memory import say_memory
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import text_inputs, text_mixture, text_windows
-from tutelage.train.settings import Machine, Source
+from tutelage.train.settings import LoRA, Machine, Source
+from tutelage.train.trunk import load_trainable
 
 
 class Shape(Settings):
@@ -72,7 +75,11 @@ class PretrainSettings(Settings):
     """Settings of ``tutelage pretrain``."""
 
     out: Path = Field(description="run folder to make")
-    tokenizer: Path = Field(description="folder with tokenizer.json")
+    tokenizer: Path | None = Field(None, description="folder with tokenizer.json")
+    checkpoint: Path | None = Field(
+        None,
+        description="go on from this model, a folder or a name on the Hugging Face hub, with its shape and its tokenizer",
+    )
     sources: dict[str, Source] = Field(description="name -> path and weight of each source of text")
     heldout: Path | None = Field(None, description="documents to measure bits per byte on")
     model: Shape = Field(Shape(), description="the decoder's shape")
@@ -92,32 +99,53 @@ class PretrainSettings(Settings):
         False, description="compile the step with torch.compile: half a minute at the start, then faster"
     )
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
+    lora: LoRA = Field(LoRA(), description="adapters in place of all weights, where a checkpoint is gone on from")
     seed: int = Field(0, description="seed of weights and data order")
     machine: Machine = Field(Machine(), description="where it runs")
+
+    @model_validator(mode="after")
+    def _one_start(self) -> PretrainSettings:
+        if (self.tokenizer is None) == (self.checkpoint is None):
+            raise ValueError(
+                "give either tokenizer, for a new model, or checkpoint, to go on from one that has its own"
+            )
+        if self.checkpoint is not None and self.model != Shape():
+            raise ValueError("model is the shape of a new model; a checkpoint has its own: give one of the two")
+        if self.checkpoint is None and self.lora.r:
+            raise ValueError("lora needs a checkpoint: adapters on weights that have learnt nothing learn nothing")
+        return self
 
 
 def main(settings: PretrainSettings) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    inputs = {"tokenizer": settings.tokenizer} | text_inputs(settings.sources)
+    start = resolve_model(settings.checkpoint) if settings.checkpoint else settings.tokenizer
+    assert start is not None  # PretrainSettings
+    inputs = {"checkpoint" if settings.checkpoint else "tokenizer": start} | text_inputs(settings.sources)
     if settings.heldout:
         inputs["heldout"] = settings.heldout
     with open_run(settings.out, "pretrain", settings, inputs) as run:
         if run.finished:
             return run.checkpoint
 
+        # model
+        device = pick_device(settings.machine.device)
+        tokenizer = Tokenizer.load(start)
+        torch.manual_seed(settings.seed)
+        if settings.checkpoint:
+            model = load_trainable(start, tokenizer, settings.lora, settings.machine).train()
+        else:
+            model = new_model(settings, tokenizer).train()
+        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
+
+        rows = settings.microbatch or settings.batch_size
+        say_memory([model], [model], rows, settings.sequence, settings.machine.dtype, settings.optimizer)
+
         # data
-        tokenizer = Tokenizer.load(settings.tokenizer)
-        context = settings.model.context
+        context = model.config.max_position_embeddings
         mixture = text_mixture(
             settings.sources, tokenizer, run, sequence=settings.sequence, context=context, seed=settings.seed
         )
         heldout = HeldoutText.read(settings.heldout, tokenizer, settings.sequence) if settings.heldout else None
-
-        # model and optimiser
-        device = pick_device(settings.machine.device)
-        torch.manual_seed(settings.seed)
-        model = Decoder(settings.model.config(tokenizer.vocab_size)).to(device).train()
-        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
 
         def loss_of(windows: Tensor, count: int) -> Tensor:
             logits = model.logits(model(windows[:, :-1]))
@@ -165,3 +193,10 @@ def main(settings: PretrainSettings) -> Path:
         save_checkpoint(run, model, tokenizer)
         run.finish(last or evaluate(settings.steps) if heldout else {})
         return run.checkpoint
+
+
+def new_model(settings: PretrainSettings, tokenizer: Tokenizer) -> Decoder:
+    """A decoder with weights drawn anew."""
+    model = Decoder(settings.model.config(tokenizer.vocab_size)).to(pick_device(settings.machine.device))
+    model.recompute = settings.machine.recompute
+    return model

@@ -25,8 +25,9 @@ from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.mixing import split_by_key
 from tutelage.data.prepare import opening, text_of
 from tutelage.errors import TrainingError
-from tutelage.model.device import autocast, pick_device
+from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
+from tutelage.model.hub import resolve_model
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.recipe import Settings
 from tutelage.records import Ranking
@@ -35,6 +36,7 @@ from tutelage.text.chat import render, render_answers
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.keeping import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
+from tutelage.train.memory import say_memory
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.settings import LoRA, Machine, longest_row
 from tutelage.train.trunk import load_trainable, new_scorer
@@ -79,18 +81,18 @@ class RewardSettings(Settings):
 
 def main(settings: RewardSettings) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    inputs = {"checkpoint": settings.checkpoint, "rankings": settings.rankings}
+    checkpoint = resolve_model(settings.checkpoint)
+    inputs = {"checkpoint": checkpoint, "rankings": settings.rankings}
     optional = {"heldout": settings.heldout, "demonstrations": settings.demonstrations}
     with open_run(settings.out, "reward", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
         if run.finished:
             return run.checkpoint
 
-        device = pick_device(settings.machine.device)
+        tokenizer = Tokenizer.load(checkpoint)
         torch.manual_seed(settings.seed)
-        decoder = load_trainable(settings.checkpoint, settings.lora, device)
+        decoder = load_trainable(checkpoint, tokenizer, settings.lora, settings.machine)
 
         # data
-        tokenizer = Tokenizer.load(settings.checkpoint)
         longest = longest_row(settings.max_length, decoder.config.max_position_embeddings)
         rankings = list(read_rankings(settings.rankings))
         if settings.heldout:
@@ -114,6 +116,8 @@ def main(settings: RewardSettings) -> Path:
         torch.manual_seed(settings.seed)
         model = new_scorer(decoder).train()
         optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
+        widest = max(example.size for example in examples)
+        say_memory([model], [model.decoder], settings.microbatch, widest, settings.machine.dtype, settings.optimizer)
 
         def update(step: int) -> Metrics:
             rng = random.Random(f"{settings.seed} {step}")

@@ -17,6 +17,10 @@ class Machine(Settings):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of matrix products; auto takes bf16 where the machine has it"
     )
+    recompute: bool = Field(
+        False,
+        description="compute the layers again in the backward pass: far less memory for activations, a third more time",
+    )
     save_every: int = Field(0, ge=0, description="steps between saved states to resume from; 0: only when told to stop")
     checkpoint_every: int = Field(
         0, ge=0, description="steps between intermediate checkpoints, each a whole model folder; 0: none"

@@ -21,6 +21,7 @@ from tutelage.errors import RecipeError, TrainingError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
+from tutelage.model.hub import resolve_model
 from tutelage.model.lora import copy_on_trunk, load_own_weights, own_weights
 from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
@@ -28,6 +29,7 @@ from tutelage.run_folder import open_run
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.keeping import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
+from tutelage.train.memory import say_memory
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import end_scores, sample
@@ -39,7 +41,10 @@ class SFTSettings(Settings):
     """Settings of ``tutelage sft``."""
 
     out: Path = Field(description="run folder to make")
-    checkpoint: Path = Field(description="model to start from")
+    checkpoint: Path = Field(description="model to start from: a folder, or a name on the Hugging Face hub")
+    chat_template: Path | None = Field(
+        None, description="jinja file that lays conversations out, for a model that has none or shall have another"
+    )
     demonstrations: Path = Field(description="conversations to imitate")
     heldout: Path | None = Field(None, description="conversations to measure the loss on")
     reward_model: Path | None = Field(None, description="choose the epoch by this model's scores, not by held-out loss")
@@ -79,20 +84,27 @@ def main(settings: SFTSettings) -> Path:
     """Run the stage; returns the checkpoint folder."""
     if settings.reward_model and not settings.prompts:
         raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
-    optional = {"heldout": settings.heldout, "reward_model": settings.reward_model, "prompts": settings.prompts}
-    inputs = {"checkpoint": settings.checkpoint, "demonstrations": settings.demonstrations}
+    optional = {
+        "heldout": settings.heldout,
+        "reward_model": settings.reward_model,
+        "prompts": settings.prompts,
+        "chat_template": settings.chat_template,
+    }
+    checkpoint = resolve_model(settings.checkpoint)
+    inputs = {"checkpoint": checkpoint, "demonstrations": settings.demonstrations}
     inputs |= ptx_inputs(settings)
     with open_run(settings.out, "sft", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
         if run.finished:
             return run.checkpoint
 
+        # model
         device = pick_device(settings.machine.device)
+        tokenizer = Tokenizer.load(checkpoint, chat_template=read_template(settings.chat_template))
         torch.manual_seed(settings.seed)
-        model = load_trainable(settings.checkpoint, settings.lora, device).train()
+        model = load_trainable(checkpoint, tokenizer, settings.lora, settings.machine).train()
         context = model.config.max_position_embeddings
 
         # data
-        tokenizer = Tokenizer.load(settings.checkpoint)
         if settings.reward_model:
             tokenizer.require_same(settings.reward_model)
         longest = longest_row(settings.max_length, context)
@@ -110,6 +122,8 @@ def main(settings: SFTSettings) -> Path:
         model.dropout = settings.dropout
         optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
         best = Best(model)
+        rows = settings.microbatch or settings.batch_size
+        say_memory([model, best], [model], rows, longest, settings.machine.dtype, settings.optimizer)
 
         def update(step: int) -> Metrics:
             chosen = [examples[i] for i in batches[step]]
@@ -165,6 +179,16 @@ def main(settings: SFTSettings) -> Path:
             }
         )
         return run.checkpoint
+
+
+def read_template(path: Path | None) -> str | None:
+    """The text of a chat template's file; RecipeError where it cannot be read."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"chat_template {path} cannot be read: {error}") from None
 
 
 def fitting_conversations(path: Path, tokenizer: Tokenizer, longest: int) -> tuple[list[Example], dict[str, int]]:

@@ -14,11 +14,14 @@ import torch
 
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
+from tutelage.model.device import pick_device
 from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_adapters
 from tutelage.model.peft_format import load_adapter
+from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.run_folder import LINEAGE, hash_of, read_lineage
-from tutelage.train.settings import LoRA
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.settings import LoRA, Machine
 
 ADAPTER = "adapter"
 """The folder in a checkpoint with its adapters alone, in peft's format; beside it stand the merged weights."""
@@ -26,11 +29,15 @@ ADAPTER = "adapter"
 _TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load_trainable(checkpoint: Path, lora: LoRA, device: torch.device) -> Decoder:
-    """The language model that a stage starts from: in fp32 and all of it to be trained, or frozen with fresh adapters."""
-    if not lora.r:
-        return load_decoder(checkpoint, device, torch.float32)
-    return _with_adapters(load_decoder(checkpoint, device, _TYPES[lora.trunk]), lora)
+def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: Machine) -> Decoder:
+    """The language model that a stage starts from: in fp32 and all of it to be trained, or frozen with fresh adapters.
+
+    It has a row for every token of ``tokenizer``.
+    """
+    decoder = load_decoder(checkpoint, pick_device(machine.device), _TYPES[lora.trunk] if lora.r else torch.float32)
+    fit_vocabulary(decoder, tokenizer.vocab_size)
+    decoder.recompute = machine.recompute
+    return _with_adapters(decoder, lora) if lora.r else decoder
 
 
 def new_scorer(decoder: Decoder) -> ScalarModel:
@@ -47,7 +54,7 @@ def reference_of(policy: Decoder) -> Decoder:
     return without_adapters(policy) if adapters(policy) else copy.deepcopy(policy).requires_grad_(False)
 
 
-def load_scorer(reward_model: Path, policy: Decoder, checkpoint: Path, device: torch.device) -> ScalarModel:
+def load_scorer(reward_model: Path, policy: Decoder, checkpoint: Path, tokenizer: Tokenizer) -> ScalarModel:
     """The reward model of PPO: adapters on the policy's trunk if it can stand there, else a model with weights of its own."""
     if adapters(policy) and _stands_on(reward_model, checkpoint):
         trunk = without_adapters(policy)
@@ -58,7 +65,10 @@ def load_scorer(reward_model: Path, policy: Decoder, checkpoint: Path, device: t
         return scorer.eval()
     if adapters(policy):
         print(f"{reward_model}: was not trained with LoRA from {checkpoint}, so it needs a trunk of its own in memory")
-    return load_scalar(reward_model, device, torch.float32)
+    own = load_scalar(reward_model, policy.embed.weight.device, torch.float32)
+    fit_vocabulary(own, tokenizer.vocab_size)
+    own.decoder.recompute = policy.recompute
+    return own
 
 
 def new_critic(scorer: ScalarModel, lora: LoRA) -> ScalarModel:
