@@ -15,7 +15,16 @@ from real_process import SAVING, assert_same_end, few_documents, finish, logged,
 from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_settings
 
 KILLS = 3
-CASES = ["pretrain muon", "sft dropout", "reward", "ppo separate", "ppo shared", "ppo ptx adaptive"]
+CASES = [
+    "pretrain muon",
+    "sft dropout",
+    "sft lora",
+    "reward",
+    "ppo separate",
+    "ppo shared",
+    "ppo ptx adaptive",
+    "ppo lora",
+]
 
 
 def make(case: str, toy, base, tuned, scorer, few, out: Path) -> tuple[str, Any]:
@@ -25,13 +34,15 @@ def make(case: str, toy, base, tuned, scorer, few, out: Path) -> tuple[str, Any]
             toy, out, optimizer="muon", steps=30, heldout=few, evaluate_every=10, **SAVING
         ),
         "sft dropout": lambda: sft_settings(toy, base, out, epochs=2, dropout=0.1, **SAVING),
-        "reward": lambda: reward_settings(toy, tuned, out, evaluate_every=5, **SAVING),
+        "sft lora": lambda: sft_settings(toy, base, out, lora={"r": 4, "dropout": 0.1}, **SAVING),
+        "reward": lambda: reward_settings(toy, tuned, out, evaluate_every=5, noncontextual=1, **SAVING),
         "ppo separate": lambda: ppo_settings(toy, tuned, scorer, out, updates=8, **SAVING),
         "ppo shared": lambda: ppo_settings(toy, tuned, scorer, out, updates=8, trunk="shared", **SAVING),
         "ppo ptx adaptive": lambda: ppo_settings(
             toy, tuned, scorer, out, updates=8, ptx_coef=0.1, average=0.9,
             kl={"coef": 0.05, "controller": "adaptive", "target": 0.2, "horizon": 100}, **SAVING,
         ),
+        "ppo lora": lambda: ppo_settings(toy, tuned, scorer, out, updates=8, lora={"r": 4}, average=0.5, **SAVING),
     }  # fmt: skip
     return case.split()[0], every[case]()
 
