@@ -148,3 +148,14 @@ def test_a_bf16_trunk_stays_bf16_under_fp32_adapters(imported, tuned, scorer):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         critic(IDS).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in critic.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_every_stage_runs_on_a_bf16_trunk_and_keeps_its_type(toy, imported, tmp_path, dtype):
+    some = {"lora": SMALL | {"trunk": "bf16"}, "machine": {"device": "cpu", "dtype": dtype, "recompute": True}}
+    tuned = sft.main(sft_settings(toy, imported, tmp_path / "sft", epochs=1, lr=5e-3, **some))
+    scorer = reward.main(reward_settings(toy, tuned, tmp_path / "reward", epochs=1, lr=5e-3, **some))
+    aligned = ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "ppo", updates=2, **some))
+    assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in rows(aligned))
+    for checkpoint in (tuned, scorer, aligned):
+        assert json.loads((checkpoint / "config.json").read_text())["torch_dtype"] == "bfloat16"
