@@ -1,4 +1,4 @@
-"""GGUF files in llama.cpp itself (through xllamacpp): the same tokens, the same greedy texts, the same prompt from the template."""
+"""GGUF files in llama.cpp itself (through xllamacpp): the same tokens, probabilities, greedy texts, prompts and ends."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf_server import ask, greedy, llama_cpp, logprobs
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import CheckpointError
 from tutelage.generate.sampler import Sampling
 from tutelage.gguf_export import export_gguf, neighbouring_pairs, tensors
 from tutelage.model.checkpoint import load_decoder, save_model
-from tutelage.model.config import ModelConfig
+from tutelage.model.config import ModelConfig, RopeScaling
 from tutelage.model.decoder import Decoder
 from tutelage.records import Message, Prompt
 from tutelage.text.chat import render
@@ -45,22 +46,6 @@ def checkpoint(folder: Path, family: str, tie: bool) -> Path:
     return folder
 
 
-def llama_cpp(path: Path):
-    """A llama.cpp server on the file, one thread, no sampling."""
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.warmup, params.use_jinja = 128, 1, False, True
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    return xllamacpp.Server(params)
-
-
-def greedy(server, ids: list[int], length: int) -> str:
-    request = {"prompt": ids, "temperature": 0, "n_predict": length, "cache_prompt": False}
-    answer = server.handle_completions(request)
-    return (json.loads(answer) if isinstance(answer, bytes | str) else answer)["choices"][0]["text"]
-
-
 @pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_writes_what_we_write(family, tie, tmp_path):
@@ -70,8 +55,9 @@ def test_llama_cpp_writes_what_we_write(family, tie, tmp_path):
     export_gguf(folder, tmp_path / "model.gguf", "f32")
     server = llama_cpp(tmp_path / "model.gguf")
     for answer in assistant.answers(prompts, Sampling(temperature=0, max_tokens=16)):
-        ids = render(assistant.tokenizer, answer.prompt.messages, add_generation_prompt=True).ids
-        assert greedy(server, ids, 16).strip() == answer.completions[0].text
+        tokenizer = assistant.tokenizer
+        ids = render(tokenizer, answer.prompt.messages, add_generation_prompt=True).ids
+        assert tokenizer.decode(greedy(server, ids, 16)).strip() == answer.completions[0].text
 
 
 def test_llama_cpp_renders_the_template_and_cuts_text_as_we_do(tmp_path):
@@ -81,10 +67,89 @@ def test_llama_cpp_renders_the_template_and_cuts_text_as_we_do(tmp_path):
     server = llama_cpp(tmp_path / "model.gguf")
     for text in (TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[4]):
         message = {"role": "user", "content": text}
-        answer = server.handle_chat_completions({"messages": [message], "temperature": 0, "max_tokens": 1})
-        answer = json.loads(answer) if isinstance(answer, bytes | str) else answer
+        answer = ask(server, "/v1/chat/completions", messages=[message], temperature=0, max_tokens=1)
         ours = render(tokenizer, [Message(role="user", content=text)], add_generation_prompt=True).ids
         assert answer["usage"]["prompt_tokens"] == len(ours), text
+    for text in TEXTS:
+        found = ask(server, "/tokenize", content=text, add_special=True, parse_special=False)["tokens"]
+        assert found == [tokenizer.bos_id, *tokenizer.encode(text)], text
+
+
+FAR = {"factor": 4.0, "original_max_position_embeddings": 32}
+BANDS = FAR | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALINGS = [
+    ("llama", {"kind": "linear", "factor": 4.0}),
+    ("gpt_neox", {"kind": "linear", "factor": 2.5}),
+    ("qwen3", {"kind": "yarn"} | FAR),
+    ("mistral", {"kind": "yarn", "beta_fast": 8.0} | FAR | {"original_max_position_embeddings": 512}),
+    ("gpt_neox", {"kind": "yarn", "attention_factor": 0.7} | FAR),
+    ("qwen2", {"kind": "yarn", "mscale": 2.0, "mscale_all_dim": 0.5} | FAR),
+    ("qwen2", {"kind": "yarn", "factor": 0.5, "original_max_position_embeddings": 32}),
+    ("llama", {"kind": "yarn", "truncate": False} | FAR),
+    ("llama", {"kind": "llama3"} | BANDS),
+    ("mistral", {"kind": "llama3"} | BANDS),
+]
+
+
+def scaled(folder: Path, family: str, scaling: dict | None) -> Path:
+    """A model that looks far back, with or without the scaling."""
+    tokenizer = Tokenizer.train(TEXTS, 300)
+    torch.manual_seed(2)
+    grouped = {"num_kv_heads": 2} if family not in ("gpt2", "gpt_neox") else {}
+    config = ModelConfig(
+        family=family, vocab_size=tokenizer.vocab_size, hidden_size=64, num_layers=2, num_heads=4, init_std=0.2, rope_theta=100.0,
+        max_position_embeddings=128, rope_scaling=None if scaling is None else RopeScaling(**scaling), **grouped,
+    )  # fmt: skip
+    save_model(folder, Decoder(config), bos_id=tokenizer.bos_id, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("family", "scaling"), SCALINGS, ids=lambda value: str(value)[:60])
+def test_rope_scaling_is_the_same_in_llama_cpp(family, scaling, tmp_path):
+    """Three times as far as the original length; without its keys the file gives other probabilities and another text."""
+    folder, plain = scaled(tmp_path / "scaled", family, scaling), scaled(tmp_path / "plain", family, None)
+    model = load_decoder(folder)
+    tokens = torch.randint(6, model.config.vocab_size, (100,), generator=torch.manual_seed(3)).tolist()
+    for name in (folder, plain):
+        export_gguf(name, name.with_suffix(".gguf"), "f32")
+    server, without = llama_cpp(folder.with_suffix(".gguf")), llama_cpp(plain.with_suffix(".gguf"))
+    wanted, tokenizer = next_logprobs(model, tokens), Tokenizer.load(folder)
+    theirs, others = (logprobs(one, tokens, len(wanted), tokenizer.encode("a")[0]) for one in (server, without))
+    # GPT-NeoX's GELU is another there: tanh's, from a table in half precision.
+    assert (theirs - wanted).abs().max() < (5e-3 if family == "gpt_neox" else 1e-4)
+    assert (others - wanted).abs().max() > 0.1
+    theirs, others = (greedy(one, tokens, 16, ignore_eos=True) for one in (server, without))
+    for _ in range(16):
+        scores = next_logprobs(model, tokens)
+        scores[tokenizer.end_id] = -torch.inf
+        tokens = [*tokens, int(scores.argmax())]
+    assert theirs == tokens[100:]
+    assert theirs != others
+
+
+def next_logprobs(model: Decoder, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(model(torch.tensor([tokens]))[0, -1]).log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("family", "scaling", "words"),
+    [
+        ("llama", {"kind": "dynamic", "factor": 2.0}, "no dynamic RoPE scaling"),
+        ("qwen2", {"kind": "llama3"} | BANDS, "llama3's RoPE scaling in a llama or mistral model only, not in qwen2"),
+        ("qwen2", {"kind": "yarn", "truncate": False} | FAR, "a yarn of other beta_fast .* only, not in qwen2"),
+        (
+            "qwen3",
+            {"kind": "yarn", "beta_slow": 0.1} | FAR,
+            "a yarn of other beta_fast .* only, not in qwen3",
+        ),
+    ],
+)
+def test_rope_scaling_that_llama_cpp_does_not_have_is_refused(family, scaling, words, tmp_path):
+    with pytest.raises(CheckpointError, match=words):
+        export_gguf(scaled(tmp_path / "model", family, scaling), tmp_path / "x.gguf")
+    assert not list(tmp_path.glob("*gguf*"))
 
 
 @pytest.mark.parametrize(("kind", "bits", "error"), [("bf16", 16, 0.004), ("q8_0", 8.5, 0.01), ("q4_0", 4.5, 0.15)])
@@ -101,6 +166,15 @@ def test_quantised_matrices_come_back_within_their_precision(kind, bits, error, 
     one = stored["blk.0.ffn_down.weight"]
     # 2.7 * 64 = 170 columns are no multiple of 32: this matrix stays bf16.
     assert one.n_bytes * 8 == (bits if wanted[one.name].shape[1] % 32 == 0 else 16) * wanted[one.name].numel()
+
+
+def test_a_window_ends_the_context(tmp_path):
+    folder = checkpoint(tmp_path / "model", "mistral", True)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"sliding_window": 48}))
+    notes = export_gguf(folder, tmp_path / "model.gguf").notes
+    assert notes == ["the context ends at 48 tokens: llama.cpp has no window in a mistral model"]
+    assert gguf.GGUFReader(tmp_path / "model.gguf").fields["llama.context_length"].contents() == 48
 
 
 def test_neighbouring_pairs_by_hand():

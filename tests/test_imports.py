@@ -33,7 +33,17 @@ ALLOWED = {
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
 NO_TORCH = {"errors", "records", "recipe", "atomic", "origin", "run_folder", "runs", "world", "text"}
-TIES = {"pipeline", "simulated_ranking", "gguf_export", "data_commands", "commands", "cli", "__init__", "__main__"}
+TIES = {
+    "pipeline",
+    "simulated_ranking",
+    "gguf_export",
+    "gguf_tokenizer",
+    "data_commands",
+    "commands",
+    "cli",
+    "__init__",
+    "__main__",
+}
 
 
 def parts() -> Iterator[tuple[str, Path]]:

@@ -4,14 +4,15 @@
 
 Tensors have ggml's names. Two things are not as in Hugging Face's files: llama.cpp turns queries and keys of Llama and Mistral by
 neighbouring pairs, where Hugging Face pairs a number with the one half a head away, so their rows are put in another order; and
-GPT-NeoX's queries, keys and values stand in three blocks, not head by head, which is how ours are kept anyway.
+GPT-NeoX's queries, keys and values stand in three blocks, not head by head, which is how ours are kept anyway. The tokenizer is
+gguf_tokenizer's.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from tutelage.atomic import atomic_path
 from tutelage.errors import CheckpointError, UsageError
-from tutelage.model.checkpoint import load_decoder, read_config
+from tutelage.gguf_tokenizer import write_tokenizer
+from tutelage.model.checkpoint import load_decoder
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
+from tutelage.model.rope import frequencies
 from tutelage.recipe import Settings
 
 if TYPE_CHECKING:
@@ -54,13 +57,21 @@ class ExportSettings(Settings):
 
 
 def export(settings: ExportSettings) -> str:
-    """Write the file; returns the closing line."""
-    size = export_gguf(settings.checkpoint, settings.out, settings.type)
-    return f"{settings.out}: {size / 2**20:.1f} MiB, {settings.type}"
+    """Write the file; returns the closing line, and a line for everything that llama.cpp does otherwise."""
+    exported = export_gguf(settings.checkpoint, settings.out, settings.type)
+    line = f"{settings.out}: {exported.size / 2**20:.1f} MiB, {settings.type}"
+    return "\n".join([line, *(f"note: {note}" for note in exported.notes)])
 
 
-def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> int:
-    """Write ``checkpoint`` as a GGUF file, atomically; returns its size in bytes.
+class Exported(NamedTuple):
+    """What was written: bytes, and what llama.cpp does otherwise at the edges, a sentence each."""
+
+    size: int
+    notes: list[str]
+
+
+def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> Exported:
+    """Write ``checkpoint`` as a GGUF file, atomically.
 
     Norms and biases are f32; of q4_0 the embeddings are q8_0, as llama.cpp does it; a matrix whose rows are no multiple of 32
     stays bf16. CheckpointError for what llama.cpp would compute in another way.
@@ -72,15 +83,15 @@ def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> int
     architecture = gguf.MODEL_ARCH[ARCHITECTURES[config.family]]
     with atomic_path(out) as temporary:
         writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[architecture])
-        _settings(writer, config, kind)
-        _tokenizer(writer, checkpoint, config.vocab_size)
+        notes = _settings(writer, config, kind)
+        notes += write_tokenizer(writer, checkpoint, config.vocab_size)
         for name, tensor in tensors(model).items():
             _add(writer, name, tensor, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    return out.stat().st_size
+    return Exported(out.stat().st_size, notes)
 
 
 def tensors(model: Decoder) -> dict[str, Tensor]:
@@ -115,6 +126,8 @@ def tensors(model: Decoder) -> dict[str, Tensor]:
             found[f"blk.{layer}.{name}.{end}"] = part
     if config.family == "gpt_neox" and config.tie_embeddings:  # llama.cpp ties the others by itself
         found["output.weight"] = found["token_embd.weight"]
+    if _by_divisors(config):
+        found["rope_freqs.weight"] = rope_divisors(config)
     return found
 
 
@@ -133,19 +146,64 @@ def _split(config: ModelConfig, module: str, tensor: Tensor) -> tuple[Tensor, ..
     return (tensor,)
 
 
+def rope_divisors(config: ModelConfig) -> Tensor:
+    """What the scaling divides the frequency of each pair by, [rotary_dim / 2]."""
+    plain, _ = frequencies(config.model_copy(update={"rope_scaling": None}), 0)
+    scaled, _ = frequencies(config, 0)
+    return plain / scaled
+
+
+def _by_divisors(config: ModelConfig) -> bool:
+    """Does the file list a divisor for each pair? llama3's scaling is such a list, and a yarn of other ramps than llama.cpp's."""
+    kind = None if config.rope_scaling is None else config.rope_scaling.kind
+    return kind == "llama3" or (kind == "yarn" and not _is_llama_cpps_yarn(config))
+
+
+def _is_llama_cpps_yarn(config: ModelConfig) -> bool:
+    """Does llama.cpp's formula (ggml_rope_yarn_corr_dims, rope_yarn) give our divisors?
+
+    In these families it reads no beta_fast and beta_slow, and it rounds the ends of the ramp, always.
+    """
+    scaling = config.rope_scaling
+    assert scaling is not None
+    length = scaling.original_max_position_embeddings
+    assert length is not None  # as RopeScaling checks
+
+    def pair_that_turns(times: float) -> float:
+        turns = np.log(np.float32(length / (times * 2 * math.pi)))
+        return float(config.rotary_dim * turns / (2 * np.log(np.float32(config.rope_theta))))
+
+    first = max(0, math.floor(pair_that_turns(32)))
+    last = min(config.rotary_dim - 1, math.ceil(pair_that_turns(1)))
+    ramp = 1 - ((torch.arange(config.rotary_dim // 2) - first) / max(0.001, last - first)).clamp(0, 1)
+    return torch.allclose((1 - ramp) / scaling.factor + ramp, 1 / rope_divisors(config), rtol=1e-5)
+
+
 def _refuse(config: ModelConfig) -> None:
     wanted = _ACTIVATION.get(config.family, ("silu",))
     if config.activation not in wanted:
         raise CheckpointError(f"llama.cpp computes {wanted[0]} in a {config.family} model, not {config.activation}")
-    if getattr(config, "rope_scaling", None):
-        raise CheckpointError("RoPE scaling is not exported to GGUF yet")
+    if config.rope_scaling is None:
+        return
+    kind = config.rope_scaling.kind
+    if kind == "dynamic":
+        raise CheckpointError(
+            "llama.cpp has no dynamic RoPE scaling: its frequencies do not follow a sequence's length"
+        )
+    if _by_divisors(config) and ARCHITECTURES[config.family] != "LLAMA":
+        yarn = "a yarn of other beta_fast and beta_slow than 32 and 1, or without truncate,"
+        what = "llama3's RoPE scaling" if kind == "llama3" else yarn
+        raise CheckpointError(f"llama.cpp reads {what} in a llama or mistral model only, not in {config.family}")
 
 
-def _settings(writer: gguf.GGUFWriter, config: ModelConfig, kind: Quantisation) -> None:
+def _settings(writer: gguf.GGUFWriter, config: ModelConfig, kind: Quantisation) -> list[str]:
     gguf = _gguf()
-    window = config.sliding_window
+    context, notes = config.max_position_embeddings, []
     # llama.cpp looks through no window in these families: where a window is shorter than the context, the context ends there.
-    writer.add_context_length(min(config.max_position_embeddings, window or config.max_position_embeddings))
+    if config.sliding_window is not None and config.sliding_window < context:
+        context = config.sliding_window
+        notes.append(f"the context ends at {context} tokens: llama.cpp has no window in a {config.family} model")
+    writer.add_context_length(context)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_layers)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -161,92 +219,36 @@ def _settings(writer: gguf.GGUFWriter, config: ModelConfig, kind: Quantisation) 
     if config.positions == "rope":
         writer.add_rope_dimension_count(config.rotary_dim)
         writer.add_rope_freq_base(config.rope_theta)
+        _rope_scaling(writer, config)
     if config.family == "gpt_neox":
         writer.add_parallel_residual(config.parallel_residual)
     types = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
     writer.add_file_type(gguf.LlamaFileType[types[kind]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    return notes
 
 
-def _tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) -> None:
-    """Byte-level BPE with its merges, and the template; the template writes the first token itself."""
-    gguf = _gguf()
-    path = checkpoint / "tokenizer.json"
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    model = described.get("model", {})
-    if model.get("type") != "BPE":
-        raise CheckpointError(
-            f"{path}: a {model.get('type')} tokenizer is not exported to GGUF: only byte-level BPE is"
-        )
-    added = {token["id"]: token for token in described.get("added_tokens", [])}
-    texts = {number: text for text, number in model["vocab"].items()} | {n: t["content"] for n, t in added.items()}
-    # Rows of the embedding without a token: padding of the vocabulary.
-    tokens = [texts.get(i, f"[PAD{i}]") for i in range(vocab_size)]
-    kinds = {True: gguf.TokenType.CONTROL, False: gguf.TokenType.USER_DEFINED}
-    types = [
-        kinds[bool(added[i].get("special"))]
-        if i in added
-        else gguf.TokenType.NORMAL
-        if i in texts
-        else gguf.TokenType.UNUSED
-        for i in range(vocab_size)
-    ]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(described, path))
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
-    ids = read_config(checkpoint)
-    for key, add in (
-        ("bos_token_id", writer.add_bos_token_id),
-        ("eos_token_id", writer.add_eos_token_id),
-        ("pad_token_id", writer.add_pad_token_id),
-    ):
-        value = ids.get(key)
-        if value is not None:
-            add(value[0] if isinstance(value, list) else value)
-    writer.add_add_bos_token(False)
-    template = checkpoint / "chat_template.jinja"
-    if template.exists():
-        writer.add_chat_template(template.read_text(encoding="utf-8"))
-
-
-PRE_TOKENIZERS: dict[str, str] = {
-    '[{"ByteLevel": true}]': "gpt-2",
-    '[{"Digits": true}, {"ByteLevel": true}]': "smollm",
-}
-"""Our description of a pre-tokenizer -> llama.cpp's name of the same rules."""
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_SPLITS: dict[str, str] = {_WORDS % "{1,3}": "llama-bpe", _WORDS % "": "qwen2"}
-"""The regular expression of a Split before ByteLevel -> llama.cpp's name: Llama 3's and Qwen 2's."""
-
-
-def pre_tokenizer(described: dict[str, Any], path: Path) -> str:
-    """llama.cpp's name for the rules by which a tokenizer.json cuts text before BPE; CheckpointError where it has none."""
-    rules = described.get("pre_tokenizer") or {}
-    steps = rules.get("pretokenizers", [rules])
-    split = [step for step in steps if step.get("type") == "Split"]
-    if split:
-        name = _SPLITS.get((split[0].get("pattern") or {}).get("Regex", ""))
-        if len(split) == 1 and name:
-            return name
-    else:
-        shape = []
-        for step in steps:
-            if step.get("type") == "ByteLevel":
-                shape.append({"ByteLevel": bool(step.get("use_regex", True))})
-            elif step.get("type") == "Digits":
-                shape.append({"Digits": bool(step.get("individual_digits"))})
-            else:
-                shape.append({str(step.get("type")): True})
-        if name := PRE_TOKENIZERS.get(json.dumps(shape)):
-            return name
-    raise CheckpointError(f"{path}: llama.cpp has no name for this pre-tokenizer: {json.dumps(rules)[:200]}")
+def _rope_scaling(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+    """The keys of linear scaling and of yarn; divisors stand in a tensor and are no scaling to llama.cpp."""
+    gguf, scaling = _gguf(), config.rope_scaling
+    if scaling is None:
+        return
+    _, wanted = frequencies(config, 0)
+    computed = 1.0
+    if not _by_divisors(config):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+        writer.add_rope_scaling_factor(scaling.factor)
+        if scaling.kind == "yarn":
+            assert scaling.original_max_position_embeddings is not None
+            writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)
+            computed += 0.1 * math.log(max(scaling.factor, 1))
+            for name in ("beta_fast", "beta_slow"):
+                if (
+                    turns := getattr(scaling, name)
+                ) is not None:  # a key by name: older gguf packages have no method for it
+                    writer.add_float32(f"{writer.arch}.rope.scaling.yarn_{name}", turns)
+    if wanted != computed:  # llama.cpp multiplies its own factor for cos and sin by this one
+        writer.add_rope_scaling_attn_factors(wanted / computed)
 
 
 def _add(writer: gguf.GGUFWriter, name: str, tensor: Tensor, kind: Quantisation) -> None:

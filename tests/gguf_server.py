@@ -1,0 +1,44 @@
+"""llama.cpp itself, through xllamacpp: a server on a GGUF file and what the tests ask it for."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def llama_cpp(path: Path):
+    """A llama.cpp server on the file: one thread, attention in full precision."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.warmup, params.use_jinja = 128, 1, False, True
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    return xllamacpp.Server(params)
+
+
+def ask(server, path: str, **body: object) -> dict:
+    request = urllib.request.Request(
+        server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def logprobs(server, ids: list[int], vocab_size: int, written: int) -> torch.Tensor:
+    """llama.cpp's log-probabilities of all tokens after ``ids``, where it is made to write ``written``, whole characters."""
+    settings = {"n_predict": 1, "n_probs": vocab_size, "temperature": 0, "cache_prompt": False}
+    answer = ask(server, "/completion", prompt=ids, logit_bias=[[written, 1000]], **settings)
+    found = {one["id"]: one["logprob"] for one in answer["completion_probabilities"][0]["top_logprobs"]}
+    return torch.tensor([found[i] for i in range(vocab_size)])
+
+
+def greedy(server, ids: list[int], length: int, **settings: object) -> list[int]:
+    """The tokens that llama.cpp writes after ``ids``, with the one that ends them."""
+    settings |= {"temperature": 0, "n_predict": length, "cache_prompt": False, "return_tokens": True}
+    return ask(server, "/completion", prompt=ids, **settings)["tokens"]
