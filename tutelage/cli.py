@@ -5,6 +5,7 @@ An error is one line and an exit code: 2 for what the user gave, 1 for what went
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -13,12 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tutelage.errors import Interrupted, TutelageError, UsageError
+from tutelage.errors import Interrupted, RecipeError, TutelageError, UsageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     S = TypeVar("S", bound=BaseModel)
+
+
+_USERS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors of the system that come from what the user gave."""
 
 
 def entry() -> None:
@@ -45,18 +50,22 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(f"unknown command {verb!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
         with sigterm_is_a_stop():
             VERBS[verb][1](rest)
-    except Interrupted as stop:
-        print(f"tutelage: {stop}", file=sys.stderr)
-        return stop.exit_code
     except TutelageError as error:
-        print(f"tutelage: {error}", file=sys.stderr)
-        return error.exit_code
+        return say(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("tutelage: interrupted", file=sys.stderr)
-        return 130
+        return say("interrupted", 130)
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a file of the user's that nobody expected to be missing, closed or too long a name
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
+        return say(what, 2 if error.filename and error.errno in _USERS else 1)
     return 0
+
+
+def say(what: str, code: int) -> int:
+    """One line on the error stream, whatever stands in ``what``; returns the exit code."""
+    print("tutelage:", " ".join(what.splitlines()), file=sys.stderr)
+    return code
 
 
 @contextmanager
@@ -108,8 +117,9 @@ def run(arguments: list[str]) -> None:
     settings = configure("run", pipeline.RunSettings, arguments)
     if settings is None:
         return
-    prepare_machine()
-    result = pipeline.main(settings)
+    with naming_the_recipe(arguments):
+        prepare_machine(settings)
+        result = pipeline.main(settings)
     print(result)
 
 
@@ -293,8 +303,9 @@ def run_stage(
     settings = configure(name, kind, arguments)
     if settings is None:
         return
-    prepare_machine()
-    result = action(settings)
+    with naming_the_recipe(arguments):
+        prepare_machine(settings)
+        result = action(settings)
     if result is not None:
         print(result)
 
@@ -306,22 +317,39 @@ def configure(name: str, kind: type[S], arguments: list[str]) -> S | None:
     if "--help" in arguments or "-h" in arguments:
         print(settings_help(name, kind))
         return None
-    values: dict[str, Any] = {}
-    source = f"tutelage {name}"
-    rest = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--recipe=") else [a])]
-    if "--recipe" in rest:
-        place = rest.index("--recipe")
-        if place + 1 == len(rest):
-            raise UsageError("--recipe needs a file")
-        values = recipe.read_yaml(Path(rest[place + 1]))
-        source = rest[place + 1]
-        del rest[place : place + 2]
+    file, rest = recipe_in(arguments)
+    values = {} if file is None else recipe.read_yaml(Path(file))
+    source = file or f"tutelage {name}"
     show = "--print-config" in rest
     settings = recipe.resolve(kind, values, [a for a in rest if a != "--print-config"], source=source)
     if show:
         print(recipe.dump(settings), end="")
         return None
     return settings
+
+
+def recipe_in(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The file of `--recipe FILE`, if any, and the other arguments."""
+    rest = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--recipe=") else [a])]
+    if "--recipe" not in rest:
+        return None, rest
+    place = rest.index("--recipe")
+    if place + 1 == len(rest) or not rest[place + 1]:
+        raise UsageError("--recipe needs a file")
+    return rest[place + 1], rest[:place] + rest[place + 2 :]
+
+
+@contextmanager
+def naming_the_recipe(arguments: list[str]) -> Iterator[None]:
+    """A setting that turns out wrong only when the work begins: say in which recipe it stands."""
+    try:
+        yield
+    except RecipeError as error:
+        file, rest = recipe_in(arguments)
+        if file is None:
+            raise
+        where = f"{file} with the command line" if rest else file
+        raise RecipeError(f"{where}: {str(error).removeprefix('recipe, ')}") from None
 
 
 def settings_help(name: str, kind: type[BaseModel]) -> str:
@@ -342,9 +370,13 @@ def settings_help(name: str, kind: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def prepare_machine() -> None:
-    """Process-wide choices that must come before the first big tensor."""
-    from tutelage.model.device import keep_big_tensors_on_heap, set_threads
+def prepare_machine(settings: BaseModel) -> None:
+    """Process-wide choices that must come before the first big tensor; RecipeError for a device that is not there."""
+    from tutelage.model.device import keep_big_tensors_on_heap, pick_device, set_threads
 
     keep_big_tensors_on_heap()
     set_threads()
+    for part in (settings, getattr(settings, "machine", None)):
+        device = getattr(part, "device", None)
+        if device is not None:
+            pick_device(device)

@@ -15,6 +15,8 @@ from tutelage.data.formats import read_answers, read_conversations, read_documen
 from tutelage.evaluate import report
 from tutelage.evaluate.stages import StageResult, compare, evaluate_stage
 from tutelage.generate.sampler import Sampling
+from tutelage.model.checkpoint import require_kind
+from tutelage.model.hub import resolve_model
 from tutelage.recipe import Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.world.build import WorldSettings, build_world, load_judge
@@ -150,6 +152,10 @@ class EvalCommand(SamplingSettings):
 
 def compare_checkpoints(settings: EvalCommand) -> str:
     """Both answer, the judge or the reward model decides prompt by prompt."""
+    for checkpoint in (settings.a, settings.b):
+        require_kind(resolve_model(checkpoint), "causal")
+    if settings.reward_model:
+        require_kind(resolve_model(settings.reward_model), "scalar")
     prompts = list(read_prompts(settings.prompts))
     judge = load_judge(settings.world).judge if settings.world else None
     results: dict[str, StageResult] = {}

@@ -44,6 +44,8 @@ _PLACE_OR_SPEED = {
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+_OF_A_START = {"lock", "recipe.yaml", LINEAGE, "sessions.jsonl", "timings.json"}
+"""What stands in a run folder before its first result."""
 _HELD: set[IO[str]] = set()
 """The lock files that this process holds."""
 
@@ -120,14 +122,16 @@ def open_run(path: Path, stage: str, settings: BaseModel, inputs: Mapping[str, P
 
     Reopening with the same settings and inputs goes on where the run stopped. Raises RunFolderError if another process holds
     it, if it cannot be written, or if settings or inputs differ (naming them); UsageError if an input is missing. A disk that
-    fills up or refuses while the folder is open becomes a TrainingError of one line.
+    fills up or refuses while the folder is open becomes a TrainingError of one line. A new folder goes again where a UsageError
+    ends the run before there is any result: the next start, put right, must not meet the settings of this one.
     """
     for role, source in inputs.items():
         if not source.exists():
             raise UsageError(f"{stage}: {role} not found: {source}")
+    made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     with _writable(path):
         path.mkdir(parents=True, exist_ok=True)
-    with locked(path):
+    with locked(path), _gone_if_refused(path, made):
         with _writable(path):
             for stale in temporaries(path):
                 remove(stale)
@@ -146,6 +150,22 @@ def open_run(path: Path, stage: str, settings: BaseModel, inputs: Mapping[str, P
             return
         with _session(run), run.until_closed:
             yield run
+
+
+@contextmanager
+def _gone_if_refused(path: Path, made: list[Path]) -> Iterator[None]:
+    """Where a UsageError ends a run that began here, and nothing but the start stands in the folder, take that away again."""
+    new = not (path / "recipe.yaml").exists()
+    try:
+        yield
+    except UsageError:
+        with suppress(OSError):
+            if new and {entry.name for entry in path.iterdir()} <= _OF_A_START:
+                for name in (*(_OF_A_START - {"lock"}), "lock"):
+                    (path / name).unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+        raise
 
 
 def hash_of(path: Path) -> str:
@@ -219,6 +239,8 @@ def locked(path: Path) -> Iterator[None]:
                 time.sleep(0.05)  # `holder` takes the lock for a moment when it looks
             except OSError as error:
                 raise RunFolderError(f"{path}: cannot be locked ({error.strerror}); give another --out") from None
+        if not (path / "lock").exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(path / "lock")):
+            raise RunFolderError(f"{path} was given up by another process at this moment; start again")
         with _writable(path):
             file.truncate(0)
             since = time.strftime("%Y-%m-%d %H:%M:%S")

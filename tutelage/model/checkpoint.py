@@ -82,15 +82,13 @@ def load_model(
     weights are pickled or quantised, or if config.json asks for what the decoder cannot do. Numbers are not looked at.
     """
     folder = Path(folder)
-    settings = read_config(folder)
+    kind, config, offset = _described(folder)
     try:
-        kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
-        offset = _offset(settings) if kind == "scalar" else 0.0
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
-    with torch.device("meta"):
-        decoder = Decoder(config)
-        model = ScalarModel.from_decoder(decoder) if kind == "scalar" else decoder
+        with torch.device("meta"):
+            decoder = Decoder(config)
+            model = ScalarModel.from_decoder(decoder) if kind == "scalar" else decoder
+    except RuntimeError as error:  # torch: more bytes than it can count
+        raise CheckpointError(f"{folder / CONFIG}: its sizes make no model ({str(error).splitlines()[0]})") from None
     shapes = model.state_dict()
     stored = _check_tensors(folder, config, kind, find_weights(folder), shapes)
     dtype = dtype or _usual_dtype(stored)
@@ -124,6 +122,13 @@ def load_scalar(
     return model
 
 
+def require_kind(folder: Path, kind: hf.Kind) -> None:
+    """CheckpointError where config.json describes the other of the two kinds, a language model or a reward model."""
+    if _described(folder)[0] != kind:
+        held, wanted = ("a reward model", "a language model")[:: 1 if kind == "causal" else -1]
+        raise CheckpointError(f"{folder} holds {held}: {wanted} is needed here")
+
+
 def model_config(model: Decoder | ScalarModel) -> ModelConfig:
     """The settings of the trunk."""
     return model.config if isinstance(model, Decoder) else model.decoder.config
@@ -140,17 +145,32 @@ def read_config(folder: Path) -> dict[str, Any]:
         return read_object(folder / CONFIG)
     except FileNotFoundError:
         problem = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
+        if (folder / "adapter_config.json").exists():
+            problem = "holds adapters alone, which stand on another model"
         raise CheckpointError(f"{folder} {problem}: give a model folder") from None
 
 
 def context_of(folder: Path) -> int:
     """The longest sequence that a checkpoint's model takes [tokens], from its config.json alone."""
-    return hf.config_from_hf(read_config(folder)).max_position_embeddings
+    return _described(folder)[1].max_position_embeddings
+
+
+def _described(folder: Path) -> tuple[hf.Kind, ModelConfig, float]:
+    """What config.json says: the kind, the shape, and a scorer's offset. CheckpointError names the file and the setting."""
+    settings = read_config(folder)
+    try:
+        kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
+        return kind, config, _offset(settings) if kind == "scalar" else 0.0
+    except CheckpointError as error:
+        said = str(error)
+        raise CheckpointError(
+            f"{folder / CONFIG}{said.removeprefix(CONFIG) if said.startswith(CONFIG) else f': {said}'}"
+        ) from None
 
 
 def _offset(settings: Mapping[str, Any]) -> float:
     value = settings.get(hf.OFFSET_KEY, 0.0)
-    if not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e30:
         raise CheckpointError(f"{hf.OFFSET_KEY} must be a number, not {value!r}")
     return float(value)
 

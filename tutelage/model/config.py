@@ -7,6 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scaling = Literal["linear", "dynamic", "llama3", "yarn"]
+_LARGEST = 2**31
+"""Sizes are below this and layers below MOST_LAYERS: what a damaged file asks for must not be built, or only listed."""
+MOST_LAYERS = 4096
 Family = Literal["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -59,10 +62,10 @@ class RopeScaling(BaseModel):
     does not read is refused.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     kind: Scaling
-    factor: float = Field(gt=0, allow_inf_nan=False, description="how many times longer the context becomes")
+    factor: float = Field(gt=0, description="how many times longer the context becomes")
     original_max_position_embeddings: int | None = Field(default=None, gt=0, description="tokens, in pretraining")
     low_freq_factor: float | None = Field(default=None, gt=0)
     high_freq_factor: float | None = Field(default=None, gt=0)
@@ -98,12 +101,12 @@ class ModelConfig(BaseModel):
     Raises pydantic's ``ValidationError`` whose messages say which setting to change.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     family: Family = "llama"
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
-    num_layers: int = Field(gt=0)
+    num_layers: int = Field(gt=0, le=MOST_LAYERS)
     num_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0, description="key/value heads; fewer than num_heads is grouped-query attention")
     head_dim: int = Field(gt=0)
@@ -124,7 +127,9 @@ class ModelConfig(BaseModel):
     qk_norm: bool = Field(default=False, description="RMSNorm over head_dim on queries and keys (Qwen3)")
     tie_embeddings: bool = False
     sliding_window: int | None = Field(default=None, gt=0, description="a token attends to this many, itself included")
-    full_attention_layers: tuple[int, ...] = Field(default=(), description="layers without the window (Qwen)")
+    full_attention_layers: tuple[int, ...] = Field(
+        default=(), strict=False, description="layers without the window (Qwen)"
+    )
     init_std: float = Field(default=0.02, gt=0)
 
     @model_validator(mode="before")
@@ -149,6 +154,9 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
+        for name, value in self:
+            if isinstance(value, int) and value >= _LARGEST:
+                raise ValueError(f"{name} {value} is larger than any model has it")
         for name, value in FIXED[self.family].items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name} must be {value!r} in the {self.family} family, not {getattr(self, name)!r}")

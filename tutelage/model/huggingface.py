@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from tutelage.errors import CheckpointError
-from tutelage.model.config import ModelConfig, RopeScaling, Scaling
+from tutelage.model.config import MOST_LAYERS, ModelConfig, RopeScaling, Scaling
 from tutelage.model.hf_settings import ACTIVATIONS, CLASSES, KEYS, NULL, REFUSED
 
 Kind = Literal["causal", "scalar"]
@@ -27,7 +28,7 @@ def kind_of(hf: Mapping[str, Any]) -> Kind:
     """What a config.json describes: a language model, or a scorer with one label. CheckpointError for anything else."""
     family = str(hf.get("model_type"))
     if family not in CLASSES:
-        raise CheckpointError(f"model_type {family!r} is not supported: it must be one of {', '.join(CLASSES)}")
+        raise CheckpointError(f"model_type {family[:40]!r} is not supported: it must be one of {', '.join(CLASSES)}")
     names = hf.get("architectures") or [causal_class(family)]
     named = hf.get("id2label")
     if not isinstance(names, list) or not isinstance(named, dict | None):
@@ -107,8 +108,19 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
             _check_layer_types(family, hf.get("layer_types"), values.get("sliding_window"))
         return ModelConfig(**values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(_in_words(family, problem) for problem in error.errors()[:3])
         raise CheckpointError(f"config.json of a {family} model: {problems}") from None
+
+
+def _in_words(family: str, problem: ErrorDetails) -> str:
+    """A wrong setting under the name that it has in the file."""
+    said = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return said
+    name = str(problem["loc"][0])
+    name = f"rope_scaling.{name}" if name in RopeScaling.model_fields else KEYS[family].get(name, (name,))[0]
+    found = repr(problem["input"])
+    return f"{name}: {said}, found {found if len(found) <= 80 else found[:77] + '...'}"
 
 
 def _rope_to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -183,8 +195,10 @@ def _windows_from_hf(hf: Mapping[str, Any], layers: Any) -> dict[str, Any]:
     """The sliding window of a Qwen model and the layers without it."""
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window", False) else None
     first = hf.get("max_window_layers", 28)
-    if not isinstance(layers, int) or not isinstance(first, int):
-        raise CheckpointError(f"num_hidden_layers={layers!r} and max_window_layers={first!r} must be whole numbers")
+    if not isinstance(layers, int) or not isinstance(first, int) or layers > MOST_LAYERS:
+        raise CheckpointError(
+            f"num_hidden_layers={layers!r} and max_window_layers={first!r} must be whole numbers, of layers"
+        )
     kinds = hf.get("layer_types")
     if kinds is None:
         kinds = ["sliding_attention" if window is not None and i >= first else "full_attention" for i in range(layers)]

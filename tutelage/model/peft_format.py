@@ -20,6 +20,7 @@ from tutelage.atomic import write_atomic
 from tutelage.errors import CheckpointError
 from tutelage.model import huggingface as hf
 from tutelage.model.decoder import Decoder
+from tutelage.model.generation_config import read_object
 from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import TARGETS, LoRALinear, adapters, add_adapters
 
@@ -129,11 +130,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json, held against what is honoured."""
     path = folder / CONFIG
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_object(path)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {CONFIG}: give an adapter's folder") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
     for key, allowed in _ONLY.items():
         if settings.get(key, allowed[-1]) not in allowed:
             raise CheckpointError(f"{path}: {key}={settings[key]!r} is not supported: it must be {allowed[0]!r}")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tutelage.atomic import sync_file, sync_folder, temporary_name
 from tutelage.errors import CheckpointError
+from tutelage.model.generation_config import read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -66,16 +67,15 @@ def find_weights(folder: Path) -> dict[str, Stored]:
             f"{folder} holds {pickles[0]}, pickled weights, which can run code when read and are refused: "
             f"convert them to {WEIGHTS}, for example with save_pretrained of transformers"
         )
+    for name in (WEIGHTS, INDEX):
+        if (folder / name).exists():
+            raise CheckpointError(f"{folder / name} is no file")
     raise CheckpointError(f"{folder} has no {WEIGHTS}")
 
 
 def _read_shards(folder: Path) -> dict[str, Stored]:
     path = folder / INDEX
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    places = content.get("weight_map") if isinstance(content, dict) else None
+    places = read_object(path).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise CheckpointError(f"{path} has no weight_map of tensor names to files")
     names = sorted(set(places.values()))
@@ -112,12 +112,12 @@ def _some(names: list[str]) -> str:
 def _read_header(path: Path) -> dict[str, Stored]:
     """The tensors of one file. The library checks the whole header against the file's length; then we look up the places."""
     try:
-        with safe_open(path, framework="pt", device="cpu"):
-            pass
-        with path.open("rb") as file:
+        with path.open("rb") as file, safe_open(path, framework="pt", device="cpu"):
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
     header.pop("__metadata__", None)
     return {

@@ -218,6 +218,8 @@ def _names(config: Mapping[str, Any]) -> dict[str, str]:
             text = value.get("content") if isinstance(value, dict) else value
             if isinstance(text, str):
                 names[key] = text
+            elif value is not None:
+                raise ValueError(f"{key} is {value!r}, which is no text")
     return names
 
 
@@ -231,9 +233,11 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, dic
         found = {entry["name"]: entry["template"] for entry in stored}
     elif isinstance(stored, dict):
         found = dict(stored)
+    if not isinstance(stored, str | list | dict | None) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError("chat_template is no text")
     paths = {"default": folder / "chat_template.jinja"}
     paths |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    files = {name: _read(path).decode("utf-8", "replace") for name, path in paths.items() if path.exists()}
+    files = {name: _read_template(path) for name, path in paths.items() if path.exists()}
     found = files or found
     for name in found:
         if not re.fullmatch(r"[\w.-]+", name):
@@ -246,17 +250,47 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, dic
 
 def _stop_ids(folder: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
-        ids = _read_json(folder / name).get("eos_token_id")
-        if ids is not None:
-            return tuple(ids) if isinstance(ids, list) else (ids,)
+        said = _read_json(folder / name).get("eos_token_id")
+        ids = said if isinstance(said, list) else [] if said is None else [said]
+        if not all(type(i) is int and 0 <= i < 2**32 for i in ids):
+            raise CheckpointError(
+                f"{folder / name}: eos_token_id is {said!r}: it must be the id of a token, or a list of some"
+            )
+        if said is not None:
+            return tuple(ids)
     return ()
+
+
+def require_rows(folder: Path, backend: tokenizers.Tokenizer) -> None:
+    """CheckpointError where the folder's model has too few rows for this tokenizer to be its own.
+
+    Added tokens alone may be more than the model has rows for: many a padding token was added without telling the model.
+    """
+    rows = _read_json(folder / "config.json").get("vocab_size")
+    if type(rows) is not int:
+        return
+    own, whole = (max(backend.get_vocab(with_added_tokens=added).values(), default=-1) + 1 for added in (False, True))
+    if own > rows or whole - rows > len(backend.get_added_tokens_decoder()):
+        raise CheckpointError(
+            f"{folder}: its tokenizer has {whole} tokens, its config.json rows for {rows}: they do not belong together"
+        )
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_template(path: Path) -> str:
+    try:
+        text = _read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not text.strip():
+        raise CheckpointError(f"{path}: is empty; without the file, the model has no template")
+    return text
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -265,7 +299,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(_read(path).decode("utf-8"))
-    except ValueError as error:  # not UTF-8, or no JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, no JSON, or nested without end
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a JSON object")

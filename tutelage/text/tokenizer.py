@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from tutelage.atomic import write_atomic
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.text.codec import checked
-from tutelage.text.folder import read_backend, read_folder
+from tutelage.text.folder import read_backend, read_folder, require_rows
 from tutelage.text.imported import ChatFormat, chat_format
 
 # Their ids are 0 to 5 in this order. "end" closes a turn: it is trained, and it is never the padding.
@@ -114,11 +114,14 @@ class Tokenizer:
 
         folder = Path(folder)
         template, path = folder / "chat_template.jinja", folder / "tokenizer.json"
-        ours = template.exists() and path.exists() and template.read_bytes().strip() == CHAT_TEMPLATE.encode().strip()
+        ours = template.is_file() and path.exists() and template.read_bytes().strip() == CHAT_TEMPLATE.encode().strip()
         try:
             if ours and chat_template is None:
-                return cls(read_backend(path))
+                backend = read_backend(path)
+                require_rows(folder, backend)
+                return cls(backend)
             source = read_folder(folder)
+            require_rows(folder, source.backend)
             if chat_template is not None:
                 source.template = chat_template
             elif source.template is None and set(SPECIALS.values()) <= source.backend.get_vocab().keys():
@@ -126,6 +129,9 @@ class Tokenizer:
             return cls(source.backend, chat_format(source))
         except CheckpointError as error:
             where = path if path.exists() else folder
+            if str(error).startswith("the chat template"):
+                where = template if template.exists() else folder / "tokenizer_config.json"
+                where = where if chat_template is None else Path("chat_template")
             raise CheckpointError(str(error) if str(error).startswith(str(folder)) else f"{where}: {error}") from None
 
     def save(self, folder: Path) -> None:

@@ -1,0 +1,472 @@
+"""Model, tokenizer and adapter folders that are wrong: one line that names the file and what is wrong in it, exit code 2, and
+nothing is written; whatever command reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from refusals import make_place, nobody, refused
+from safetensors.torch import load_file, save_file
+
+from tutelage import cli
+from tutelage.text.tokenizer import Tokenizer
+
+Harm = Callable[[Path], Any]
+
+CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
+TOKENIZER_CONFIG, TEMPLATE, GENERATION = "tokenizer_config.json", "chat_template.jinja", "generation_config.json"
+DEEP = b'{"a": ' * 100_000
+NORM = "model.norm.weight"
+OTHER_TEMPLATE = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+
+GENERATE = (
+    "generate",
+    "--checkpoint",
+    "bad",
+    "--prompts",
+    "prompts.jsonl",
+    "--out",
+    "answers.jsonl",
+    "--device",
+    "cpu",
+)
+CHAT = ("chat", "bad", "--message", "Hello", "--device", "cpu", "--max_new_tokens", "4")
+FINE_TUNE = (
+    "sft",
+    "--checkpoint",
+    "bad",
+    "--demonstrations",
+    "demonstrations.jsonl",
+    "--out",
+    "made",
+    "--machine.device",
+    "cpu",
+)
+RANK = ("reward", "--checkpoint", "bad", "--rankings", "rankings.jsonl", "--out", "made", "--machine.device", "cpu")
+EXPORT = ("export", "bad", "--out", "bad.gguf")
+EVALUATE = (
+    "eval",
+    "--a",
+    "good",
+    "--b",
+    "bad",
+    "--prompts",
+    "prompts.jsonl",
+    "--reward_model",
+    "scorer",
+    "--device",
+    "cpu",
+)
+JUDGE = ("eval", "--a", "good", "--b", "good", "--prompts", "prompts.jsonl", "--reward_model", "bad", "--device", "cpu")
+REINFORCE = ("ppo", "--checkpoint", "good", "--reward_model", "bad", "--prompts", "prompts.jsonl", "--out", "made")
+REINFORCE += ("--batch_size", "1", "--minibatch", "1", "--max_new_tokens", "4", "--machine.device", "cpu")
+PRETRAIN = (
+    "pretrain",
+    "--tokenizer",
+    "bad",
+    "--sources",
+    "{a: {path: documents.jsonl}}",
+    "--out",
+    "made",
+    "--steps",
+    "1",
+)
+
+
+# ---- ways to harm a folder
+
+
+def write(name: str, content: bytes) -> Harm:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def recode(name: str, encoding: str) -> Harm:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_text().encode(encoding))
+
+
+def without(name: str) -> Harm:
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name: str, size: int) -> Harm:
+    """To ``size`` bytes, or by that many where it is negative."""
+    return lambda folder: os.truncate(folder / name, size if size > 0 else (folder / name).stat().st_size + size)
+
+
+def as_folder(name: str) -> Harm:
+    def harm(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+
+    return harm
+
+
+def change(name: str, **values: Any) -> Harm:
+    """Settings of a JSON file; ``...`` takes one away."""
+
+    def harm(folder: Path) -> None:
+        content = json.loads((folder / name).read_text()) | values
+        (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+    return harm
+
+
+def config(**values: Any) -> Harm:
+    return change(CONFIG, **values)
+
+
+def rope(**values: Any) -> Harm:
+    return change(CONFIG, rope_parameters=..., **values)
+
+
+def twice(folder: Path) -> None:
+    text = (folder / CONFIG).read_text().rstrip()
+    (folder / CONFIG).write_text(text.removesuffix("}") + ', "hidden_size": 32}')
+
+
+def tensors(edit: Callable[[dict[str, torch.Tensor]], Any]) -> Harm:
+    def harm(folder: Path) -> None:
+        state = load_file(folder / WEIGHTS)
+        edit(state)
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return harm
+
+
+def norm(tensor: torch.Tensor) -> Harm:
+    return tensors(lambda state: state.update({NORM: tensor}))
+
+
+def header(**lies: Any) -> Harm:
+    """What the header of the weights says of the last norm."""
+
+    def harm(folder: Path) -> None:
+        content = (folder / WEIGHTS).read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        said = json.loads(content[8 : 8 + size])
+        said[NORM] |= lies
+        written = json.dumps(said).encode()
+        (folder / WEIGHTS).write_bytes(len(written).to_bytes(8, "little") + written + content[8 + size :])
+
+    return harm
+
+
+def index(**places: Any) -> Harm:
+    """Files that the index names for tensors; ``...`` takes one away."""
+
+    def harm(folder: Path) -> None:
+        content = json.loads((folder / INDEX).read_text())
+        content["weight_map"] |= {name.replace("__", "."): file for name, file in places.items()}
+        content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file is not ...}
+        (folder / INDEX).write_text(json.dumps(content))
+
+    return harm
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def vocabulary(**tokens: int) -> Harm:
+    def harm(folder: Path) -> None:
+        content = json.loads((folder / TOKENIZER).read_text())
+        content["model"]["vocab"] |= tokens
+        (folder / TOKENIZER).write_text(json.dumps(content))
+
+    return harm
+
+
+def larger_tokenizer(folder: Path) -> None:
+    Tokenizer.train([" ".join(f"word{i} thing{i}" for i in range(400))] * 3, 600).save(folder)
+
+
+def template(text: str) -> Harm:
+    """A layout that is not ours: the tokenizer is then read as an imported one."""
+    return write(TEMPLATE, text.encode())
+
+
+def imported(*harms: Harm) -> Harm:
+    def harm(folder: Path) -> None:
+        for each in (template(OTHER_TEMPLATE), *harms):
+            each(folder)
+
+    return harm
+
+
+# folder, harm, what the line holds after the folder's name
+WHERE_CONFIG: list[tuple[str, Harm, str]] = [
+    ("good", without(CONFIG), " has no config.json: give a model folder"),
+    ("adapter", lambda folder: None, " holds adapters alone, which stand on another model: give a model folder"),
+    ("good", as_folder(CONFIG), "/config.json cannot be read: Is a directory"),
+    ("good", write(CONFIG, b""), "/config.json cannot be read: Expecting value"),
+    ("good", write(CONFIG, b"{'a': 1}"), "/config.json cannot be read: Expecting property name"),
+    ("good", write(CONFIG, b"[]"), "/config.json must hold a JSON object, not list"),
+    ("good", write(CONFIG, b"null"), "/config.json must hold a JSON object, not NoneType"),
+    ("good", write(CONFIG, DEEP), "/config.json cannot be read: it is nested too deeply"),
+    ("good", write(CONFIG, b'{"vocab_size": ' + b"9" * 5000 + b"}"), "/config.json cannot be read: Exceeds the limit"),
+    ("good", recode(CONFIG, "utf-16"), "/config.json cannot be read: 'utf-8' codec can't decode byte 0xff"),
+    ("good", recode(CONFIG, "utf-8-sig"), "/config.json cannot be read: Unexpected UTF-8 BOM"),
+    ("good", twice, "/config.json cannot be read: 'hidden_size' stands there twice, as 16 and as 32"),
+    ("good", config(model_type="bert"), "/config.json: model_type 'bert' is not supported: it must be one of gpt2, "),
+    ("good", config(model_type=...), "/config.json: model_type 'None' is not supported"),
+    ("good", config(model_type=["llama"]), "/config.json: model_type \"['llama']\" is not supported"),
+    ("good", config(model_type="x" * 9999), f"/config.json: model_type '{'x' * 40}' is not supported"),
+    ("good", config(architectures=["GPT2LMHeadModel"]), "/config.json: architecture 'GPT2LMHeadModel' is not supported"),
+    ("good", config(architectures="LlamaForCausalLM"), "/config.json: architectures must be a list"),
+    ("good", config(vocab_size=...), "/config.json of a llama model lacks 'vocab_size'"),
+    ("good", config(hidden_size=None), "/config.json of a llama model: 'hidden_size' is null"),
+    ("good", config(hidden_size="16"), "/config.json of a llama model: hidden_size: Input should be a valid integer, found '16'"),
+    ("good", config(hidden_size=16.5), "/config.json of a llama model: hidden_size: Input should be a valid integer, found 16.5"),
+    ("good", config(hidden_size=True), "/config.json of a llama model: hidden_size: Input should be a valid integer, found True"),
+    ("good", config(hidden_size=-16), "/config.json of a llama model: hidden_size: Input should be greater than 0, found -16"),
+    ("good", config(hidden_size=17), "/config.json of a llama model: hidden_size 17 must be a multiple of num_heads 2"),
+    ("good", config(hidden_size=10**30), "/config.json of a llama model: hidden_size 1000000000000000000000000000000 is larger"),
+    ("good", config(num_attention_heads=0), "/config.json of a llama model: num_attention_heads: Input should be greater"),
+    ("good", config(num_key_value_heads=3), "/config.json of a llama model: num_heads 2 is not a multiple of num_kv_heads 3"),
+    ("good", config(num_hidden_layers=10**9), "/config.json of a llama model: num_hidden_layers: Input should be less than"),
+    ("good", config(vocab_size=2**30, hidden_size=2**30, head_dim=2**30), "/config.json: its sizes make no model ("),
+    ("good", config(model_type="qwen2", architectures=["Qwen2ForCausalLM"], num_hidden_layers=10**9), "/config.json: num_hid"),
+    ("good", config(max_position_embeddings=0), "/config.json of a llama model: max_position_embeddings: Input should be gre"),
+    ("good", config(rms_norm_eps=float("nan")), "/config.json of a llama model: rms_norm_eps: Input should be a finite numb"),
+    ("good", config(initializer_range="0.02"), "/config.json of a llama model: initializer_range: Input should be a valid num"),
+    ("good", config(hidden_act="mish"), "/config.json: activation 'mish' is not supported: it must be one of silu, swish, "),
+    ("good", config(hidden_act={"a": 1}), "/config.json: activation {'a': 1} is not supported"),
+    ("good", config(tie_word_embeddings="maybe"), "/config.json of a llama model: tie_word_embeddings: Input should be a val"),
+    ("good", config(quantization_config={"bits": 4}), "/config.json: quantization_config: quantised weights are not supported"),
+    ("good", config(sliding_window=4), "/config.json: sliding_window=4 is not supported in the llama family"),
+    ("good", rope(rope_theta=float("inf")), "/config.json of a llama model: rope_theta: Input should be a finite number"),
+    ("good", rope(rope_theta="x"), "/config.json of a llama model: rope_theta: Input should be a valid number, found 'x'"),
+    ("good", rope(rope_scaling={"type": "longrope"}), "/config.json: RoPE scaling of type 'longrope' is not supported"),
+    ("good", rope(rope_scaling={"type": "linear"}), "/config.json: RoPE scaling of type 'linear' lacks 'factor'"),
+    ("good", rope(rope_scaling="linear"), "/config.json: RoPE must be described by one flat object for all layers"),
+    ("good", rope(rope_scaling={"type": "linear", "factor": "x"}), "/config.json of a llama model: rope_scaling.factor: Input"),
+]  # fmt: skip
+
+WHERE_WEIGHTS: list[tuple[str, Harm, str]] = [
+    ("good", without(WEIGHTS), " has no model.safetensors"),
+    ("good", as_folder(WEIGHTS), "/model.safetensors is no file"),
+    ("good", lambda f: (without(WEIGHTS)(f), os.mkfifo(f / WEIGHTS)), "/model.safetensors is no file"),
+    ("good", lambda f: (without(WEIGHTS)(f), (f / WEIGHTS).symlink_to("nowhere")), " has no model.safetensors"),
+    ("good", lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), " holds pytorch_model.bin, pickled weights, which can run"),
+    ("good", write(WEIGHTS, b""), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n"), "/model.safetensors is damaged or no safetensors"),
+    ("good", write(WEIGHTS, (10**12).to_bytes(8, "little") + b"{}"), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", cut(WEIGHTS, 100), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", cut(WEIGHTS, -10), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", lambda f: write(WEIGHTS, (f / WEIGHTS).read_bytes() + b"more")(f), "/model.safetensors is damaged or no"),
+    ("good", header(data_offsets=[0, 10**9]), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", header(data_offsets=[-4, 60]), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", header(dtype="F16"), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", header(dtype="X9"), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", header(shape=[2**62, 2**62]), "/model.safetensors is damaged or no safetensors file: "),
+    ("good", header(shape=[8, 2]), f"/model.safetensors: {NORM} is [8, 2], config.json makes it [16]"),
+    ("good", norm(torch.ones(15)), f"/model.safetensors: {NORM} is [15], config.json makes it [16]"),
+    ("good", norm(torch.ones(16, dtype=torch.int64)), f"/model.safetensors: {NORM} is stored as I64; weights must be F32"),
+    ("good", norm(torch.ones(16, dtype=torch.complex64)), f"/model.safetensors: {NORM} is stored as C64; weights must be"),
+    ("good", tensors(lambda state: state.pop(NORM)), f" lacks {NORM}"),
+    ("good", tensors(lambda state: state.clear()), " lacks lm_head.weight, model.embed_tokens.weight, "),
+    ("good", tensors(lambda state: state.update(odd=torch.ones(2))), " has extra odd (in model.safetensors)"),
+    ("good", config(num_hidden_layers=3), " lacks model.layers.2.input_layernorm.weight, "),
+    ("good", config(vocab_size=300), "/model.safetensors: "),
+    ("good", config(tie_word_embeddings=True), "/model.safetensors: lm_head.weight differs from the embedding, but config"),
+    ("good", lambda f: (f / WEIGHTS).rename(f / INDEX), "/model.safetensors.index.json cannot be read: "),
+    ("sharded", lambda f: shards(f)[-1].unlink(), " lacks model-00006-of-00006.safetensors, which model.safetensors.index.json"),
+    ("sharded", lambda f: cut(shards(f)[1].name, -4)(f), "/model-00002-of-00006.safetensors is damaged or no safetensors file"),
+    ("sharded", lambda f: shutil.copy(shards(f)[0], shards(f)[1]), "/model-00002-of-00006.safetensors lacks model.layers.0."),
+    ("sharded", as_folder(INDEX), "/model.safetensors.index.json is no file"),
+    ("sharded", write(INDEX, b"{"), "/model.safetensors.index.json cannot be read: Expecting property name"),
+    ("sharded", write(INDEX, DEEP), "/model.safetensors.index.json cannot be read: it is nested too deeply"),
+    ("sharded", write(INDEX, b"[]"), "/model.safetensors.index.json must hold a JSON object, not list"),
+    ("sharded", write(INDEX, b"{}"), "/model.safetensors.index.json has no weight_map of tensor names to files"),
+    ("sharded", index(model__norm__weight=3), "/model.safetensors.index.json has no weight_map"),
+    ("sharded", index(model__norm__weight="../x.safetensors"), "/model.safetensors.index.json names '../x.safetensors': shards"),
+    ("sharded", index(model__norm__weight="x.bin"), "/model.safetensors.index.json names 'x.bin': shards must be safetensors"),
+    ("sharded", index(model__norm__weight="model-00001-of-00006.safetensors"), f"/model-00001-of-00006.safetensors lacks {NORM}"),
+    ("sharded", index(model__norm__weight=...), f" has extra {NORM}, by model.safetensors.index.json"),
+]  # fmt: skip
+
+WHERE_TOKENIZER: list[tuple[str, Harm, str]] = [
+    ("good", without(TOKENIZER), ": there is no tokenizer here (no tokenizer.json, vocab.json with merges.txt, or tokenizer"),
+    ("good", as_folder(TOKENIZER), "/tokenizer.json: cannot be read (Is a directory)"),
+    ("good", write(TOKENIZER, b""), "/tokenizer.json: not a tokenizer (EOF while parsing"),
+    ("good", write(TOKENIZER, b"{}"), "/tokenizer.json: not a tokenizer (Model missing"),
+    ("good", write(TOKENIZER, DEEP), "/tokenizer.json: not a tokenizer ("),
+    ("good", cut(TOKENIZER, 1000), "/tokenizer.json: not a tokenizer (EOF while parsing"),
+    ("good", recode(TOKENIZER, "utf-16"), "/tokenizer.json: cannot be read ('utf-8' codec can't decode"),
+    ("good", change(TOKENIZER, model={"type": "Nope"}), "/tokenizer.json: not a tokenizer ("),
+    ("good", change(TOKENIZER, added_tokens=[]), "/tokenizer.json: the tokenizer has no special token <|bos|>, "),
+    ("good", vocabulary(x=-1), "/tokenizer.json: not a tokenizer (invalid value"),
+    ("good", vocabulary(x=10**9), ": its tokenizer has 1000000001 tokens, its config.json rows for 270"),
+    ("good", larger_tokenizer, " tokens, its config.json rows for 270: they do not belong together"),
+    ("good", imported(larger_tokenizer, template(OTHER_TEMPLATE)), " tokens, its config.json rows for 270: they do not belong"),
+    ("good", imported(write(TOKENIZER_CONFIG, b"")), "/tokenizer_config.json: not JSON (Expecting value"),
+    ("good", imported(write(TOKENIZER_CONFIG, b"[]")), "/tokenizer_config.json: not a JSON object"),
+    ("good", imported(write(TOKENIZER_CONFIG, b"\xff\xfe{}")), "/tokenizer_config.json: not JSON ('utf-8' codec"),
+    ("good", imported(write(TOKENIZER_CONFIG, DEEP)), "/tokenizer_config.json: not JSON (maximum recursion depth"),
+    ("good", imported(as_folder(TOKENIZER_CONFIG)), "/tokenizer_config.json: cannot be read (Is a directory)"),
+    ("good", imported(change(TOKENIZER_CONFIG, eos_token=3)), "/tokenizer_config.json: not the configuration of a tokenizer"),
+    ("good", imported(change(TOKENIZER_CONFIG, bos_token={"content": 3})), "(ValueError: bos_token is {'content': 3}, which is"),
+    ("good", imported(change(TOKENIZER_CONFIG, chat_template=3)), "(ValueError: chat_template is no text)"),
+    ("good", imported(change(TOKENIZER_CONFIG, added_tokens_decoder=[1])), "/tokenizer_config.json: not the configuration of a"),
+    ("good", imported(change(TOKENIZER_CONFIG, added_tokens_decoder={"99": {"content": "<|z|>"}})), "should have the id 99"),
+    ("good", imported(change(GENERATION, eos_token_id="x")), "/generation_config.json: eos_token_id is 'x': it must be the id"),
+    ("good", imported(change(GENERATION, eos_token_id=[[1]])), "/generation_config.json: eos_token_id is [[1]]: it must be"),
+    ("good", imported(change(GENERATION, eos_token_id=-1)), "/generation_config.json: eos_token_id is -1: it must be the id"),
+    ("good", imported(write(GENERATION, b"{")), "/generation_config.json: not JSON (Expecting property name"),
+    ("good", write(TEMPLATE, b""), "/chat_template.jinja: is empty; without the file, the model has no template"),
+    ("good", write(TEMPLATE, b"\xff\xfe{"), "/chat_template.jinja: cannot be read ('utf-8' codec"),
+    ("good", as_folder(TEMPLATE), "/chat_template.jinja: cannot be read (Is a directory)"),
+    ("good", template("{% for m in messages %}"), "/chat_template.jinja: the chat template is no jinja: line 1: "),
+    ("good", template("\n{% raise %}\nx\ny"), "/chat_template.jinja: the chat template is no jinja: line 2: Encountered unknown"),
+    ("good", template("{{ nothing.of.it }}"), "/chat_template.jinja: the chat template fails: 'nothing' is undefined"),
+    ("good", template("{{ raise_exception('a\nb') }}"), "/chat_template.jinja: the chat template refuses this conversation: a b"),
+    ("good", template("only words"), "/chat_template.jinja: the chat template leaves out what the assistant says"),
+    ("good", template("{{ ''.__class__.__mro__ }}"), "/chat_template.jinja: the chat template fails: access to attribute"),
+    ("good", template("{{ 'x' * 10**12 }}"), "/chat_template.jinja: the chat template fails: a text of 1,000,000,000,000"),
+    ("good", template("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}"), "/chat_template.jinja: the chat template fails: it ca"),
+    ("good", template("{{" + "(" * 5000), "/chat_template.jinja: the chat template is no jinja: nested too deeply"),
+    ("good", imported(without(TEMPLATE), change(TOKENIZER_CONFIG, chat_template="{% if")), "/tokenizer_config.json: the chat te"),
+]  # fmt: skip
+
+WHERE_SCORER: list[tuple[str, Harm, str]] = [
+    ("good", lambda folder: None, " a language model"),
+    ("scorer", without(CONFIG), " has no config.json: give a model folder"),
+    ("scorer", config(id2label={"0": "a", "1": "b"}), "/config.json: the classifier has 2 labels: a reward model has 1"),
+    ("scorer", config(id2label=...), "/config.json: the classifier has 2 labels: a reward model has 1"),
+    ("scorer", config(id2label=3), "/config.json: architectures must be a list and id2label an object"),
+    ("scorer", config(tutelage_score_offset="x"), "/config.json: tutelage_score_offset must be a number, not 'x'"),
+    ("scorer", config(tutelage_score_offset=float("nan")), "/config.json: tutelage_score_offset must be a number, not nan"),
+    ("scorer", tensors(lambda state: state.pop("score.weight")), " lacks score.weight"),
+    ("scorer", norm(torch.ones(15)), f"/model.safetensors: {NORM} is [15], config.json makes it [16]"),
+    ("scorer", tensors(lambda state: state.update({"score.weight": torch.ones(2, 16)})), "score.weight is [2, 16], config.js"),
+    ("scorer", larger_tokenizer, " tokens, its config.json rows for 270: they do not belong together"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_place(folder)
+    return folder
+
+
+@pytest.fixture
+def bad(place, monkeypatch) -> Callable[[str, Harm], None]:
+    """Makes the folder `bad`: a copy of one that is right, harmed. The working directory is where it stands."""
+    monkeypatch.chdir(place)
+
+    def make(source: str, harm: Harm) -> None:
+        shutil.rmtree(place / "bad", ignore_errors=True)
+        shutil.copytree(place / source, place / "bad")
+        harm(place / "bad")
+
+    return make
+
+
+def numbered(table: list[tuple[str, Harm, str]]) -> list[str]:
+    return [f"{i}-{message[:50]}" for i, (_, _, message) in enumerate(table)]
+
+
+@pytest.mark.parametrize(("source", "harm", "message"), WHERE_CONFIG, ids=numbered(WHERE_CONFIG))
+def test_a_bad_configuration(bad, place, capsys, source, harm, message):
+    bad(source, harm)
+    for command in (GENERATE, CHAT):
+        said = refused(capsys, place, *command)
+        assert said.startswith("bad"), said
+        assert message in said
+    for command in (FINE_TUNE, EXPORT):  # they read the tokenizer first, which looks into config.json too
+        assert refused(capsys, place, *command).startswith("bad")
+
+
+@pytest.mark.parametrize(("source", "harm", "message"), WHERE_WEIGHTS, ids=numbered(WHERE_WEIGHTS))
+def test_bad_weights(bad, place, capsys, source, harm, message):
+    bad(source, harm)
+    for command in (GENERATE, FINE_TUNE, EXPORT):
+        said = refused(capsys, place, *command)
+        assert said.startswith("bad"), said
+        assert message in said
+
+
+@pytest.mark.parametrize(("source", "harm", "message"), WHERE_TOKENIZER, ids=numbered(WHERE_TOKENIZER))
+def test_a_bad_tokenizer(bad, place, capsys, source, harm, message):
+    bad(source, harm)
+    for command in (GENERATE, FINE_TUNE, PRETRAIN):
+        said = refused(capsys, place, *command)
+        assert said.startswith("bad"), said
+        assert message in said
+
+
+@pytest.mark.parametrize(("source", "harm", "message"), WHERE_SCORER, ids=numbered(WHERE_SCORER))
+def test_a_bad_reward_model(bad, place, capsys, source, harm, message):
+    bad(source, harm)
+    for command in (REINFORCE, JUDGE):
+        said = refused(capsys, place, *command)
+        assert said.startswith("bad"), said
+        assert message in said
+
+
+def test_at_least_sixty():
+    assert len(WHERE_CONFIG) + len(WHERE_WEIGHTS) + len(WHERE_TOKENIZER) + len(WHERE_SCORER) >= 60
+
+
+def test_what_is_whole_is_read(bad, place, capsys):
+    """The harm is the only reason for the refusals above."""
+    for source, harm in (("good", lambda folder: None), ("sharded", lambda folder: None), ("good", imported())):
+        bad(source, harm)
+        assert cli.main([*GENERATE, "--max_new_tokens", "2"]) == 0, capsys.readouterr().err
+        assert (place / "answers.jsonl").stat().st_size > 0
+        (place / "answers.jsonl").unlink()
+
+
+def test_a_reward_model_writes_nothing(bad, place, capsys):
+    bad("scorer", lambda folder: None)
+    for command in (GENERATE, CHAT, EXPORT, EVALUATE, FINE_TUNE, RANK):
+        said = refused(capsys, place, *command)
+        assert said.startswith("bad")
+        assert "reward model" in said
+
+
+def test_an_adapter_is_no_model(bad, place, capsys):
+    bad("adapter", lambda folder: None)
+    for command in (GENERATE, CHAT, EXPORT, EVALUATE, JUDGE, FINE_TUNE, REINFORCE):
+        assert refused(capsys, place, *command).startswith("bad")
+
+
+def test_what_is_no_folder(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    for command in ("chat", "export", "generate"):
+        rest = {"chat": ["--message", "a"], "export": ["--out", "x.gguf"], "generate": ["--text", "a"]}[command]
+        for name in ("good/config.json", "good/nowhere", "x" * 300):
+            assert refused(capsys, place, command, name, *rest).startswith(name)
+        assert "a path" in refused(capsys, place, command, "", *rest)
+
+
+def test_folders_that_may_not_be_read(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    with tempfile.TemporaryDirectory() as name:  # not below a folder that its owner alone may enter
+        os.chmod(name, 0o755)
+        model = Path(name) / "model"
+        shutil.copytree(place / "good", model)
+        assert cli.main(["generate", str(model), "--text", "a", "--device", "cpu", "--max_new_tokens", "2"]) == 0
+        capsys.readouterr()
+        for file in (CONFIG, WEIGHTS, TOKENIZER):
+            (model / file).chmod(0)
+            with nobody():
+                said = refused(capsys, Path(name), "generate", str(model), "--text", "a", "--device", "cpu")
+            (model / file).chmod(0o644)
+            assert said.startswith(str(model / file))
+            assert "Permission denied" in said
+        model.chmod(0)
+        with nobody():
+            said = refused(capsys, Path(name), "chat", str(model), "--message", "a", "--device", "cpu")
+        model.chmod(0o755)
+        assert said.startswith(str(model))
+        assert "Permission denied" in said
