@@ -105,7 +105,7 @@ RECIPES: list[tuple[str, str | bytes, str]] = [
     ("sft", SFT + "lr: .nan\n", ": setting 'lr': input should be a finite number, found nan"),
     ("sft", SFT + "weight_decay: .inf\n", ": setting 'weight_decay': input should be a finite number, found inf"),
     ("sft", SFT + "clip: 1e400\n", ": setting 'clip': input should be a finite number, found inf"),
-    ("sft", SFT + f"seed: {2**48}\n", ": setting 'seed': input should be below 2**48 in size"),
+    ("sft", SFT + f"seed: {2**40}\n", ": setting 'seed': input should be below 2**40 in size"),
     ("sft", SFT + "lora: {dropout: 1}\n", ": setting 'lora.dropout': input should be less than 1, found 1"),
     ("ppo", PPO + "kl: {coef: .nan}\n", ": setting 'kl.coef': input should be a finite number, found nan"),
     ("pretrain", PRETRAIN + "sources: {a: {path: x, weight: .inf}}\n", ": setting 'sources.a.weight': input should be a fin"),
@@ -160,7 +160,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["--lora.r", "4", "--lora", "{alpha: 3}"], "--lora: settings in it are given too; give one of the two"),
     (["--seed", "!!int x"], "command line: setting 'seed': input should be a valid integer"),
     (["--seed", "!!python/object/apply:os.mkdir [made]"], "command line: setting 'seed': input should be a valid int"),
-    (["--seed", "9" * 40], "command line: setting 'seed': input should be below 2**48 in size"),
+    (["--seed", "9" * 40], "command line: setting 'seed': input should be below 2**40 in size"),
     (["--out", "b\udce9"], "--out: 'b\\udce9' is not UTF-8"),
     (["--machine.device", "gpu"], "r.yaml with the command line: device 'gpu' is unknown"),
     (["more"], "unexpected argument 'more'; settings are given as --name value"),
@@ -250,6 +250,18 @@ def test_what_was_refused_starts_when_it_is_put_right(place, capsys, monkeypatch
     Path("r.yaml").write_text(SFT + "lora: {r: 2, targets: [mlp.up]}\nmachine: {device: cpu}\n")
     assert cli.main(["sft", "--recipe", "r.yaml", "--out", "later"]) == 0
     assert (place / "later" / "done.json").exists()
+
+
+def test_what_stood_in_the_folder_before_stays(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "mine").mkdir()
+    (place / "mine" / "notes.txt").write_text("of my own")
+    Path("r.yaml").write_text(SFT + "lora: {r: 2, targets: [nope]}\nmachine: {device: cpu}\n")
+    for out in ("mine", "mine/deeper/run"):
+        assert "nope" in refused(capsys, place, "sft", "--recipe", "r.yaml", "--out", out)
+    assert cli.main(["sft", "--recipe", "r.yaml", "--out", "mine", "--lora.targets", "[mlp.up]"]) == 0
+    again = ("sft", "--recipe", "r.yaml", "--out", "mine", "--lora.targets", "[mlp.up]", "--lr", "1")
+    assert "(lr: 0.001 there, 1.0 now)" in refused(capsys, place, *again)
 
 
 def test_a_mark_at_the_start_is_no_part_of_the_recipe(tmp_path):

@@ -22,7 +22,7 @@ from tutelage.errors import RecipeError
 
 _MOST_VALUES = 100_000
 """What a recipe may come to once its aliases are written out: nine lines of YAML can mean a billion values."""
-_LARGEST = 2**48
+_LARGEST = 2**40
 """Whole numbers are below this: seeds are multiplied and counted on, and must then still fit torch's 64 bits."""
 
 
@@ -47,7 +47,7 @@ class Settings(BaseModel):
     @classmethod
     def _as_read(cls, value: Any) -> Any:
         if isinstance(value, int) and abs(value) >= _LARGEST:
-            raise ValueError("input should be below 2**48 in size")
+            raise ValueError("input should be below 2**40 in size")
         return value
 
 

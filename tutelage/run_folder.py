@@ -154,15 +154,16 @@ def open_run(path: Path, stage: str, settings: BaseModel, inputs: Mapping[str, P
 
 @contextmanager
 def _gone_if_refused(path: Path, made: list[Path]) -> Iterator[None]:
-    """Where a UsageError ends a run that began here, and nothing but the start stands in the folder, take that away again."""
-    new = not (path / "recipe.yaml").exists()
+    """Where a UsageError ends a run that began here, and all that was added is the start, take that away again."""
+    before = {entry.name for entry in path.iterdir()} - {"lock"}
     try:
         yield
     except UsageError:
         with suppress(OSError):
-            if new and {entry.name for entry in path.iterdir()} <= _OF_A_START:
-                for name in (*(_OF_A_START - {"lock"}), "lock"):
-                    (path / name).unlink(missing_ok=True)
+            added = {entry.name for entry in path.iterdir()} - before
+            if "recipe.yaml" not in before and added <= _OF_A_START:
+                for name in (*(added - {"lock"}), "lock"):
+                    (path / name).unlink()
                 for folder in made:
                     folder.rmdir()
         raise

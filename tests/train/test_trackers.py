@@ -95,7 +95,7 @@ def test_a_missing_package_is_an_error_before_training(toy, tmp_path, monkeypatc
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(dump(tracked(toy, tmp_path / "run", tracker)))
     assert cli.main(["pretrain", "--recipe", str(recipe)]) == 2
-    assert f"tutelage: machine.tracker: {tracker} is not installed (" in (err := capsys.readouterr().err)
+    assert f"tutelage: {recipe}: machine.tracker: {tracker} is not installed (" in (err := capsys.readouterr().err)
     assert f"`pip install {tracker}`, or give none" in err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
