@@ -20,7 +20,11 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """The temporary path to write; it becomes ``path`` when the block has ended well, and goes when it has not."""
+    """The temporary path to write; it becomes ``path`` when the block has ended well, and goes when it has not.
+
+    Folders are made on the way, and go again with it.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
@@ -30,6 +34,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
+        with suppress(OSError):  # others may have put something there
+            for folder in made:
+                folder.rmdir()
         raise
     sync_folder(path.parent)
 

@@ -74,7 +74,7 @@ def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> Exp
     """Write ``checkpoint`` as a GGUF file, atomically.
 
     Norms and biases are f32; of q4_0 the embeddings are q8_0, as llama.cpp does it; a matrix whose rows are no multiple of 32
-    stays bf16. CheckpointError for what llama.cpp would compute in another way.
+    stays bf16. CheckpointError for what llama.cpp would compute in another way, and for weights that are not finite.
     """
     gguf = _gguf()
     model = load_decoder(checkpoint)
@@ -86,6 +86,8 @@ def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> Exp
         notes = _settings(writer, config, kind)
         notes += write_tokenizer(writer, checkpoint, config.vocab_size)
         for name, tensor in tensors(model).items():
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{checkpoint}: {name} holds numbers that are not finite: nothing was written")
             _add(writer, name, tensor, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -101,7 +101,7 @@ def test_the_four_models_of_ppo_stand_on_one_trunk(tuned, scorer, shared):
     policy = load_trainable(tuned, tokenizer, lora, Machine(device="cpu"))
     trunk = sum(p.numel() for p in policy.parameters() if not p.requires_grad)
     reference = reference_of(policy)
-    judge = load_scorer(scorer, policy, tuned, tokenizer)
+    judge = load_scorer(scorer, policy, tuned, tokenizer, Machine(device="cpu"))
     critic = critic_on(policy) if shared else new_critic(judge, lora)
     learning = {id(p): p for model in (policy, judge, critic) for p in model.parameters() if p.requires_grad}
     assert weights(policy, reference, judge, critic) == trunk + sum(p.numel() for p in learning.values())
@@ -117,7 +117,7 @@ def test_the_four_models_of_ppo_stand_on_one_trunk(tuned, scorer, shared):
 def test_the_critic_learns_without_moving_the_reward_model(tuned, scorer):
     lora, tokenizer = LoRA.model_validate(SMALL), Tokenizer.load(tuned)
     policy = load_trainable(tuned, tokenizer, lora, Machine(device="cpu"))
-    judge = load_scorer(scorer, policy, tuned, tokenizer)
+    judge = load_scorer(scorer, policy, tuned, tokenizer, Machine(device="cpu"))
     critic = new_critic(judge, lora)
     judge.requires_grad_(False)
     with torch.no_grad():

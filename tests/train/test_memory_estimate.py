@@ -68,6 +68,8 @@ def test_weights_gradients_and_states_by_hand():
     assert (found.weights, found.gradients, found.optimizer) == (size, size, 2 * size)
     matrices = 4 * sum(p.numel() for p in model.layers.parameters() if p.dim() == 2)
     assert estimate([model], [model], 1, 8, "fp32", "muon").optimizer == 2 * size - matrices
+    half = estimate([model.bfloat16()], [model], 1, 8, "fp32", "adamw")
+    assert (half.weights, half.gradients, half.optimizer) == (size / 2, size, 3 * size), "with fp32 masters"
 
 
 def test_models_on_one_trunk_count_it_once():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.train.optimizer import MuonWithAdamW, adamw, make_optimizer
+from tutelage.train.optimizer import MasterWeights, MuonWithAdamW, adamw, make_optimizer
 
 
 def decoder(family: str = "qwen3") -> Decoder:
@@ -66,3 +66,56 @@ def test_adamw_decays_matrices_alone():
     model = decoder()
     for group in adamw([(model, 1e-3)], weight_decay=0.1).param_groups:
         assert {p.dim() >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_bf16_weights_are_their_fp32_masters_rounded(name):
+    """Held against the same optimiser on fp32 weights that are given the same gradients."""
+    rounded, whole = decoder().bfloat16(), decoder()
+    whole.load_state_dict(rounded.state_dict())
+    ours, theirs = (make_optimizer(name, model, 1e-5, weight_decay=0.1) for model in (rounded, whole))
+    assert isinstance(ours, MasterWeights)
+    assert not isinstance(theirs, MasterWeights)
+    before = [p.detach().clone() for p in rounded.parameters()]
+    for step in range(60):
+        torch.manual_seed(step)
+        for one, other in zip(rounded.parameters(), whole.parameters(), strict=True):
+            other.grad = torch.randn_like(other) + 0.5
+            one.grad = other.grad.clone()
+        ours.step(), theirs.step()
+        ours.zero_grad(), theirs.zero_grad()
+    assert all(p.grad is None for p in rounded.parameters())
+    for one, other in zip(rounded.parameters(), whole.parameters(), strict=True):
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, other.bfloat16())
+    moved = sum(float((p != old).sum()) for p, old in zip(rounded.parameters(), before, strict=True))
+    assert moved > 0.1 * sum(p.numel() for p in rounded.parameters()), (
+        "sixty steps of 1e-5, each below what bf16 can tell"
+    )
+
+
+def test_gradients_of_bf16_weights_are_summed_in_fp32():
+    weight = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    adamw([(weight, 1e-3)], weight_decay=0.0)
+    for _ in range(300):
+        (weight.weight * 1.0).sum().backward()
+    assert weight.weight.grad.dtype == torch.float32
+    assert weight.weight.grad.item() == 300.0, "in bf16 the sum stays at 256"
+
+
+def test_masters_are_in_the_state_and_come_back():
+    def steps(optimizer, model, first: int, last: int) -> None:
+        for step in range(first, last):
+            torch.manual_seed(step)
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    undisturbed, stopped, resumed = (decoder().bfloat16() for _ in range(3))
+    one, two, three = (make_optimizer("muon", m, 1e-4, weight_decay=0.1) for m in (undisturbed, stopped, resumed))
+    steps(one, undisturbed, 0, 20)
+    steps(two, stopped, 0, 10)
+    three.load_state_dict(two.state_dict())
+    steps(three, resumed, 10, 20)
+    assert all(torch.equal(a, b) for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True))

@@ -19,6 +19,7 @@ CASES = [
     "pretrain muon",
     "sft dropout",
     "sft lora",
+    "sft bf16",
     "reward",
     "ppo separate",
     "ppo shared",
@@ -35,6 +36,9 @@ def make(case: str, toy, base, tuned, scorer, few, out: Path) -> tuple[str, Any]
         ),
         "sft dropout": lambda: sft_settings(toy, base, out, epochs=2, dropout=0.1, **SAVING),
         "sft lora": lambda: sft_settings(toy, base, out, lora={"r": 4, "dropout": 0.1}, **SAVING),
+        "sft bf16": lambda: sft_settings(
+            toy, base, out, optimizer="muon", machine=SAVING["machine"] | {"weights": "bf16"}
+        ),
         "reward": lambda: reward_settings(toy, tuned, out, evaluate_every=5, noncontextual=1, **SAVING),
         "ppo separate": lambda: ppo_settings(toy, tuned, scorer, out, updates=8, **SAVING),
         "ppo shared": lambda: ppo_settings(toy, tuned, scorer, out, updates=8, trunk="shared", **SAVING),

@@ -18,7 +18,7 @@ from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_setti
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.data.heldout import HeldoutText
-from tutelage.errors import CheckpointError, RecipeError, RunFolderError, TrainingError, UsageError
+from tutelage.errors import CheckpointError, DataError, RecipeError, RunFolderError, UsageError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking
@@ -161,12 +161,12 @@ def test_what_the_context_does_not_hold_is_an_error_before_training(toy, base, t
     text = {"toy": {"path": toy.folder / "documents.jsonl"}}
     with pytest.raises(RecipeError, match="windows of 500 tokens are longer than the model's context of 128"):
         sft.main(sft_settings(toy, base, tmp_path / "a", ptx_coef=1.0, ptx_sources=text, ptx_sequence=500))
-    with pytest.raises(TrainingError, match=r"no conversation fits in 4 tokens"):
+    with pytest.raises(DataError, match=r"no conversation fits in 4 tokens"):
         sft.main(sft_settings(toy, base, tmp_path / "b", max_length=4))
     endless = tmp_path / "endless.jsonl"
     question = Message(role="user", content="and?")
     write_jsonl(endless, [Conversation(messages=(question, Message(role="assistant", content="so"), question))])
-    with pytest.raises(TrainingError, match=r"endless\.jsonl: no demonstration ends with the assistant"):
+    with pytest.raises(DataError, match=r"endless\.jsonl: no demonstration ends with the assistant"):
         reward.main(reward_settings(toy, tuned, tmp_path / "c", demonstrations=endless))
 
 

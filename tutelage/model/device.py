@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from tutelage.errors import RecipeError
 
@@ -69,11 +70,18 @@ def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
-def compiled(function: F) -> F:
-    """``torch.compile`` of a function of fixed shapes; itself, with a word, where there is no C++ compiler to do it."""
+def compiled(function: F, model: nn.Module) -> F:
+    """``torch.compile`` of a function of fixed shapes that runs ``model``; itself, with a word, where there is no C++ compiler.
+
+    The model's embeddings stay outside: compiled on the CPU, their gradient is added up in the order in which threads come by, and
+    the same run twice would end with other weights.
+    """
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         print("compile: no C++ compiler found (c++, g++ or clang++); going on without")
         return function
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
     return torch.compile(function, dynamic=False)  # type: ignore[return-value]
 
 

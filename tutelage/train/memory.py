@@ -79,11 +79,12 @@ def estimate(
 ) -> Estimate:
     """See ``say_memory``. Weights that several models share count once."""
     learning = [p for p in distinct(models) if p.requires_grad]
-    gradients = sum(map(_bytes, learning))
+    gradients = sum(4 * p.numel() for p in learning)  # fp32, whatever the weights are
+    masters = sum(4 * p.numel() for p in learning if p.dtype != torch.float32)
     inside = {id(p) for m in models for layer in m.modules() if isinstance(layer, Layer) for p in layer.parameters()}
-    once = sum(_bytes(p) for p in learning if optimizer == "muon" and p.dim() == 2 and id(p) in inside)
+    once = sum(4 * p.numel() for p in learning if optimizer == "muon" and p.dim() == 2 and id(p) in inside)
     kept = sum(activations(decoder, rows, length, dtype) for decoder in trained)
-    return Estimate(weights_of(models), gradients, 2 * gradients - once, kept)
+    return Estimate(weights_of(models), gradients, 2 * gradients - once + masters, kept)
 
 
 def distinct(models: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""The optimisers: AdamW, and Muon for the matrices inside a decoder's layers."""
+"""The optimisers: AdamW, and Muon for the matrices inside a decoder's layers; fp32 masters of bf16 weights."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tutelage.errors import RecipeError
 from tutelage.model.decoder import Layer
 
 OptimizerName = Literal["adamw", "muon"]
@@ -28,17 +29,16 @@ class Optimizer(Protocol):
 def make_optimizer(name: OptimizerName, model: nn.Module, lr: float, *, weight_decay: float) -> Optimizer:
     """The optimiser of this name over all parameters of one model, at the peak learning rate ``lr``."""
     if name == "muon":
-        return MuonWithAdamW(model, lr, weight_decay=weight_decay)
+        return with_masters(MuonWithAdamW(model, lr, weight_decay=weight_decay))
     return adamw([(model, lr)], weight_decay=weight_decay)
 
 
 def adamw(
     modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float, beta2: float = 0.95, eps: float = 1e-8
-) -> torch.optim.AdamW:
+) -> Optimizer:
     """AdamW over (module, peak learning rate) pairs; vectors (norms, biases) are not decayed."""
-    return _adamw(
-        [(p, peak) for module, peak in modules for p in module.parameters()], weight_decay, beta2=beta2, eps=eps
-    )
+    pairs = [(p, peak) for module, peak in modules for p in module.parameters()]
+    return with_masters(_adamw(pairs, weight_decay, beta2=beta2, eps=eps))
 
 
 class MuonWithAdamW:
@@ -75,6 +75,62 @@ class MuonWithAdamW:
         for part, name in zip(self.parts, ("muon", "adamw"), strict=True):
             part.load_state_dict(state_dict[name])
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def with_masters(optimizer: Optimizer) -> Optimizer:
+    """The optimiser itself where all its weights are fp32, else one that steps fp32 masters of those that are not."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    return MasterWeights(optimizer) if any(p.dtype != torch.float32 for p in weights) else optimizer
+
+
+class MasterWeights:
+    """Steps fp32 copies of bf16 weights, and rounds these to them (Micikevicius et al. 2018, section 3.1).
+
+    A bf16 number has 8 bits: a step below 1/256 of a weight would be lost. Gradients are summed over microbatches in fp32.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        """Takes over ``optimizer``, which must not have stepped yet. RecipeError where torch cannot sum in fp32."""
+        self.optimizer = optimizer
+        self.pairs: list[tuple[nn.Parameter, Tensor]] = []
+        for group in optimizer.param_groups:
+            group["params"] = [self._master(weight) for weight in group["params"]]
+        self.param_groups = optimizer.param_groups
+
+    def _master(self, weight: nn.Parameter) -> Tensor:
+        if weight.dtype == torch.float32:
+            return weight
+        if not hasattr(weight, "grad_dtype"):
+            raise RecipeError(f"machine.weights bf16 needs a newer torch than {torch.__version__}: 2.10 or later")
+        weight.grad_dtype = torch.float32
+        master = weight.detach().float()
+        self.pairs.append((weight, master))
+        return master
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for weight, master in self.pairs:
+            master.grad = weight.grad
+        self.optimizer.step()
+        for weight, master in self.pairs:
+            weight.copy_(master)
+            master.grad = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+        for weight, _ in self.pairs:
+            weight.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "masters": [master for _, master in self.pairs]}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.param_groups = self.optimizer.param_groups
+        for (weight, master), saved in zip(self.pairs, state_dict["masters"], strict=True):
+            master.copy_(saved)
+            weight.copy_(master)
 
 
 def _adamw(

@@ -27,12 +27,11 @@ from torch import Tensor
 
 from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_prompts
-from tutelage.errors import TrainingError
+from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
 from tutelage.model.hub import resolve_model
-from tutelage.model.lora import copy_on_trunk
 from tutelage.objectives.ppo import (
     AdaptiveKL,
     FixedKL,
@@ -58,7 +57,7 @@ from tutelage.train.optimizer import adamw
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.settings import LoRA, Machine, Source
-from tutelage.train.trunk import critic_on, load_scorer, load_trainable, new_critic, reference_of
+from tutelage.train.trunk import averaged_of, critic_on, load_scorer, load_trainable, new_critic, reference_of
 
 Judge = Callable[[Prompt, str, bool], float]
 """(prompt, answer, whether it finished) -> gold score, where a task has one. Logged, never trained on."""
@@ -166,20 +165,21 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         if too_long:
             print(f"{settings.prompts}: left out {too_long} x too long for an answer in the model's context")
         if len(prompts) < settings.batch_size:
-            raise TrainingError(
-                f"{settings.prompts}: {len(prompts)} prompts that fit are fewer than batch_size {settings.batch_size}"
+            raise DataError(
+                f"{len(prompts)} prompts that fit are fewer than batch_size {settings.batch_size}",
+                path=settings.prompts,
             )
         mixture = ptx_mixture(settings, tokenizer, run, context)
 
         # models: policy, reference, reward model, critic
         policy.dropout = 0.0
         reference = reference_of(policy)
-        reward_model = load_scorer(scorer, policy, checkpoint, tokenizer)
+        reward_model = load_scorer(scorer, policy, checkpoint, tokenizer, settings.machine)
         shared = settings.trunk == "shared"
         torch.manual_seed(settings.seed)
         critic = critic_on(policy) if shared else new_critic(reward_model, settings.lora)
         reward_model.requires_grad_(False)
-        averaged = copy_on_trunk(policy).requires_grad_(False)
+        averaged = averaged_of(policy)
         critic_parts = (critic.head, settings.value_lr) if shared else (critic, settings.value_lr)
         optimizer = adamw([(policy, settings.lr), critic_parts], weight_decay=0.0, eps=settings.eps)
         rows, longest = settings.microbatch or settings.minibatch, max(map(len, prompt_ids)) + settings.max_new_tokens
@@ -400,4 +400,4 @@ def blend(averaged: Decoder, policy: Decoder, decay: float) -> None:
     """averaged <- decay averaged + (1 - decay) policy."""
     for mean, live in zip(averaged.parameters(), policy.parameters(), strict=True):
         if mean is not live:  # a frozen trunk is one for both
-            mean.lerp_(live, 1.0 - decay)
+            mean.lerp_(live.to(mean.dtype), 1.0 - decay)

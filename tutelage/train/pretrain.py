@@ -8,6 +8,7 @@ the tokenizer.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from tutelage.data.heldout import HeldoutText
-from tutelage.errors import RecipeError
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, compiled, pick_device
@@ -32,7 +32,7 @@ from tutelage.train.memory import say_memory
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import text_inputs, text_mixture, text_windows
 from tutelage.train.settings import LoRA, Machine, Source
-from tutelage.train.trunk import load_trainable
+from tutelage.train.trunk import TYPES, load_trainable
 
 
 class Shape(Settings):
@@ -52,6 +52,18 @@ class Shape(Settings):
         description="spread of the first weights; none: 1/sqrt(hidden_size), as GPT-2's 0.02 is too small for narrow models",
     )
 
+    @model_validator(mode="after")
+    def _makes_a_model(self) -> Shape:
+        try:
+            self.config(vocab_size=512)
+        except ValidationError as error:
+            first = error.errors()[0]
+            named = "".join(f"{name} " for name in first["loc"]) + first["msg"].removeprefix("Value error, ")
+            for theirs, ours in _NAMES.items():
+                named = re.sub(rf"\b{theirs}\b", ours, named)
+            raise ValueError(named) from None
+        return self
+
     def config(self, vocab_size: int) -> ModelConfig:
         """The full model configuration for a vocabulary of this size."""
         shape: dict[str, Any] = {
@@ -65,10 +77,16 @@ class Shape(Settings):
             "init_std": self.init_std or self.hidden_size**-0.5,
         }
         optional = {"num_kv_heads": self.kv_heads, "intermediate_size": self.intermediate_size}
-        try:
-            return ModelConfig(**shape | {name: value for name, value in optional.items() if value is not None})
-        except ValidationError as error:
-            raise RecipeError(f"model: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        return ModelConfig(**shape | {name: value for name, value in optional.items() if value is not None})
+
+
+_NAMES = {
+    "num_layers": "layers",
+    "num_heads": "heads",
+    "num_kv_heads": "kv_heads",
+    "max_position_embeddings": "context",
+}
+"""What ModelConfig calls the settings of Shape."""
 
 
 class PretrainSettings(Settings):
@@ -152,7 +170,7 @@ def main(settings: PretrainSettings) -> Path:
             return next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), count)
 
         if settings.compile:
-            loss_of = compiled(loss_of)
+            loss_of = compiled(loss_of, model)
 
         def update(step: int) -> Metrics:
             windows = text_windows(mixture, step, settings.batch_size, device)
@@ -197,6 +215,7 @@ def main(settings: PretrainSettings) -> Path:
 
 def new_model(settings: PretrainSettings, tokenizer: Tokenizer) -> Decoder:
     """A decoder with weights drawn anew."""
-    model = Decoder(settings.model.config(tokenizer.vocab_size)).to(pick_device(settings.machine.device))
-    model.recompute = settings.machine.recompute
+    machine = settings.machine
+    model = Decoder(settings.model.config(tokenizer.vocab_size)).to(pick_device(machine.device), TYPES[machine.weights])
+    model.recompute = machine.recompute
     return model

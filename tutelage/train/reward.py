@@ -24,7 +24,7 @@ from tutelage.data.batches import pack_ranking, pad_right, tree_mask
 from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.mixing import split_by_key
 from tutelage.data.prepare import opening, text_of
-from tutelage.errors import TrainingError
+from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.model.hub import resolve_model
@@ -104,8 +104,8 @@ def main(settings: RewardSettings) -> Path:
         examples, left_out = encode_rankings(rankings, tokenizer, longest)
         heldout, heldout_left_out = encode_rankings(heldout_rankings, tokenizer, longest)
         if not examples:
-            raise TrainingError(
-                f"{settings.rankings}: no ranking with a preference fits in {longest} tokens: {left_out}"
+            raise DataError(
+                f"no ranking with a preference fits in {longest} tokens: {left_out}", path=settings.rankings
             )
         if left_out:
             print(f"{settings.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
@@ -290,7 +290,7 @@ def heldout_metrics(
 
 
 def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int = 512) -> list[list[int]]:
-    """Up to ``most`` demonstrations that fit and end with the assistant, in tokens; TrainingError where there is none."""
+    """Up to ``most`` demonstrations that fit and end with the assistant, in tokens; DataError where there is none."""
     rows: list[list[int]] = []
     for conversation in read_conversations(path):
         rendered = render(tokenizer, conversation.messages).until_end().ids
@@ -299,8 +299,9 @@ def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int 
         if len(rows) == most:
             break
     if not rows:
-        raise TrainingError(
-            f"{path}: no demonstration ends with the assistant and fits in {longest} tokens (max_length, or the context)"
+        raise DataError(
+            f"no demonstration ends with the assistant and fits in {longest} tokens (max_length, or the context)",
+            path=path,
         )
     return rows
 

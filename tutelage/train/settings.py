@@ -17,6 +17,10 @@ class Machine(Settings):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of matrix products; auto takes bf16 where the machine has it"
     )
+    weights: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="number type of the weights; bf16 learns through fp32 masters kept with the optimiser",
+    )
     recompute: bool = Field(
         False,
         description="compute the layers again in the backward pass: far less memory for activations, a third more time",

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from tutelage.data.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
-from tutelage.errors import RecipeError, TrainingError
+from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
@@ -84,9 +84,10 @@ def main(settings: SFTSettings) -> Path:
     """Run the stage; returns the checkpoint folder."""
     if settings.reward_model and not settings.prompts:
         raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
+    scorer = resolve_model(settings.reward_model) if settings.reward_model else None
     optional = {
         "heldout": settings.heldout,
-        "reward_model": settings.reward_model,
+        "reward_model": scorer,
         "prompts": settings.prompts,
         "chat_template": settings.chat_template,
     }
@@ -105,8 +106,9 @@ def main(settings: SFTSettings) -> Path:
         context = model.config.max_position_embeddings
 
         # data
-        if settings.reward_model:
-            tokenizer.require_same(settings.reward_model)
+        prompts = validation_prompts(settings, tokenizer, context)
+        if scorer:
+            tokenizer.require_same(scorer)
         longest = longest_row(settings.max_length, context)
         examples, left_out = fitting_conversations(settings.demonstrations, tokenizer, longest)
         heldout = fitting_conversations(settings.heldout, tokenizer, longest)[0] if settings.heldout else []
@@ -146,8 +148,8 @@ def main(settings: SFTSettings) -> Path:
             model.eval()
             if heldout:
                 metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, settings.machine.dtype)
-            if settings.reward_model and settings.prompts:
-                metrics["reward"] = validation_reward(model, tokenizer, settings)
+            if scorer:
+                metrics["reward"] = validation_reward(model, tokenizer, scorer, prompts, settings)
             model.train()
             best.offer(metrics.get("reward", -metrics.get("heldout_loss", -step)), step)
             return metrics
@@ -192,10 +194,10 @@ def read_template(path: Path | None) -> str | None:
 
 
 def fitting_conversations(path: Path, tokenizer: Tokenizer, longest: int) -> tuple[list[Example], dict[str, int]]:
-    """The file's conversations in tokens, and how many were left out or shortened, by reason; TrainingError where none fits."""
+    """The file's conversations in tokens, and how many were left out or shortened, by reason; DataError where none fits."""
     examples, reasons = encode_conversations(read_conversations(path), tokenizer, longest)
     if not examples:
-        raise TrainingError(f"{path}: no conversation fits in {longest} tokens (max_length, or the model's context)")
+        raise DataError(f"no conversation fits in {longest} tokens (max_length, or the model's context)", path=path)
     if reasons:
         print(f"{path}: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.items()))
     return examples, reasons
@@ -242,18 +244,24 @@ def heldout_loss(model: Decoder, examples: list[Example], pad_id: int, dtype: st
 
 
 @torch.no_grad()
-def validation_reward(model: Decoder, tokenizer: Tokenizer, settings: SFTSettings, limit: int = 256) -> float:
-    """Mean reward-model score of one sampled answer to each validation prompt."""
-    assert settings.prompts is not None
-    assert settings.reward_model is not None
-    device = next(model.parameters()).device
-    scorer = load_scalar(settings.reward_model, device, torch.float32).eval()
-    room = model.config.max_position_embeddings - settings.max_new_tokens
+def validation_prompts(settings: SFTSettings, tokenizer: Tokenizer, context: int, limit: int = 256) -> list[list[int]]:
+    """Up to ``limit`` prompts in tokens, none without ``prompts``; DataError where none leaves room for an answer."""
+    if settings.prompts is None:
+        return []
+    room = context - settings.max_new_tokens
     ids = fitting_prompts(islice(read_prompts(settings.prompts), limit), tokenizer, room)[1]
     if not ids:
-        raise TrainingError(
-            f"{settings.prompts}: no prompt leaves room for an answer of {settings.max_new_tokens} tokens"
+        raise DataError(
+            f"no prompt leaves room for an answer of {settings.max_new_tokens} tokens", path=settings.prompts
         )
+    return ids
+
+
+def validation_reward(
+    model: Decoder, tokenizer: Tokenizer, reward_model: Path, ids: list[list[int]], settings: SFTSettings
+) -> float:
+    """Mean reward-model score of one sampled answer to each validation prompt."""
+    scorer = load_scalar(reward_model, next(model.parameters()).device, torch.float32).eval()
     rollouts = sample(
         model, ids, tokenizer, max_new_tokens=settings.max_new_tokens, temperature=1.0, seed=settings.seed,
         dtype=settings.machine.dtype,

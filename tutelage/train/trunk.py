@@ -1,4 +1,4 @@
-"""The models of a stage, whole or as LoRA adapters on a frozen trunk that they share.
+"""The models of a stage, whole or as LoRA adapters on a frozen trunk that they share. Heads are fp32, whatever the trunk is.
 
 Without ``lora`` each model has weights of its own. With it there is one copy of the trunk in memory: the policy is the trunk with
 adapters, the reference the same with adapters off, and a reward model that was trained with LoRA from the same checkpoint is a
@@ -26,15 +26,16 @@ from tutelage.train.settings import LoRA, Machine
 ADAPTER = "adapter"
 """The folder in a checkpoint with its adapters alone, in peft's format; beside it stand the merged weights."""
 
-_TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
+TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: Machine) -> Decoder:
-    """The language model that a stage starts from: in fp32 and all of it to be trained, or frozen with fresh adapters.
+    """The language model that a stage starts from: all of it to be trained, or frozen with fresh adapters.
 
     It has a row for every token of ``tokenizer``.
     """
-    decoder = load_decoder(checkpoint, pick_device(machine.device), _TYPES[lora.trunk] if lora.r else torch.float32)
+    kind = lora.trunk if lora.r else machine.weights
+    decoder = load_decoder(checkpoint, pick_device(machine.device), TYPES[kind])
     fit_vocabulary(decoder, tokenizer.vocab_size)
     decoder.recompute = machine.recompute
     return _with_adapters(decoder, lora) if lora.r else decoder
@@ -42,8 +43,6 @@ def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: 
 
 def new_scorer(decoder: Decoder) -> ScalarModel:
     """A reward model to train: a new head on a copy of ``decoder``, or on its trunk and adapters, without the output layer."""
-    if not adapters(decoder):
-        return ScalarModel.from_decoder(decoder)
     trunk = copy_on_trunk(decoder)
     trunk.unembed = None
     return _scalar(trunk)
@@ -54,7 +53,18 @@ def reference_of(policy: Decoder) -> Decoder:
     return without_adapters(policy) if adapters(policy) else copy.deepcopy(policy).requires_grad_(False)
 
 
-def load_scorer(reward_model: Path, policy: Decoder, checkpoint: Path, tokenizer: Tokenizer) -> ScalarModel:
+def averaged_of(policy: Decoder) -> Decoder:
+    """The running mean of the policy's weights, in fp32 where they are learnt: bf16 would round a small step of it away."""
+    mean = copy_on_trunk(policy)
+    for weight in mean.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return mean.requires_grad_(False)
+
+
+def load_scorer(
+    reward_model: Path, policy: Decoder, checkpoint: Path, tokenizer: Tokenizer, machine: Machine
+) -> ScalarModel:
     """The reward model of PPO: adapters on the policy's trunk if it can stand there, else a model with weights of its own."""
     if adapters(policy) and _stands_on(reward_model, checkpoint):
         trunk = without_adapters(policy)
@@ -65,9 +75,10 @@ def load_scorer(reward_model: Path, policy: Decoder, checkpoint: Path, tokenizer
         return scorer.eval()
     if adapters(policy):
         print(f"{reward_model}: was not trained with LoRA from {checkpoint}, so it needs a trunk of its own in memory")
-    own = load_scalar(reward_model, policy.embed.weight.device, torch.float32)
+    own = load_scalar(reward_model, policy.embed.weight.device, TYPES[machine.weights])
+    own.head.float()
     fit_vocabulary(own, tokenizer.vocab_size)
-    own.decoder.recompute = policy.recompute
+    own.decoder.recompute = machine.recompute
     return own
 
 
