@@ -67,3 +67,10 @@ def test_the_temporary_name_is_hidden_beside_the_file(tmp_path):
     assert name.parent == tmp_path
     assert name.name.startswith(".file.")
     assert name.suffix == ".tmp"
+
+
+def test_folders_that_were_made_for_a_failed_write_go_again(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(TypeError), atomic_file(tmp_path / "there" / "new" / "deep" / "file") as file:
+        file.write("no bytes")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]

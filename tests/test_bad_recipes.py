@@ -130,11 +130,12 @@ RECIPES: list[tuple[str, str | bytes, str]] = [
     ("run", RUN, ": give either `world` (the embedded world) or `data` (files of your own)"),
     ("run", RUN + "world: {}\nsft: {epohcs: 1}\n", ": sft: unknown setting 'epohcs'; did you mean 'epochs'?"),
     ("run", RUN + "world: {}\nppo: {kl: {coef: abc}}\n", ": ppo: setting 'kl.coef': input should be a valid number"),
+    ("run", RUN + "world: {}\npretrain: {model: {hidden_size: 130, heads: 4}}\n", "hidden_size 130 is not a multiple of heads 4"),
     ("run", RUN + "world: {}\nppo: {kl: 3}\n", ": ppo: setting 'kl': is a mapping of settings (controller, "),
     ("pretrain", PRETRAIN + "checkpoint: good\nsources: {}\n", ": give either tokenizer, for a new model, or checkpoint"),
     ("pretrain", PRETRAIN + "sources: {}\nlora: {r: 4}\n", ": lora needs a checkpoint"),
     ("pretrain", PRETRAIN + "sources: {a: {path: documents.jsonl}}\nmodel: {hidden_size: 130, heads: 4}\n", "hidden_size 130"),
-    ("pretrain", PRETRAIN + "sources: {a: {path: documents.jsonl}}\nmodel: {family: bert}\n", ": model: Input should be 'gpt2', "),
+    ("pretrain", PRETRAIN + "sources: {a: {path: documents.jsonl}}\nmodel: {family: bert}\n", ": setting 'model': family: Input"),
     ("generate", "checkpoint: good\ntext: a\nprompts: prompts.jsonl\n", ": give either text or prompts"),
     ("eval", "a: good\nb: good\nprompts: prompts.jsonl\n", ": give world (its judge decides) or reward_model"),
 ]  # fmt: skip

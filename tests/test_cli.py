@@ -117,3 +117,12 @@ def test_sigterm_outside_a_stage_is_a_clean_stop(tmp_path):
     assert process.returncode == 0
     assert errors == "tutelage: stopped; what was finished is kept, and the same command goes on from there\n"
     assert not list((tmp_path / "run" / "data").glob("*"))
+
+
+def test_memory_that_is_used_up_is_one_line(toy, capsys, tmp_path):
+    code, _, err = run(
+        capsys, "pretrain", f"--tokenizer={toy.folder / 'tokenizer'}", f"--sources.toy.path={toy.folder / 'documents.jsonl'}",
+        "--model.hidden_size=128", "--model.intermediate_size=2000000000", f"--out={tmp_path / 'run'}", "--machine.device=cpu",
+    )  # fmt: skip
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "memory is used up; lower microbatch" in err

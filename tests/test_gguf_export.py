@@ -196,3 +196,14 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path):
         export_gguf(folder, tmp_path / "x.gguf")
     assert not list(tmp_path.glob("*.gguf*"))
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_weights_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path):
+    folder = checkpoint(tmp_path / "model", "qwen3", True)
+    model = load_decoder(folder)
+    with torch.no_grad():
+        model.layers[1].mlp.down.weight[3, 5] = torch.nan
+    save_model(folder, model, bos_id=1, end_id=2, pad_id=0)
+    with pytest.raises(CheckpointError, match=r"blk\.1\.ffn_down\.weight holds numbers that are not finite"):
+        export_gguf(folder, tmp_path / "some" / "where" / "x.gguf")
+    assert not (tmp_path / "some").exists()

@@ -291,3 +291,15 @@ def test_a_log_that_is_being_written_is_read_as_far_as_it_is_whole(root):
 )
 def test_sizes_for_people(size, words):
     assert amount(size) == words
+
+
+def test_prune_from_another_folder_knows_inputs_that_were_named_from_where_a_run_was_started(capsys, root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    last = root.relative_to(root.parent) / "base" / "checkpoints" / "step-00000006"
+    with open_run(root / "later", "sft", Some(epochs=3), {"checkpoint": last}) as later:
+        trained(later, 3, 3)
+        later.finish({})
+    monkeypatch.chdir(root)
+    _, out, _ = run(capsys, "prune", ".")
+    assert "step-00000006 stays: another run began from it" in out
+    assert (root / "base" / "checkpoints" / "step-00000006").exists()

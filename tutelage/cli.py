@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _USERS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
 """Errors of the system that come from what the user gave."""
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")
+"""What torch says of it, on CUDA and on a CPU."""
 
 
 def entry() -> None:
@@ -56,6 +59,12 @@ def main(arguments: Sequence[str]) -> int:
         return say("interrupted", 130)
     except BrokenPipeError:
         return 0
+    except (MemoryError, RuntimeError) as error:  # torch has no type of its own for a CPU's memory
+        if not _OUT_OF_MEMORY.search(str(error)) and not isinstance(error, MemoryError):
+            raise
+        return say(
+            "memory is used up; lower microbatch or the lengths, set machine.recompute, or train through lora", 1
+        )
     except OSError as error:  # a file of the user's that nobody expected to be missing, closed or too long a name
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
         return say(what, 2 if error.filename and error.errno in _USERS else 1)

@@ -50,12 +50,14 @@ def rank_answers(settings: RankCommand) -> str:
     """Each prompt's answers are ranked by one of the labellers."""
     judge, people = load_judge(settings.world), make_labellers(settings.seed, training=settings.labellers, heldout=0)
     rng = random.Random(f"{settings.seed}:labelling")
+    work = list(read_answers(settings.answers))
     rankings = [
         label(rng.choice(people), judge, answers, seed=settings.seed)
-        for answers in read_answers(settings.answers)
+        for answers in work
         if 2 <= len(answers.completions) <= 9
     ]
-    return f"{settings.out}: {write_jsonl(settings.out, rankings)} rankings"
+    left = f", left out {len(work) - len(rankings)} x not 2 to 9 answers" if len(rankings) < len(work) else ""
+    return f"{settings.out}: {write_jsonl(settings.out, rankings)} rankings{left}"
 
 
 class TokenizerCommand(Settings):

@@ -31,7 +31,7 @@ from tutelage.evaluate.report import stage_table, write_report
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows, shots_like
 from tutelage.generate.sampler import Sampling
-from tutelage.model.checkpoint import context_of, load_decoder
+from tutelage.model.checkpoint import context_of, load_decoder, param_count
 from tutelage.model.device import peak_rss_gib, pick_device, release_heap
 from tutelage.recipe import Settings, merge, resolve
 from tutelage.run_folder import open_run
@@ -359,7 +359,7 @@ def compression(plan: Plan) -> dict[str, float]:
 def model_figures(plan: Plan) -> dict[str, Any]:
     """Size of the trained decoder."""
     model = load_decoder(plan.sft.out / "checkpoint")
-    return {"parameters": sum(p.numel() for p in model.parameters()), "vocab_size": model.config.vocab_size}
+    return {"parameters": param_count(model), "vocab_size": model.config.vocab_size}
 
 
 class Clock:

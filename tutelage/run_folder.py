@@ -38,7 +38,8 @@ from tutelage.errors import Interrupted, RunFolderError, TrainingError, Tutelage
 from tutelage.origin import LINEAGE, ancestors, code_version, command_line, now, read_lineage
 
 _PLACE_OR_SPEED = {
-    "out", "device", "microbatch", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker", "project",
+    "out", "device", "microbatch", "recompute", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker",
+    "project",
 }  # fmt: skip
 """Settings, by their last name, that may differ when a run goes on: they change where, how fast and what is kept beside."""
 
@@ -135,7 +136,10 @@ def open_run(path: Path, stage: str, settings: BaseModel, inputs: Mapping[str, P
         with _writable(path):
             for stale in temporaries(path):
                 remove(stale)
-        hashes = {role: {"path": str(source), "sha256": _input_hash(role, source)} for role, source in inputs.items()}
+        hashes = {
+            role: {"path": os.path.abspath(source), "sha256": _input_hash(role, source)}
+            for role, source in inputs.items()
+        }
         run = RunFolder(path)
         if (path / "recipe.yaml").exists() and (path / LINEAGE).exists():
             _check_same(path, settings, hashes, run.lineage())

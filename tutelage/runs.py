@@ -53,12 +53,6 @@ class CompareCommand(Settings):
     runs: list[Path] = Field(min_length=2, description="run folders")
 
 
-class ResumeCommand(Settings):
-    """Settings of ``tutelage runs resume``. What follows the folder is given to the stage, such as --machine.device cpu."""
-
-    run: Path = Field(description="run folder")
-
-
 class PruneCommand(Settings):
     """Settings of ``tutelage runs prune``."""
 

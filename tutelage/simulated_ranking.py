@@ -95,4 +95,6 @@ def sample_distinct(assistant: Assistant, prompts: list[Prompt], settings: Label
         distinct = tuple({(c.text, c.finished): c for c in answers.completions}.values())
         if len(distinct) > 1:
             kept.append(Answers(prompt=answers.prompt, completions=distinct))
+    if len(kept) < len(prompts):
+        print(f"rankings: left out {len(prompts) - len(kept)} x one and the same answer each time")
     return kept

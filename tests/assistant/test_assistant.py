@@ -11,10 +11,11 @@ from toy_task import right
 
 import tutelage
 from tutelage.assistant.assistant import before_stop
-from tutelage.data.formats import read_conversations, read_prompts
+from tutelage.data.formats import read_conversations, read_prompts, read_rankings
 from tutelage.errors import CheckpointError, RecipeError, UsageError
+from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.generate.sampler import Sampling
-from tutelage.records import Message, Prompt
+from tutelage.records import Completion, Message, Prompt
 
 QUESTION = "The hat is blue. What colour is the hat?"
 
@@ -130,3 +131,23 @@ def test_one_message_one_answer(tuned):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+def test_a_dialogue_that_is_too_long_to_score_is_named(scorer):
+    model = tutelage.load(scorer, device="cpu")
+    short, long = (
+        [Message(role="user", content="red"), Message(role="assistant", content="red " * n)] for n in (1, 500)
+    )
+    with pytest.raises(UsageError, match=r"dialogue 1 is \d+ tokens long, the model's context is 128"):
+        model.scores([short, long])
+
+
+def test_rankings_that_are_too_long_are_left_out_of_a_reward_models_figures_and_counted(scorer, toy):
+    model = tutelage.load(scorer, device="cpu")
+    rankings = list(read_rankings(toy.folder / "rankings.jsonl"))[:20]
+    long = Completion(text="red " * 500)
+    grown = [r.model_copy(update={"completions": (long, *r.completions[1:])}) for r in rankings[:3]]
+    plain, with_long = (reward_model_figures(model, rows) for rows in (rankings[3:], [*grown, *rankings[3:]]))
+    assert with_long == plain | {"too_long": 3}
+    with pytest.raises(UsageError, match="none of 3 rankings fits"):
+        reward_model_figures(model, grown)

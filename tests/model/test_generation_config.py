@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from model_helpers import build, small
 
 from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import save_model
-from tutelage.model.generation_config import GenerationDefaults, read_generation_config, write_generation_config
+from tutelage.model.generation_config import GenerationDefaults, generation_to_hf, read_generation_config
 
 FULL = GenerationDefaults(
     bos_id=1,
@@ -28,6 +29,10 @@ FULL = GenerationDefaults(
 
 def whole(low: int) -> st.SearchStrategy[int | None]:
     return st.none() | st.integers(low, 10**6)
+
+
+def write(folder: Path, defaults: GenerationDefaults) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(generation_to_hf(defaults)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,7 +52,7 @@ def whole(low: int) -> st.SearchStrategy[int | None]:
 )
 def test_what_is_written_is_read(defaults, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    write_generation_config(folder, defaults)
+    write(folder, defaults)
     assert read_generation_config(folder) == defaults
     assert [path.name for path in folder.iterdir()] == ["generation_config.json"]
 
@@ -55,7 +60,7 @@ def test_what_is_written_is_read(defaults, tmp_path_factory):
 def test_transformers_reads_ours_and_we_read_its(tmp_path):
     from transformers import GenerationConfig
 
-    write_generation_config(tmp_path, FULL)
+    write(tmp_path, FULL)
     theirs = GenerationConfig.from_pretrained(tmp_path)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, [2, 7], 0)
     assert (theirs.do_sample, theirs.temperature, theirs.top_p, theirs.top_k) == (True, 0.6, 0.95, 20)
@@ -65,9 +70,9 @@ def test_transformers_reads_ours_and_we_read_its(tmp_path):
 
 
 def test_one_end_id_is_a_number_and_none_is_left_out(tmp_path):
-    write_generation_config(tmp_path, GenerationDefaults(end_ids=(5,)))
+    write(tmp_path, GenerationDefaults(end_ids=(5,)))
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": 5}
-    write_generation_config(tmp_path, GenerationDefaults())
+    write(tmp_path, GenerationDefaults())
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {}
 
 

@@ -53,3 +53,11 @@ def test_a_row_of_zeros_has_a_gradient() -> None:
     some_norm(4, torch.float32)(x).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+def test_bf16_weights_are_multiplied_in_fp32() -> None:
+    torch.manual_seed(0)
+    x, norm = torch.randn(50, 64).bfloat16(), some_norm(64, torch.bfloat16)
+    y = norm(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, F.rms_norm(x.float(), (64,), norm.weight.float(), 1e-5).bfloat16())

@@ -78,3 +78,9 @@ def test_heads_and_averaged_weights_stay_fp32(half_sft, half_scorer):
     assert {p.dtype for p in averaged_of(policy).parameters()} == {torch.float32}
     with torch.no_grad():
         torch.testing.assert_close(judge(IDS), load_scalar(half_scorer)(IDS), atol=0.05, rtol=0.05)
+
+
+def test_a_saved_head_is_fp32_when_it_is_read_again(half_scorer):
+    with safe_open(half_scorer / "model.safetensors", framework="pt") as file:
+        assert torch.equal(load_scalar(half_scorer).head.weight, file.get_tensor("score.weight"))
+        assert file.get_slice("score.weight").get_dtype() == "F32"

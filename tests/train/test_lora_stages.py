@@ -159,3 +159,23 @@ def test_every_stage_runs_on_a_bf16_trunk_and_keeps_its_type(toy, imported, tmp_
     assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in rows(aligned))
     for checkpoint in (tuned, scorer, aligned):
         assert json.loads((checkpoint / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_dropout_of_adapters_is_off_in_ppo(toy, tuned, scorer, tmp_path):
+    """With it the policy would sample, be held to its old self and learn through three different masks."""
+    lora = SMALL | {"dropout": 0.5}
+    log = rows(ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "ppo", updates=3, lr=3e-3, lora=lora)))
+    assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)
+    assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("given", [{"alpha": 8.0}, {"trunk": "bf16"}, {"targets": ["mlp.up"]}])
+def test_settings_of_adapters_without_adapters_are_refused(given):
+    with pytest.raises(ValueError, match=f"{next(iter(given))} is of adapters, and there are none"):
+        LoRA.model_validate(given)
+
+
+def test_a_target_named_twice_is_adapted_once(tuned):
+    lora = LoRA.model_validate({"r": 2, "targets": ["mlp.up", "mlp.up"]})
+    policy = load_trainable(tuned, Tokenizer.load(tuned), lora, Machine(device="cpu"))
+    assert {name.split(".", 2)[-1] for name in adapters(policy)} == {"mlp.up"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
+from tutelage.train import optimizer as optimizers
 from tutelage.train.optimizer import MasterWeights, MuonWithAdamW, adamw, make_optimizer
 
 
@@ -22,13 +23,13 @@ def decoder(family: str = "qwen3") -> Decoder:
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "qwen3"])
 def test_muon_has_the_matrices_of_the_layers_and_adamw_everything_else(family):
     model = decoder(family)
-    optimizer = MuonWithAdamW(model, 1e-3, weight_decay=0.1)
-    muon, rest = ([p for g in part.param_groups for p in g["params"]] for part in optimizer.parts)
+    both = MuonWithAdamW(model, 1e-3, weight_decay=0.1)
+    muon, rest = ([p for g in part.param_groups for p in g["params"]] for part in both.parts)
     names = {id(p): name for name, p in model.named_parameters()}
     assert sorted(names[id(p)] for p in [*muon, *rest]) == sorted(names.values()), "each parameter once"
     assert all(names[id(p)].startswith("layers.") and p.dim() == 2 for p in muon)
     assert not [names[id(p)] for p in rest if names[id(p)].startswith("layers.") and p.dim() == 2]
-    assert all(g["weight_decay"] == 0 for g in optimizer.param_groups for p in g["params"] if p.dim() < 2)
+    assert all(g["weight_decay"] == 0 for g in both.param_groups for p in g["params"] if p.dim() < 2)
 
 
 @settings(max_examples=25, deadline=None)
@@ -47,6 +48,24 @@ def test_a_step_of_muon_moves_every_direction_alike_whatever_the_gradients_size(
     moved = torch.diag(u.T @ ((before - weight.detach()) / scale) @ v.T)
     strong = torch.linalg.svdvals(weight.grad) > 0.1 * torch.linalg.matrix_norm(weight.grad)
     assert 0.6 < moved[strong].min() <= moved[strong].max() < 1.3
+
+
+@pytest.mark.parametrize("limit", [1 << 25, 1])
+def test_matrices_that_step_together_end_where_torchs_muon_takes_them_one_by_one(limit, monkeypatch):
+    monkeypatch.setattr(optimizers, "_TOGETHER", limit)
+    ours, theirs = decoder(), decoder()
+    mine, own = ([p for p in m.layers.parameters() if p.dim() == 2] for m in (ours, theirs))
+    one = optimizers.Muon(mine, 1e-2, weight_decay=0.1)
+    other = torch.optim.Muon(own, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    before = [p.detach().clone() for p in mine]
+    for step in range(5):
+        torch.manual_seed(step)
+        for p, q in zip(mine, own, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        one.step(), other.step()
+    for p, q, start in zip(mine, own, before, strict=True):
+        torch.testing.assert_close(p - start, q - start, atol=2e-4, rtol=0.02)  # they round in bf16, each in its order
 
 
 def test_the_schedule_reaches_both_also_after_a_resume():

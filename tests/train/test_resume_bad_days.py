@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,7 @@ def keeper(tmp_path_factory):
     with open_run(tmp_path_factory.mktemp("keeper") / "run", "x", Machine(), {}) as run:
         made = Keeper(
             run, Machine(), steps=9, modules={"m": module}, optimizer=adamw([(module, 0.1)], weight_decay=0.0),
-            extra={}, result=None,
+            extra={}, result=None, complete=nullcontext,
         )  # fmt: skip
         made.save(3, ended=False)
         yield made, run.state.read_bytes(), {name: value.clone() for name, value in module.state_dict().items()}

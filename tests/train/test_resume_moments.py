@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from real_process import SAVING, assert_same_end, die, few_documents, finish, logged, said, saved_step, stage
-from toy_task import MACHINE, ppo_settings, pretrain_settings, sft_settings
+from toy_task import MACHINE, ppo_settings, pretrain_settings, reward_settings, sft_settings
 
+from tutelage.assistant.assistant import Assistant
+from tutelage.data.formats import read_conversations
 from tutelage.errors import RecipeError
 from tutelage.model.checkpoint import load_decoder
-from tutelage.train import keeping, ppo, pretrain, sft
+from tutelage.train import keeping, ppo, pretrain, reward, sft
 
 
 def while_the_state_is_written() -> None:
@@ -202,5 +204,16 @@ def test_a_metric_to_keep_the_best_by_must_be_measured(toy, base, tuned, scorer,
     machine = MACHINE | {"keep_best": "gold"}
     with pytest.raises(RecipeError, match=r"keep_best: 'gold' is not measured here; there are heldout_loss$"):
         sft.main(sft_settings(toy, base, tmp_path / "sft", machine=machine))
+    assert not (tmp_path / "sft").exists(), "it is said before the first step"
     with pytest.raises(RecipeError, match="keep_best: nothing is measured on held-out data here"):
         ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "ppo", machine=machine))
+
+
+def test_intermediate_reward_models_are_centred_and_training_does_not_notice(toy, tuned, tmp_path):
+    plain = reward.main(reward_settings(toy, tuned, tmp_path / "plain"))
+    every = reward.main(reward_settings(toy, tuned, tmp_path / "run", machine=MACHINE | {"checkpoint_every": 10}))
+    assert (plain / "model.safetensors").read_bytes() == (every / "model.safetensors").read_bytes()
+    for folder in [every, *(tmp_path / "run" / "checkpoints").glob("step-*")]:
+        scorer = Assistant.load(folder, device="cpu", dtype="fp32")
+        shown = [c.messages for c in read_conversations(toy.folder / "demonstrations.jsonl")]
+        assert sum(scorer.scores(shown)) / len(shown) == pytest.approx(0.0, abs=1e-3)

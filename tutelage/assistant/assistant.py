@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tutelage.errors import CheckpointError, RecipeError, UsageError
 from tutelage.generate.engine import Engine, Generated, Request
 from tutelage.generate.sampler import Sampling
-from tutelage.model.checkpoint import load_model
+from tutelage.model.checkpoint import load_model, model_config
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel
@@ -93,7 +93,7 @@ class Assistant:
             ids = [r.ids for r in rendered]
         else:
             ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(prompts, chosen, strict=True)]
-        context = self._decoder.config.max_position_embeddings
+        context = self.context
         for i, (prompt, row) in enumerate(zip(prompts, ids, strict=True), 1):
             if len(row) >= context:
                 name = f" ({prompt.id})" if prompt.id else ""
@@ -136,7 +136,10 @@ class Assistant:
     def scores(
         self, dialogues: Sequence[Sequence[Message]], *, finished: Sequence[bool] | None = None, batch_size: int = 64
     ) -> list[float]:
-        """Scores at the last real token of each; an answer that is not ``finished`` gets no end-of-turn token."""
+        """Scores at the last real token of each; an answer that is not ``finished`` gets no end-of-turn token.
+
+        UsageError for a dialogue that is longer than the model's context.
+        """
         if not isinstance(self.model, ScalarModel):
             raise CheckpointError(f"{self.name} is a language model; scoring needs a reward model")
         rendered = [r.until_end().ids for r in render_batch(self.tokenizer, dialogues)]
@@ -145,6 +148,9 @@ class Assistant:
                 prompt, answer = render_answers(self.tokenizer, dialogues[i][:-1], [dialogues[i][-1].content], [False])
                 rendered[i] = prompt + answer[0]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
+        if order and len(rendered[order[-1]]) > self.context:
+            tokens = len(rendered[order[-1]])
+            raise UsageError(f"dialogue {order[-1]} is {tokens} tokens long, the model's context is {self.context}")
         scores = [0.0] * len(rendered)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -157,6 +163,11 @@ class Assistant:
             for place, row in enumerate(rows):
                 scores[row] = values[place, len(rendered[row]) - 1].item()
         return scores
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model takes [tokens]."""
+        return model_config(self.model).max_position_embeddings
 
     @property
     def _decoder(self) -> Decoder:
@@ -181,7 +192,7 @@ class Assistant:
 
     def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
         """As many of the shots as leave room for the answer, the later ones first to stay."""
-        context = self._decoder.config.max_position_embeddings
+        context = self.context
         for first in range(len(shots) + 1):
             text = transcript(prompt.messages, shots=shots[first:])
             ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]

@@ -17,8 +17,9 @@ from tutelage.errors import CheckpointError
 from tutelage.model import huggingface as hf
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf, read_object
+from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf
 from tutelage.model.heads import ScalarModel
+from tutelage.model.json_object import read_object
 from tutelage.model.weight_files import MAX_SHARD_BYTES, Stored, compare_names, find_weights, read_into, write_folder
 
 # Masks and frequencies that older files carry along; they are computed, not learned.
@@ -46,7 +47,7 @@ def save_model(
     scores are ours plus that number, and every ranking is the same. Give ``pad_id`` for a ScalarModel: transformers
     finds the last real token of a padded batch by it.
 
-    ``end_id`` (end of turn; one or several) becomes eos_token_id; ``write_generation_config`` writes more than ids. Weights
+    ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights
     above ``max_shard_bytes`` are cut into shards. Each file appears whole or not at all, config.json last, and an
     interrupted write leaves the previous checkpoint as it was (see ``write_folder``).
     """
@@ -75,8 +76,8 @@ def load_model(
 ) -> Decoder | ScalarModel:
     """Read a checkpoint folder of ours or of Hugging Face. In eval mode; draws no random number.
 
-    ``dtype`` None keeps the file's type (that of most numbers, where a file mixes several). Tensors are read one at a time
-    into their places, so the weights are in memory once.
+    ``dtype`` None keeps the file's type (that of most numbers, where a file mixes several); a head is fp32 always. Tensors
+    are read one at a time into their places, so the weights are in memory once.
 
     CheckpointError, naming what is wrong, if a file or tensor is missing, left over, damaged or of another shape, if the
     weights are pickled or quantised, or if config.json asks for what the decoder cannot do. Numbers are not looked at.
@@ -94,7 +95,8 @@ def load_model(
     dtype = dtype or _usual_dtype(stored)
     state: dict[str, Tensor] = {}
     for entry in hf.entries(config, kind):
-        state[entry.ours] = torch.empty(shapes[entry.ours].shape, dtype=dtype, device=device)
+        kept = torch.float32 if entry.ours == "head.weight" else dtype
+        state[entry.ours] = torch.empty(shapes[entry.ours].shape, dtype=kept, device=device)
         for name, view in entry.views(state[entry.ours]).items():
             read_into(stored[name], view)
     if kind == "scalar":

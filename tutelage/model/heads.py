@@ -15,8 +15,9 @@ class ScalarModel(nn.Module):
     """A decoder trunk with a linear head of one output.
 
     ``offset`` is a buffer (one number, 0 at first) that is subtracted from every score: centring a reward model sets
-    it, and it never changes a ranking. The head is drawn from a normal with std 1/sqrt(d + 1) (Stiennon et al. 2020,
-    appendix B.1), so that scores start at about unit scale. ``ScalarModel(decoder)`` shares the trunk it is given.
+    it, and it never changes a ranking. The head is fp32 whatever the trunk is; it is drawn from a normal with std
+    1/sqrt(d + 1) (Stiennon et al. 2020, appendix B.1), so that scores start at about unit scale.
+    ``ScalarModel(decoder)`` shares the trunk it is given.
     """
 
     offset: Tensor
@@ -26,7 +27,7 @@ class ScalarModel(nn.Module):
         self.decoder = decoder
         self.head = nn.Linear(decoder.config.hidden_size, 1, bias=False)
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(decoder.config.hidden_size + 1))
-        self.head.to(decoder.embed.weight.device, decoder.embed.weight.dtype)
+        self.head.to(decoder.embed.weight.device)
         self.register_buffer("offset", torch.zeros((), device=decoder.embed.weight.device))
 
     @classmethod

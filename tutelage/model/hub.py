@@ -22,6 +22,7 @@ NEEDED = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
 )
 """What a model folder of ours can hold. Pickles (*.bin, *.pt), other formats and other copies of the weights stay there."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -79,11 +79,12 @@ def add_adapters(
     decoder.requires_grad_(False)
     sizes = part_sizes(decoder.config)
     for layer in decoder.layers:
-        for target in targets:
+        for target in dict.fromkeys(targets):
             owner, _, name = target.rpartition(".")
             parent = layer.get_submodule(owner)
             base = getattr(parent, name)
-            setattr(parent, name, LoRALinear(base, sizes[target] or (base.out_features,), r, alpha, dropout))
+            adapted = LoRALinear(base, sizes[target] or (base.out_features,), r, alpha, dropout)
+            setattr(parent, name, adapted.train(decoder.training))
     return decoder
 
 

@@ -17,10 +17,13 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)  # bf16 queries under autocast: in fp32, and torch's fused kernel wants one type
+        kind = (
+            self.weight.dtype
+        )  # bf16 queries under autocast: in fp32; torch's fused kernel wants one type, and sums in fp32
         if x.device.type == "cpu":
-            return _OnCPU.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            wide = torch.promote_types(kind, torch.float32)
+            return _OnCPU.apply(x.to(wide), self.weight.to(wide), self.eps).to(kind)
+        return F.rms_norm(x.to(kind), self.weight.shape, self.weight, self.eps)
 
 
 class _OnCPU(torch.autograd.Function):

@@ -20,8 +20,8 @@ from tutelage.atomic import write_atomic
 from tutelage.errors import CheckpointError
 from tutelage.model import huggingface as hf
 from tutelage.model.decoder import Decoder
-from tutelage.model.generation_config import read_object
 from tutelage.model.heads import ScalarModel
+from tutelage.model.json_object import read_object
 from tutelage.model.lora import TARGETS, LoRALinear, adapters, add_adapters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

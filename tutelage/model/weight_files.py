@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tutelage.atomic import sync_file, sync_folder, temporary_name
 from tutelage.errors import CheckpointError
-from tutelage.model.generation_config import read_object
+from tutelage.model.json_object import read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000

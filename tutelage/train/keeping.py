@@ -13,17 +13,18 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from torch import nn
 
 from tutelage.atomic import atomic_path, sync_folder, temporary_name, write_atomic
-from tutelage.errors import RecipeError, RunFolderError
+from tutelage.errors import RunFolderError
 from tutelage.model.checkpoint import save_model
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
@@ -64,7 +65,7 @@ def write_checkpoint(
         with _what_the_disk_said(folder):
             if adapters(model):
                 save_model(temporary, merged(model), **ids)
-                save_adapter(temporary / ADAPTER, model, base=run.lineage()["inputs"]["checkpoint"]["path"])
+                save_adapter(temporary / ADAPTER, model, base=_base_of(run))
             else:
                 save_model(temporary, model, **ids)
         tokenizer.save(temporary)
@@ -76,6 +77,12 @@ def write_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder.parent)
+
+
+def _base_of(run: RunFolder) -> str:
+    """What a run's adapters stand on, for peft: a name on the hub as it was given, or the folder."""
+    given = str(yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))["checkpoint"])
+    return run.lineage()["inputs"]["checkpoint"]["path"] if Path(given).expanduser().is_dir() else given
 
 
 class Keeper:
@@ -91,9 +98,10 @@ class Keeper:
         optimizer: Optimizer,
         extra: Mapping[str, Stateful],
         result: tuple[Decoder | ScalarModel, Tokenizer],
+        complete: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """``result``: what an intermediate checkpoint holds."""
-        self.run, self.machine, self.steps, self.result = run, machine, steps, result
+        """``result``: what an intermediate checkpoint holds; within ``complete()`` it is as it should be there."""
+        self.run, self.machine, self.steps, self.result, self.complete = run, machine, steps, result, complete
         self.modules, self.optimizer, self.extra = modules, optimizer, extra
         self.best = math.nan
         self.ended = False
@@ -106,6 +114,7 @@ class Keeper:
             "step": step,
             "ended": ended,
             "best": self.best,
+            "best_of": self.machine.keep_best,
             "modules": {name: own_weights(module) for name, module in self.modules.items()},
             "optimizer": self.optimizer.state_dict(),
             "extra": {name: item.state_dict() for name, item in self.extra.items()},
@@ -131,7 +140,8 @@ class Keeper:
             self.optimizer.load_state_dict(state["optimizer"])
             for name, item in self.extra.items():
                 item.load_state_dict(state["extra"][name])
-            self.best, self.ended = state["best"], state["ended"]
+            self.best = state["best"] if state["best_of"] == self.machine.keep_best else math.nan
+            self.ended = state["ended"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise self._unusable(path, "does not fit this run", error) from None
         self.run.forget_after(state["step"])
@@ -149,10 +159,11 @@ class Keeper:
         if value is None and not due:
             return
         folder = run.checkpoints / f"step-{step:08d}"
-        write_checkpoint(run, folder, *self.result, step=step)
+        with self.complete():
+            write_checkpoint(run, folder, *self.result, step=step)
         if value is not None:
             self.best = value
-            pointer = run.checkpoints / f".best.{os.getpid()}.tmp"
+            pointer = temporary_name(run.checkpoints / "best")
             pointer.symlink_to(folder.name)
             pointer.replace(run.checkpoints / "best")
         for old in removable(run.checkpoints, machine.keep_last):
@@ -163,9 +174,6 @@ class Keeper:
         name = self.machine.keep_best
         if name is None or measured is None:
             return None
-        if name not in measured:
-            known = ", ".join(measured) or "no held-out metrics"
-            raise RecipeError(f"machine.keep_best: {name!r} is not measured here; there are {known}")
         value = measured[name]
         lower = name.endswith(("loss", "bits_per_byte"))
         better = math.isnan(self.best) or (value < self.best if lower else value > self.best)

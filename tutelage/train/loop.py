@@ -11,8 +11,8 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -68,6 +68,8 @@ def run_steps(
     extra_state: Mapping[str, Stateful] | None = None,
     evaluate: Callable[[int], Metrics] | None = None,
     evaluate_every: int = 0,
+    measures: Collection[str] = (),
+    complete: Callable[[], AbstractContextManager[None]] = nullcontext,
     stop_when: Callable[[Metrics], bool] = lambda metrics: False,
     log_every: int = 1,
     show: tuple[str, ...] = ("loss",),
@@ -75,15 +77,20 @@ def run_steps(
     """Run ``update`` for each step, from where the run folder's state says. Returns the number of steps done.
 
     ``update`` returns its metrics, with ``tokens`` for the rate. ``evaluate(step)`` runs every ``evaluate_every`` steps and after
-    the last; its metrics are logged beside. ``stop_when(metrics)`` ends the run early, a KL budget being spent. ``result``: the
+    the last; its metrics, by the names of ``measures``, are logged beside. Within ``complete()`` the model is as a checkpoint
+    of it should be. ``stop_when(metrics)`` ends the run early, a KL budget being spent. ``result``: the
     model and tokenizer of intermediate checkpoints. SIGTERM or Ctrl-C saves and raises Interrupted; ``machine.save_every`` saves
     as well. A signal that comes after the last step lets the stage finish, and then raises Interrupted.
     """
     if machine.keep_best and evaluate is None:
         raise RecipeError("machine.keep_best: nothing is measured on held-out data here; give some, or no keep_best")
+    if machine.keep_best and machine.keep_best not in measures:
+        there = ", ".join(measures) or "no held-out metrics"
+        raise RecipeError(f"machine.keep_best: {machine.keep_best!r} is not measured here; there are {there}")
     keeper = Keeper(
-        run, machine, steps=steps, modules=modules, optimizer=optimizer, extra=extra_state or {}, result=result
-    )
+        run, machine, steps=steps, modules=modules, optimizer=optimizer, extra=extra_state or {}, result=result,
+        complete=complete,
+    )  # fmt: skip
     done = first = keeper.restore()
     run.note("training", first=first, steps=steps, **machine_facts(modules, machine.dtype))
     stop = run.until_closed.enter_context(_signals(run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
@@ -42,20 +43,15 @@ def adamw(
 
 
 class MuonWithAdamW:
-    """Muon (Jordan et al. 2024) for the matrices inside the layers, AdamW for embeddings, heads and vectors.
-
-    Muon's step is its averaged gradient made orthogonal, so that every direction of a matrix learns at the same rate. It is
-    scaled to the size of AdamW's, 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, equation 4): one learning rate does for both.
-    """
+    """Muon for the matrices inside the layers, AdamW for embeddings, heads and vectors; one learning rate does for both."""
 
     def __init__(self, model: nn.Module, lr: float, *, weight_decay: float) -> None:
         layers = [module for module in model.modules() if isinstance(module, Layer)]
         inside = [p for layer in layers for p in layer.parameters() if p.requires_grad and p.dim() == 2]
         known = set(map(id, inside))
         outside = [p for p in model.parameters() if id(p) not in known]
-        groups = [{"params": inside, "lr": lr, "peak": lr, "weight_decay": weight_decay}]
         self.parts: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(groups, adjust_lr_fn="match_rms_adamw"),
+            Muon(inside, lr, weight_decay=weight_decay),
             _adamw([(p, lr) for p in outside], weight_decay),
         )
         self.param_groups = [group for part in self.parts for group in part.param_groups]
@@ -75,6 +71,72 @@ class MuonWithAdamW:
         for part, name in zip(self.parts, ("muon", "adamw"), strict=True):
             part.load_state_dict(state_dict[name])
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024): a matrix moves by its averaged gradient made orthogonal, so every direction learns at one rate.
+
+    Steps are scaled to the size of AdamW's, 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, equation 4); momentum is Nesterov's. The
+    same arithmetic as ``torch.optim.Muon``, but matrices of one shape, which a decoder has one of in every layer, go through the
+    iteration together: small ones take less than half the time.
+    """
+
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, *, weight_decay: float, momentum: float = 0.95
+    ) -> None:
+        settings = {"lr": lr, "peak": lr, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__([{"params": list(matrices)}], settings)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            learning = [weight for weight in group["params"] if weight.grad is not None]
+            for together in _of_one_shape(learning):
+                updates = [self._averaged(weight, group["momentum"]) for weight in together]
+                for weight, update in zip(together, orthogonal(torch.stack(updates)), strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))
+
+    def _averaged(self, weight: Tensor, momentum: float) -> Tensor:
+        """The gradient with Nesterov's momentum, and the buffer moved on, both as torch.optim.Muon has them."""
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)
+
+
+_TOGETHER = 1 << 25
+"""Numbers that go through Muon's iteration at once, if it is more than one matrix: a bound on what it needs of memory."""
+
+
+def _of_one_shape(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The matrices by shape, at most _TOGETHER numbers together; or one."""
+    shapes: dict[torch.Size, list[nn.Parameter]] = {}
+    for matrix in matrices:
+        shapes.setdefault(matrix.shape, []).append(matrix)
+    return [
+        alike[start : start + count]
+        for shape, alike in shapes.items()
+        for count in [max(1, _TOGETHER // shape.numel())]
+        for start in range(0, len(alike), count)
+    ]
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About U V' of each matrix U S V' of [n, rows, columns], in bf16: five Newton-Schulz steps (Jordan et al. 2024).
+
+    Singular values come out between 0.7 and 1.2: the coefficients are those that raise small ones fastest.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = (matrices if wide else matrices.mT).bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
 
 
 def with_masters(optimizer: Optimizer) -> Optimizer:

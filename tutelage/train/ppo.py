@@ -172,13 +172,14 @@ def main(settings: PPOSettings, judge: Judge | None = None) -> Path:
         mixture = ptx_mixture(settings, tokenizer, run, context)
 
         # models: policy, reference, reward model, critic
-        policy.dropout = 0.0
+        policy.eval()  # no dropout, neither the trunk's nor the adapters': ratios would be noise
         reference = reference_of(policy)
         reward_model = load_scorer(scorer, policy, checkpoint, tokenizer, settings.machine)
         shared = settings.trunk == "shared"
         torch.manual_seed(settings.seed)
         critic = critic_on(policy) if shared else new_critic(reward_model, settings.lora)
         reward_model.requires_grad_(False)
+        critic.eval()
         averaged = averaged_of(policy)
         critic_parts = (critic.head, settings.value_lr) if shared else (critic, settings.value_lr)
         optimizer = adamw([(policy, settings.lr), critic_parts], weight_decay=0.0, eps=settings.eps)

@@ -58,7 +58,7 @@ class Shape(Settings):
             self.config(vocab_size=512)
         except ValidationError as error:
             first = error.errors()[0]
-            named = "".join(f"{name} " for name in first["loc"]) + first["msg"].removeprefix("Value error, ")
+            named = "".join(f"{name}: " for name in first["loc"]) + first["msg"].removeprefix("Value error, ")
             for theirs, ours in _NAMES.items():
                 named = re.sub(rf"\b{theirs}\b", ours, named)
             raise ValueError(named) from None
@@ -203,6 +203,7 @@ def main(settings: PretrainSettings) -> Path:
             seed=settings.seed,
             evaluate=evaluate if heldout else None,
             evaluate_every=settings.evaluate_every,
+            measures=("bits_per_byte",),
             machine=settings.machine,
             result=(model, tokenizer),
             log_every=10,

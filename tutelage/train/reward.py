@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -116,7 +117,8 @@ def main(settings: RewardSettings) -> Path:
         torch.manual_seed(settings.seed)
         model = new_scorer(decoder).train()
         optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
-        widest = max(example.size for example in examples)
+        answer = max(len(completion) for example in examples for completion in example.completions)
+        widest = max(example.size for example in examples) + settings.noncontextual * answer
         say_memory([model], [model.decoder], settings.microbatch, widest, settings.machine.dtype, settings.optimizer)
 
         def update(step: int) -> Metrics:
@@ -146,6 +148,15 @@ def main(settings: RewardSettings) -> Path:
             model.train()
             return dict(last)
 
+        @contextmanager
+        def centred() -> Iterator[None]:
+            model.eval()
+            if shown:
+                centre(model, shown, tokenizer.pad_id, settings.machine.dtype)
+            yield
+            model.offset.zero_()  # training goes on as if nothing had been written
+            model.train()
+
         run_steps(
             run,
             steps=len(batches),
@@ -157,15 +168,15 @@ def main(settings: RewardSettings) -> Path:
             seed=settings.seed,
             evaluate=evaluate if heldout else None,
             evaluate_every=settings.evaluate_every,
+            measures=("heldout_loss", "heldout_accuracy"),
+            complete=centred,
             machine=settings.machine,
             result=(model, tokenizer),
             log_every=2,
             show=("loss", "accuracy", "heldout_accuracy"),
         )
-        model.eval()
-        if shown:
-            centre(model, shown, tokenizer.pad_id, settings.machine.dtype)
-        save_checkpoint(run, model, tokenizer)
+        with centred():
+            save_checkpoint(run, model, tokenizer)
         used = sum(len(example.ranks) for example in examples)
         figures = {
             "prompts": len(examples),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tutelage.recipe import Settings
 
@@ -15,7 +15,8 @@ class Machine(Settings):
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="arithmetic of matrix products; auto takes bf16 where the machine has it"
+        "auto",
+        description="arithmetic of matrix products with fp32 weights; auto takes bf16 where the machine has it",
     )
     weights: Literal["fp32", "bf16"] = Field(
         "fp32",
@@ -52,6 +53,13 @@ class LoRA(Settings):
     trunk: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="number type of the frozen weights; auto: that of the checkpoint"
     )
+
+    @model_validator(mode="after")
+    def _only_with_a_rank(self) -> LoRA:
+        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        if changed and not self.r:
+            raise ValueError(f"{changed[0]} is of adapters, and there are none: give r, their rank, too")
+        return self
 
 
 def longest_row(max_length: int, context: int) -> int:

@@ -23,6 +23,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.hub import resolve_model
 from tutelage.model.lora import copy_on_trunk, load_own_weights, own_weights
+from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.objectives.language import next_token_loss
 from tutelage.recipe import Settings
 from tutelage.run_folder import open_run
@@ -165,6 +166,7 @@ def main(settings: SFTSettings) -> Path:
             seed=settings.seed,
             evaluate=evaluate,
             evaluate_every=len(epochs[0]),
+            measures=[*(["heldout_loss"] if heldout else []), *(["reward"] if scorer else [])],
             machine=settings.machine,
             result=(model, tokenizer),
             log_every=5,
@@ -262,6 +264,7 @@ def validation_reward(
 ) -> float:
     """Mean reward-model score of one sampled answer to each validation prompt."""
     scorer = load_scalar(reward_model, next(model.parameters()).device, torch.float32).eval()
+    fit_vocabulary(scorer, tokenizer.vocab_size)
     rollouts = sample(
         model, ids, tokenizer, max_new_tokens=settings.max_new_tokens, temperature=1.0, seed=settings.seed,
         dtype=settings.machine.dtype,

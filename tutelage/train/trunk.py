@@ -45,7 +45,7 @@ def new_scorer(decoder: Decoder) -> ScalarModel:
     """A reward model to train: a new head on a copy of ``decoder``, or on its trunk and adapters, without the output layer."""
     trunk = copy_on_trunk(decoder)
     trunk.unembed = None
-    return _scalar(trunk)
+    return ScalarModel(trunk)
 
 
 def reference_of(policy: Decoder) -> Decoder:
@@ -71,12 +71,10 @@ def load_scorer(
         trunk.unembed = None
         scorer = load_adapter(reward_model / ADAPTER, trunk)
         assert isinstance(scorer, ScalarModel)
-        scorer.head.float()
         return scorer.eval()
     if adapters(policy):
         print(f"{reward_model}: was not trained with LoRA from {checkpoint}, so it needs a trunk of its own in memory")
     own = load_scalar(reward_model, policy.embed.weight.device, TYPES[machine.weights])
-    own.head.float()
     fit_vocabulary(own, tokenizer.vocab_size)
     own.decoder.recompute = machine.recompute
     return own
@@ -96,13 +94,7 @@ def new_critic(scorer: ScalarModel, lora: LoRA) -> ScalarModel:
 
 def critic_on(policy: Decoder) -> ScalarModel:
     """A critic whose trunk is the policy's, adapters included (``trunk: shared``)."""
-    return _scalar(policy)
-
-
-def _scalar(decoder: Decoder) -> ScalarModel:
-    model = ScalarModel(decoder)
-    model.head.float()
-    return model
+    return ScalarModel(policy)
 
 
 def _with_adapters(decoder: Decoder, lora: LoRA) -> Decoder:
