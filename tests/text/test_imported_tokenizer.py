@@ -167,7 +167,8 @@ def test_sentencepiece_as_transformers_reads_it(config, tmp_path):
     "settings",
     [
         LLAMA,
-        LLAMA | {"add_dummy_prefix": False},  # Gemma's
+        LLAMA | {"add_dummy_prefix": False},
+        LLAMA | {"add_dummy_prefix": False, "user_defined_symbols": ["▁▁", "▁▁▁", "▁▁▁▁", "<|mark|>"]},  # Gemma's
         {"model_type": "bpe", "vocab_size": 300},
         {"model_type": "unigram", "vocab_size": 300},
         {"model_type": "unigram", "vocab_size": 400, "byte_fallback": True, "remove_extra_whitespaces": False},
@@ -237,6 +238,9 @@ def test_sentencepiece_files_that_are_none(tmp_path):
             Tokenizer.load(tmp_path)
     folder = sentencepiece_folder(tmp_path / "words", {}, model_type="word", vocab_size=60)
     with pytest.raises(CheckpointError, match="type 3: only unigram"):
+        Tokenizer.load(folder)
+    folder = sentencepiece_folder(tmp_path / "spaces", {}, **LLAMA | {"user_defined_symbols": ["▁▁"]})
+    with pytest.raises(CheckpointError, match="user-defined pieces of spaces"):
         Tokenizer.load(folder)
 
 

@@ -189,7 +189,7 @@ class Codec:
         for context in _CONTEXTS:
             before, whole = self._encode_plain(context), self._encode_plain(context + text)
             count = len(before.ids)
-            ended = max(stop for _, stop in whole.spans[:count]) <= 1
+            ended = max((stop for _, stop in whole.spans[:count]), default=0) <= 1
             begun = min((start for start, _ in whole.spans[count:]), default=1) >= 1
             if whole.ids[:count] == before.ids and ended and begun:
                 return Tokens(whole.ids[count:], whole.spans[count:]).shifted(-1)

@@ -101,17 +101,27 @@ def backend_from_pieces(model: Pieces, config: Mapping[str, Any]) -> tokenizers.
         steps.append(normalizers.Precompiled(model.normalizer[2]))
     if model.normalizer.get(4, 1):  # remove_extra_whitespaces
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    scheme = "never" if not space_before else "always" if config.get("legacy") else "first"
+    spaced = any(_SPACE in text for text, _, type in model.pieces if type == _USER_DEFINED)
+    if (
+        spaced
+    ):  # Gemma's runs of spaces: they are looked for in the normalised text, so that has to have the mark already
+        if space_before:
+            raise CheckpointError(
+                "a sentencepiece model with user-defined pieces of spaces and a space before texts cannot be read"
+            )
+        steps.append(normalizers.Replace(" ", _SPACE))
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme, split=False)
     if steps:
         backend.normalizer = normalizers.Sequence(steps)
-    scheme = "never" if not space_before else "always" if config.get("legacy") else "first"
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme, split=False)
     decoding: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if space_before:
         decoding.append(decoders.Strip(content=" ", left=1))
     backend.decoder = decoders.Sequence(decoding)
     backend.add_tokens(
         [
-            AddedToken(text, normalized=False, special=type == _CONTROL)
+            AddedToken(text, normalized=spaced and type == _USER_DEFINED, special=type == _CONTROL)
             for text, _, type in model.pieces
             if type in (_CONTROL, _USER_DEFINED)
         ]
