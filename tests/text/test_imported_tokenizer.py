@@ -244,6 +244,12 @@ def test_sentencepiece_files_that_are_none(tmp_path):
         Tokenizer.load(folder)
 
 
+def test_a_folder_of_adapters_is_named_as_such(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds adapters alone, which stand on another model"):
+        Tokenizer.load(tmp_path)
+
+
 def edited(folder: Path, name: str, **changes: object) -> Path:
     """A folder's JSON file with other values; None takes a key out."""
     path = folder / name

@@ -75,6 +75,8 @@ def _read_folder(folder: Path) -> Imported:
         backend, defaults = _from_sentencepiece(spm, files["tokenizer.model"], config)
         names = defaults | names
     else:
+        if (folder / "adapter_config.json").exists():
+            raise CheckpointError(f"{folder} holds adapters alone, which stand on another model: give a model folder")
         raise CheckpointError(f"{folder}: there is no tokenizer here (no {_FILES})")
     backend.no_padding()
     backend.no_truncation()

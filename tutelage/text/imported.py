@@ -63,8 +63,8 @@ class ChatFormat:
         """The conversation as one text. Raises UsageError where there is no template, or it refuses or fails."""
         if self.template is None:
             raise UsageError(
-                "the model has no chat template: put a chat_template.jinja into its folder, its own or, for a base model, "
-                "one like tutelage.text.PLAIN_TEMPLATE, which needs no new tokens"
+                "the model has no chat template: put a chat_template.jinja into its folder, or give tutelage sft one with "
+                "--chat_template (tutelage.text.PLAIN_TEMPLATE needs no new tokens)"
             )
         return self.template.render(messages, self.source.names, add_generation_prompt=add_generation_prompt)
 
