@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,10 +55,13 @@ def test_large_vocabularies_take_four_bytes(documents, tmp_path):
     assert shard.ids.tolist() == [i for text in TEXTS for i in (69_999, 65_536 + len(text))]
 
 
-def test_reuse_by_key_and_tokenizer(tokenizer, documents, tmp_path):
+def test_reuse_by_key_and_tokenizer(tokenizer, documents, tmp_path, monkeypatch):
     def never():
         raise AssertionError("read again")
         yield
+
+    def refused(*_):
+        raise OSError("Invalid cross-device link")
 
     first = tokenise(documents, tokenizer, tmp_path / "s", key="v1")
     assert tokenise(never(), tokenizer, tmp_path / "s", key="v1") == first
@@ -68,6 +72,13 @@ def test_reuse_by_key_and_tokenizer(tokenizer, documents, tmp_path):
         Shard.load(tmp_path / "s")
     second = tokenise(documents[:1], tokenizer, tmp_path / "s", key="v2")
     assert second.documents == 1
+    linked = tokenise(never(), tokenizer, tmp_path / "run" / "t", key="v2", known=[tmp_path / "none", tmp_path / "s"])
+    assert linked == replace(second, path=tmp_path / "run" / "t.npy") == Shard.load(tmp_path / "run" / "t")
+    assert linked.path.samefile(second.path)
+    monkeypatch.setattr("os.link", refused)  # as between two file systems
+    copied = tokenise(never(), tokenizer, tmp_path / "u", key="v2", known=[tmp_path / "s"])
+    assert (copied.ids == second.ids).all()
+    assert not copied.path.samefile(second.path)
     other = Tokenizer.train(TEXTS * 4, 290)
     with pytest.raises(AssertionError):
         tokenise(never(), other, tmp_path / "s", key="v2")

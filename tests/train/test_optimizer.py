@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
+from tutelage.model.lora import add_adapters
 from tutelage.train import optimizer as optimizers
 from tutelage.train.optimizer import MasterWeights, MuonWithAdamW, adamw, make_optimizer
 
@@ -24,7 +25,7 @@ def decoder(family: str = "qwen3") -> Decoder:
 def test_muon_has_the_matrices_of_the_layers_and_adamw_everything_else(family):
     model = decoder(family)
     both = MuonWithAdamW(model, 1e-3, weight_decay=0.1)
-    muon, rest = ([p for g in part.param_groups for p in g["params"]] for part in both.parts)
+    muon, rest = ([p for g in part.param_groups for p in g["params"]] for part in both.parts.values())
     names = {id(p): name for name, p in model.named_parameters()}
     assert sorted(names[id(p)] for p in [*muon, *rest]) == sorted(names.values()), "each parameter once"
     assert all(names[id(p)].startswith("layers.") and p.dim() == 2 for p in muon)
@@ -51,21 +52,56 @@ def test_a_step_of_muon_moves_every_direction_alike_whatever_the_gradients_size(
 
 
 @pytest.mark.parametrize("limit", [1 << 25, 1])
-def test_matrices_that_step_together_end_where_torchs_muon_takes_them_one_by_one(limit, monkeypatch):
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_matrices_that_step_together_end_where_torchs_muon_takes_them_one_by_one(limit, kv_heads, monkeypatch):
+    """Queries, keys, values, gate and up are one matrix each for torch, and parts of two matrices here."""
     monkeypatch.setattr(optimizers, "_TOGETHER", limit)
-    ours, theirs = decoder(), decoder()
-    mine, own = ([p for p in m.layers.parameters() if p.dim() == 2] for m in (ours, theirs))
-    one = optimizers.Muon(mine, 1e-2, weight_decay=0.1)
-    other = torch.optim.Muon(own, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    torch.manual_seed(0)
+    config = ModelConfig(
+        family="qwen3", vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=kv_heads
+    )
+    model = Decoder(config)
+    kv = kv_heads * config.head_dim
+    rows = {"attention.qkv.weight": (16, kv, kv), "mlp.up.weight": (config.intermediate_size,) * 2}
+    mine, theirs = [], []
+    for name, p in model.layers.named_parameters():
+        if p.dim() == 2:
+            sizes = rows.get(name.partition(".")[2], (len(p),))
+            mine.append(p)
+            theirs.append([torch.nn.Parameter(part.clone()) for part in p.detach().split(sizes)])
+    one = MuonWithAdamW(model, 1e-2, weight_decay=0.1)
+    other = torch.optim.Muon(
+        [part for parts in theirs for part in parts], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
     before = [p.detach().clone() for p in mine]
     for step in range(5):
         torch.manual_seed(step)
-        for p, q in zip(mine, own, strict=True):
+        for p, parts in zip(mine, theirs, strict=True):
             p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
+            for q, share in zip(parts, p.grad.split([len(q) for q in parts]), strict=True):
+                q.grad = share.clone()
         one.step(), other.step()
-    for p, q, start in zip(mine, own, before, strict=True):
-        torch.testing.assert_close(p - start, q - start, atol=2e-4, rtol=0.02)  # they round in bf16, each in its order
+    for p, parts, start in zip(mine, theirs, before, strict=True):  # they round in bf16, each in its order
+        torch.testing.assert_close(p - start, torch.cat(parts).detach() - start, atol=2e-4, rtol=0.02)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_muon_takes_adapters_one_by_one(family):
+    model = decoder(family)
+    fused = model.layers[0].mlp.gated + 1
+    add_adapters(model, r=4, alpha=8.0)
+    optimizer = make_optimizer("muon", model, 1e-2, weight_decay=0.0)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    torch.manual_seed(1)
+    for p in learning:
+        p.grad = torch.randn_like(p)
+    up = model.layers[0].mlp.up.a
+    before = up.detach().clone()
+    optimizer.step()
+    for step in (up.detach() - before).split(4):
+        assert torch.linalg.svdvals(step / (1e-2 * 0.2 * 4)).sub(1).abs().max() < 0.4
+    assert len(up) == 4 * fused
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
 
 
 def test_the_schedule_reaches_both_also_after_a_resume():

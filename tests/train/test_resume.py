@@ -35,7 +35,7 @@ def make(case: str, toy, base, tuned, scorer, few, out: Path) -> tuple[str, Any]
             toy, out, optimizer="muon", steps=30, heldout=few, evaluate_every=10, **SAVING
         ),
         "sft dropout": lambda: sft_settings(toy, base, out, epochs=2, dropout=0.1, **SAVING),
-        "sft lora": lambda: sft_settings(toy, base, out, lora={"r": 4, "dropout": 0.1}, **SAVING),
+        "sft lora": lambda: sft_settings(toy, base, out, lora={"r": 4, "dropout": 0.1}, optimizer="muon", **SAVING),
         "sft bf16": lambda: sft_settings(
             toy, base, out, optimizer="muon", machine=SAVING["machine"] | {"weights": "bf16"}
         ),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -69,18 +71,23 @@ def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> Ite
             yield [tokenizer.bos_id, *ids], len(document.text.encode())
 
 
-def tokenise(documents: Iterable[Document], tokenizer: Tokenizer, out: Path, *, key: str = "") -> Shard:
+def tokenise(
+    documents: Iterable[Document], tokenizer: Tokenizer, out: Path, *, key: str = "", known: Iterable[Path] = ()
+) -> Shard:
     """Write the documents' tokens to ``out`` with .npy and .json added; streaming, atomic.
 
     ``key`` identifies the documents, such as a hash of their files: when a sound shard of the same key and tokenizer is
-    there, it is returned and ``documents`` is not touched. Raises DataError if there is no document.
+    there, or at one of the ``known`` places and then linked to ``out``, it is returned and ``documents`` is not touched. Raises
+    DataError if there is no document.
     """
-    stream, sidecar = _paths(Path(out))
+    out = Path(out)
+    stream, sidecar = _paths(out)
     fingerprint = tokenizer.fingerprint
-    with suppress(DataError):
-        present = Shard.load(out)
-        if key and (present.key, present.tokenizer) == (key, fingerprint):
-            return present
+    for place in (out, *known):
+        with suppress(DataError):
+            present = Shard.load(place)
+            if key and (present.key, present.tokenizer) == (key, fingerprint):
+                return present if place == out else _linked(present, stream, sidecar)
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
     tokens = size = count = 0
     digest = hashlib.sha256()
@@ -97,9 +104,27 @@ def tokenise(documents: Iterable[Document], tokenizer: Tokenizer, out: Path, *, 
             raise DataError("there are no documents to tokenise", path=out)
         _header(file, dtype, tokens)
     shard = Shard(stream, tokens, size, count, dtype.name, fingerprint, key, digest.hexdigest())
+    _write_sidecar(shard, sidecar)
+    return shard
+
+
+def _linked(shard: Shard, stream: Path, sidecar: Path) -> Shard:
+    """The same shard at another place; one file where the file system can, which nobody writes into once it is whole."""
+    sidecar.unlink(missing_ok=True)
+    stream.unlink(missing_ok=True)
+    stream.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(shard.path, stream)
+    except OSError:
+        shutil.copyfile(shard.path, stream)
+    here = replace(shard, path=stream)
+    _write_sidecar(here, sidecar)
+    return here
+
+
+def _write_sidecar(shard: Shard, sidecar: Path) -> None:
     facts = {name: value for name, value in asdict(shard).items() if name != "path"}
     write_atomic(sidecar, (json.dumps(facts, indent=2) + "\n").encode())
-    return shard
 
 
 def _paths(out: Path) -> tuple[Path, Path]:

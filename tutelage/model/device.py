@@ -10,18 +10,13 @@ import os
 import platform
 import re
 import resource
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from tutelage.errors import RecipeError
 
-F = TypeVar("F", bound=Callable[..., Any])
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
@@ -68,21 +63,6 @@ def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.
     if autocast_dtype(device, precision) == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
-
-
-def compiled(function: F, model: nn.Module) -> F:
-    """``torch.compile`` of a function of fixed shapes that runs ``model``; itself, with a word, where there is no C++ compiler.
-
-    The model's embeddings stay outside: compiled on the CPU, their gradient is added up in the order in which threads come by, and
-    the same run twice would end with other weights.
-    """
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        print("compile: no C++ compiler found (c++, g++ or clang++); going on without")
-        return function
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
-    return torch.compile(function, dynamic=False)  # type: ignore[return-value]
 
 
 def keep_big_tensors_on_heap() -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Layer
+from tutelage.model.lora import LoRALinear
 
 OptimizerName = Literal["adamw", "muon"]
 
@@ -48,29 +49,48 @@ class MuonWithAdamW:
     def __init__(self, model: nn.Module, lr: float, *, weight_decay: float) -> None:
         layers = [module for module in model.modules() if isinstance(module, Layer)]
         inside = [p for layer in layers for p in layer.parameters() if p.requires_grad and p.dim() == 2]
+        stacks = {id(weight): rows for layer in layers for weight, rows in stacked(layer)}
         known = set(map(id, inside))
-        outside = [p for p in model.parameters() if id(p) not in known]
-        self.parts: tuple[torch.optim.Optimizer, ...] = (
-            Muon(inside, lr, weight_decay=weight_decay),
-            _adamw([(p, lr) for p in outside], weight_decay),
-        )
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        self.parts: dict[str, torch.optim.Optimizer] = {}
+        if inside:
+            matrices = [(p, stacks.get(id(p), (len(p),))) for p in inside]
+            self.parts["muon"] = Muon(matrices, lr, weight_decay=weight_decay)
+        if outside:
+            self.parts["adamw"] = _adamw([(p, lr) for p in outside], weight_decay)
+        self._gather_groups()
+
+    def _gather_groups(self) -> None:
+        self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
 
     def step(self) -> None:
-        for part in self.parts:
+        for part in self.parts.values():
             part.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
+        for part in self.parts.values():
             part.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"muon": self.parts[0].state_dict(), "adamw": self.parts[1].state_dict()}
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, name in zip(self.parts, ("muon", "adamw"), strict=True):
+        for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self._gather_groups()
+
+
+def stacked(layer: Layer) -> list[tuple[Tensor, tuple[int, ...]]]:
+    """The matrices of a layer that are several, one on the other, and the rows of each of these."""
+    attention, mlp = layer.attention, layer.mlp
+    shares = (attention.heads, attention.kv_heads, attention.kv_heads), (1, 1) if mlp.gated else (1,)
+    found: list[tuple[Tensor, tuple[int, ...]]] = []
+    for module, parts in zip((attention.qkv, mlp.up), shares, strict=True):
+        if isinstance(module, LoRALinear):
+            found.append((module.a, (module.r,) * len(module.sizes)))
+        else:
+            found.append((module.weight, tuple(module.out_features // sum(parts) * part for part in parts)))
+    return found
 
 
 class Muon(torch.optim.Optimizer):
@@ -82,20 +102,30 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], lr: float, *, weight_decay: float, momentum: float = 0.95
+        self,
+        matrices: Iterable[tuple[nn.Parameter, tuple[int, ...]]],
+        lr: float,
+        *,
+        weight_decay: float,
+        momentum: float = 0.95,
     ) -> None:
+        """``matrices``: each with the rows of those that it is made of, one on the other; each of them is made orthogonal."""
+        by_rows: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        for matrix, rows in matrices:
+            by_rows.setdefault(tuple(rows), []).append(matrix)
         settings = {"lr": lr, "peak": lr, "weight_decay": weight_decay, "momentum": momentum}
-        super().__init__([{"params": list(matrices)}], settings)
+        super().__init__([{"params": alike, "rows": rows} for rows, alike in by_rows.items()], settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             learning = [weight for weight in group["params"] if weight.grad is not None]
             for together in _of_one_shape(learning):
-                updates = [self._averaged(weight, group["momentum"]) for weight in together]
-                for weight, update in zip(together, orthogonal(torch.stack(updates)), strict=True):
+                updates = torch.stack([self._averaged(weight, group["momentum"]) for weight in together])
+                for weight, update in zip(together, _orthogonal(updates, group["rows"]), strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))
+                    for part, step in zip(weight.split(group["rows"]), update.split(group["rows"]), strict=True):
+                        part.add_(step, alpha=-group["lr"] * 0.2 * math.sqrt(max(part.shape)))
 
     def _averaged(self, weight: Tensor, momentum: float) -> Tensor:
         """The gradient with Nesterov's momentum, and the buffer moved on, both as torch.optim.Muon has them."""
@@ -122,6 +152,13 @@ def _of_one_shape(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
         for count in [max(1, _TOGETHER // shape.numel())]
         for start in range(0, len(alike), count)
     ]
+
+
+def _orthogonal(updates: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """``orthogonal`` of each part of stacked matrices [n, sum of rows, columns]."""
+    if len(set(rows)) == 1:  # all parts together, too
+        return orthogonal(updates.reshape(-1, rows[0], updates.shape[-1])).reshape(updates.shape)
+    return torch.cat([orthogonal(part) for part in updates.split(rows, 1)], 1)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

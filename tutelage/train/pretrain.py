@@ -17,9 +17,10 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from tutelage.data.heldout import HeldoutText
+from tutelage.model.compiling import compile_layers, compiled
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.device import autocast, compiled, pick_device
+from tutelage.model.device import autocast, pick_device
 from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.objectives.language import next_token_loss
@@ -165,12 +166,12 @@ def main(settings: PretrainSettings) -> Path:
         )
         heldout = HeldoutText.read(settings.heldout, tokenizer, settings.sequence) if settings.heldout else None
 
-        def loss_of(windows: Tensor, count: int) -> Tensor:
-            logits = model.logits(model(windows[:, :-1]))
-            return next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), count)
+        def loss_of(hidden: Tensor, targets: Tensor, count: int) -> Tensor:
+            return next_token_loss(model.logits(hidden).flatten(0, 1), targets.flatten(), count)
 
         if settings.compile:
-            loss_of = compiled(loss_of, model)
+            compile_layers(model)
+            loss_of = compiled(loss_of)
 
         def update(step: int) -> Metrics:
             windows = text_windows(mixture, step, settings.batch_size, device)
@@ -178,7 +179,7 @@ def main(settings: PretrainSettings) -> Path:
             total = 0.0
             for part in windows.split(settings.microbatch or len(windows)):
                 with autocast(device, settings.machine.dtype):
-                    loss = loss_of(part, count)
+                    loss = loss_of(model(part[:, :-1]), part[:, 1:], count)
                 loss.backward()
                 total += loss.item()
             norm = apply_gradients(optimizer, settings.clip, model)

@@ -48,12 +48,20 @@ def text_mixture(
 ) -> Mixture:
     """Windows of ``sequence`` + 1 tokens from all sources by weight, tokenised into the run folder.
 
-    Raises RecipeError where the model's ``context`` does not hold them.
+    Where a run that this one goes on from has the same tokens, they are linked. Raises RecipeError where the model's ``context``
+    does not hold the windows.
     """
     if sequence > context:
         raise RecipeError(f"windows of {sequence} tokens are longer than the model's context of {context}")
+    parents = [Path(entry["path"]).parent for entry in run.lineage()["inputs"].values()]
     shards = [
-        tokenise(read_documents(source.path), tokenizer, run.path / "tokens" / name, key=run.input_hash(f"text_{name}"))
+        tokenise(
+            read_documents(source.path),
+            tokenizer,
+            run.path / "tokens" / name,
+            key=run.input_hash(f"text_{name}"),
+            known=[parent / "tokens" / name for parent in parents],
+        )
         for name, source in sources.items()
     ]
     return Mixture(shards, [source.weight for source in sources.values()], context=sequence, seed=seed)
