@@ -74,3 +74,14 @@ def test_folders_that_were_made_for_a_failed_write_go_again(tmp_path):
     with pytest.raises(TypeError), atomic_file(tmp_path / "there" / "new" / "deep" / "file") as file:
         file.write("no bytes")
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_errors_name_what_the_user_named(tmp_path):
+    with pytest.raises(IsADirectoryError) as caught:
+        write_atomic(tmp_path, b"new")
+    assert caught.value.filename == str(tmp_path)
+    name = tmp_path / ("x" * 250)  # the temporary name beside it is too long
+    with pytest.raises(OSError, match="too long") as longer:
+        write_atomic(name, b"new")
+    assert longer.value.filename == str(name)
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 import torch
 from gguf_server import ask, greedy, llama_cpp, logprobs
 
+from tutelage import cli
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import CheckpointError
 from tutelage.generate.sampler import Sampling
@@ -207,3 +208,8 @@ def test_weights_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(CheckpointError, match=r"blk\.1\.ffn_down\.weight holds numbers that are not finite"):
         export_gguf(folder, tmp_path / "some" / "where" / "x.gguf")
     assert not (tmp_path / "some").exists()
+
+
+def test_a_gguf_file_is_named_so(tmp_path, capsys):
+    assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "merged")]) == 2
+    assert "its name must end so" in capsys.readouterr().err

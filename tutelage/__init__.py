@@ -18,11 +18,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str, *, device: str = "auto") -> Assistant:
+def load(path: str, *, device: str = "auto", dtype: str = "auto") -> Assistant:
     """Load a checkpoint folder: a language model (``logits``, ``generate``, ``chat``) or a reward model (``score``).
 
-    Raises CheckpointError if the folder is not a checkpoint, naming what is missing.
+    ``dtype`` is what matrix products are computed in: bf16, fp32, or auto, bf16 where the hardware has it. Raises CheckpointError
+    if the folder is not a checkpoint, naming what is missing.
     """
     from tutelage.assistant.assistant import Assistant
 
-    return Assistant.load(path, device=device)
+    return Assistant.load(path, device=device, dtype=dtype)

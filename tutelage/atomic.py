@@ -6,6 +6,7 @@ temporary file whose name begins with a dot and ends in ``.tmp``.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Folders are made on the way, and go again with it.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written", str(path))
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
@@ -31,7 +34,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         sync_file(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # the name that the user knows
         with suppress(OSError):
             temporary.unlink()
         with suppress(OSError):  # others may have put something there

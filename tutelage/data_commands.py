@@ -20,7 +20,7 @@ from tutelage.data.formats import OnBad, records_of, what_is_in
 from tutelage.data.inspection import FileFacts, Inspection, KindFacts, Lengths, Quantiles, inspect_data
 from tutelage.data.sources import ANY_FILE, data_files
 from tutelage.data.writers import pairs_of
-from tutelage.errors import UsageError
+from tutelage.errors import DataError, UsageError
 from tutelage.recipe import Settings
 from tutelage.records import Ranking, Record
 
@@ -47,6 +47,7 @@ class ConvertCommand(Settings):
     to: str | None = Field(None, description="format to write, as in the guide; none: our own, which loses nothing")
     format: str | None = Field(None, description="read every file as this format; none: by its first row")
     encoding: str = Field("utf-8", description="of text files")
+    overwrite: bool = Field(False, description="write over files that are there already")
     pairs: bool = Field(False, description="write rankings of more than two as their pairs, ties left out")
     on_bad: OnBad = Field(
         "stop", description="a bad row ends the command and nothing is written, or is skipped and counted"
@@ -60,7 +61,7 @@ class ConvertCommand(Settings):
 
 
 def inspect(settings: InspectCommand) -> None:
-    """Read everything and print what it is."""
+    """Read everything and print what it is. DataError at the end where a file could not be read to its end."""
     tokenizer = None
     if settings.tokenizer is not None:
         from tutelage.text.tokenizer import Tokenizer
@@ -68,6 +69,11 @@ def inspect(settings: InspectCommand) -> None:
         tokenizer = Tokenizer.load(settings.tokenizer)
     found = inspect_data(settings.path, format=settings.format, encoding=settings.encoding, tokenizer=tokenizer)
     show(list(sections(found, str(settings.path))), Console())
+    broken = [file for file in found.files if file.problem]
+    if broken:
+        raise DataError(
+            broken[0].problem if len(broken) == 1 else f"{len(broken)} files are broken: {broken[0].problem}"
+        )
 
 
 def sections(found: Inspection, path: str) -> Iterator[Section]:
@@ -221,6 +227,9 @@ def _check_places(settings: ConvertCommand) -> None:
     places = [p.resolve() for p in (settings.path, settings.out, settings.rejects) if p is not None]
     if len(set(places)) < len(places):
         raise UsageError("path, out and rejects must be different files: what is read is not overwritten")
+    for place in (settings.out, settings.rejects):
+        if place is not None and place.exists() and not settings.overwrite:
+            raise UsageError(f"{place} exists already: give another name, or --overwrite")
 
 
 def _writer(file: IO[bytes]) -> Any:

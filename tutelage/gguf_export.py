@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.atomic import atomic_path
@@ -54,6 +54,14 @@ class ExportSettings(Settings):
     type: Quantisation = Field(
         "bf16", description="how matrices are kept: f32, bf16, q8_0 (8.5 bits) or q4_0 (4.5 bits a weight)"
     )
+
+    @model_validator(mode="after")
+    def _names_a_gguf_file(self) -> ExportSettings:
+        if self.out.suffix != ".gguf":
+            raise ValueError(
+                "out is a GGUF file, and its name must end so; a Hugging Face folder the checkpoint is already"
+            )
+        return self
 
 
 def export(settings: ExportSettings) -> str:

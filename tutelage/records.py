@@ -67,6 +67,8 @@ class Completion(Record):
     model: str = ""
     sampling: dict[str, float | int] = {}
     seed: int | None = None
+    ids: tuple[int, ...] | None = Field(None, exclude=True, repr=False)
+    """The tokens as the model wrote them, its end token too; None where only the text is known. Not written to files."""
 
 
 class Answers(Record):

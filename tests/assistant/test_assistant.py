@@ -14,8 +14,10 @@ from tutelage.assistant.assistant import before_stop
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings
 from tutelage.errors import CheckpointError, RecipeError, UsageError
 from tutelage.evaluate.reward_model import reward_model_figures
+from tutelage.evaluate.stages import written_length
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Completion, Message, Prompt
+from tutelage.text.tokenizer import Tokenizer
 
 QUESTION = "The hat is blue. What colour is the hat?"
 
@@ -112,6 +114,46 @@ def test_bad_messages_and_settings_are_named(assistant):
         assistant.chat([{"role": "robot", "content": "a"}])
     with pytest.raises(RecipeError, match="temperature"):
         assistant.chat([{"role": "user", "content": "a"}], temperature=-1)
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [99_999], [[1, 2]], [0.5]])
+def test_ids_that_the_model_cannot_read_are_refused(assistant, ids):
+    with pytest.raises(UsageError, match=r"token ids from 0 to \d+, at least one"):
+        assistant.logits(ids)
+
+
+def test_messages_may_be_plain_wherever_they_are_taken(assistant, scorer):
+    plain = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "It is blue."}]
+    records = [Message(**message) for message in plain]
+    judge = tutelage.load(scorer, device="cpu", dtype="fp32")
+    assert judge.score(plain) == judge.score(records)
+    assert judge.scores([plain, records]) == pytest.approx([judge.score(plain)] * 2, abs=1e-5)
+    greedy = Sampling(temperature=0, max_tokens=8)
+    one, other = assistant.answers([plain[:1], Prompt(messages=tuple(records[:1]))], greedy)
+    assert one.prompt == other.prompt
+    assert one.completions[0].text == other.completions[0].text
+    with pytest.raises(UsageError, match="not a prompt: 'red'"):
+        assistant.answers(["red"], greedy)
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "said"), [([{"role": "user", "content": "red"}], "is by the user"), ([], "is missing")]
+)
+def test_what_does_not_end_with_an_answer_has_no_score(scorer, dialogue, said):
+    with pytest.raises(UsageError, match=f"dialogue 0: .* {said}"):
+        tutelage.load(scorer, device="cpu").score(dialogue)
+
+
+def test_an_answer_is_as_long_as_the_model_wrote_it():
+    """Half a character decodes to a replacement character, which is three bytes when it is read again."""
+    tokenizer = Tokenizer.train(["a text of few words"] * 4, 270)
+    ids = tokenizer.encode("é")[:1]
+    text = tokenizer.decode(ids)
+    assert text == "\ufffd"
+    assert len(tokenizer.encode(text)) == 3
+    assert written_length(tokenizer, Completion(text=text)) == 3, "where only the text is known"
+    assert written_length(tokenizer, Completion(text=text, ids=(*ids, tokenizer.end_id))) == 1
+    assert "ids" not in Completion(text=text, ids=tuple(ids)).model_dump()
 
 
 def test_the_terminal_chat_keeps_the_conversation(tuned):

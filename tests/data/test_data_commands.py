@@ -206,6 +206,20 @@ def test_convert_stops_at_a_bad_row_and_writes_nothing(run, tmp_path, alpaca):
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
 
+@pytest.mark.parametrize("place", ["--out", "--rejects"])
+def test_convert_writes_over_nothing_unless_told_to(run, tmp_path, alpaca, place):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("a month of labels")
+    other = {"--out": "--rejects", "--rejects": "--out"}[place]
+    command = ("convert", "--path", alpaca, place, mine, other, tmp_path / "o.jsonl", "--on_bad", "skip")
+    code, out, err = run(*command)
+    assert (code, out, err) == (2, "", f"tutelage: {mine} exists already: give another name, or --overwrite\n")
+    assert mine.read_text() == "a month of labels"
+    assert not (tmp_path / "o.jsonl").exists()
+    assert run(*command, "--overwrite")[0] == 0
+    assert mine.read_text() != "a month of labels"
+
+
 def test_convert_skips_counts_and_keeps_the_rejects(run, tmp_path, alpaca):
     out_path, rejects = tmp_path / "o.parquet", tmp_path / "r.jsonl"
     code, out, err = run(

@@ -291,8 +291,9 @@ def test_a_bad_file_among_good_ones_is_a_problem_of_its_own(tmp_path, capsys):
         (tmp_path / name).write_bytes(content)
     with zipfile.ZipFile(tmp_path / "e.zip", "w") as archive:
         archive.writestr("t.txt", "words")
-    assert cli.main(["data", "inspect", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+    assert cli.main(["data", "inspect", str(tmp_path)]) == 2, "a script must notice"
+    out, err = capsys.readouterr()
+    assert err.startswith("tutelage: 2 files are broken: ")
     assert "b.jsonl: damaged gzip file" in out
     assert "c.json:2: is not JSON at column 2: Expecting value" in out
     assert "# 3 conversations" in out

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_settings
 
 import tutelage
@@ -154,3 +156,14 @@ def test_new_rows_are_the_mean_and_change_nothing_else(tie, scalar, tmp_path):
     if not scalar:
         save_model(tmp_path, model)
         assert load_decoder(tmp_path).config.vocab_size == 43
+
+
+def test_weights_that_are_not_finite_are_named_before_training(toy, base, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(base, damaged)
+    weights = load_file(damaged / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name].view(-1)[3] = torch.nan
+    save_file(weights, damaged / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="holds numbers that are not finite: training cannot start from it"):
+        sft.main(sft_settings(toy, damaged, tmp_path / "sft"))

@@ -42,9 +42,16 @@ class Assistant:
         return cls(model, tokenizer, str(path), dtype)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """Token ids [s] -> logits [s, vocabulary] in float32: position i predicts token i + 1."""
+        """Token ids [s] -> logits [s, vocabulary] as float32: position i predicts token i + 1.
+
+        They are computed in ``dtype``. Raises UsageError for ids that the model cannot read.
+        """
+        decoder, ids = self._decoder, list(ids)
+        words = decoder.config.vocab_size
+        if not ids or not all(isinstance(i, int) and 0 <= i < words for i in ids):
+            raise UsageError(f"logits takes a list of token ids from 0 to {words - 1}, at least one")
         with torch.no_grad(), autocast(self.device, self.dtype):
-            return self._decoder.logits(self._decoder(torch.tensor([list(ids)], device=self.device)))[0].float()
+            return decoder.logits(decoder(torch.tensor([ids], device=self.device)))[0].float()
 
     def generate(self, text: str, **sampling: Any) -> str:
         """Continue plain text, as a base model does. Keyword arguments are those of ``Sampling``."""
@@ -80,21 +87,27 @@ class Assistant:
                 shown = text
 
     def answers(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, shots: Shots | None = None, max_batch: int = 128
+        self,
+        prompts: Sequence[Prompt | Sequence[Message | Mapping[str, str]]],
+        sampling: Sampling,
+        *,
+        shots: Shots | None = None,
+        max_batch: int = 128,
     ) -> list[Answers]:
-        """``sampling.n`` completions for each prompt. Prompt i draws from seed ``sampling.seed + i``.
+        """``sampling.n`` completions for each prompt, a record or its messages. Prompt i draws from seed ``sampling.seed + i``.
 
         With ``shots`` the prompts are put as plain text, for a base model that was never taught to chat: where it picks none,
         the bare prompt, and the answer is all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
         """
-        chosen = [shots(prompt) if shots else () for prompt in prompts]
+        asked = [prompt_of(prompt) for prompt in prompts]
+        chosen = [shots(prompt) if shots else () for prompt in asked]
         if shots is None:
-            rendered = render_batch(self.tokenizer, [p.messages for p in prompts], add_generation_prompt=True)
+            rendered = render_batch(self.tokenizer, [p.messages for p in asked], add_generation_prompt=True)
             ids = [r.ids for r in rendered]
         else:
-            ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(prompts, chosen, strict=True)]
+            ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(asked, chosen, strict=True)]
         context = self.context
-        for i, (prompt, row) in enumerate(zip(prompts, ids, strict=True), 1):
+        for i, (prompt, row) in enumerate(zip(asked, ids, strict=True), 1):
             if len(row) >= context:
                 name = f" ({prompt.id})" if prompt.id else ""
                 raise UsageError(
@@ -121,31 +134,43 @@ class Assistant:
                         model=self.name,
                         sampling=used,
                         seed=sampling.seed + i,
+                        ids=None if chosen[i] else tuple(sample.ids),
                     )
                     for sample in samples
                 ),
             )
-            for i, (prompt, samples) in enumerate(zip(prompts, written, strict=True))
+            for i, (prompt, samples) in enumerate(zip(asked, written, strict=True))
         ]
 
     def score(self, messages: Sequence[Message | Mapping[str, str]]) -> float:
         """A reward model's score of a conversation that ends with the assistant's answer."""
-        return self.scores([tuple(message_of(m) for m in messages)])[0]
+        return self.scores([messages])[0]
 
     @torch.no_grad()
     def scores(
-        self, dialogues: Sequence[Sequence[Message]], *, finished: Sequence[bool] | None = None, batch_size: int = 64
+        self,
+        dialogues: Sequence[Sequence[Message | Mapping[str, str]]],
+        *,
+        finished: Sequence[bool] | None = None,
+        batch_size: int = 64,
     ) -> list[float]:
         """Scores at the last real token of each; an answer that is not ``finished`` gets no end-of-turn token.
 
-        UsageError for a dialogue that is longer than the model's context.
+        UsageError for a dialogue that does not end with an answer, or is longer than the model's context.
         """
         if not isinstance(self.model, ScalarModel):
             raise CheckpointError(f"{self.name} is a language model; scoring needs a reward model")
-        rendered = [r.until_end().ids for r in render_batch(self.tokenizer, dialogues)]
+        talks = [tuple(message_of(m) for m in dialogue) for dialogue in dialogues]
+        for i, talk in enumerate(talks):
+            if not talk or talk[-1].role != "assistant":
+                found = f"is by the {talk[-1].role}" if talk else "is missing"
+                raise UsageError(
+                    f"dialogue {i}: what is scored is the assistant's answer, but the last message {found}"
+                )
+        rendered = [r.until_end().ids for r in render_batch(self.tokenizer, talks)]
         for i, done in enumerate(finished or ()):
             if not done:
-                prompt, answer = render_answers(self.tokenizer, dialogues[i][:-1], [dialogues[i][-1].content], [False])
+                prompt, answer = render_answers(self.tokenizer, talks[i][:-1], [talks[i][-1].content], [False])
                 rendered[i] = prompt + answer[0]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
         if order and len(rendered[order[-1]]) > self.context:
@@ -219,6 +244,15 @@ def message_of(message: Message | Mapping[str, str]) -> Message:
         return Message.model_validate(message)
     except ValidationError as error:
         raise UsageError(f"not a message: {message!r}: {error.errors()[0]['msg']}") from None
+
+
+def prompt_of(prompt: Prompt | Sequence[Message | Mapping[str, str]]) -> Prompt:
+    """A prompt from a record or from its messages. Raises UsageError on anything else."""
+    if isinstance(prompt, Prompt):
+        return prompt
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        raise UsageError(f"not a prompt: {prompt!r}: give a list of messages")
+    return Prompt(messages=tuple(message_of(m) for m in prompt))
 
 
 def sampling_of(options: Mapping[str, Any]) -> Sampling:

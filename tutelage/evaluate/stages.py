@@ -26,8 +26,9 @@ from tutelage.evaluate.statistics import mean_interval, win_rate
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
 from tutelage.model.likelihood import negative_log_likelihood
-from tutelage.records import Answers, Conversation, Message, Prompt
+from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.text.chat import render_answers
+from tutelage.text.tokenizer import Tokenizer
 
 
 class Verdict(Protocol):
@@ -109,7 +110,7 @@ def evaluate_stage(
     answers = assistant.answers(prompts, sampling, shots=shots)
     result = StageResult(answers)
     texts = [a.completions[0] for a in answers]
-    lengths = [len(ids) for ids in assistant.tokenizer.encode_batch([t.text for t in texts])]
+    lengths = [written_length(assistant.tokenizer, t) for t in texts]
     result.figures |= {
         "length": sum(lengths) / len(lengths),
         "finished": sum(t.finished for t in texts) / len(texts),
@@ -145,6 +146,13 @@ def evaluate_stage(
     return result
 
 
+def written_length(tokenizer: Tokenizer, completion: Completion) -> int:
+    """Tokens of an answer without its end: as the model wrote them, where that is known. Text in tokens can be another number."""
+    if completion.ids is None:
+        return len(tokenizer.encode(completion.text))
+    return sum(i not in tokenizer.end_ids and i != tokenizer.bos_id for i in completion.ids)
+
+
 def gold_figures(prompts: Sequence[Prompt], gold: Sequence[float], success: Sequence[float]) -> dict[str, Any]:
     """Mean gold score with its interval, and by family and language: gold and accuracy (mean task success)."""
     mean, low, high = mean_interval(gold, bounds=(0.0, 1.0))
@@ -175,7 +183,7 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
         prompt, written = render_answers(
             assistant.tokenizer, item.prompt.messages, [completion.text], [completion.finished]
         )
-        rows.append((prompt, written[0]))
+        rows.append((prompt, written[0] if completion.ids is None else list(completion.ids)))
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), longest), assistant.tokenizer.pad_id)
     targets = torch.full((len(rows), longest), -1)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import pick_device
@@ -32,10 +33,15 @@ TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: Machine) -> Decoder:
     """The language model that a stage starts from: all of it to be trained, or frozen with fresh adapters.
 
-    It has a row for every token of ``tokenizer``.
+    It has a row for every token of ``tokenizer``. CheckpointError where a weight is not a finite number.
     """
     kind = lora.trunk if lora.r else machine.weights
     decoder = load_decoder(checkpoint, pick_device(machine.device), TYPES[kind])
+    for name, weight in decoder.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise CheckpointError(
+                f"{checkpoint}: {name} holds numbers that are not finite: training cannot start from it"
+            )
     fit_vocabulary(decoder, tokenizer.vocab_size)
     decoder.recompute = machine.recompute
     return _with_adapters(decoder, lora) if lora.r else decoder
