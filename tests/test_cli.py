@@ -126,20 +126,3 @@ def test_memory_that_is_used_up_is_one_line(toy, capsys, tmp_path):
     )  # fmt: skip
     assert (code, len(err.splitlines())) == (1, 1)
     assert "memory is used up; lower microbatch" in err
-
-
-@pytest.mark.parametrize(("given", "wanted"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, wanted):
-    """Set before torch is loaded: it is not read afterwards."""
-    script = (
-        "import os, sys; sys.argv[1:] = ['--version']\n"
-        "from tutelage import cli\n"
-        "assert 'torch' not in sys.modules\n"
-        "try: cli.entry()\n"
-        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'])"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | (
-        {"OMP_WAIT_POLICY": given} if given else {}
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
-    assert run.stdout.split()[-1] == wanted

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import signal
 import sys
@@ -31,12 +30,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")
 
 
 def entry() -> None:
-    """The console script.
-
-    Threads that wait for one another sleep, unless OMP_WAIT_POLICY says otherwise; it is read when torch is loaded. Spinning, they
-    hold the core that the one they wait for needs as soon as another program computes: two threads then run at a thirtieth.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """The console script."""
     sys.exit(main(sys.argv[1:]))
 
 
