@@ -30,7 +30,10 @@ def assistant(tuned):
 def test_chat_answers_and_logits_have_their_shape(assistant):
     answer = assistant.chat([{"role": "user", "content": QUESTION}], temperature=0)
     assert answer.strip(". ") in ("red", "blue", "green", "black")
-    assert assistant.logits([1, 2, 3]).shape == (3, assistant.tokenizer.vocab_size)
+    logits = assistant.logits([1, 2, 3])
+    assert logits.shape == (3, assistant.tokenizer.vocab_size)
+    for ids in (torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3]).numpy()):
+        assert torch.equal(assistant.logits(ids), logits)
 
 
 def test_streaming_gives_the_same_text_in_pieces(assistant):

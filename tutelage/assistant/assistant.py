@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,16 @@ class Assistant:
 
         They are computed in ``dtype``. Raises UsageError for ids that the model cannot read.
         """
-        decoder, ids = self._decoder, list(ids)
+        decoder = self._decoder
         words = decoder.config.vocab_size
-        if not ids or not all(isinstance(i, int) and 0 <= i < words for i in ids):
+        try:
+            row = [operator.index(i) for i in ids]  # numpy's and torch's whole numbers too
+        except TypeError:
+            row = []
+        if not row or min(row) < 0 or max(row) >= words:
             raise UsageError(f"logits takes a list of token ids from 0 to {words - 1}, at least one")
         with torch.no_grad(), autocast(self.device, self.dtype):
-            return decoder.logits(decoder(torch.tensor([ids], device=self.device)))[0].float()
+            return decoder.logits(decoder(torch.tensor([row], device=self.device)))[0].float()
 
     def generate(self, text: str, **sampling: Any) -> str:
         """Continue plain text, as a base model does. Keyword arguments are those of ``Sampling``."""

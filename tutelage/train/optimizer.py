@@ -112,7 +112,7 @@ class Muon(torch.optim.Optimizer):
         """``matrices``: each with the rows of those that it is made of, one on the other; each of them is made orthogonal."""
         by_rows: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for matrix, rows in matrices:
-            by_rows.setdefault(tuple(rows), []).append(matrix)
+            by_rows.setdefault(rows, []).append(matrix)
         settings = {"lr": lr, "peak": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__([{"params": alike, "rows": rows} for rows, alike in by_rows.items()], settings)
 
