@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check proof proof-real format clean
+.PHONY: demo test check proof proof-long proof-real format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tutelage demo
@@ -20,6 +20,9 @@ check: $(VENV)/installed-dev
 proof: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests -m proof
 	$(BIN)/python -m tests.proof
+
+proof-long: $(VENV)/installed-dev
+	$(BIN)/python -m tests.proof long
 
 proof-real: $(VENV)/installed-dev
 	$(BIN)/python -m tests.proof real

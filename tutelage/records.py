@@ -7,9 +7,10 @@ language, what a judge has to check); nothing in training reads it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 Role = Literal["system", "user", "assistant"]
 
@@ -67,8 +68,18 @@ class Completion(Record):
     model: str = ""
     sampling: dict[str, float | int] = {}
     seed: int | None = None
-    ids: tuple[int, ...] | None = Field(None, exclude=True, repr=False)
-    """The tokens as the model wrote them, its end token too; None where only the text is known. Not written to files."""
+    _ids: tuple[int, ...] | None = PrivateAttr(None)
+
+    @property
+    def ids(self) -> tuple[int, ...] | None:
+        """The tokens as the model wrote them, its end token too; None where only the text is known. Files hold text alone."""
+        return self._ids
+
+    def with_ids(self, ids: Iterable[int]) -> Self:
+        """The same answer, and the tokens that it was written in."""
+        copy = self.model_copy()
+        copy._ids = tuple(ids)
+        return copy
 
 
 class Answers(Record):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 from toy_task import right
 
 import tutelage
@@ -155,8 +156,10 @@ def test_an_answer_is_as_long_as_the_model_wrote_it():
     assert text == "\ufffd"
     assert len(tokenizer.encode(text)) == 3
     assert written_length(tokenizer, Completion(text=text)) == 3, "where only the text is known"
-    assert written_length(tokenizer, Completion(text=text, ids=(*ids, tokenizer.end_id))) == 1
-    assert "ids" not in Completion(text=text, ids=tuple(ids)).model_dump()
+    assert written_length(tokenizer, Completion(text=text).with_ids([*ids, tokenizer.end_id])) == 1
+    assert "ids" not in Completion(text=text).with_ids(ids).model_dump_json()
+    with pytest.raises(ValidationError, match="ids"):
+        Completion.model_validate({"text": text, "ids": ids})
 
 
 def test_the_terminal_chat_keeps_the_conversation(tuned):

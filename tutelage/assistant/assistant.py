@@ -133,14 +133,7 @@ class Assistant:
             Answers(
                 prompt=prompt,
                 completions=tuple(
-                    Completion(
-                        text=before_stop(self._text(sample)) if chosen[i] else self._text(sample),
-                        finished=sample.finish_reason == "stop",
-                        model=self.name,
-                        sampling=used,
-                        seed=sampling.seed + i,
-                        ids=None if chosen[i] else tuple(sample.ids),
-                    )
+                    self._completion(sample, cut=bool(chosen[i]), sampling=used, seed=sampling.seed + i)
                     for sample in samples
                 ),
             )
@@ -219,6 +212,17 @@ class Assistant:
 
     def _text(self, sample: Generated) -> str:
         return self.tokenizer.decode(sample.ids).strip()
+
+    def _completion(self, sample: Generated, *, cut: bool, sampling: dict[str, Any], seed: int) -> Completion:
+        """The record of a sample; one that is ``cut`` where the next turn begins has no tokens of its own."""
+        completion = Completion(
+            text=before_stop(self._text(sample)) if cut else self._text(sample),
+            finished=sample.finish_reason == "stop",
+            model=self.name,
+            sampling=sampling,
+            seed=seed,
+        )
+        return completion if cut else completion.with_ids(sample.ids)
 
     def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
         """As many of the shots as leave room for the answer, the later ones first to stay."""
