@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tutelage import cli
+from tutelage.screen import program
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -126,3 +127,18 @@ def test_memory_that_is_used_up_is_one_line(toy, capsys, tmp_path):
     )  # fmt: skip
     assert (code, len(err.splitlines())) == (1, 1)
     assert "memory is used up; lower microbatch" in err
+
+
+def test_printed_commands_can_be_copied(monkeypatch, tmp_path):
+    script = tmp_path / "bin" / "tutelage"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bin/tutelage", "demo"])
+    monkeypatch.setenv("PATH", os.defpath)
+    assert program() == "bin/tutelage"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert program() == "tutelage"
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/python3/pytest"])
+    assert program() == "tutelage"

@@ -35,6 +35,7 @@ from tutelage.model.checkpoint import context_of, load_decoder, param_count
 from tutelage.model.device import peak_rss_gib, pick_device, release_heap
 from tutelage.recipe import Settings, merge, resolve
 from tutelage.run_folder import open_run
+from tutelage.screen import program
 from tutelage.simulated_ranking import LabelSettings, rank_answers
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo as ppo_stage
@@ -162,7 +163,7 @@ def main(settings: RunSettings) -> str:
     best = plan.ppo_ptx.out / "checkpoint"
     return (
         f"{results['seconds']:.0f} s, at most {results['peak_rss_gib']:.2f} GiB\n"
-        f"report:  {report}\nfigures: {out / 'results.json'}\ntalk to it:  tutelage chat {best}"
+        f"report:  {report}\nfigures: {out / 'results.json'}\ntalk to it:  {program()} chat {best}"
     )
 
 

@@ -1,8 +1,11 @@
-"""What commands print in columns: a table for people, and for other programs tab-separated lines."""
+"""What commands print: tables for people, tab-separated lines for other programs, commands to copy."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +34,15 @@ def console() -> Console:
 
     screen = Console()
     return screen if screen.is_terminal else Console(width=10_000)
+
+
+def program() -> str:
+    """How to call this program again in the same shell, for commands that people copy: ``tutelage`` where the shell finds it, else
+    the path it was called by, such as ``.venv/bin/tutelage``."""
+    called, found = Path(sys.argv[0]), shutil.which("tutelage")
+    if called.name != "tutelage" or not called.is_file() or (found and called.samefile(found)):
+        return "tutelage"
+    return sys.argv[0]
 
 
 def shown(value: Any) -> str:

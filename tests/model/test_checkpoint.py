@@ -247,6 +247,17 @@ def test_no_folder(tmp_path):
         load_model(tmp_path / "nowhere")
 
 
+def test_the_folder_of_a_run_leads_to_its_newest_model(tmp_path):
+    for number, stage in enumerate(["sft", "ppo", "pretrain"]):
+        model = tmp_path / stage / "checkpoint"
+        save_model(model, build(small("llama")))
+        os.utime(model / "config.json", (number, number))
+    with pytest.raises(CheckpointError, match=f"has no config.json: give a model folder, such as {model}$"):
+        load_model(tmp_path)
+    with pytest.raises(CheckpointError, match=f"such as {tmp_path}/sft/checkpoint$"):
+        load_model(tmp_path / "sft")
+
+
 def test_an_offset_that_is_no_number_is_named(tmp_path):
     save_model(tmp_path, ScalarModel(build(small("llama"))))
     settings = json.loads((tmp_path / "config.json").read_text())

@@ -149,7 +149,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         problem = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
         if (folder / "adapter_config.json").exists():
             problem = "holds adapters alone, which stand on another model"
-        raise CheckpointError(f"{folder} {problem}: give a model folder") from None
+        raise CheckpointError(f"{folder} {problem}: give a model folder{_such_as(folder)}") from None
+
+
+def _such_as(folder: Path) -> str:
+    """The newest model below the folder of a stage or of a whole run, for the error that it is no model itself."""
+    below = [*folder.glob(f"checkpoint/{CONFIG}"), *folder.glob(f"*/checkpoint/{CONFIG}")]
+    return f", such as {max(below, key=lambda path: path.stat().st_mtime_ns).parent}" if below else ""
 
 
 def context_of(folder: Path) -> int:
