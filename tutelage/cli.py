@@ -381,9 +381,10 @@ def settings_help(name: str, kind: type[BaseModel]) -> str:
 
 def prepare_machine(settings: BaseModel) -> None:
     """Process-wide choices that must come before the first big tensor; RecipeError for a device that is not there."""
-    from tutelage.model.device import keep_big_tensors_on_heap, pick_device, set_threads
+    from tutelage.model.device import bound_primitive_caches, keep_big_tensors_on_heap, pick_device, set_threads
 
     keep_big_tensors_on_heap()
+    bound_primitive_caches()
     set_threads()
     for part in (settings, getattr(settings, "machine", None)):
         device = getattr(part, "device", None)

@@ -1,4 +1,5 @@
 import ctypes
+import os
 import platform
 import subprocess
 import sys
@@ -65,6 +66,35 @@ print(mapped(), keep_big_tensors_on_heap(), mapped())
     assert int(before) >= 64 << 20
     assert done == b"True"
     assert int(after) == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_products_of_many_shapes_do_not_pile_up():
+    """Memory held after one bf16 product each of 400 shapes, with the caches as they come and bounded; a process each."""
+    script = """
+import re, sys, torch
+from tutelage.model.device import bound_primitive_caches, keep_big_tensors_on_heap
+def held(): return int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1]) >> 10
+keep_big_tensors_on_heap()
+if sys.argv[1] == "bounded":
+    bound_primitive_caches()
+weight, rows = torch.ones(2048, 256, dtype=torch.bfloat16), torch.ones(1500, 256, dtype=torch.bfloat16)
+torch.nn.functional.linear(rows, weight)
+before = held()
+for length in range(1000, 1400):
+    torch.nn.functional.linear(rows[:length], weight)
+print(held() - before)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("CACHE_CAPACITY")}
+    free, bounded = (
+        int(
+            subprocess.run([sys.executable, "-c", script, how], capture_output=True, check=True, env=environment).stdout
+        )
+        for how in ("free", "bounded")
+    )
+    if free < 500:
+        pytest.skip(f"products of 400 shapes hold {free} MiB on this processor: nothing to bound")
+    assert bounded < 0.7 * free
 
 
 def test_peak_memory_is_what_this_process_itself_has_held():
