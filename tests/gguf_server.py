@@ -19,7 +19,11 @@ def llama_cpp(path: Path):
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    return xllamacpp.Server(params)
+    server = xllamacpp.Server(params)
+    # Answered by its main loop. One that is let go before that has begun misses the call to end, and is waited for without end.
+    with urllib.request.urlopen(server.listening_address + "/slots", timeout=20) as answer:
+        json.load(answer)
+    return server
 
 
 def ask(server, path: str, **body: object) -> dict:
