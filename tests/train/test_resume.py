@@ -39,7 +39,7 @@ def make(case: str, toy, base, tuned, scorer, few, out: Path) -> tuple[str, Any]
         "sft bf16": lambda: sft_settings(
             toy, base, out, optimizer="muon", machine=SAVING["machine"] | {"weights": "bf16"}
         ),
-        "reward": lambda: reward_settings(toy, tuned, out, evaluate_every=5, noncontextual=1, **SAVING),
+        "reward": lambda: reward_settings(toy, tuned, out, evaluate_every=5, noncontextual=1, surprisal=True, **SAVING),
         "ppo separate": lambda: ppo_settings(toy, tuned, scorer, out, updates=8, **SAVING),
         "ppo shared": lambda: ppo_settings(toy, tuned, scorer, out, updates=8, trunk="shared", **SAVING),
         "ppo ptx adaptive": lambda: ppo_settings(

@@ -184,13 +184,15 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         attention_mask: Tensor | None = None,
         cache: KVCache | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """Token ids [b, s] -> hidden states [b, s, d] after the final norm.
 
         Without a mask attention is causal: right-padded batches need none, since no real token sees what follows it.
         ``attention_mask`` bool [b, s, s], True = query i may attend to key j (itself always), is for sequences that
         share a prefix, with ``positions`` [b, s] to match. With ``cache`` (generation) the tokens continue each row at
-        its own length, which grows by s; give neither mask nor positions then.
+        its own length, which grows by s; give neither mask nor positions then. ``added`` [b, s, d] is more to read at each
+        token: it is added to the token's embedding.
 
         With dynamic RoPE scaling the frequencies are those of this forward's last position, over the whole batch and with
         its padding, as in transformers; keys in the cache keep the ones that they were written with. So beyond
@@ -200,6 +202,8 @@ class Decoder(nn.Module):
         x = self.embed(ids)
         if self.places is not None:
             x = x + self._learned(ids, positions, cache)
+        if added is not None:
+            x = x + added.to(x.dtype)
         recompute = self.recompute and torch.is_grad_enabled() and cache is None
         for i, layer in enumerate(self.layers):
             extra = windowless if i in self._windowless else shared

@@ -23,6 +23,9 @@ NEEDED = (
     "merges.txt",
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
+    "reader/*config.json",
+    "reader/model*.safetensors",
+    "reader/model.safetensors.index.json",
 )
 """What a model folder of ours can hold. Pickles (*.bin, *.pt), other formats and other copies of the weights stay there."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

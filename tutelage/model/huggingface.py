@@ -22,6 +22,9 @@ from tutelage.model.hf_settings import ACTIVATIONS, CLASSES, KEYS, NULL, REFUSED
 
 Kind = Literal["causal", "scalar"]
 OFFSET_KEY = "tutelage_score_offset"
+SURPRISAL, TRUNK_KEY = "tutelage_surprisal", "tutelage_trunk_type"
+"""The model_type of a scorer that reads surprisals, and where its trunk's family stands then: transformers has no such model and
+says so, where by the family's name it would load the trunk and give other scores."""
 
 
 def kind_of(hf: Mapping[str, Any]) -> Kind:
@@ -43,6 +46,18 @@ def kind_of(hf: Mapping[str, Any]) -> Kind:
     if labels != 1:
         raise CheckpointError(f"the classifier has {labels} labels: a reward model has 1 (num_labels, id2label)")
     return "scalar"
+
+
+def with_surprisal(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a scorer that reads surprisals, from that of its trunk as a scorer."""
+    return dict(hf) | {"model_type": SURPRISAL, TRUNK_KEY: hf["model_type"]}
+
+
+def without_surprisal(hf: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The trunk's config.json as a scorer's, and whether it was that of one that reads surprisals."""
+    if hf.get("model_type") != SURPRISAL:
+        return dict(hf), False
+    return dict(hf) | {"model_type": hf.get(TRUNK_KEY)}, True
 
 
 def causal_class(family: str) -> str:
@@ -257,14 +272,15 @@ class Entry:
         return {name: tuple((view.flatten(0, 2) if self.heads else view).shape) for name, view in views.items()}
 
 
-def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
-    """Every tensor of a checkpoint, ours named as in Decoder (or ScalarModel, for ``scalar``)."""
+def entries(config: ModelConfig, kind: Kind, *, surprisal: bool = False) -> list[Entry]:
+    """Every tensor of a checkpoint, ours named as in Decoder, or, for ``scalar``, in ScalarModel, with ``surprisal`` or without."""
     prefix = {"gpt2": "transformer.", "gpt_neox": "gpt_neox."}.get(config.family, "model.")
     trunk = "decoder." if kind == "scalar" else ""
     plan = {"gpt2": _gpt2, "gpt_neox": _neox}.get(config.family, _llama)(config)
     found = [replace(e, ours=trunk + e.ours, theirs=tuple(prefix + name for name in e.theirs)) for e in plan]
     if kind == "scalar":
         found.append(Entry("head.weight", ("score.weight",)))
+        found += [Entry("surprisal", ("surprisal.weight",))] if surprisal else []
     elif not config.tie_embeddings:
         found.append(Entry("unembed.weight", (output_name(config.family),)))
     return found
@@ -339,10 +355,12 @@ def _llama(config: ModelConfig) -> list[Entry]:
     return [*found, Entry("final_norm.weight", ("norm.weight",))]
 
 
-def weights_to_hf(config: ModelConfig, kind: Kind, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def weights_to_hf(
+    config: ModelConfig, kind: Kind, state: Mapping[str, Tensor], *, surprisal: bool = False
+) -> dict[str, Tensor]:
     """Our state dict under their names and with their shapes, in order. Most share our memory; make them contiguous to write."""
     found: dict[str, Tensor] = {}
-    for entry in entries(config, kind):
+    for entry in entries(config, kind, surprisal=surprisal):
         found |= {
             name: view.flatten(0, 2) if entry.heads else view for name, view in entry.views(state[entry.ours]).items()
         }

@@ -14,8 +14,11 @@ def fit_vocabulary(model: Decoder | ScalarModel, size: int) -> int:
     """Append rows to the embedding and the output layer, in place, until there are ``size``; returns how many were appended.
 
     Each is the mean of the others: a token that nobody has learnt then takes next to no probability from the rest (Hewitt 2021,
-    "Initializing new word embeddings for pretrained language models"). A vocabulary that is large enough stays as it is.
+    "Initializing new word embeddings for pretrained language models"). A vocabulary that is large enough stays as it is. The
+    model whose surprisals a scorer reads gets the same rows.
     """
+    if isinstance(model, ScalarModel) and model.reader is not None:
+        fit_vocabulary(model.reader.decoder, size)
     decoder = model if isinstance(model, Decoder) else model.decoder
     missing = size - decoder.config.vocab_size
     if missing <= 0:

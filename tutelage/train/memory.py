@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tutelage.model.decoder import Decoder, Layer
 from tutelage.model.device import autocast
+from tutelage.model.heads import ScalarModel
 from tutelage.train.optimizer import OptimizerName
 
 WORTH_SAYING = 1 << 28
@@ -88,8 +89,10 @@ def estimate(
 
 
 def distinct(models: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """All parameters, each once."""
-    return list({id(p): p for model in models for p in model.parameters()}.values())
+    """All parameters, each once; those of a language model that a scorer reads are among them."""
+    models = list(models)
+    read = [m.reader.decoder for m in models if isinstance(m, ScalarModel) and m.reader is not None]
+    return list({id(p): p for model in (*models, *read) for p in model.parameters()}.values())
 
 
 def weights_of(models: Iterable[nn.Module]) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.data.batches import pack_ranking, pad_right, tree_mask
@@ -66,6 +66,10 @@ class RewardSettings(Settings):
         ge=0,
         description="answers to other prompts that each ranking gets at its bottom, drawn anew each time (RRM, Liu et al. 2024)",
     )
+    surprisal: bool = Field(
+        False,
+        description="also read how little the model it starts from expects each token; the result keeps that model, frozen",
+    )
     optimizer: OptimizerName = Field(
         "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
     )
@@ -78,6 +82,12 @@ class RewardSettings(Settings):
     lora: LoRA = Field(LoRA(), description="adapters in place of all weights")
     seed: int = Field(0, description="seed of the head, of adapters and of data order")
     machine: Machine = Field(Machine(), description="where it runs")
+
+    @model_validator(mode="after")
+    def _of_one_trunk(self) -> RewardSettings:
+        if self.surprisal and self.lora.r:
+            raise ValueError("surprisal is for reward models with all weights trained; leave out surprisal or lora")
+        return self
 
 
 def main(settings: RewardSettings) -> Path:
@@ -115,7 +125,7 @@ def main(settings: RewardSettings) -> Path:
 
         # model and optimiser
         torch.manual_seed(settings.seed)
-        model = new_scorer(decoder).train()
+        model = new_scorer(decoder, surprisal=settings.surprisal).train()
         optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
         answer = max(len(completion) for example in examples for completion in example.completions)
         widest = max(example.size for example in examples) + settings.noncontextual * answer

@@ -19,6 +19,7 @@ from tutelage.model.device import pick_device
 from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_adapters
 from tutelage.model.peft_format import load_adapter
+from tutelage.model.surprisal import Surprisal
 from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.run_folder import LINEAGE, hash_of, read_lineage
 from tutelage.text.tokenizer import Tokenizer
@@ -47,11 +48,14 @@ def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: 
     return _with_adapters(decoder, lora) if lora.r else decoder
 
 
-def new_scorer(decoder: Decoder) -> ScalarModel:
-    """A reward model to train: a new head on a copy of ``decoder``, or on its trunk and adapters, without the output layer."""
+def new_scorer(decoder: Decoder, *, surprisal: bool = False) -> ScalarModel:
+    """A reward model to train: a new head on a copy of ``decoder``, or on its trunk and adapters, without the output layer.
+
+    With ``surprisal`` it reads how little ``decoder``, as it is now, expects each token.
+    """
     trunk = copy_on_trunk(decoder)
     trunk.unembed = None
-    return ScalarModel(trunk)
+    return ScalarModel(trunk, Surprisal(reference_of(decoder)) if surprisal else None)
 
 
 def reference_of(policy: Decoder) -> Decoder:
