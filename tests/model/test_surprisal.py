@@ -11,6 +11,7 @@ from tutelage.data.batches import pack_ranking, pad_right, tree_mask
 from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import READER, load_model, load_scalar, save_model
 from tutelage.model.heads import ScalarModel
+from tutelage.model.hub import NEEDED
 from tutelage.model.surprisal import Surprisal
 from tutelage.model.vocabulary import fit_vocabulary
 
@@ -127,9 +128,19 @@ def test_a_reader_of_other_tokens_is_refused(tmp_path):
 
 @torch.no_grad()
 def test_tokens_that_the_tokenizer_adds_get_a_row_in_the_reader_too():
-    scorer, ids = reading(), torch.randint(0, 61, (1, 7))
-    before = scorer(ids)
+    scorer, ids = reading(), torch.tensor([[5, 9, 63, 2]])
+    with pytest.raises(IndexError):
+        scorer(ids)
     assert fit_vocabulary(scorer, 64) == 3
-    assert scorer.reader.decoder.config.vocab_size == 64
-    scorer(torch.full((1, 3), 63))
-    assert scorer(ids).shape == before.shape
+    torch.testing.assert_close(scorer.reader(ids)[0], torch.tensor(by_hand(scorer.reader.decoder, ids[0].tolist())))
+    assert scorer(ids).isfinite().all()
+
+
+def test_all_that_is_saved_is_fetched_from_a_hub(tmp_path):
+    from huggingface_hub.utils import filter_repo_objects
+
+    for shard in (10**9, 10_000):
+        save_model(tmp_path / str(shard), reading(), pad_id=0, max_shard_bytes=shard)
+        files = [str(p.relative_to(tmp_path / str(shard))) for p in (tmp_path / str(shard)).rglob("*") if p.is_file()]
+        assert any(name.startswith(READER) and name.endswith(".safetensors") for name in files)
+        assert sorted(filter_repo_objects(files, allow_patterns=list(NEEDED))) == sorted(files)

@@ -95,6 +95,14 @@ def test_a_reward_model_that_reads_surprisals_ranks_and_keeps_whom_it_reads(tune
         assert torch.equal(scorer.reader.decoder.state_dict()[name], weight), name
 
 
+def test_weights_in_bf16_leave_what_only_a_scorer_has_in_fp32(toy, tuned, tmp_path):
+    machine = {"device": "cpu", "weights": "bf16"}
+    scorer = load_scalar(reward.main(reward_settings(toy, tuned, tmp_path / "run", surprisal=True, machine=machine)))
+    assert {scorer.decoder.embed.weight.dtype, scorer.reader.decoder.embed.weight.dtype} == {torch.bfloat16}
+    assert {scorer.head.weight.dtype, scorer.surprisal.dtype} == {torch.float32}
+    assert scorer.surprisal.abs().min() > 0
+
+
 @pytest.mark.parametrize("changes", [{}, {"trunk": "shared"}, {"lora": {"r": 2}}])
 def test_ppo_takes_a_reward_model_that_reads_surprisals(toy, tuned, reading_scorer, tmp_path, changes):
     checkpoint = ppo.main(ppo_settings(toy, tuned, reading_scorer, tmp_path / "run", updates=2, **changes))

@@ -54,7 +54,7 @@ def save_model(
 
     ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights
     above ``max_shard_bytes`` are cut into shards. Each file appears whole or not at all, config.json last, and an
-    interrupted write leaves the previous checkpoint as it was (see ``write_folder``).
+    interrupted write leaves the previous checkpoint as it was (see ``write_folder``), but for a reader, which is written first.
     """
     config, kind = model_config(model), kind_of(model)
     weight = (model.decoder if isinstance(model, ScalarModel) else model).embed.weight
@@ -202,7 +202,7 @@ class Description(NamedTuple):
 
 
 def _described(folder: Path) -> Description:
-    """CheckpointError names the file and the setting."""
+    """What a folder's config.json says. CheckpointError names the file and the setting."""
     settings, surprisal = hf.without_surprisal(read_config(folder))
     try:
         kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
