@@ -9,30 +9,30 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from tutelage.recipe import describe
+from tutelage.settings import describe
 
 PAGE = Path(__file__).with_name("settings.md")
 
 COMMANDS = {
-    "run": "tutelage.pipeline:RunSettings",
+    "run": "tutelage.recipes.pipeline:RunSettings",
     "pretrain": "tutelage.train.pretrain:PretrainSettings",
     "sft": "tutelage.train.sft:SFTSettings",
     "reward": "tutelage.train.reward:RewardSettings",
     "ppo": "tutelage.train.ppo:PPOSettings",
-    "generate": "tutelage.commands:GenerateCommand",
+    "generate": "tutelage.cli.commands:GenerateCommand",
     "chat": "tutelage.assistant.terminal:ChatSettings",
-    "eval": "tutelage.commands:EvalCommand",
-    "report": "tutelage.commands:ReportCommand",
-    "export": "tutelage.gguf_export:ExportSettings",
-    "runs list": "tutelage.runs:ListCommand",
-    "runs show": "tutelage.runs:ShowCommand",
-    "runs compare": "tutelage.runs:CompareCommand",
-    "runs prune": "tutelage.runs:PruneCommand",
-    "data inspect": "tutelage.data_commands:InspectCommand",
-    "data convert": "tutelage.data_commands:ConvertCommand",
-    "data world": "tutelage.commands:WorldCommand",
-    "data rank": "tutelage.commands:RankCommand",
-    "tokenizer train": "tutelage.commands:TokenizerCommand",
+    "eval": "tutelage.cli.commands:EvalCommand",
+    "report": "tutelage.cli.commands:ReportCommand",
+    "export": "tutelage.export.gguf:ExportSettings",
+    "runs list": "tutelage.runs.commands:ListCommand",
+    "runs show": "tutelage.runs.commands:ShowCommand",
+    "runs compare": "tutelage.runs.commands:CompareCommand",
+    "runs prune": "tutelage.runs.commands:PruneCommand",
+    "data inspect": "tutelage.cli.data_commands:InspectCommand",
+    "data convert": "tutelage.cli.data_commands:ConvertCommand",
+    "data world": "tutelage.cli.commands:WorldCommand",
+    "data rank": "tutelage.cli.commands:RankCommand",
+    "tokenizer train": "tutelage.cli.commands:TokenizerCommand",
 }
 """Command -> the class of its settings. `tutelage demo` has those of `run`."""
 

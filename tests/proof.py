@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
-from tutelage.atomic import write_atomic
 from tutelage.evaluate.plots import overoptimisation_figure
+from tutelage.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "proof"

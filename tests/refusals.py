@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tutelage import cli
+from tutelage.cli import app as cli
 from tutelage.data.formats import write_jsonl
 from tutelage.model.checkpoint import save_model
 from tutelage.model.config import ModelConfig

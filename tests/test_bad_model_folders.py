@@ -44,7 +44,7 @@ from harms import (
 )
 from refusals import make_place, nobody, refused
 
-from tutelage import cli
+from tutelage.cli import app as cli
 
 GENERATE = (
     "generate",

@@ -16,12 +16,13 @@ from types import ModuleType
 import pytest
 import yaml
 
-from tutelage import recipe, runs
+from tutelage import settings as recipe
 from tutelage.assistant.assistant import Assistant
-from tutelage.cli import VERBS
+from tutelage.cli.app import VERBS
 from tutelage.data import formats
 from tutelage.generate.sampler import Sampling
-from tutelage.pipeline import Plan, RunSettings
+from tutelage.recipes.pipeline import Plan, RunSettings
+from tutelage.runs import commands as runs
 from tutelage.train.pretrain import PretrainSettings
 from tutelage.world import judge, labellers
 from tutelage.world.facts import LANGUAGES, make_world

@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tutelage"
-EVERYBODY = {"errors", "records", "recipe", "atomic", "run_folder", "__version__"}
+EVERYBODY = {"errors", "records", "settings", "files", "runs", "__version__"}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
-    "recipe": {"errors"},
-    "origin": {"errors", "__version__"},
-    "atomic": set(),
-    "run_folder": {"errors", "recipe", "atomic", "origin", "__version__"},
+    "settings": {"errors"},
+    "files": set(),
     "screen": set(),
-    "runs": {"errors", "recipe", "origin", "run_folder", "screen"},
+    "runs": {"errors", "settings", "files", "screen", "__version__"},
     "world": EVERYBODY,
     "text": EVERYBODY,
     "data": EVERYBODY | {"text"},
@@ -30,20 +28,11 @@ ALLOWED = {
     "train": EVERYBODY | {"data", "text", "model", "objectives"},
     "assistant": EVERYBODY | {"generate", "text", "model"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text"},
+    "export": EVERYBODY | {"text", "model"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
-NO_TORCH = {"errors", "records", "recipe", "atomic", "origin", "run_folder", "runs", "world", "text"}
-TIES = {
-    "pipeline",
-    "simulated_ranking",
-    "gguf_export",
-    "gguf_tokenizer",
-    "data_commands",
-    "commands",
-    "cli",
-    "__init__",
-    "__main__",
-}
+NO_TORCH = {"errors", "records", "settings", "files", "screen", "runs", "world", "text"}
+TIES = {"recipes", "cli", "__init__", "__main__"}
 
 
 def parts() -> Iterator[tuple[str, Path]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage import cli
+from tutelage.cli import app as cli
 
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")

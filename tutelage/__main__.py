@@ -1,5 +1,5 @@
 """`python -m tutelage` is the same as `tutelage`."""
 
-from tutelage.cli import entry
+from tutelage.cli.app import entry
 
 entry()

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tutelage import cli
+from tutelage.cli import app as cli
+from tutelage.cli.data_commands import sections, show
 from tutelage.data.files import write_jsonl
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.inspection import Quantiles, inspect_data, scripts_of
-from tutelage.data_commands import sections, show
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
 from tutelage.text import Tokenizer
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tutelage import cli
+from tutelage.cli import app as cli
 from tutelage.data.files import Rejects
 from tutelage.data.formats import read_conversations, read_documents, read_rankings, what_is_in
 from tutelage.data.json_rows import read_json

@@ -260,7 +260,7 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path):
 
 def test_reading_json_never_loads_pyarrow():
     code = (
-        "import sys, tutelage.data.formats, tutelage.data.writing, tutelage.data_commands\n"
+        "import sys, tutelage.data.formats, tutelage.data.writing, tutelage.cli.data_commands\n"
         "print([m for m in ('pyarrow', 'datasets', 'torch', 'pandas') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -18,8 +18,8 @@ from typing import Any
 
 from toy_task import MACHINE
 
-from tutelage.recipe import dump
-from tutelage.run_folder import hash_of
+from tutelage.runs.folder import hash_of
+from tutelage.settings import dump
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 FORKS = multiprocessing.get_context("forkserver")
@@ -85,7 +85,7 @@ def die() -> None:
 
 
 def _enter(arguments: list[str], said: Path, before: Callable[[], Any] | None) -> None:
-    from tutelage import cli
+    from tutelage.cli import app as cli
 
     sys.stdout = sys.stderr = said.open("w", buffering=1)
     if before:

@@ -13,8 +13,8 @@ from toy_task import MACHINE, ppo_settings, pretrain_settings, reward_settings, 
 from tutelage.model.checkpoint import load_scalar
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo, pretrain, reward, sft
+from tutelage.train.models import averaged_of, load_scorer, load_trainable, new_critic
 from tutelage.train.settings import LoRA, Machine
-from tutelage.train.trunk import averaged_of, load_scorer, load_trainable, new_critic
 
 HALF = {"machine": MACHINE | {"weights": "bf16"}}
 IDS = torch.randint(20, 300, (2, 17), generator=torch.Generator().manual_seed(0))

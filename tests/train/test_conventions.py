@@ -20,12 +20,12 @@ from tutelage.objectives.ranking import kwise_loss
 from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.models import new_scorer
 from tutelage.train.ppo import PPOSettings, blend, experience, forward, minibatch_backward, minibatch_rows, prompt_order
 from tutelage.train.pretraining_text import text_backward
 from tutelage.train.reward import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.sft import demonstration_loss
-from tutelage.train.trunk import new_scorer
 
 VOCABULARY = 300
 

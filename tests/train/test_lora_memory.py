@@ -14,7 +14,7 @@ from toy_task import ppo_settings, reward_settings, sft_settings
 from tutelage.model.checkpoint import save_model
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.recipe import dump
+from tutelage.settings import dump
 from tutelage.text.tokenizer import Tokenizer
 
 LORA = {"r": 8, "alpha": 16.0}

@@ -13,8 +13,8 @@ from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.lora import adapters
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo, reward, sft
+from tutelage.train.models import critic_on, load_scorer, load_trainable, new_critic, reference_of
 from tutelage.train.settings import LoRA, Machine
-from tutelage.train.trunk import critic_on, load_scorer, load_trainable, new_critic, reference_of
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")

@@ -21,9 +21,9 @@ from torch import nn
 from toy_task import MACHINE, pretrain_settings
 
 from tutelage.errors import RunFolderError
-from tutelage.run_folder import hash_of, open_run, temporaries
-from tutelage.train import keeping
-from tutelage.train.keeping import Keeper
+from tutelage.runs.folder import hash_of, open_run, temporaries
+from tutelage.train import checkpointing as keeping
+from tutelage.train.checkpointing import Keeper
 from tutelage.train.optimizer import adamw
 from tutelage.train.settings import Machine
 

@@ -18,7 +18,8 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_conversations
 from tutelage.errors import RecipeError
 from tutelage.model.checkpoint import load_decoder
-from tutelage.train import keeping, ppo, pretrain, reward, sft
+from tutelage.train import checkpointing as keeping
+from tutelage.train import ppo, pretrain, reward, sft
 
 
 def while_the_state_is_written() -> None:

@@ -22,7 +22,7 @@ from tutelage.errors import CheckpointError, DataError, RecipeError, RunFolderEr
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking
-from tutelage.run_folder import hash_of
+from tutelage.runs.folder import hash_of
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo, pretrain, reward, sft
 from tutelage.train.settings import longest_row

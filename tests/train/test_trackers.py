@@ -11,11 +11,12 @@ import pytest
 from real_process import die, few_documents, finish, said, saved_step, stage
 from toy_task import MACHINE, pretrain_settings
 
-from tutelage import cli
+from tutelage.cli import app as cli
 from tutelage.errors import RecipeError
-from tutelage.recipe import dump
-from tutelage.run_folder import open_run
-from tutelage.train import keeping, trackers
+from tutelage.runs.folder import open_run
+from tutelage.settings import dump
+from tutelage.train import checkpointing as keeping
+from tutelage.train import trackers
 from tutelage.train.settings import Machine
 from tutelage.train.trackers import tracking
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.generate.sampler import Sampling
-from tutelage.recipe import Settings
 from tutelage.records import Message
+from tutelage.settings import Settings
 
 
 class ChatSettings(Settings):

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tutelage.atomic import atomic_file
 from tutelage.errors import DataError
+from tutelage.files import atomic_file
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")

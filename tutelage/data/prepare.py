@@ -20,8 +20,8 @@ from pydantic import BaseModel, Field
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
 from tutelage.data.mixing import split_by_key
 from tutelage.errors import DataError
-from tutelage.recipe import Settings
 from tutelage.records import Message, Prompt
+from tutelage.settings import Settings
 
 R = TypeVar("R", bound=BaseModel)
 

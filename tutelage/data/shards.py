@@ -15,8 +15,8 @@ from typing import IO
 
 import numpy as np
 
-from tutelage.atomic import atomic_file, write_atomic
 from tutelage.errors import DataError
+from tutelage.files import atomic_file, write_atomic
 from tutelage.records import Document
 from tutelage.text.tokenizer import Tokenizer
 

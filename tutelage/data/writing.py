@@ -12,13 +12,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tutelage.atomic import atomic_file
 from tutelage.data import writers
 from tutelage.data.files import TEXT_SUFFIXES, Rejects, ending
 from tutelage.data.formats import OnBad
 from tutelage.data.tables import one_line
 from tutelage.data.writers import CannotHold
 from tutelage.errors import DataError, UsageError
+from tutelage.files import atomic_file
 from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
 
 Row = dict[str, Any]

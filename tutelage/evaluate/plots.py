@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.atomic import write_atomic
 from tutelage.evaluate.run_output import Row, RunOutput, column, interval, number, read_run, stage_name
 from tutelage.evaluate.svg import GRID, INK, MUTED, PAPER, Plot, colour, drawing, marker
+from tutelage.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

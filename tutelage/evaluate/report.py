@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.atomic import write_atomic
 from tutelage.evaluate import report_words as words
 from tutelage.evaluate.plots import family_scores, run_plots, save_plots
 from tutelage.evaluate.run_output import (
@@ -28,6 +27,7 @@ from tutelage.evaluate.run_output import (
 )
 from tutelage.evaluate.side_by_side import choose_samples
 from tutelage.evaluate.svg import palette_css, stage_variable
+from tutelage.files import write_atomic
 
 if TYPE_CHECKING:
     from rich.table import Table

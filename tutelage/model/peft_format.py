@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tutelage.atomic import write_atomic
 from tutelage.errors import CheckpointError
+from tutelage.files import write_atomic
 from tutelage.model import huggingface as hf
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tutelage.atomic import sync_file, sync_folder, temporary_name
 from tutelage.errors import CheckpointError
+from tutelage.files import sync_file, sync_folder, temporary_name
 from tutelage.model.json_object import read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

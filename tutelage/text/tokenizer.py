@@ -15,8 +15,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from tutelage.atomic import write_atomic
 from tutelage.errors import CheckpointError, UsageError
+from tutelage.files import write_atomic
 from tutelage.text.codec import checked
 from tutelage.text.folder import read_backend, read_folder, require_rows
 from tutelage.text.imported import ChatFormat, chat_format

@@ -23,9 +23,9 @@ from tutelage.errors import Interrupted, RecipeError, TrainingError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast_dtype
 from tutelage.model.heads import ScalarModel
-from tutelage.run_folder import RunFolder
+from tutelage.runs.folder import RunFolder
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.keeping import Keeper, Metrics, Stateful
+from tutelage.train.checkpointing import Keeper, Metrics, Stateful
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.settings import Machine
 from tutelage.train.trackers import tracking

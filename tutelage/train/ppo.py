@@ -46,18 +46,18 @@ from tutelage.objectives.ppo import (
     value_loss,
     whiten,
 )
-from tutelage.recipe import Settings
 from tutelage.records import Prompt
-from tutelage.run_folder import open_run
+from tutelage.runs.folder import open_run
+from tutelage.settings import Settings
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.keeping import save_checkpoint
+from tutelage.train.checkpointing import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.memory import say_memory
+from tutelage.train.models import averaged_of, critic_on, load_scorer, load_trainable, new_critic, reference_of
 from tutelage.train.optimizer import adamw
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.settings import LoRA, Machine, Source
-from tutelage.train.trunk import averaged_of, critic_on, load_scorer, load_trainable, new_critic, reference_of
 
 Judge = Callable[[Prompt, str, bool], float]
 """(prompt, answer, whether it finished) -> gold score, where a task has one. Logged, never trained on."""

@@ -24,16 +24,16 @@ from tutelage.model.device import autocast, pick_device
 from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.objectives.language import next_token_loss
-from tutelage.recipe import Settings
-from tutelage.run_folder import open_run
+from tutelage.runs.folder import open_run
+from tutelage.settings import Settings
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.keeping import save_checkpoint
+from tutelage.train.checkpointing import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.memory import say_memory
+from tutelage.train.models import TYPES, load_trainable
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import text_inputs, text_mixture, text_windows
 from tutelage.train.settings import LoRA, Machine, Source
-from tutelage.train.trunk import TYPES, load_trainable
 
 
 class Shape(Settings):

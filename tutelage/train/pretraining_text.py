@@ -20,7 +20,7 @@ from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.objectives.language import next_token_loss
-from tutelage.run_folder import RunFolder
+from tutelage.runs.folder import RunFolder
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.settings import Source
 

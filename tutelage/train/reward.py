@@ -30,17 +30,17 @@ from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.model.hub import resolve_model
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
-from tutelage.recipe import Settings
 from tutelage.records import Ranking
-from tutelage.run_folder import open_run
+from tutelage.runs.folder import open_run
+from tutelage.settings import Settings
 from tutelage.text.chat import render, render_answers
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.keeping import save_checkpoint
+from tutelage.train.checkpointing import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.memory import say_memory
+from tutelage.train.models import load_trainable, new_scorer
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.settings import LoRA, Machine, longest_row
-from tutelage.train.trunk import load_trainable, new_scorer
 
 
 class RewardSettings(Settings):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe import Settings
+from tutelage.settings import Settings
 
 
 class Machine(Settings):

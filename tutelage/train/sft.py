@@ -25,17 +25,17 @@ from tutelage.model.hub import resolve_model
 from tutelage.model.lora import copy_on_trunk, load_own_weights, own_weights
 from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.objectives.language import next_token_loss
-from tutelage.recipe import Settings
-from tutelage.run_folder import open_run
+from tutelage.runs.folder import open_run
+from tutelage.settings import Settings
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.keeping import save_checkpoint
+from tutelage.train.checkpointing import save_checkpoint
 from tutelage.train.loop import Metrics, apply_gradients, run_steps
 from tutelage.train.memory import say_memory
+from tutelage.train.models import load_trainable
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import LoRA, Machine, Source, longest_row
-from tutelage.train.trunk import load_trainable
 
 
 class SFTSettings(Settings):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tutelage import recipe
+from tutelage import settings as recipe
 from tutelage.errors import RecipeError
-from tutelage.run_folder import RunFolder
+from tutelage.runs.folder import RunFolder
 from tutelage.train.settings import Machine
 
 Log = Callable[[int, Mapping[str, float]], Any]

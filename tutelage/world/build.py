@@ -30,10 +30,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from tutelage.atomic import write_atomic
 from tutelage.errors import DataError, RecipeError
-from tutelage.recipe import Settings
+from tutelage.files import write_atomic
 from tutelage.records import Conversation, Document, Prompt, Record
+from tutelage.settings import Settings
 from tutelage.world.dirt import with_dirt
 from tutelage.world.facts import LANGUAGES, RELATIONS, Language, World, make_world
 from tutelage.world.judge import Judge

@@ -12,8 +12,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe import Settings
 from tutelage.records import Conversation, Message
+from tutelage.settings import Settings
 from tutelage.world.facts import Language
 from tutelage.world.tasks import DECLINE, Task
 

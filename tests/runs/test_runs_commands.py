@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from toy_task import MACHINE, pretrain_settings
 
-from tutelage import cli, runs
+from tutelage.cli import app as cli
 from tutelage.errors import Interrupted, RunFolderError, TrainingError
-from tutelage.recipe import Settings
-from tutelage.run_folder import RunFolder, hash_of, open_run
+from tutelage.runs import commands as runs
+from tutelage.runs.folder import RunFolder, hash_of, open_run
 from tutelage.screen import amount
+from tutelage.settings import Settings
 from tutelage.train import pretrain
 
 
@@ -271,7 +272,7 @@ def test_nothing_of_it_loads_torch(root):
     """In a fresh interpreter; and a folder that is damaged stops none of the others from being listed."""
     commands = [["list", root], ["show", root / "base"], ["compare", root / "base", root / "stopped"], ["prune", root]]
     code = (
-        f"import sys\nfrom tutelage import cli\nfor words in {[[str(w) for w in words] for words in commands]}:\n"
+        f"import sys\nfrom tutelage.cli import app as cli\nfor words in {[[str(w) for w in words] for words in commands]}:\n"
         "    assert cli.main(['runs', *words]) == 0\nsys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

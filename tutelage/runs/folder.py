@@ -32,10 +32,11 @@ from typing import IO, Any
 import yaml
 from pydantic import BaseModel
 
-from tutelage import __version__, recipe
-from tutelage.atomic import write_atomic
+from tutelage import __version__
+from tutelage import settings as recipe
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, TutelageError, UsageError
-from tutelage.origin import LINEAGE, ancestors, code_version, command_line, now, read_lineage
+from tutelage.files import write_atomic
+from tutelage.runs.lineage import LINEAGE, ancestors, code_version, command_line, now, read_lineage
 
 _PLACE_OR_SPEED = {
     "out", "device", "microbatch", "recompute", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker",

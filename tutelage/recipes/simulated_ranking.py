@@ -16,11 +16,11 @@ from pathlib import Path
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant
-from tutelage.atomic import write_atomic
 from tutelage.data.formats import read_prompts, write_jsonl
+from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
-from tutelage.recipe import Settings
 from tutelage.records import Answers, Prompt, Ranking
+from tutelage.settings import Settings
 from tutelage.world.build import load_judge
 from tutelage.world.labellers import Labeller, label_seen, make_labellers, see, with_agreement
 

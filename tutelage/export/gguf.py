@@ -19,14 +19,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.atomic import atomic_path
 from tutelage.errors import CheckpointError, UsageError
-from tutelage.gguf_tokenizer import write_tokenizer
+from tutelage.export.gguf_tokenizer import write_tokenizer
+from tutelage.files import atomic_path
 from tutelage.model.checkpoint import load_decoder
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.rope import frequencies
-from tutelage.recipe import Settings
+from tutelage.settings import Settings
 
 if TYPE_CHECKING:
     import gguf

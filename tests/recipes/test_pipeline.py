@@ -9,11 +9,12 @@ import pytest
 import yaml
 from toy_task import MACHINE, SHAPE, Toy
 
-from tutelage import cli, pipeline
+from tutelage.cli import app as cli
 from tutelage.data.formats import read_documents, read_prompts, read_rankings
 from tutelage.data.prepare import DataSettings, prepare, text_of
 from tutelage.errors import RecipeError
-from tutelage.recipe import resolve
+from tutelage.recipes import pipeline
+from tutelage.settings import resolve
 
 STAGES = ["base", "base_few_shot", "sft", "ppo", "ppo_ptx"]
 SMALL = {
@@ -181,7 +182,7 @@ def test_a_recipe_needs_exactly_one_source():
 
 
 def test_the_shipped_recipes_resolve(capsys):
-    for recipe in sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml")):
+    for recipe in sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml")):
         assert cli.main(["run", str(recipe), "--print-config"]) == 0
         settings = resolve(pipeline.RunSettings, yaml.safe_load(capsys.readouterr().out))
         assert pipeline.Plan.of(settings)

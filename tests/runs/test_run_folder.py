@@ -20,11 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage import __version__, origin
-from tutelage.atomic import write_atomic
+from tutelage import __version__
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, UsageError
-from tutelage.recipe import Settings
-from tutelage.run_folder import hash_of, holder, open_run, removable, remove, temporaries
+from tutelage.files import write_atomic
+from tutelage.runs import lineage as origin
+from tutelage.runs.folder import hash_of, holder, open_run, removable, remove, temporaries
+from tutelage.settings import Settings
 
 
 class Some(Settings):
@@ -34,8 +35,8 @@ class Some(Settings):
 
 def test_a_second_process_is_refused_by_name(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom tutelage.recipe import Settings\n"
-        "from tutelage.run_folder import open_run\nclass Some(Settings):\n    lr: float = 1.0\n    out: str = ''\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tutelage.settings import Settings\n"
+        "from tutelage.runs.folder import open_run\nclass Some(Settings):\n    lr: float = 1.0\n    out: str = ''\n"
         "with open_run(Path(sys.argv[1]), 'x', Some(), {}):\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
@@ -122,8 +123,8 @@ def test_folder_hash_sees_names_and_contents_but_not_logs(tmp_path):
 def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path):
     """A forked child inherits the open lock file; it must let go of it, or a dead process would block the folder."""
     code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom tutelage.recipe import Settings\n"
-        "from tutelage.run_folder import open_run\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom tutelage.settings import Settings\n"
+        "from tutelage.runs.folder import open_run\n"
         "with open_run(Path(sys.argv[1]), 'x', Settings(), {}):\n    child = os.fork()\n    if child:\n"
         "        print(child, flush=True)\n        os.kill(os.getpid(), 9)\n    os.close(1)\n    time.sleep(60)\n    os._exit(0)\n"
     )
@@ -174,7 +175,7 @@ def test_the_code_version_is_that_of_the_checkout(tmp_path, monkeypatch):
     """Commit and whether tracked files were changed, held against a repository made here; unknown outside of one."""
     (tmp_path / "tutelage").mkdir()
     (tmp_path / "file").write_text("a")
-    monkeypatch.setattr(origin, "__file__", str(tmp_path / "tutelage" / "origin.py"))
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "tutelage" / "runs" / "lineage.py"))
     ask = origin.code_version.__wrapped__
     assert ask() == {"version": __version__, "commit": None, "dirty": None}
     for command in ("init -q", "add file", "-c user.name=a -c user.email=a@b commit -qm first"):
@@ -259,8 +260,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     ):
         pass
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom tutelage.recipe import Settings\n"
-        "from tutelage.run_folder import open_run\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"
+        "import os, sys\nfrom pathlib import Path\nfrom tutelage.settings import Settings\n"
+        "from tutelage.runs.folder import open_run\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"
         "with open_run(Path(sys.argv[1]), 'x', Settings(), {}):\n    pass\n"
     )
     with tempfile.TemporaryDirectory() as folder:  # not below tmp_path, which only its owner may enter

@@ -25,7 +25,7 @@ def code_version() -> dict[str, Any]:
     ``commit`` and ``dirty`` are None where there is no checkout, or git does not answer in two seconds.
     """
     version: dict[str, Any] = {"version": __version__, "commit": None, "dirty": None}
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return version
     # One question for both; without optional locks, so that asking writes nothing in the checkout.

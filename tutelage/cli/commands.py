@@ -17,7 +17,7 @@ from tutelage.evaluate.stages import StageResult, compare, evaluate_stage
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import require_kind
 from tutelage.model.hub import resolve_model
-from tutelage.recipe import Settings
+from tutelage.settings import Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.world.build import WorldSettings, build_world, load_judge
 from tutelage.world.labellers import TIE_THRESHOLD, label, make_labellers

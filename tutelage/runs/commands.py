@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from tutelage import recipe
+from tutelage import settings as recipe
 from tutelage.errors import RunFolderError, TutelageError, UsageError
-from tutelage.origin import LINEAGE, read_lineage
-from tutelage.recipe import Settings
-from tutelage.run_folder import flat, holder, locked, removable, remove, temporaries
+from tutelage.runs.folder import flat, holder, locked, removable, remove, temporaries
+from tutelage.runs.lineage import LINEAGE, read_lineage
 from tutelage.screen import amount, console, shown, table
+from tutelage.settings import Settings
 
 if TYPE_CHECKING:
     from rich.tree import Tree

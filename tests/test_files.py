@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tutelage.atomic import atomic_file, atomic_path, temporary_name, write_atomic
+from tutelage.files import atomic_file, atomic_path, temporary_name, write_atomic
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
@@ -53,7 +53,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomic(path, b"old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from tutelage.atomic import atomic_file\n"
+        "import os, signal, sys; from pathlib import Path; from tutelage.files import atomic_file\n"
         "with atomic_file(Path(sys.argv[1])) as file:\n"
         "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )

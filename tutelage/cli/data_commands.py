@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tutelage.atomic import atomic_file
 from tutelage.data import writing
 from tutelage.data.files import Rejects
 from tutelage.data.formats import OnBad, records_of, what_is_in
@@ -21,8 +20,9 @@ from tutelage.data.inspection import FileFacts, Inspection, KindFacts, Lengths, 
 from tutelage.data.sources import ANY_FILE, data_files
 from tutelage.data.writers import pairs_of
 from tutelage.errors import DataError, UsageError
-from tutelage.recipe import Settings
+from tutelage.files import atomic_file
 from tutelage.records import Ranking, Record
+from tutelage.settings import Settings
 
 _FILES_ONE_BY_ONE = 20
 

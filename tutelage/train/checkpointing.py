@@ -23,18 +23,18 @@ import yaml
 from safetensors import SafetensorError
 from torch import nn
 
-from tutelage.atomic import atomic_path, sync_folder, temporary_name, write_atomic
 from tutelage.errors import RunFolderError
+from tutelage.files import atomic_path, sync_folder, temporary_name, write_atomic
 from tutelage.model.checkpoint import save_model
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import adapters, load_own_weights, merged, own_weights
 from tutelage.model.peft_format import save_adapter
-from tutelage.run_folder import LINEAGE, RunFolder, removable, remove
+from tutelage.runs.folder import LINEAGE, RunFolder, removable, remove
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.models import ADAPTER
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.settings import Machine
-from tutelage.train.trunk import ADAPTER
 
 Metrics = dict[str, float]
 

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.atomic import write_atomic
 from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.heldout import HeldoutText
@@ -30,13 +29,14 @@ from tutelage.errors import DataError
 from tutelage.evaluate.report import stage_table, write_report
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.stages import StageResult, compare, evaluate_stage, sample_rows, shots_like
+from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of, load_decoder, param_count
 from tutelage.model.device import peak_rss_gib, pick_device, release_heap
-from tutelage.recipe import Settings, merge, resolve
-from tutelage.run_folder import open_run
+from tutelage.recipes.simulated_ranking import LabelSettings, rank_answers
+from tutelage.runs.folder import open_run
 from tutelage.screen import program
-from tutelage.simulated_ranking import LabelSettings, rank_answers
+from tutelage.settings import Settings, merge, resolve
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import ppo as ppo_stage
 from tutelage.train import pretrain as pretrain_stage
@@ -90,7 +90,7 @@ class RunSettings(Settings):
 
 def shipped_recipe(name: str) -> Path:
     """A recipe that comes with the package: beside it in a checkout, inside it when installed."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     return next(
         (p for p in (here / "recipes" / name, here.parent / "recipes" / name) if p.exists()), here / "recipes" / name
     )

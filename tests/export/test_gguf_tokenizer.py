@@ -17,8 +17,8 @@ from text.chat_formats import CORPUS, FORMATS, byte_pieces, write_folder
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tutelage.errors import CheckpointError
-from tutelage.gguf_export import ExportSettings, export, export_gguf
-from tutelage.gguf_tokenizer import PRE_TOKENIZERS, portable_template
+from tutelage.export.gguf import ExportSettings, export, export_gguf
+from tutelage.export.gguf_tokenizer import PRE_TOKENIZERS, portable_template
 from tutelage.model.checkpoint import save_model
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder

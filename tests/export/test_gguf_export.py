@@ -10,11 +10,11 @@ import pytest
 import torch
 from gguf_server import ask, greedy, llama_cpp, logprobs
 
-from tutelage import cli
 from tutelage.assistant.assistant import Assistant
+from tutelage.cli import app as cli
 from tutelage.errors import CheckpointError
+from tutelage.export.gguf import export_gguf, neighbouring_pairs, tensors
 from tutelage.generate.sampler import Sampling
-from tutelage.gguf_export import export_gguf, neighbouring_pairs, tensors
 from tutelage.model.checkpoint import load_decoder, save_model
 from tutelage.model.config import ModelConfig, RopeScaling
 from tutelage.model.decoder import Decoder

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tutelage import cli
+from tutelage.cli import app as cli
 from tutelage.screen import program
 
 

@@ -21,7 +21,7 @@ from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_a
 from tutelage.model.peft_format import load_adapter
 from tutelage.model.surprisal import Surprisal
 from tutelage.model.vocabulary import fit_vocabulary
-from tutelage.run_folder import LINEAGE, hash_of, read_lineage
+from tutelage.runs.folder import LINEAGE, hash_of, read_lineage
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.settings import LoRA, Machine
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from refusals import make_place, nobody, refused
 from test_recipe import Outer
 
-from tutelage import cli, pipeline, recipe
+from tutelage import settings as recipe
+from tutelage.cli import app as cli
 from tutelage.errors import RecipeError
+from tutelage.recipes import pipeline
 from tutelage.train import sft
 
 SFT = "out: made\ncheckpoint: good\ndemonstrations: demonstrations.jsonl\nepochs: 1\n"

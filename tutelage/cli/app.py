@@ -112,14 +112,14 @@ def overview() -> str:
 
 def demo(arguments: list[str]) -> None:
     """`tutelage demo`: the recipe that ships with the package."""
-    from tutelage.pipeline import shipped_recipe
+    from tutelage.recipes.pipeline import shipped_recipe
 
     run([str(shipped_recipe("demo.yaml")), *arguments])
 
 
 def run(arguments: list[str]) -> None:
     """`tutelage run RECIPE`: every stage, evaluation and report."""
-    from tutelage import pipeline
+    from tutelage.recipes import pipeline
 
     if arguments and not arguments[0].startswith("--"):
         arguments = ["--recipe", *arguments]
@@ -187,7 +187,7 @@ def data(arguments: list[str]) -> None:
         return
     verb, rest = arguments[0], arguments[1:]
     if verb in ("inspect", "convert"):  # without torch
-        from tutelage import data_commands
+        from tutelage.cli import data_commands
 
         rest = ["--path", *rest] if rest and not rest[0].startswith("--") else rest
         kind, action = data_commands.COMMANDS[verb]
@@ -195,7 +195,7 @@ def data(arguments: list[str]) -> None:
         if settings is not None:
             action(settings)
         return
-    from tutelage import commands
+    from tutelage.cli import commands
 
     if verb == "world":
         run_stage("data world", commands.WorldCommand, commands.make_world_files, rest)
@@ -205,7 +205,7 @@ def data(arguments: list[str]) -> None:
 
 def tokenizer(arguments: list[str]) -> None:
     """`tutelage tokenizer train`."""
-    from tutelage import commands
+    from tutelage.cli import commands
 
     if not arguments or arguments[0] != "train":
         print("usage: tutelage tokenizer train --texts FILE [--vocab_size 2048] --out DIR")
@@ -217,7 +217,7 @@ def tokenizer(arguments: list[str]) -> None:
 
 def generate(arguments: list[str]) -> None:
     """`tutelage generate`."""
-    from tutelage import commands
+    from tutelage.cli import commands
 
     run_stage("generate", commands.GenerateCommand, commands.generate_answers, arguments, positional="checkpoint")
 
@@ -231,28 +231,28 @@ def chat(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """`tutelage eval`."""
-    from tutelage import commands
+    from tutelage.cli import commands
 
     run_stage("eval", commands.EvalCommand, commands.compare_checkpoints, arguments)
 
 
 def report(arguments: list[str]) -> None:
     """`tutelage report FOLDER`."""
-    from tutelage import commands
+    from tutelage.cli import commands
 
     run_stage("report", commands.ReportCommand, commands.write_report, arguments, positional="folder")
 
 
 def export(arguments: list[str]) -> None:
     """`tutelage export CHECKPOINT --out FILE.gguf`."""
-    from tutelage import gguf_export
+    from tutelage.export import gguf as gguf_export
 
     run_stage("export", gguf_export.ExportSettings, gguf_export.export, arguments, positional="checkpoint")
 
 
 def runs(arguments: list[str]) -> None:
     """`tutelage runs list|show|compare|resume|prune`."""
-    from tutelage import runs as folders
+    from tutelage.runs import commands as folders
 
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb == "resume" and rest and not rest[0].startswith("-"):
@@ -321,7 +321,7 @@ def run_stage(
 
 def configure(name: str, kind: type[S], arguments: list[str]) -> S | None:
     """Settings from `--recipe FILE` and overrides; None when `--help` or `--print-config` was answered instead."""
-    from tutelage import recipe
+    from tutelage import settings as recipe
 
     if "--help" in arguments or "-h" in arguments:
         print(settings_help(name, kind))
@@ -363,7 +363,7 @@ def naming_the_recipe(arguments: list[str]) -> Iterator[None]:
 
 def settings_help(name: str, kind: type[BaseModel]) -> str:
     """Every setting with its type, default and meaning."""
-    from tutelage import recipe
+    from tutelage import settings as recipe
 
     lines = [
         f"usage: tutelage {name} [--recipe FILE] [--print-config] [--setting value ...]",

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from tutelage import recipe
+from tutelage import settings as recipe
 from tutelage.errors import RecipeError
-from tutelage.recipe import Settings
+from tutelage.settings import Settings
 
 
 class Inner(Settings):

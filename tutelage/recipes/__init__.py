@@ -1,0 +1,1 @@
+"""Recipes: ordered lists of named steps, and running them."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: its folder, its lineage, and the commands that look at them."""
