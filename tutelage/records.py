@@ -1,18 +1,18 @@
 """The shapes data has, and the only ones: everything read, written, trained on or labelled is one of these.
 
 Records are immutable pydantic models. ``record.model_dump_json(exclude_defaults=True)`` writes one as a line of JSONL and
-``Record.model_validate_json(line)`` reads it back. ``meta`` carries what a source knows beyond the fields (its family, its
-language, what a judge has to check); nothing in training reads it.
+``Record.model_validate_json(line)`` reads it back; files written before a field existed still read. ``meta`` carries what a
+source knows beyond the fields (task family, language, what a judge checks); training never reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Record(BaseModel):
@@ -29,11 +29,81 @@ class Document(Record):
     meta: dict[str, Any] = {}
 
 
+class TextPart(Record):
+    """A piece of text in a message."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImagePart(Record):
+    """A picture in a message, by reference."""
+
+    type: Literal["image"] = "image"
+    image: str = Field(min_length=1)
+    """A path, relative to the file that holds the record, or a URL."""
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ToolCall(Record):
+    """A call that the assistant asks for. The tool's output follows as a message of role ``tool``."""
+
+    name: str = Field(min_length=1)
+    arguments: dict[str, Any] = {}
+    id: str = ""
+
+
+class Evidence(Record):
+    """A passage that an answer rests on."""
+
+    id: str = Field(min_length=1)
+    text: str
+    source: str = ""
+    """Where it is from: a URL, or a file."""
+    title: str = ""
+
+
+class Citation(Record):
+    """The characters ``start`` to ``end`` (exclusive) of an answer's text rest on the evidence of this id."""
+
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    evidence: str
+
+
 class Message(Record):
     """One turn of a conversation."""
 
     role: Role
-    content: str
+    content: str | tuple[Part, ...]
+    reasoning: str = ""
+    """What the assistant thought before it answered, where a source keeps that apart."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    """Of a tool's output: the call that it answers."""
+    name: str = ""
+    """Of a tool's output: the tool."""
+    evidence: tuple[Evidence, ...] = ()
+    citations: tuple[Citation, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The content's text: all of it, or its text parts joined."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @model_validator(mode="after")
+    def _fields_of_its_role(self) -> Self:
+        if self.role != "assistant":
+            for name in ("reasoning", "tool_calls", "evidence", "citations"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} belongs to the assistant, and this message is by the {self.role}")
+        if self.role != "tool" and self.tool_call_id:
+            raise ValueError(f"tool_call_id belongs to a tool's output, and this message is by the {self.role}")
+        return self
 
 
 class Conversation(Record):
@@ -45,7 +115,7 @@ class Conversation(Record):
 
 
 class Prompt(Record):
-    """A conversation that waits for the assistant: its last message is the user's."""
+    """A conversation that waits for the assistant: its last message is the user's, or a tool's output."""
 
     messages: tuple[Message, ...] = Field(min_length=1)
     id: str = ""
@@ -54,7 +124,7 @@ class Prompt(Record):
 
     @model_validator(mode="after")
     def _ends_with_user(self) -> Self:
-        if self.messages[-1].role != "user":
+        if self.messages[-1].role not in ("user", "tool"):
             raise ValueError(f"a prompt ends with a user message, this one ends with {self.messages[-1].role!r}")
         return self
 
@@ -68,6 +138,8 @@ class Completion(Record):
     model: str = ""
     sampling: dict[str, float | int] = {}
     seed: int | None = None
+    evidence: tuple[Evidence, ...] = ()
+    citations: tuple[Citation, ...] = ()
     _ids: tuple[int, ...] | None = PrivateAttr(None)
 
     @property
@@ -107,6 +179,12 @@ class Ranking(Record):
     labeller: str = ""
     seconds: float | None = None
     source: str = ""
+    id: str = ""
+    weight: float = Field(1.0, gt=0)
+    """How much it counts beside others: the labeller's reliability, where that is known."""
+    note: str = ""
+    """What the labeller wrote."""
+    meta: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:

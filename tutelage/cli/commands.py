@@ -73,7 +73,7 @@ def train_tokenizer(settings: TokenizerCommand) -> str:
     """Train and save."""
     texts = [document.text for document in read_documents(settings.texts)]
     if settings.demonstrations:
-        texts += [m.content for c in read_conversations(settings.demonstrations) for m in c.messages]
+        texts += [m.text for c in read_conversations(settings.demonstrations) for m in c.messages]
     tokenizer = Tokenizer.train(texts, settings.vocab_size)
     tokenizer.save(settings.out)
     sample = texts[:1000]

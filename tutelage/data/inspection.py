@@ -240,9 +240,9 @@ def _parts(record: Record) -> list[tuple[str, str]]:
     """(name, text) of what is measured: of a conversation the whole and each answer apart."""
     if isinstance(record, Document):
         return [("text", record.text)]
-    whole = "\n".join(message.content for message in _messages(record))
+    whole = "\n".join(message.text for message in _messages(record))
     if isinstance(record, Conversation):
-        answers = [("answer", message.content) for message in record.messages if message.role == "assistant"]
+        answers = [("answer", message.text) for message in record.messages if message.role == "assistant"]
         return [("conversation", whole), *answers]
     completions = record.completions if isinstance(record, Ranking | Answers) else ()
     return [("prompt", whole), *(("completion", completion.text) for completion in completions)]
@@ -252,7 +252,7 @@ def _example(record: Record) -> str:
     """A record in a line or a few, each cut short."""
     if isinstance(record, Document):
         return _short(record.text, 300)
-    lines = [f"{message.role}: {_short(message.content, 150)}" for message in _messages(record)]
+    lines = [f"{message.role}: {_short(message.text, 150)}" for message in _messages(record)]
     if len(lines) > 4:
         lines[2:-1] = [f"... {len(lines) - 3} more turns ..."]
     if isinstance(record, Ranking):

@@ -141,7 +141,7 @@ def unique(prompts: Iterable[Prompt]) -> list[Prompt]:
 
 def text_of(messages: Sequence[Message]) -> str:
     """The turns of a conversation as one string, for comparing."""
-    return "\n".join(f"{message.role}: {message.content}" for message in messages)
+    return "\n".join(f"{message.role}: {message.text}" for message in messages)
 
 
 def questions(messages: Sequence[Message]) -> set[str]:

@@ -187,7 +187,7 @@ def _apart(messages: list[Message]) -> tuple[list[Message], list[Message]]:
 
 def _said(messages: list[Message]) -> list[tuple[Role, str]]:
     """Who says what, without the white space around it: for comparing and for errors."""
-    return [(message.role, message.content.strip()) for message in messages]
+    return [(message.role, message.text.strip()) for message in messages]
 
 
 def pair(chosen: list[Message], rejected: list[Message], meta: dict[str, Any], *, identity: str = "") -> Ranking | Skip:
@@ -198,7 +198,7 @@ def pair(chosen: list[Message], rejected: list[Message], meta: dict[str, Any], *
         return Skip("the sides differ before the last answer")
     if len(chosen) < 2 or chosen[-2].role != "user" or {chosen[-1].role, rejected[-1].role} != {"assistant"}:
         return Skip("the sides do not end with a question and an answer")
-    texts = (chosen[-1].content, rejected[-1].content)
+    texts = (chosen[-1].text, rejected[-1].text)
     completions = tuple(Completion(text=text) for text in texts)
     asked = Prompt(messages=tuple(chosen[:-1]), id=identity, meta=meta)
     return Ranking(prompt=asked, completions=completions, ranks=(1, 2))

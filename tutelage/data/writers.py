@@ -52,9 +52,9 @@ def prompt_completion(record: Conversation) -> Row:
 def prompt_completion_text(record: Conversation) -> Row:
     """One question and its answer as bare texts."""
     before, answer = _answered(record)
-    if answer.content.rstrip().endswith("<|endoftext|>"):
+    if answer.text.rstrip().endswith("<|endoftext|>"):
         raise CannotHold("its answer ends with <|endoftext|>, which readers take for the end of the text")
-    return _with_meta({"prompt": _one_question(before), "completion": _some(answer.content)}, record.meta)
+    return _with_meta({"prompt": _one_question(before), "completion": _some(answer.text)}, record.meta)
 
 
 def alpaca(record: Conversation) -> Row:
@@ -62,18 +62,18 @@ def alpaca(record: Conversation) -> Row:
     before, answer = _answered(record)
     system, turns = _system_apart(before)
     _check_in_turn(turns)
-    row: Row = {"instruction": turns[-1].content, "input": "", "output": _some(answer.content)}
+    row: Row = {"instruction": turns[-1].text, "input": "", "output": _some(answer.text)}
     if system is not None:
         row["system"] = _some(system)
     if len(turns) > 1:
-        row["history"] = [[turns[i].content, turns[i + 1].content] for i in range(0, len(turns) - 1, 2)]
+        row["history"] = [[turns[i].text, turns[i + 1].text] for i in range(0, len(turns) - 1, 2)]
     return _with_meta(row, record.meta)
 
 
 def sharegpt(record: Conversation) -> Row:
     """``{conversations: [{from, value}]}``."""
     names = {"system": "system", "user": "human", "assistant": "gpt"}
-    turns = [{"from": names[message.role], "value": message.content} for message in record.messages]
+    turns = [{"from": names[message.role], "value": message.text} for message in record.messages]
     return _with_meta({"conversations": turns}, record.meta)
 
 
@@ -157,7 +157,7 @@ def ultrafeedback_binarized(record: Ranking) -> Row:
     if turns[0].role != "user":
         raise CannotHold("its dialogue does not begin with a question")
     chosen = _messages([*asked, _answer(better)])
-    row: Row = {"prompt": turns[0].content} | _id("prompt_id", record.prompt)
+    row: Row = {"prompt": turns[0].text} | _id("prompt_id", record.prompt)
     row |= {"chosen": chosen, "rejected": _messages([*asked, _answer(worse)]), "messages": chosen}
     return _with_meta(row, record.prompt.meta)
 
@@ -185,13 +185,13 @@ def tree_of_ranking(record: Ranking) -> Row:
 
 
 def _tree(path: tuple[Message, ...], last: list[Row], meta: Row, identity: str) -> Row:
-    said = json.dumps([[m.role, m.content] for m in path], ensure_ascii=False) + json.dumps(last, ensure_ascii=False)
+    said = json.dumps([[m.role, m.text] for m in path], ensure_ascii=False) + json.dumps(last, ensure_ascii=False)
     name = hashlib.sha256(said.encode()).hexdigest()[:16]
     replies = [reply | {"message_id": f"{name}-{len(path) + i}"} for i, reply in enumerate(last)]
     names = {"user": "prompter", "assistant": "assistant"}
     for i in reversed(range(len(path))):
         own_id = identity if identity and i == len(path) - 1 else f"{name}-{i}"
-        node: Row = {"message_id": own_id, "role": names[path[i].role], "text": _some(path[i].content)}
+        node: Row = {"message_id": own_id, "role": names[path[i].role], "text": _some(path[i].text)}
         if isinstance(meta.get("lang"), str):
             node["lang"] = meta["lang"]
         replies = [node | {"replies": replies}]
@@ -272,7 +272,7 @@ def _answered(record: Conversation) -> tuple[tuple[Message, ...], Message]:
 def _one_question(messages: tuple[Message, ...]) -> str:
     if len(messages) != 1 or messages[0].role != "user":
         raise CannotHold("its prompt is more than one question, and this format has one text for it")
-    return messages[0].content
+    return messages[0].text
 
 
 def _system_apart(messages: tuple[Message, ...]) -> tuple[str | None, tuple[Message, ...]]:
@@ -281,7 +281,7 @@ def _system_apart(messages: tuple[Message, ...]) -> tuple[str | None, tuple[Mess
         return None, messages
     if len(messages) == 1:
         raise CannotHold("it has a system message and no question")
-    return messages[0].content, messages[1:]
+    return messages[0].text, messages[1:]
 
 
 def _check_in_turn(messages: tuple[Message, ...]) -> None:
@@ -311,9 +311,9 @@ def _transcript(messages: Any) -> str:
     for message in messages:
         if message.role not in names:
             raise CannotHold("it has a system message")
-        if any(f"\n\n{name}:" in message.content.strip() for name in names.values()):
+        if any(f"\n\n{name}:" in message.text.strip() for name in names.values()):
             raise CannotHold("in one of its turns a line begins with Human: or Assistant:, as turns do")
-        text += f"\n\n{names[message.role]}: {message.content.strip()}"
+        text += f"\n\n{names[message.role]}: {message.text.strip()}"
     return text
 
 

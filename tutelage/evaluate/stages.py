@@ -65,7 +65,7 @@ def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Sho
     """Picks ``count`` short demonstrations for a prompt: of its family and language where there are any, else any."""
 
     def size(conversation: Conversation) -> int:
-        return sum(len(message.content) for message in conversation.messages)
+        return sum(len(message.text) for message in conversation.messages)
 
     def kind(record: Conversation | Prompt) -> tuple[Any, Any]:
         return record.meta.get("family"), record.meta.get("language")
@@ -78,7 +78,7 @@ def shots_like(demonstrations: list[Conversation], count: int, seed: int) -> Sho
 
     def choose(prompt: Prompt) -> list[Conversation]:
         group = groups.get(kind(prompt), usable)
-        text = prompt.messages[-1].content
+        text = prompt.messages[-1].text
         rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big"))
         return rng.sample(group, min(count, len(group)))
 

@@ -268,7 +268,7 @@ def make_tokenizer(settings: RunSettings, plan: Plan) -> None:
         for source in plan.pretrain.sources.values():
             yield from (document.text for document in read_documents(source.path))
         for conversation in read_conversations(plan.sft.demonstrations):
-            yield from (message.content for message in conversation.messages)
+            yield from (message.text for message in conversation.messages)
 
     Tokenizer.train(texts(), settings.vocab_size).save(folder)
 

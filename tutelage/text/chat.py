@@ -76,7 +76,7 @@ def render_batch(
     if tokenizer.chat is not None:
         return _render_imported(tokenizer.chat, dialogues, add_generation_prompt=add_generation_prompt)
     role_ids = {"system": tokenizer.system_id, "user": tokenizer.user_id, "assistant": tokenizer.assistant_id}
-    encoded = iter(tokenizer.encode_batch([message.content for messages in dialogues for message in messages]))
+    encoded = iter(tokenizer.encode_batch([message.text for messages in dialogues for message in messages]))
     rendered = []
     for messages in dialogues:
         ids, loss_mask = [tokenizer.bos_id], [False]
@@ -154,7 +154,7 @@ def _naming(messages: Sequence[Message]) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        first = messages[0].content if messages else ""
+        first = messages[0].text if messages else ""
         raise UsageError(f"{error} (the conversation begins {first[:40]!r})") from None
 
 
@@ -242,7 +242,7 @@ def transcript(messages: Sequence[Message], *, shots: Sequence[Conversation] = (
     if not messages or messages[-1].role != "user":
         raise ValueError("a transcript prompt ends with a user message")
     if not shots:
-        return "".join(f"{message.content}\n" for message in messages)
+        return "".join(f"{message.text}\n" for message in messages)
     dialogues = [shot.messages for shot in shots] + [messages]
-    texts = ("".join(f"{_LABELS[m.role]}: {m.content}\n" for m in dialogue) for dialogue in dialogues)
+    texts = ("".join(f"{_LABELS[m.role]}: {m.text}\n" for m in dialogue) for dialogue in dialogues)
     return "\n".join(texts) + "A:"

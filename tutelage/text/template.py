@@ -137,7 +137,7 @@ class Template:
 
         Raises UsageError where the template refuses the conversation, with its words, and where it fails.
         """
-        dialogue = [{"role": m.role, "content": Authored(m.content, chr(i + 1))} for i, m in enumerate(messages)]
+        dialogue = [{"role": m.role, "content": Authored(m.text, chr(i + 1))} for i, m in enumerate(messages)]
         token = _steps.set(0)
         try:
             pieces = self._compiled.generate(
