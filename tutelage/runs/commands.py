@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from tutelage import settings as recipe
 from tutelage.errors import RunFolderError, TutelageError, UsageError
-from tutelage.runs.folder import flat, holder, locked, removable, remove, temporaries
+from tutelage.runs.folder import holder, is_run, locked, removable, remove, temporaries
 from tutelage.runs.lineage import LINEAGE, read_lineage
 from tutelage.screen import amount, console, shown, table
-from tutelage.settings import Settings
+from tutelage.settings import Settings, flat, read_yaml
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -73,12 +72,12 @@ class Run:
         """Raises RunFolderError if this is no run folder, or a damaged one."""
         if not is_run(path):
             raise RunFolderError(f"{path} is no run folder: there is no recipe.yaml with a {LINEAGE} beside it")
-        return cls(path, read_lineage(path / LINEAGE), recipe.read_yaml(path / "recipe.yaml"))
+        return cls(path, read_lineage(path / LINEAGE), read_yaml(path / "recipe.yaml"))
 
     @property
-    def stage(self) -> str:
-        """The command that made it."""
-        return self.lineage["stage"]
+    def kind(self) -> str:
+        """The kind of step that made it."""
+        return self.lineage["kind"]
 
     @cached_property
     def sessions(self) -> list[dict[str, Any]]:
@@ -138,7 +137,7 @@ class Run:
     def key_figure(self) -> str:
         """The metric that people look for first, with its last value."""
         figures = {name: value for name, value in self.figures.items() if name != "step"}
-        names = (*KEY_FIGURES.get(self.stage, ()), *figures)
+        names = (*KEY_FIGURES.get(self.kind, ()), *figures)
         return next((f"{name} {shown(figures[name])}" for name in names if name in figures), "")
 
     @property
@@ -147,11 +146,6 @@ class Run:
         files = (path for path in self.path.iterdir() if path.is_file() and path.name != "lock")
         latest = max(path.stat().st_mtime for path in files)
         return datetime.fromtimestamp(latest).strftime("%Y-%m-%d %H:%M")
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is a run's. A checkpoint has a lineage too, but no recipe."""
-    return (path / "recipe.yaml").is_file() and (path / LINEAGE).is_file()
 
 
 def find(root: Path) -> list[Path]:
@@ -185,7 +179,7 @@ def list_runs(command: ListCommand) -> None:
             run = Run.read(path)
             done, total = run.steps
             steps = f"{done}/{total}" if total else ""
-            rows.append((path, run.stage, run.state.split(" at ")[0], steps, run.key_figure, run.when, size))
+            rows.append((path, run.kind, run.state.split(" at ")[0], steps, run.key_figure, run.when, size))
         except TutelageError as error:
             rows.append((path, "?", "damaged", "", str(error), "", size))
     if not rows:
@@ -197,7 +191,7 @@ def list_runs(command: ListCommand) -> None:
 def show_run(command: ShowCommand) -> None:
     """Print all that a run folder says of itself."""
     run = Run.read(command.run)
-    print(f"{run.path}: {run.stage}, {run.state}" + (f" by {run.holder}" if run.holder else ""))
+    print(f"{run.path}: {run.kind}, {run.state}" + (f" by {run.holder}" if run.holder else ""))
     if run.error:
         print(f"failed with: {run.error}")
     print("\nrecipe\n" + (run.path / "recipe.yaml").read_text(encoding="utf-8").rstrip())
@@ -219,7 +213,7 @@ def compare_runs(command: CompareCommand) -> None:
     """Print the settings in which runs differ, and their figures side by side."""
     runs = [Run.read(path) for path in command.runs]
     headers = ("", *(str(run.path) for run in runs))
-    settings = [flat(run.recipe) | {"(stage)": run.stage, "(code)": _code(run.lineage)} for run in runs]
+    settings = [flat(run.recipe) | {"(kind)": run.kind, "(code)": _code(run.lineage)} for run in runs]
     names = [name for name in dict.fromkeys(name for values in settings for name in values) if name != "out"]
     differing = [name for name in names if len({shown(values.get(name)) for values in settings}) > 1]
     if differing:
@@ -240,7 +234,7 @@ def resumption(path: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
         raise RunFolderError(f"{path} is finished: there is nothing to go on with")
     elsewhere = Path(run.recipe.get("out", "")).resolve() != path.resolve()  # moved, or started from another folder
     place = ["--out", str(path)] if elsewhere else []
-    return run.stage, ["--recipe", str(path / "recipe.yaml"), *place, *overrides]
+    return run.kind, ["--recipe", str(path / "recipe.yaml"), *place, *overrides]
 
 
 def prune(command: PruneCommand) -> None:
@@ -297,14 +291,14 @@ def family(run: Run) -> Tree:
         for role, entry in inputs.items():
             digest = entry["sha256"]
             made_by = ancestors.get(digest)
-            by = f" by {made_by['stage']} ({_code(made_by)})" if made_by else ""
+            by = f" by {made_by['kind']} ({_code(made_by)})" if made_by else ""
             above = ", see above" if made_by and digest in drawn else ""
             branch = tree.add(Text(f"{role}: {entry['path']} [{digest[:12]}]{by}{above}"))
             if made_by and digest not in drawn:
                 drawn.add(digest)
                 grow(branch, made_by.get("inputs", {}))
 
-    tree = Tree(Text(f"{run.stage} ({_code(run.lineage)})"))
+    tree = Tree(Text(f"{run.kind} ({_code(run.lineage)})"))
     grow(tree, run.lineage["inputs"])
     return tree
 

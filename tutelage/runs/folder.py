@@ -1,15 +1,15 @@
-"""What a run leaves behind, so that anyone can see later what made it, and go on from where it stopped.
+"""What a run leaves behind, so that anyone can see what made it and go on from where it stopped.
 
-recipe.yaml     every setting, resolved
-lineage.json    the stage, the code version, the hash of every input, and the runs that those came from
-sessions.jsonl  when it ran, by which command, on what kind of machine, and how that ended
-metrics.jsonl   one row a logged step
-state.pt        what an interrupted run goes on from, and state.previous.pt the one before; removed when it is done
-progress.json   the step of that state, of how many; removed with it
-checkpoints/    intermediate results, where they were asked for; `best` names the best of them
-checkpoint/     the result
-done.json       the stage's closing figures; its presence means: finished
-lock            held by the one process that works here
+recipe.yaml     its kind, its inputs and every knob, resolved
+lineage.json    the kind, the code version, the hash of every input, and the runs those inputs came from
+sessions.jsonl  when it ran, by which command, on what kind of machine, how long, and how that ended
+metrics.jsonl   one row per logged step
+state.pt        what an interrupted run resumes from, and state.previous.pt the one before; removed when it is finished
+progress.json   the step of that state, and how many there are; removed with it
+checkpoints/    intermediate checkpoints, where they were asked for; `best` names the best of them
+checkpoint/     the result of training
+done.json       the closing figures; the run is finished when this file exists
+lock            held by the one process that writes here
 """
 
 from __future__ import annotations
@@ -20,43 +20,47 @@ import hashlib
 import json
 import math
 import os
+import resource
 import secrets
 import shutil
 import socket
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-from pydantic import BaseModel
-
 from tutelage import __version__
-from tutelage import settings as recipe
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, TutelageError, UsageError
 from tutelage.files import write_atomic
 from tutelage.runs.lineage import LINEAGE, ancestors, code_version, command_line, now, read_lineage
+from tutelage.settings import Inputs, Settings, flat, plain, read_yaml, write_yaml
 
 _PLACE_OR_SPEED = {
     "out", "device", "microbatch", "recompute", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker",
     "project",
 }  # fmt: skip
-"""Settings, by their last name, that may differ when a run goes on: they change where, how fast and what is kept beside."""
+"""Settings, by their last name, that may differ when a run is resumed: where, how fast, and what is kept besides."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 _OF_A_START = {"lock", "recipe.yaml", LINEAGE, "sessions.jsonl", "timings.json"}
-"""What stands in a run folder before its first result."""
+"""What a run folder holds before its first result."""
+_NOT_CONTENT = {"lock", LINEAGE, "sessions.jsonl", "state.pt", "state.previous.pt", "progress.json"}
+"""Files that say nothing about a folder's content."""
 _HELD: set[IO[str]] = set()
 """The lock files that this process holds."""
 
 
 class RunFolder:
-    """An open, locked run folder. Made by ``open_run``."""
+    """An open run folder, locked by the process that writes to it. Made by ``open_run``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inputs: Inputs) -> None:
         self.path = path
+        self.inputs = inputs
+        """What the run reads: hub names are replaced by local folders."""
         self.checkpoint = path / "checkpoint"
         self.checkpoints = path / "checkpoints"
         self.state = path / "state.pt"
@@ -71,10 +75,6 @@ class RunFolder:
     def finished(self) -> bool:
         """True when the stage ended and its result stands."""
         return self._done.exists()
-
-    def results(self) -> dict[str, Any]:
-        """The closing figures of a finished stage."""
-        return json.loads(self._done.read_text())
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl."""
@@ -119,17 +119,18 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(path: Path, stage: str, settings: BaseModel, inputs: Mapping[str, Path]) -> Iterator[RunFolder]:
+def open_run(
+    path: Path, kind: str, knobs: Settings, inputs: Inputs, *, local: Callable[[Path], Path] = lambda model: model
+) -> Iterator[RunFolder]:
     """Create or reopen a run folder under its lock.
 
-    Reopening with the same settings and inputs goes on where the run stopped. Raises RunFolderError if another process holds
-    it, if it cannot be written, or if settings or inputs differ (naming them); UsageError if an input is missing. A disk that
-    fills up or refuses while the folder is open becomes a TrainingError of one line. A new folder goes again where a UsageError
-    ends the run before there is any result: the next start, put right, must not meet the settings of this one.
+    Reopening it with the same knobs and inputs resumes the run. ``local`` turns a model's name on a hub into a folder. Raises
+    RunFolderError if another process holds the folder, if it cannot be written, or if knobs or inputs differ (naming the first);
+    UsageError if an input is missing. A full or failing disk becomes a TrainingError of one line. On a UsageError before any
+    result, a new folder is removed again, so that a corrected retry starts clean.
     """
-    for role, source in inputs.items():
-        if not source.exists():
-            raise UsageError(f"{stage}: {role} not found: {source}")
+    given, inputs = inputs, inputs.local(local)
+    require_inputs(kind, inputs)
     made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     with _writable(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -137,24 +138,71 @@ def open_run(path: Path, stage: str, settings: BaseModel, inputs: Mapping[str, P
         with _writable(path):
             for stale in temporaries(path):
                 remove(stale)
-        hashes = {
-            role: {"path": os.path.abspath(source), "sha256": _input_hash(role, source)}
-            for role, source in inputs.items()
-        }
-        run = RunFolder(path)
-        if (path / "recipe.yaml").exists() and (path / LINEAGE).exists():
-            _check_same(path, settings, hashes, run.lineage())
+        recipe, hashes = recipe_of(kind, knobs, given), input_hashes(inputs)
+        run = RunFolder(path, inputs)
+        if is_run(path):
+            changed = difference(path, recipe, hashes)
+            if changed:
+                raise RunFolderError(f"{path}: {changed}; give another --out or delete it")
         else:
-            lineage = {"stage": stage, "id": secrets.token_hex(6), "tutelage": __version__, "code": code_version()}
+            lineage = {"kind": kind, "id": secrets.token_hex(6), "tutelage": __version__, "code": code_version()}
             lineage |= {"inputs": hashes, "ancestors": ancestors(hashes)}
             with _writable(path):
                 write_atomic(path / LINEAGE, json.dumps(lineage, indent=2).encode())
-                write_atomic(path / "recipe.yaml", recipe.dump(settings).encode())
+                write_atomic(path / "recipe.yaml", write_yaml(recipe).encode())
         if run.finished:
             yield run
             return
         with _session(run), run.until_closed:
             yield run
+
+
+def recipe_of(kind: str, knobs: Settings, inputs: Inputs) -> dict[str, Any]:
+    """What recipe.yaml holds: a step as a recipe writes it, every default spelled out."""
+    return {"kind": kind, "inputs": plain(inputs)} | plain(knobs)
+
+
+def require_inputs(kind: str, inputs: Inputs) -> None:
+    """Raise UsageError for an input that does not exist."""
+    for role, source in inputs.files().items():
+        if not source.exists():
+            raise UsageError(f"{kind}: {role} not found: {source}")
+
+
+def input_hashes(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """Each input's role -> its absolute path and SHA-256. UsageError where one cannot be read."""
+    return {
+        role: {"path": os.path.abspath(source), "sha256": _input_hash(role, source)}
+        for role, source in inputs.files().items()
+    }
+
+
+def difference(path: Path, recipe: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]]) -> str | None:
+    """In words, how a run folder's knobs or inputs differ from these; None where they are the same.
+
+    Settings that change only where a run happens, how fast it is, or what it keeps besides its result do not count.
+    """
+    old, new = (flat({k: v for k, v in r.items() if k != "inputs"}) for r in (read_yaml(path / "recipe.yaml"), recipe))
+    differing = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and key.rpartition(".")[2] not in _PLACE_OR_SPEED
+    )
+    if differing:
+        key, more = differing[0], len(differing) - 1
+        rest = f", and {more} more" if more else ""
+        return f"it was made with other settings ({key}: {old.get(key)!r} there, {new.get(key)!r} now{rest})"
+    before = read_lineage(path / LINEAGE)["inputs"]
+    for role in before.keys() | hashes.keys():
+        if before.get(role, {}).get("sha256") != hashes.get(role, {}).get("sha256"):
+            where = hashes.get(role, before.get(role, {}))["path"]
+            return f"its input {role} ({where}) has changed since the run began"
+    return None
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's. A checkpoint has a lineage too, but no recipe."""
+    return (path / "recipe.yaml").is_file() and (path / LINEAGE).is_file()
 
 
 @contextmanager
@@ -175,16 +223,30 @@ def _gone_if_refused(path: Path, made: list[Path]) -> Iterator[None]:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files by name and content (run logs and locks apart)."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file, or of a folder's files by name and content.
+
+    What a run writes besides its results does not count: logs, locks, lineage, states and token shards.
+    """
     if path.is_file():
-        _feed(digest, path)
-        return digest.hexdigest()
+        return _file_hash(path, *_version(path))
+    digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        if file.name not in ("lock", LINEAGE):
-            digest.update(str(file.relative_to(path)).encode() + b"\0")
-            _feed(digest, file)
+        name = file.relative_to(path)
+        if file.name not in _NOT_CONTENT and name.parts[0] not in ("tokens", "checkpoints"):
+            digest.update(f"{name}\0{_file_hash(file, *_version(file))}".encode())
     return digest.hexdigest()
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@cache
+def _file_hash(path: Path, inode: int, size: int, changed: int) -> str:
+    """The hash of a file's content, computed once per process for each version of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _input_hash(role: str, source: Path) -> str:
@@ -207,16 +269,6 @@ def removable(checkpoints: Path, keep: int) -> list[Path]:
     named = best.readlink().name if best.is_symlink() else None
     found = sorted(checkpoints.glob("step-*"))
     return [folder for folder in found[: max(0, len(found) - keep)] if folder.name != named]
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    named: dict[str, Any] = {}
-    for name, value in settings.items():
-        named |= (
-            flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + str(name): value}
-        )
-    return named
 
 
 def temporaries(path: Path) -> list[Path]:
@@ -277,39 +329,13 @@ def _step_of(row: str) -> float:
         return math.inf
 
 
-def _feed(digest: Any, path: Path) -> None:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-
-
-def _check_same(path: Path, settings: BaseModel, inputs: dict[str, dict[str, str]], before: dict[str, Any]) -> None:
-    kept = recipe.read_yaml(path / "recipe.yaml")
-    old, new = flat(kept), flat(yaml.safe_load(recipe.dump(settings)))
-    differing = sorted(
-        key
-        for key in old.keys() | new.keys()
-        if old.get(key) != new.get(key) and key.rpartition(".")[2] not in _PLACE_OR_SPEED
-    )
-    if differing:
-        key = differing[0]
-        raise RunFolderError(
-            f"{path} was made with other settings ({key}: {old.get(key)!r} there, {new.get(key)!r} now"
-            f"{f', and {len(differing) - 1} more' if len(differing) > 1 else ''}); give another --out or delete it"
-        )
-    for role, entry in inputs.items():
-        if before["inputs"].get(role, {}).get("sha256") != entry["sha256"]:
-            raise RunFolderError(
-                f"{path}: its {role} ({entry['path']}) has changed since the run began; give another --out or delete it"
-            )
-
-
 @contextmanager
 def _session(run: RunFolder) -> Iterator[None]:
     """Note in sessions.jsonl when work began and how it ended; a disk's refusal becomes an error of one line."""
     with _writable(run.path):
         run.note("start", command=command_line(), code=code_version())
     outcome, message = "failed", None
+    began = time.monotonic()
     try:
         yield
         outcome = "stopped"
@@ -330,7 +356,15 @@ def _session(run: RunFolder) -> Iterator[None]:
         raise
     finally:
         with suppress(OSError):  # the disk may be full: the error that is on its way says more
-            run.note("end", outcome="finished" if run.finished else outcome, **({"error": message} if message else {}))
+            facts: dict[str, Any] = {"error": message} if message else {}
+            facts |= {"seconds": round(time.monotonic() - began, 2), "peak_rss_gib": round(_peak_rss(), 3)}
+            run.note("end", outcome="finished" if run.finished else outcome, **facts)
+
+
+def _peak_rss() -> float:
+    """The most memory that this process has held [GiB]; Linux counts in kB, macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _disk_trouble(run: RunFolder, error: OSError) -> TutelageError | None:

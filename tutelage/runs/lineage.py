@@ -63,7 +63,7 @@ def ancestors(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
             made_by = read_lineage(path)
             found |= made_by.get("ancestors", {})
             found[entry["sha256"]] = {
-                name: made_by[name] for name in ("stage", "step", "tutelage", "code", "inputs") if name in made_by
+                name: made_by[name] for name in ("kind", "step", "tutelage", "code", "inputs") if name in made_by
             }
     return found
 
@@ -72,7 +72,7 @@ def read_lineage(path: Path) -> dict[str, Any]:
     """A lineage.json. Raises RunFolderError if it cannot be read or is not one."""
     try:
         lineage = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(lineage["stage"], str) and all("sha256" in entry for entry in lineage["inputs"].values()):
+        if isinstance(lineage["kind"], str) and all("sha256" in entry for entry in lineage["inputs"].values()):
             return lineage
         problem = "no lineage"
     except OSError as error:
