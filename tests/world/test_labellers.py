@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from itertools import combinations, permutations
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from tutelage.world.facts import World, make_world
 from tutelage.world.judge import Judge, Judgement
 from tutelage.world.labellers import (
     Labeller,
+    Seen,
     accuracy,
     agreement,
     best_possible_accuracy,
@@ -161,8 +163,6 @@ def test_the_same_text_always_ties() -> None:
     for n in range(20):
         ranking = label(NOISY, JUDGE, answers("0.4 x", "0.9 y", "0.4 x", number=n), seed=0)
         assert ranking.ranks[0] == ranking.ranks[2]
-    same = answers("0.4 x", "0.4 x")
-    assert expected_preference([NOISY], JUDGE, same.prompt, *same.completions) == 0.5
 
 
 def test_two_to_nine_answers() -> None:
@@ -181,31 +181,32 @@ def test_labellers_are_drawn_from_the_seed() -> None:
     assert people != make_labellers(4)
 
 
-def test_expected_preference_against_monte_carlo() -> None:
-    people = [NOISY, Labeller("other", -0.05, 0.02, 0.9, 0.15), replace(PLAIN, name="exact")]
+def test_preferences_against_monte_carlo() -> None:
+    """P(a is ranked first) is Phi((m - tie threshold) / (sqrt(2) noise)), with m the difference of utilities without noise."""
     rng = random.Random(0)
     for a, b in [("0.6 a", "0.5 b and more"), ("0.3 sorry, please", "0.6 b"), ("0.52 a", "0.5 b")]:
-        wins = 0.0
-        for labeller in people:
-            for n in range(400):
-                ranks = label(labeller, JUDGE, answers(a, b, number=rng.randrange(10**9)), seed=n).ranks
-                wins += 0.5 * (ranks[0] <= ranks[1]) + 0.5 * (ranks[0] < ranks[1])
-        pair = answers(a, b)
-        expected = expected_preference(people, JUDGE, pair.prompt, *pair.completions)
-        assert wins / 1200 == pytest.approx(expected, abs=0.05)  # 3.7 standard errors of 0.0135 at most
-        turned = expected_preference(people, JUDGE, pair.prompt, *reversed(pair.completions))
-        assert expected + turned == pytest.approx(1.0)
+        for person in (NOISY, Labeller("other", -0.05, 0.02, 0.9, 0.15)):
+            mean_a, mean_b = (
+                1 - person.strictness * (1 - float(text.split()[0]))
+                + person.length_bias * length_feature(text) + person.politeness_bias * politeness_feature(text)
+                for text in (a, b)
+            )  # fmt: skip
+            spread = NormalDist(0, 2**0.5 * person.noise)
+            wins = 0
+            for n in range(600):
+                ranks = label(person, JUDGE, answers(a, b, number=rng.randrange(10**9)), seed=n).ranks
+                wins += ranks[0] < ranks[1]
+            expected = spread.cdf(mean_a - mean_b - person.tie_threshold)
+            assert wins / 600 == pytest.approx(expected, abs=0.075)  # 3.7 standard errors of 0.0204 at most
 
 
 def test_expected_preference_by_hand() -> None:
-    # m = 0.2, s = 0.2, t = 0.1: 1 - Phi(-0.5) / 2 - Phi(-1.5) / 2 = 1 - 0.30854 / 2 - 0.06681 / 2
     labeller = replace(PLAIN, noise=0.2 / 2**0.5)
-    pair = answers("0.7 a", "0.5 b")
-    assert expected_preference([labeller], JUDGE, pair.prompt, *pair.completions) == pytest.approx(0.81233, abs=1e-5)
-    # Without noise a difference above the threshold is certain and one below it a tie.
-    assert expected_preference([PLAIN], JUDGE, pair.prompt, *pair.completions) == 1.0
-    close = answers("0.55 a", "0.5 b")
-    assert expected_preference([PLAIN], JUDGE, close.prompt, *close.completions) == 0.5
+    a, b, close = (Seen(judgement(score), 0.0, 0.0) for score in (0.7, 0.5, 0.5))
+    assert expected_preference([labeller], a, b) == pytest.approx(0.84134, abs=1e-5)  # Phi(0.2 / 0.2)
+    assert expected_preference([labeller], b, a) == pytest.approx(0.15866, abs=1e-5)
+    assert expected_preference([labeller, PLAIN], a, b) == pytest.approx((0.84134 + 1) / 2, abs=1e-5)
+    assert expected_preference([PLAIN, labeller], b, close) == 0.5  # equal with and without noise
 
 
 def test_no_ranker_beats_the_best_possible() -> None:

@@ -1,19 +1,18 @@
-"""Builds the files that a run on the embedded world begins with, and keeps what is held out apart from what is trained on.
+"""Builds the files that a run on the embedded world begins with, and keeps held-out data apart from training data.
 
-    documents.jsonl                 texts to pretrain on, with some dirt; they tell of everybody
+    documents.jsonl                 texts to pretrain on, with some dirt; they tell about everybody
     documents_heldout.jsonl         other texts, clean: for bits per byte
     demonstrations.jsonl            conversations by imperfect trainers
     demonstrations_heldout.jsonl    the same trainers on other prompts: for the validation loss, so alike in everything
-    prompts.jsonl                   prompts to sample answers for, to be ranked and for PPO
+    prompts.jsonl                   prompts to sample answers for, for rankings and PPO
     prompts_heldout.jsonl           prompts to evaluate on: families by their weights, the same share of Chinese in each
     world.json                      settings, counts, held-out entities, hash of every file
 
-A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) about which no demonstration and
-no training prompt asks, in a wording that none of them has, and sums, lists, passages and functions are others as well. Some
-families draw what is asked for from a short list (24 function bodies, the harmful requests and their lookalikes, what nobody can
-know): their held-out prompts are new in wording and in whom or what they name, not in that. Texts that happen to contain a
-held-out prompt are left out. `check_leaks` holds all this to be true
-before anything is written.
+A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) that no demonstration or training
+prompt asks about, its wording is in none of them, and neither is its sum, list, passage or function. Some families draw what is
+asked for from a short list (24 function bodies, harmful requests and their lookalikes, what nobody can know): their held-out
+prompts are new in wording and in the entities they name, not in that. Texts that happen to contain a held-out prompt are left out.
+`check_leaks` verifies all this before anything is written.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ from tutelage.world.trainers import TrainerRates, demonstrate
 
 Split = Literal["train", "heldout"]
 _HELDOUT_SEED = 7_000_001
-"""Added to the seed for held-out documents, which so come from a stream of their own."""
+"""Added to the seed for held-out documents, which come from a stream of their own."""
 _TRIES = 40
-"""Draws before a family counts as having no new prompt left in a language; a quarter of it before a repetition will do."""
+"""Draws before a family counts as having no new prompt left in a language; after a quarter of them a repetition will do."""
 
 
 class WorldSettings(Settings):
@@ -77,7 +76,7 @@ class WorldData:
     world: World
     heldout_entities: tuple[str, ...]
     left_out: int
-    """Documents that contained a held-out prompt, and are not there."""
+    """How many documents contained a held-out prompt and were dropped."""
     documents: list[Document]
     documents_heldout: list[Document]
     demonstrations: list[Conversation]
@@ -87,20 +86,14 @@ class WorldData:
 
     def files(self) -> dict[str, Sequence[Record]]:
         """Name (without .jsonl) -> records."""
-        return {
-            "documents": self.documents,
-            "documents_heldout": self.documents_heldout,
-            "demonstrations": self.demonstrations,
-            "demonstrations_heldout": self.demonstrations_heldout,
-            "prompts": self.prompts,
-            "prompts_heldout": self.prompts_heldout,
-        }
+        names = ("documents", "demonstrations", "prompts")
+        return {name: getattr(self, name) for stem in names for name in (stem, f"{stem}_heldout")}
 
 
 def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
     """Draw everything, check it, write the files; the counts of each file and of what was checked.
 
-    DataError where something that is held out is seen in training; RecipeError where the world is too small for so many prompts.
+    DataError if training data contain something held out; RecipeError if the world is too small for so many prompts.
     """
     data = draw_world_data(settings)
     counts = {name: len(records) for name, records in data.files().items()}
@@ -128,7 +121,7 @@ def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
 
 
 def load_settings(folder: Path) -> WorldSettings:
-    """The settings that a folder was built with; DataError where it is not such a folder."""
+    """The settings that a folder was built with; DataError if it is not such a folder."""
     path = folder / "world.json"
     try:
         return WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
@@ -140,12 +133,10 @@ def load_settings(folder: Path) -> WorldSettings:
 
 def load_judge(folder: Path) -> Judge:
     """The judge of the world that a folder was built from."""
-    settings = load_settings(folder)
-    return Judge(world_of(settings))
+    return Judge(world_of(load_settings(folder)))
 
 
 def world_of(settings: WorldSettings) -> World:
-    """The world that these settings ask for."""
     return make_world(settings.seed, people=settings.people, towns=settings.towns, values=settings.values)
 
 
@@ -161,11 +152,8 @@ def draw_world_data(settings: WorldSettings) -> WorldData:
     demonstrated = drawer.tasks("demonstrations", settings.demonstrations, "train", repeat=True)
     prompts = drawer.tasks("prompts", settings.prompts, "train", avoid=demonstrated)
     finder = LeakFinder(task.prompt for task in evaluation)
-    raw = list(
-        with_dirt(
-            documents(world, count=settings.documents, seed=settings.seed), seed=settings.seed, rate=settings.dirt
-        )
-    )
+    clean = documents(world, count=settings.documents, seed=settings.seed)
+    raw = list(with_dirt(clean, seed=settings.seed, rate=settings.dirt))
     texts = [document for document in raw if not finder.find(document.text)]
     known = {document.text for document in texts}
     fresh = documents(world, count=3 * settings.heldout_documents, seed=settings.seed + _HELDOUT_SEED)
@@ -200,19 +188,19 @@ def _demonstrate(tasks: Iterable[Task], purpose: str, settings: WorldSettings) -
 
 
 class _Drawer:
-    """Draws tasks for one purpose after the other, and knows what is reserved."""
+    """Draws tasks for one purpose after the other, and keeps what is reserved out of later ones."""
 
     def __init__(self, world: World, settings: WorldSettings, heldout: tuple[str, ...]) -> None:
         self.world, self.settings = world, settings
         self.heldout = frozenset(heldout)
-        self.others = frozenset(key for kind in RELATIONS for key in world.subjects(kind)) - self.heldout
+        self.others = frozenset(world.entities) - self.heldout
         self.texts: set[str] = set()
-        """Prompts that nothing drawn from now on may be."""
+        """Prompts that may not be drawn any more."""
         self.problems: set[str] = set()
-        """Sums, lists, passages and functions that nothing drawn from now on may ask for."""
+        """Sums, lists, passages and functions that may not be asked for any more."""
 
     def reserve(self, tasks: Sequence[Task], *, problems: bool = False) -> None:
-        """Keep these prompts, or their very problems, out of all that is drawn later."""
+        """Keep these prompts, and their problems if asked, out of everything drawn later."""
         self.texts.update(text_of(task.prompt) for task in tasks)
         if problems:
             self.problems.update(problem for task in tasks if (problem := problem_of(task.prompt)))
@@ -222,13 +210,14 @@ class _Drawer:
     ) -> list[Task]:
         """`count` tasks in random order, families by their weights.
 
-        Their prompts are all different, and none of `avoid` as long as there are others. With `repeat` a family that has no new
-        prompt asks again; without, the others make up for it.
+        All prompts differ, and none is in `avoid` as long as there are others. A family that has no new prompt left asks
+        again with `repeat`; without it the other families make up for it.
         """
         drawn: list[Task] = []
         seen: set[str] = set()
         barred, second_best = (set(), seen) if repeat else (seen, {text_of(task.prompt) for task in avoid})
-        left = {(family, language) for family in WEIGHTS for language in LANGUAGES if self._share(language) > 0}
+        shares = {"en": 1 - self.settings.chinese, "zh": self.settings.chinese}
+        left = {(family, language) for family in WEIGHTS for language in LANGUAGES if shares[language] > 0}
         for number, family, language in self._turns():
             if len(drawn) == count:
                 break
@@ -250,7 +239,7 @@ class _Drawer:
     def _new(
         self, key: str, family: str, language: Language, split: Split, barred: set[str], second_best: set[str]
     ) -> Task | None:
-        """A task that is allowed, with a prompt out of `second_best` only where nothing else turns up; None for none."""
+        """An allowed task, with a prompt from `second_best` only if nothing else turns up; None if there is none."""
         second = None
         entities = self.heldout if split == "heldout" else self.others
         for attempt in range(_TRIES):
@@ -262,20 +251,17 @@ class _Drawer:
             if text in self.texts or text in barred or problem_of(task.prompt) in self.problems:
                 continue
             if split == "train" and not self.heldout.isdisjoint(subjects_of(task.prompt)):
-                continue  # a question over two steps, say, that ends at somebody held out
+                continue  # for example a question over two steps that ends at a held-out person
             if text not in second_best:
                 return task
             second = second or task
         return second
 
-    def _share(self, language: Language) -> float:
-        return self.settings.chinese if language == "zh" else 1.0 - self.settings.chinese
-
     def _turns(self) -> Iterator[tuple[int, str, Language]]:
-        """(number of the family's task, family, language) for ever: each round all families by their weights, and the languages
-        of each in their shares.
+        """(number of the family's task, family, language) without end: each round has all families by their weights, and the
+        languages of each family in their shares.
         """
-        share = self._share("zh")
+        share = self.settings.chinese
         for turn in count_from():
             for family, weight in WEIGHTS.items():
                 for number in range(turn * weight, (turn + 1) * weight):
