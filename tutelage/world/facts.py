@@ -11,18 +11,17 @@ People come from two disjoint pools: those who live in the world, and strangers,
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tutelage.errors import RecipeError
 from tutelage.world.wordings import wordings
 
 Language = Literal["en", "zh"]
 Gender = Literal["f", "m"]
-Kind = Literal["person", "town", "animal", "thing"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 RELATIONS: dict[str, tuple[str, ...]] = {
@@ -53,51 +52,54 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Person:
-    """`town`, `job`, `pet` (an animal), `friend` (a person) and `food` are keys."""
+class Entity:
+    """What the world has facts about. Its fields are the keys of its values."""
 
     key: str
     name: Name
+    kind: ClassVar[str]
+
+    def value(self, relation: str) -> str:
+        """The key of the value of a relation; of `born`, the year as a string."""
+        return str(getattr(self, relation))
+
+
+@dataclass(frozen=True)
+class Person(Entity):
+    kind = "person"
     gender: Gender
     town: str
     job: str
     pet: str
+    """An animal."""
     friend: str
     food: str
     born: int
 
 
 @dataclass(frozen=True)
-class Town:
-    """`craft` is the key of the thing that the town is known for."""
-
-    key: str
-    name: Name
+class Town(Entity):
+    kind = "town"
     region: str
     river: str
     craft: str
+    """The thing that the town is known for."""
 
 
 @dataclass(frozen=True)
-class Animal:
-    key: str
-    name: Name
+class Animal(Entity):
+    kind = "animal"
     eats: str
     habitat: str
     colour: str
 
 
 @dataclass(frozen=True)
-class Thing:
-    key: str
-    name: Name
+class Thing(Entity):
+    kind = "thing"
     material: str
     use: str
     colour: str
-
-
-Entity = Person | Town | Animal | Thing
-KIND_OF: dict[type[Entity], Kind] = {Person: "person", Town: "town", Animal: "animal", Thing: "thing"}
 
 
 @cache
@@ -157,9 +159,9 @@ class World:
     def entity(self, key: str) -> Entity:
         return self.entities[key]
 
-    def kind(self, key: str) -> Kind:
+    def kind(self, key: str) -> str:
         """The kind of an entity of this world; KeyError for any other key."""
-        return KIND_OF[type(self.entities[key])]
+        return self.entities[key].kind
 
     @cached_property
     def _names(self) -> dict[str, Name]:
@@ -174,18 +176,12 @@ class World:
         return name.en if language == "en" else name.zh
 
     def value(self, subject: str, relation: str) -> str:
-        """The key of the value of a relation; of `born`, the year as a string."""
-        return str(getattr(self.entities[subject], relation))
+        """The key of the value of a relation of an entity of this world."""
+        return self.entities[subject].value(relation)
 
     def alternatives(self, relation: str, *, besides: str) -> list[str]:
         """Every value that the relation can have except `besides`: plausible wrong answers."""
         return [key for key in self.pools[relation] if key != besides]
-
-    def facts(self) -> Iterator[tuple[str, str, str]]:
-        """Every (subject, relation, value) of the world."""
-        for subject, entity in self.entities.items():
-            for relation in RELATIONS[KIND_OF[type(entity)]]:
-                yield subject, relation, self.value(subject, relation)
 
 
 def make_world(seed: int, *, people: int = 64, towns: int = 14, values: int = 20) -> World:

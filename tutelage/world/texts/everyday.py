@@ -52,7 +52,7 @@ def translation(pen: Pen) -> str:
             entity = pen.entity() if pen.chance(0.6) else pen.stranger()
             relation = pen.relation(entity)
             pen.mark(entity, relation)
-            value = str(getattr(entity, relation))
+            value = entity.value(relation)
             pairs.append(tuple(sentence(p.claim(entity, relation, value), p.language) for p in pens))
     names = {"en": pen.phrase("everyday.translation.english"), "zh": pen.phrase("everyday.translation.chinese")}
     own, other = (names[p.language] for p in pens)

@@ -9,7 +9,7 @@ from functools import cache
 from itertools import accumulate
 from typing import Any, TypeVar
 
-from tutelage.world.facts import KIND_OF, RELATIONS, Entity, Language, Person, Town, World, invented_people
+from tutelage.world.facts import RELATIONS, Entity, Language, Person, Town, World, invented_people
 from tutelage.world.tasks.wording import article, plural, sentence
 from tutelage.world.wordings import wordings
 
@@ -87,16 +87,11 @@ class Pen:
         """The names of two people of the world."""
         return [person.name[self.language] for person in self.some(tuple(self.world.people.values()), 2, 2)]
 
-    @staticmethod
-    def kind(entity: Entity) -> str:
-        """The kind of an entity, of the world or invented."""
-        return KIND_OF[type(entity)]
-
     def relation(self, entity: Entity) -> str:
-        return self.pick(RELATIONS[KIND_OF[type(entity)]])
+        return self.pick(RELATIONS[entity.kind])
 
     def relations(self, entity: Entity, low: int, high: int) -> list[str]:
-        return self.some(RELATIONS[KIND_OF[type(entity)]], low, high)
+        return self.some(RELATIONS[entity.kind], low, high)
 
     def key(self, relation: str) -> str:
         """A value that the relation can have."""
@@ -104,7 +99,7 @@ class Pen:
 
     def wrong(self, entity: Entity, relation: str) -> str:
         """A value that the relation could have but does not have."""
-        while (key := self.key(relation)) in (str(getattr(entity, relation)), entity.key):
+        while (key := self.key(relation)) in (entity.value(relation), entity.key):
             pass
         return key
 
@@ -126,7 +121,7 @@ class Pen:
 
     def held(self, entity: Entity, relation: str) -> str:
         """The name of the value that the entity has."""
-        return self.name(str(getattr(entity, relation)))
+        return self.name(entity.value(relation))
 
     def label(self, relation: str) -> str:
         return self.wording("relations.labels")[relation]
@@ -215,8 +210,10 @@ class Pen:
 
     def _clause(self, entity: Entity, relation: str, again: bool) -> str:
         self.mark(entity, relation)
-        template = self.pick(self.wording(f"relations.says.{self.kind(entity)}.{relation}"))
-        return self._fill(template, entity, relation, str(getattr(entity, relation)), again)
+        return self._fill(self.pick(self._options("says", entity, relation)), entity, relation, again=again)
+
+    def _options(self, part: str, entity: Entity, relation: str) -> Any:
+        return self.wording(f"relations.{part}.{entity.kind}.{relation}")
 
     def _without_subject(self, entity: Entity, clause: str) -> str:
         """The clause without the name or pronoun that it begins with; nothing if it begins otherwise."""
@@ -228,42 +225,42 @@ class Pen:
 
     def deny(self, entity: Entity, relation: str, wrong: str) -> str:
         """A sentence that denies that the entity has a wrong value."""
-        template = self.wording(f"relations.denies.{self.kind(entity)}.{relation}")
-        return sentence(self._fill(template, entity, relation, wrong), self.language)
+        return sentence(self._fill(self._options("denies", entity, relation), entity, relation, wrong), self.language)
 
     def claim(self, entity: Entity, relation: str, key: str) -> str:
         """A clause that gives the entity this value, for use within a sentence; it is not noted as told."""
-        template = self.wording(f"relations.says.{self.kind(entity)}.{relation}")[0]
-        clause = self._fill(template, entity, relation, key)
+        clause = self._fill(self._options("says", entity, relation)[0], entity, relation, key)
         return clause[0].lower() + clause[1:] if clause.startswith("The ") else clause
 
     def ask(self, entity: Entity, relation: str, *, again: bool = False) -> str:
         """A question for this fact."""
-        template = self.pick(self.wording(f"relations.asks.{self.kind(entity)}.{relation}"))
-        return sentence(self._fill(template, entity, relation, "", again), self.language, "?")
+        template = self.pick(self._options("asks", entity, relation))
+        return sentence(self._fill(template, entity, relation, again=again), self.language, "?")
 
     def say_of_myself(self, person: Person, relation: str) -> str:
         """The fact as the person would write it."""
         self.mark(person, relation)
-        template = self.pick(self.wording(f"relations.of_myself.{relation}"))
-        return sentence(self._fill(template, person, relation, str(getattr(person, relation))), self.language)
+        template = self.pick(self._options("of_myself", person, relation))
+        return sentence(self._fill(template, person, relation), self.language)
 
     def answer(self, entity: Entity, relation: str, *, again: bool = True) -> str:
         """The fact as an answer to a question for it: a sentence, or bare (In Arden. A baker. 烘焙师。)."""
         if not self.chance(0.35):
             return self.say(entity, relation, again=again)
         self.mark(entity, relation)
-        value = self.value(relation, str(getattr(entity, relation)))
-        return sentence(self.wording("relations.short").get(relation, "{v}").format(v=value), self.language)
+        return sentence(
+            self._fill(self.wording("relations.short").get(relation, "{v}"), entity, relation), self.language
+        )
 
     def pronoun(self, person: Person) -> str:
         """She, He, 她, 他."""
         return self._subject(person, True)["S"]
 
-    def _fill(self, template: str, entity: Entity, relation: str, key: str, again: bool = False) -> str:
-        value, noun = (self.value(relation, key), self.name(key)) if key else ("", "")
-        slots = self._subject(entity, again)
-        return template.format(**slots, v=value, V=capitalised(value), n=noun, c=measure_word(key))
+    def _fill(self, template: str, entity: Entity, relation: str, key: str = "", *, again: bool = False) -> str:
+        """A wording with its slots filled, by default with the value that the entity has."""
+        key = key or entity.value(relation)
+        value, slots = self.value(relation, key), self._subject(entity, again)
+        return template.format(**slots, v=value, V=capitalised(value), n=self.name(key), c=measure_word(key))
 
     def _subject(self, entity: Entity, again: bool) -> dict[str, str]:
         """The forms of the subject by their slots (see wordings/relations.yaml); with `again`, those of a pronoun."""

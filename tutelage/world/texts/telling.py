@@ -106,7 +106,7 @@ def two_steps(pen: Pen) -> str:
     person = pen.person()
     hop = pen.pick(("friend", "friend", "town", "pet"))
     middle = pen.world.entity(getattr(person, hop))
-    relation = pen.pick([r for r in RELATIONS[pen.kind(middle)] if r != "friend"])
+    relation = pen.pick([r for r in RELATIONS[middle.kind] if r != "friend"])
     label, value = pen.label(relation), pen.held(middle, relation)
     whole = pen.wording("telling.two_steps.whole").format(n=pen.name(person.key), hop=pen.label(hop))
     steps = [pen.say(person, hop), pen.say(middle, relation)]
