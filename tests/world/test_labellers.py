@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import DataError
+from tutelage.evaluate.ranking_accuracy import ranking_accuracy
 from tutelage.records import Answers, Completion, Message, Prompt, Ranking
 from tutelage.world.facts import World, make_world
 from tutelage.world.judge import Judge, Judgement
 from tutelage.world.labellers import (
     Labeller,
     Seen,
-    accuracy,
     agreement,
     best_possible_accuracy,
     expected_preference,
@@ -214,10 +214,12 @@ def test_no_ranker_beats_the_best_possible() -> None:
     people = [replace(p, length_bias=p.length_bias - 0.3) for p in make_labellers(1)[:6]]
     rankings = [label(p, JUDGE, a, seed=0) for a in sample(150) for p in people]
     best = best_possible_accuracy(rankings, people, JUDGE)
-    by_score = accuracy(rankings, lambda p, a, b: float(a.text.split()[0] > b.text.split()[0]))
-    longer = accuracy(rankings, lambda p, a, b: float(len(a.text) > len(b.text)))
+    texts = [[completion.text for completion in ranking.completions] for ranking in rankings]
     rng = random.Random(0)
-    by_chance = accuracy(rankings, lambda p, a, b: rng.random())
+    by_score, longer, by_chance = (
+        ranking_accuracy(rankings, [list(map(score, row)) for row in texts]).mean
+        for score in (lambda text: float(text.split()[0]), len, lambda text: rng.random())
+    )
     assert 0.99 > best > by_score + 0.03
     assert by_score > by_chance > longer
     assert by_chance == pytest.approx(0.5, abs=0.02)
@@ -295,13 +297,15 @@ def trainers_answers(world: World, per_family: int, k: int = 5) -> list[Answers]
     return work
 
 
-def test_accuracy_is_a_mean_over_prompts() -> None:
-    # Three pairs of one prompt, all right; one pair of another, wrong; ties nowhere.
-    rankings = [ranking("one", 1, 2, 3), ranking("one", 1, 2, texts=("b", "a"), number=1)]
-    assert accuracy(rankings, lambda p, a, b: float(a.text < b.text)) == 0.5
-    assert accuracy(rankings, lambda p, a, b: 0.5) == 0.5
+def test_best_possible_accuracy_is_a_mean_over_prompts() -> None:
+    # Three pairs of one prompt, all in order; one pair of another, not; then a pair on which nobody can have a view.
+    texts = ("0.9 a", "0.5 b", "0.2 c")
+    rankings = [ranking("one", 1, 2, 3, texts=texts), ranking("one", 2, 1, texts=texts[:2], number=1)]
+    assert best_possible_accuracy(rankings, [PLAIN], JUDGE) == 0.5
+    even = ranking("one", 1, 2, texts=("0.5 a", "0.5 b"), number=2)
+    assert best_possible_accuracy([*rankings, even], [PLAIN], JUDGE) == 0.5
     with pytest.raises(DataError, match="without a tie"):
-        accuracy([ranking("one", 1, 1, 1)], lambda p, a, b: 1.0)
+        best_possible_accuracy([ranking("one", 1, 1, 1, texts=texts)], [PLAIN], JUDGE)
 
 
 def test_a_prompt_without_an_id_is_known_by_its_words() -> None:

@@ -53,7 +53,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Entity:
-    """What the world has facts about. Its fields are the keys of its values."""
+    """What the world has facts about. Its relations are fields that hold the key of the value."""
 
     key: str
     name: Name

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
@@ -265,17 +265,26 @@ def agreement(rankings: Iterable[Ranking]) -> float:
 def best_possible_accuracy(rankings: Iterable[Ranking], labellers: Sequence[Labeller], judge: Judge) -> float:
     """The accuracy on these rankings of a ranker who knows what the labellers prefer on average, but not their noise.
 
-    No reward model can expect a higher accuracy.
+    As for a reward model, it is the share of untied pairs in the right order, over all pairs of a prompt, whoever ranked them; then
+    the mean over prompts. No reward model can expect a higher one. Rankings that tie everything are left out.
     """
     seen: dict[tuple[str, str, bool], Seen] = {}
-
-    def look(prompt: Prompt, completion: Completion) -> Seen:
-        key = (prompt_key(prompt), completion.text, completion.finished)
-        if key not in seen:
-            seen[key] = see(judge, prompt, completion)
-        return seen[key]
-
-    return accuracy(rankings, lambda prompt, a, b: expected_preference(labellers, look(prompt, a), look(prompt, b)))
+    shares: dict[str, list[float]] = {}
+    for ranking in rankings:
+        prompt = prompt_key(ranking.prompt)
+        keys = [(prompt, completion.text, completion.finished) for completion in ranking.completions]
+        for key, completion in zip(keys, ranking.completions, strict=True):
+            if key not in seen:
+                seen[key] = see(judge, ranking.prompt, completion)
+        for (a, rank_a), (b, rank_b) in combinations(zip(keys, ranking.ranks, strict=True), 2):
+            if rank_a != rank_b:
+                first, second = (a, b) if rank_a < rank_b else (b, a)
+                vote = expected_preference(labellers, seen[first], seen[second])
+                right = 0.5 if math.isclose(vote, 0.5, abs_tol=1e-12) else float(vote > 0.5)
+                shares.setdefault(prompt, []).append(right)
+    if not shares:
+        raise DataError("no ranking has a pair without a tie", expected="one or more")
+    return sum(sum(right) / len(right) for right in shares.values()) / len(shares)
 
 
 def expected_preference(labellers: Sequence[Labeller], a: Seen, b: Seen) -> float:
@@ -291,23 +300,3 @@ def expected_preference(labellers: Sequence[Labeller], a: Seen, b: Seen) -> floa
         else:
             total += 0.5 + 0.5 * (m > 0) - 0.5 * (m < 0)
     return total / len(labellers)
-
-
-def accuracy(rankings: Iterable[Ranking], prefer: Callable[[Prompt, Completion, Completion], float]) -> float:
-    """The share of untied pairs that `prefer(prompt, a, b)`, P(a is better), puts in order; the mean over prompts.
-
-    As for a reward model, all pairs of a prompt make one share, whoever ranked them. Above 0.5 is a vote for a, 0.5 itself half
-    a vote; rankings that tie everything are left out.
-    """
-    shares: dict[str, list[float]] = {}
-    for ranking in rankings:
-        for i, j in combinations(range(len(ranking.ranks)), 2):
-            if ranking.ranks[i] == ranking.ranks[j]:
-                continue
-            vote = prefer(ranking.prompt, ranking.completions[i], ranking.completions[j])
-            vote = vote if ranking.ranks[i] < ranking.ranks[j] else 1.0 - vote
-            right = 0.5 if math.isclose(vote, 0.5, abs_tol=1e-12) else float(vote > 0.5)
-            shares.setdefault(prompt_key(ranking.prompt), []).append(right)
-    if not shares:
-        raise DataError("no ranking has a pair without a tie", expected="one or more")
-    return sum(sum(right) / len(right) for right in shares.values()) / len(shares)
