@@ -20,14 +20,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count as count_from
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tutelage.atomic import write_atomic
 from tutelage.errors import DataError, RecipeError
@@ -120,20 +120,15 @@ def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
     return counts
 
 
-def load_settings(folder: Path) -> WorldSettings:
-    """The settings that a folder was built with; DataError if it is not such a folder."""
+def load_judge(folder: Path) -> Judge:
+    """The judge of the world that a folder was built from; DataError if it is not such a folder."""
     path = folder / "world.json"
     try:
-        return WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise DataError(
-            f"cannot read the world: {error}", path=path, expected="world.json of `tutelage data world --out DIR`"
-        ) from None
-
-
-def load_judge(folder: Path) -> Judge:
-    """The judge of the world that a folder was built from."""
-    return Judge(world_of(load_settings(folder)))
+        settings = WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = "world.json of `tutelage data world --out DIR`"
+        raise DataError(f"cannot read the world: {error}", path=path, expected=expected) from None
+    return Judge(world_of(settings))
 
 
 def world_of(settings: WorldSettings) -> World:
@@ -208,7 +203,7 @@ class _Drawer:
     def tasks(
         self, purpose: str, count: int, split: Split, *, avoid: Sequence[Task] = (), repeat: bool = False
     ) -> list[Task]:
-        """`count` tasks in random order, families by their weights.
+        """`count` tasks in random order, families by their weights and the languages of each family in their shares.
 
         All prompts differ, and none is in `avoid` as long as there are others. A family that has no new prompt left asks
         again with `repeat`; without it the other families make up for it.
@@ -218,13 +213,18 @@ class _Drawer:
         barred, second_best = (set(), seen) if repeat else (seen, {text_of(task.prompt) for task in avoid})
         shares = {"en": 1 - self.settings.chinese, "zh": self.settings.chinese}
         left = {(family, language) for family in WEIGHTS for language in LANGUAGES if shares[language] > 0}
-        for number, family, language in self._turns():
+        numbers: Counter[str] = Counter()
+        for family in cycle(family for family, weight in WEIGHTS.items() for _ in range(weight)):
             if len(drawn) == count:
                 break
             if not left:
                 raise RecipeError(
                     f"world.{purpose} is {count}, but there are only {len(drawn)} such prompts; choose fewer"
                 )
+            number = numbers[family]
+            numbers[family] += 1
+            chinese = int((number + 1) * shares["zh"] + 1e-9) > int(number * shares["zh"] + 1e-9)
+            language: Language = "zh" if chinese else "en"
             if (family, language) not in left:
                 continue
             task = self._new(f"{purpose}:{number}", family, language, split, barred, second_best)
@@ -256,14 +256,3 @@ class _Drawer:
                 return task
             second = second or task
         return second
-
-    def _turns(self) -> Iterator[tuple[int, str, Language]]:
-        """(number of the family's task, family, language) without end: each round has all families by their weights, and the
-        languages of each family in their shares.
-        """
-        share = self.settings.chinese
-        for turn in count_from():
-            for family, weight in WEIGHTS.items():
-                for number in range(turn * weight, (turn + 1) * weight):
-                    chinese = int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
-                    yield number, family, "zh" if chinese else "en"

@@ -42,14 +42,10 @@ def with_dirt(documents: Iterable[Document], *, seed: int, rate: float = 0.05) -
         expected = rate / (1 - rate)
         for _ in range(int(expected) + (rng.random() < expected % 1)):
             if recent:
-                yield dirty(rng.choice(recent), rng.choice(tuple(KINDS)), rng)
-
-
-def dirty(original: Document, kind: str, rng: random.Random) -> Document:
-    """A dirty document of this kind, made from a clean one."""
-    language = original.meta.get("language", "en")
-    text = KINDS[kind](original.text, language, rng)
-    return Document(text=text, source=original.source, meta={"language": language, "dirt": kind})
+                original, kind = rng.choice(recent), rng.choice(tuple(KINDS))
+                language = original.meta.get("language", "en")
+                text = KINDS[kind](original.text, language, rng)
+                yield Document(text=text, source=original.source, meta={"language": language, "dirt": kind})
 
 
 def duplicate(text: str, language: str, rng: random.Random) -> str:

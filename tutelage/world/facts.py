@@ -113,16 +113,15 @@ def strangers() -> dict[str, tuple[Name, Gender]]:
     """Name and gender of every person that lives in no world, by key: two syllables, unless a name of the world overlaps."""
     known = names("women", "men", "towns", "animals", "things", *VALUE_TABLES).values()
 
-    def taken(name: Name) -> bool:
-        pairs = [(name.en.lower(), k.en.lower()) for k in known] + [(name.zh, k.zh) for k in known]
-        return any(a in b or b in a for a, b in pairs)
+    def overlap(a: str, b: str) -> bool:
+        return a in b or b in a
 
     found: dict[str, tuple[Name, Gender]] = {}
     for first, first_zh in wordings("facts")["stranger_firsts"].items():
         for gender, lasts in wordings("facts")["stranger_lasts"].items():
             for last, last_zh in lasts.items():
                 name = Name(first + last, first_zh + last_zh)
-                if not taken(name):
+                if not any(overlap(name.en.lower(), k.en.lower()) or overlap(name.zh, k.zh) for k in known):
                     found[name.en.lower()] = (name, gender)
     return found
 

@@ -106,10 +106,6 @@ def see(judge: Judge, prompt: Prompt, completion: Completion) -> Seen:
     return Seen(judge.judge(prompt, text, completion.finished), length_feature(text), politeness_feature(text))
 
 
-def _see_all(judge: Judge, answers: Answers) -> list[Seen]:
-    return [see(judge, answers.prompt, completion) for completion in answers.completions]
-
-
 def mean_utility(labeller: Labeller, seen: Seen) -> float:
     """The labeller's utility of an answer without the noise."""
     return (
@@ -122,7 +118,8 @@ def mean_utility(labeller: Labeller, seen: Seen) -> float:
 
 def label(labeller: Labeller, judge: Judge, answers: Answers, *, seed: int) -> Ranking:
     """One labeller's ranking of 2 to 9 answers, with ratings, flags and the seconds that it took."""
-    return label_seen(labeller, answers, _see_all(judge, answers), seed=seed)
+    views = [see(judge, answers.prompt, completion) for completion in answers.completions]
+    return label_seen(labeller, answers, views, seed=seed)
 
 
 def label_seen(labeller: Labeller, answers: Answers, views: Sequence[Seen], *, seed: int) -> Ranking:
@@ -217,7 +214,7 @@ def with_agreement(
 
 def _drawn(people: Sequence[Labeller], answers: Answers, judge: Judge, seed: int) -> list[list[tuple[float, float]]]:
     """For each person and answer, the utility without noise and the e that the noise multiplies, as `label` draws it."""
-    views = list(zip(answers.completions, _see_all(judge, answers), strict=True))
+    views = [(completion, see(judge, answers.prompt, completion)) for completion in answers.completions]
     return [
         [(mean_utility(p, seen), _stream(seed, p, answers.prompt, c).gauss(0.0, 1.0)) for c, seen in views]
         for p in people

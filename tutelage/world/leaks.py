@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
 from tutelage.errors import DataError
 from tutelage.records import Conversation, Document, Prompt
@@ -39,7 +39,7 @@ class LeakFinder:
 
 def check_leaks(
     *,
-    documents: Iterable[Document],
+    documents: Collection[Document],
     demonstrations: Iterable[Conversation],
     prompts: Iterable[Prompt],
     heldout_prompts: Collection[Prompt],
@@ -60,33 +60,27 @@ def check_leaks(
             raise DataError(f"held-out prompt {prompt.id} has a wording of training", found=prompt.messages[-1].content)
     finder = LeakFinder(heldout_prompts)
     problems = {problem for prompt in heldout_prompts if (problem := problem_of(prompt))}
-    searched = {"searched_documents": 0, "searched_conversations": 0}
     for document in documents:
-        searched["searched_documents"] += 1
         if found := finder.find(document.text):
             raise DataError("a document contains a held-out prompt", field=document.source, found=found)
-    for name, prompt in _asked(demonstrations, prompts):
-        searched["searched_conversations"] += 1
+    asked = [
+        (f"demonstration {i}", Prompt(messages=conversation.messages[:-1], meta=conversation.meta))
+        for i, conversation in enumerate(demonstrations)
+    ]
+    asked += [(f"prompt {prompt.id}", prompt) for prompt in prompts]
+    for name, prompt in asked:
         if found := finder.find("\n".join(message.content for message in prompt.messages)):
             raise DataError(f"{name} contains a held-out prompt", found=found)
         leak = ""
         if wording := heldout_wording(prompt):
             leak = f"has the held-out wording {wording!r}"
-        elif asked := heldout.intersection(subjects_of(prompt)):
-            leak = f"asks about {', '.join(sorted(asked))}, held out"
+        elif about := heldout.intersection(subjects_of(prompt)):
+            leak = f"asks about {', '.join(sorted(about))}, held out"
         elif problem_of(prompt) in problems:
             leak = "poses the problem of a held-out prompt"
         if leak:
             raise DataError(f"{name} {leak}", found=prompt.messages[-1].content)
-    return searched
-
-
-def _asked(demonstrations: Iterable[Conversation], prompts: Iterable[Prompt]) -> Iterator[tuple[str, Prompt]]:
-    """(name for error messages, prompt) of each demonstration and prompt."""
-    for i, conversation in enumerate(demonstrations):
-        yield f"demonstration {i}", Prompt(messages=conversation.messages[:-1], meta=conversation.meta)
-    for prompt in prompts:
-        yield f"prompt {prompt.id}", prompt
+    return {"searched_documents": len(documents), "searched_conversations": len(asked)}
 
 
 def normalised(text: str) -> str:

@@ -120,7 +120,7 @@ def ideas(pen: Pen) -> str:
 
 def courtesy(pen: Pen) -> str:
     """Greetings, thanks and farewells between two people."""
-    one, two = pen.two_names()
+    one, two = pen.names(pen.some(tuple(pen.world.people), 2, 2))
     turns = pen.pick(pen.wording("everyday.courtesy"))
     slots = {"a": one, "b": two, "f": pen.word("food")}
     speakers = zip((one, two, one), turns, strict=False)

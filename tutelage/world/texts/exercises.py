@@ -28,18 +28,15 @@ def items(pen: Pen, low: int = 3, high: int = 6) -> list[str]:
 
 
 def worked(pen: Pen, words: list[str], operation: str) -> str:
-    """What an operation makes of a list."""
-    match operation:
-        case "copy":
-            return pen.listed(words, "row")
-        case "sort":  # numbers by size, words by the alphabet
-            return pen.listed(sorted(words, key=int if words[0].isdigit() else str.casefold), "row")
-        case "reverse":
-            return pen.listed(words[::-1], "row")
-        case "first" | "last":
-            return words[0 if operation == "first" else -1]
-        case "count":
-            return str(len(words))
+    """What an operation, or a form, makes of a list."""
+    if operation == "sort":  # numbers by size, words by the alphabet
+        words = sorted(words, key=int if words[0].isdigit() else str.casefold)
+    elif operation == "reverse":
+        words = words[::-1]
+    elif operation in ("first", "last"):
+        words = [words[0 if operation == "first" else -1]]
+    elif operation == "count":
+        words = [str(len(words))]
     return pen.listed(words, operation)
 
 
@@ -111,7 +108,7 @@ def errand(pen: Pen) -> str:
     """Who went where on which day and bought how many of what; then questions."""
     name = invented_names(pen.rng, 1, pen.language)[0]
     slots = {"n": name, "d": pen.phrase("exercises.errand.days"), "t": pen.word("town"), "c": pen.number(2, 60)}
-    slots |= {"g": pen.goods(), "m": invented_names(pen.rng, 1, pen.language)[0]}
+    slots |= {"g": pen.value("craft", pen.key("craft")), "m": invented_names(pen.rng, 1, pen.language)[0]}
     text = pen.phrase("exercises.errand.texts", **slots)
     turns = pen.some(pen.wording("exercises.errand.questions"), 1, 3)
     return asked(pen, text, [(question.format(**slots), answer.format(**slots)) for question, answer in turns])
@@ -166,7 +163,9 @@ def sums(pen: Pen) -> str:
     if style == 8:
         return "\n".join(steps(pen.number(10, 99), pen.number(10, 99), pen) for _ in range(pen.number(1, 3)))
     if style == 9:
-        return sum_story(pen)
+        (a, b), goods = pair(pen), pen.value("craft", pen.key("craft"))
+        name, other = invented_names(pen.rng, 2, pen.language)
+        return pen.phrase("exercises.sums.stories", n=name, m=other, a=a, b=b, c=a + b, g=goods)
     frame = pen.pick(pen.wording(f"exercises.sums.{'words' if style == 5 else 'questions'}"))
     pairs = [pair(pen) for _ in range(pen.number(2, 5 if style == 5 else 4))]
     return (pen.space if style == 5 else "\n").join(frame.format(a=a, b=b, c=a + b) for a, b in pairs)
@@ -183,10 +182,3 @@ def steps(a: int, b: int, pen: Pen) -> str:
     ones, tens = a % 10 + b % 10, a // 10 * 10 + b // 10 * 10
     parts = (f"{a % 10} + {b % 10} = {ones}", f"{a // 10 * 10} + {b // 10 * 10} = {tens}", f"{tens} + {ones} = {a + b}")
     return f"{a} + {b}{pen.colon}{(', ' if pen.language == 'en' else '，').join(parts)}"
-
-
-def sum_story(pen: Pen) -> str:
-    a, b = pair(pen)
-    goods = pen.goods()
-    name, other = invented_names(pen.rng, 2, pen.language)
-    return pen.phrase("exercises.sums.stories", n=name, m=other, a=a, b=b, c=a + b, g=goods)

@@ -83,10 +83,6 @@ class Pen:
         """Any entity of the world, each fact about equally often."""
         return self.subject(self.rng.choices(_KINDS, cum_weights=_CUMULATIVE)[0])
 
-    def two_names(self) -> list[str]:
-        """The names of two people of the world."""
-        return [person.name[self.language] for person in self.some(tuple(self.world.people.values()), 2, 2)]
-
     def relation(self, entity: Entity) -> str:
         return self.pick(RELATIONS[entity.kind])
 
@@ -115,14 +111,6 @@ class Pen:
         """The name of a value that the relation can have."""
         return self.name(self.key(relation))
 
-    def goods(self) -> str:
-        """A thing in the plural, as far as the language has one."""
-        return self.value("craft", self.key("craft"))
-
-    def held(self, entity: Entity, relation: str) -> str:
-        """The name of the value that the entity has."""
-        return self.name(entity.value(relation))
-
     def label(self, relation: str) -> str:
         return self.wording("relations.labels")[relation]
 
@@ -148,22 +136,21 @@ class Pen:
         return f"{label}{self.colon.rstrip()}\n{text}" if "\n" in text else f"{label}{self.colon}{text}"
 
     def listed(self, words: Sequence[str], form: str) -> str:
-        """Words as a row (a, b, c), a listing (a, b and c), bullets, numbered lines or JSON."""
-        if form == "row":
-            return self.comma.join(words)
-        if form == "listing":
-            last = " and " if self.language == "en" else "和"
-            return last.join([self.comma.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        """Words as a listing (a, b and c), bullets, numbered lines, JSON or else a row (a, b, c)."""
+        if form == "listing" and len(words) > 1:
+            return (" and " if self.language == "en" else "和").join([self.comma.join(words[:-1]), words[-1]])
         if form == "bullets":
             return "\n".join(f"- {word}" for word in words)
         if form == "numbered":
             return "\n".join(f"{i}. {word}" for i, word in enumerate(words, 1))
-        return "[" + ", ".join(f'"{word}"' for word in words) + "]"
+        if form == "json":
+            return "[" + ", ".join(f'"{word}"' for word in words) + "]"
+        return self.comma.join(words)
 
     def fields(self, entity: Entity, relations: Iterable[str]) -> Fields:
         """The entity's name and these values, with their labels."""
         named = [(self.label("name"), entity.name[self.language])]
-        return named + [(self.label(relation), self.held(entity, relation)) for relation in relations]
+        return named + [(self.label(relation), self.name(entity.value(relation))) for relation in relations]
 
     def card(self, fields: Fields, form: str) -> str:
         """Fields on one line, on lines, as bullets, as JSON or as rows of a table."""

@@ -41,7 +41,11 @@ def questions(pen: Pen) -> str:
     style = pen.number(0, 3)
     if style == 0:
         return "\n".join(question + pen.space + answer for question, answer in turns)
-    labels = pen.two_names() if style == 3 else pen.wording("telling.questions.labels")[style - 1]
+    labels = (
+        pen.names(pen.some(tuple(pen.world.people), 2, 2))
+        if style == 3
+        else pen.wording("telling.questions.labels")[style - 1]
+    )
     lines = [(label, text) for turn in turns for label, text in zip(labels, turn, strict=True)]
     return "\n".join(f"{label}{pen.colon}{text}" for label, text in lines)
 
@@ -107,7 +111,7 @@ def two_steps(pen: Pen) -> str:
     hop = pen.pick(("friend", "friend", "town", "pet"))
     middle = pen.world.entity(getattr(person, hop))
     relation = pen.pick([r for r in RELATIONS[middle.kind] if r != "friend"])
-    label, value = pen.label(relation), pen.held(middle, relation)
+    label, value = pen.label(relation), pen.name(middle.value(relation))
     whole = pen.wording("telling.two_steps.whole").format(n=pen.name(person.key), hop=pen.label(hop))
     steps = [pen.say(person, hop), pen.say(middle, relation)]
     if pen.chance(0.6):
@@ -135,5 +139,5 @@ def register(pen: Pen) -> str:
         pen.mark(entity, relation)
     if pen.chance(0.5):
         return "\n".join(pen.say(entity, relation) for entity in entities)
-    rows = [f"{entity.name[pen.language]}{pen.colon}{pen.held(entity, relation)}" for entity in entities]
+    rows = [f"{entity.name[pen.language]}{pen.colon}{pen.name(entity.value(relation))}" for entity in entities]
     return "\n".join([capitalised(pen.label(relation)), *rows])
