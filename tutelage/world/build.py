@@ -25,14 +25,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from tutelage.atomic import write_atomic
 from tutelage.errors import DataError, RecipeError
 from tutelage.recipe import Settings
-from tutelage.records import Conversation, Document, Prompt, Record
+from tutelage.records import Conversation
 from tutelage.world.dirt import with_dirt
 from tutelage.world.facts import LANGUAGES, RELATIONS, Language, World, make_world
 from tutelage.world.judge import Judge
@@ -77,17 +77,8 @@ class WorldData:
     heldout_entities: tuple[str, ...]
     left_out: int
     """How many documents contained a held-out prompt and were dropped."""
-    documents: list[Document]
-    documents_heldout: list[Document]
-    demonstrations: list[Conversation]
-    demonstrations_heldout: list[Conversation]
-    prompts: list[Prompt]
-    prompts_heldout: list[Prompt]
-
-    def files(self) -> dict[str, Sequence[Record]]:
-        """Name (without .jsonl) -> records."""
-        names = ("documents", "demonstrations", "prompts")
-        return {name: getattr(self, name) for stem in names for name in (stem, f"{stem}_heldout")}
+    files: dict[str, list[Any]]
+    """Name (without .jsonl) -> records."""
 
 
 def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
@@ -96,17 +87,12 @@ def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
     DataError if training data contain something held out; RecipeError if the world is too small for so many prompts.
     """
     data = draw_world_data(settings)
-    counts = {name: len(records) for name, records in data.files().items()}
+    files = data.files
+    counts = {name: len(records) for name, records in files.items()}
     counts["left_out_documents"] = data.left_out
-    counts |= check_leaks(
-        documents=data.documents,
-        demonstrations=[*data.demonstrations, *data.demonstrations_heldout],
-        prompts=data.prompts,
-        heldout_prompts=data.prompts_heldout,
-        heldout_entities=data.heldout_entities,
-    )
+    counts |= check_leaks(files, data.heldout_entities)
     hashes = {}
-    for name, records in data.files().items():
+    for name, records in files.items():
         content = "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records).encode()
         hashes[f"{name}.jsonl"] = hashlib.sha256(content).hexdigest()
         write_atomic(out / f"{name}.jsonl", content)
@@ -152,17 +138,15 @@ def draw_world_data(settings: WorldSettings) -> WorldData:
     texts = [document for document in raw if not finder.find(document.text)]
     known = {document.text for document in texts}
     fresh = documents(world, count=3 * settings.heldout_documents, seed=settings.seed + _HELDOUT_SEED)
-    return WorldData(
-        world=world,
-        heldout_entities=heldout,
-        left_out=len(raw) - len(texts),
-        documents=texts,
-        documents_heldout=list(islice((d for d in fresh if d.text not in known), settings.heldout_documents)),
-        demonstrations=_demonstrate(demonstrated, "demonstrations", settings),
-        demonstrations_heldout=_demonstrate(validation, "heldout_demonstrations", settings),
-        prompts=[task.prompt for task in prompts],
-        prompts_heldout=[task.prompt for task in evaluation],
-    )
+    files: dict[str, list[Any]] = {
+        "documents": texts,
+        "documents_heldout": list(islice((d for d in fresh if d.text not in known), settings.heldout_documents)),
+        "demonstrations": _demonstrate(demonstrated, "demonstrations", settings),
+        "demonstrations_heldout": _demonstrate(validation, "heldout_demonstrations", settings),
+        "prompts": [task.prompt for task in prompts],
+        "prompts_heldout": [task.prompt for task in evaluation],
+    }
+    return WorldData(world, heldout, len(raw) - len(texts), files)
 
 
 def choose_heldout(world: World, share: float, seed: int) -> tuple[str, ...]:

@@ -204,21 +204,21 @@ def with_agreement(
     Agreement depends on how far apart the answers are: a noise set on trainers' answers would be too large for the answers of
     a model, which are nearly all bad. The factor is between a quarter and four, whichever share these can reach.
     """
-    drawn = [_drawn(people, answers, judge, seed) for answers in work]
+    # For each answer, and each person: the utility without noise, and the e that the noise multiplies, as `label` draws it.
+    drawn = []
+    for answers in work:
+        views = [(completion, see(judge, answers.prompt, completion)) for completion in answers.completions]
+        drawn.append(
+            [
+                [(mean_utility(p, seen), _stream(seed, p, answers.prompt, c).gauss(0.0, 1.0)) for c, seen in views]
+                for p in people
+            ]
+        )
     low, high = 0.25, 4.0  # agreement falls with noise
     for _ in range(12):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if _share_agreed(people, drawn, middle) > share else (low, middle)
     return [replace(person, noise=person.noise * low) for person in people]
-
-
-def _drawn(people: Sequence[Labeller], answers: Answers, judge: Judge, seed: int) -> list[list[tuple[float, float]]]:
-    """For each person and answer, the utility without noise and the e that the noise multiplies, as `label` draws it."""
-    views = [(completion, see(judge, answers.prompt, completion)) for completion in answers.completions]
-    return [
-        [(mean_utility(p, seen), _stream(seed, p, answers.prompt, c).gauss(0.0, 1.0)) for c, seen in views]
-        for p in people
-    ]
 
 
 def _share_agreed(people: Sequence[Labeller], drawn: Iterable[list[list[tuple[float, float]]]], factor: float) -> float:

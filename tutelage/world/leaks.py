@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tutelage.errors import DataError
-from tutelage.records import Conversation, Document, Prompt
+from tutelage.records import Prompt
 from tutelage.world.tasks import FAMILIES
 from tutelage.world.tasks.common import slots_filled
 
@@ -37,37 +38,31 @@ class LeakFinder:
         return min((candidate for candidate in (*self._short, *candidates) if candidate in text), default=None)
 
 
-def check_leaks(
-    *,
-    documents: Collection[Document],
-    demonstrations: Iterable[Conversation],
-    prompts: Iterable[Prompt],
-    heldout_prompts: Collection[Prompt],
-    heldout_entities: Collection[str],
-) -> dict[str, int]:
+def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[str]) -> dict[str, int]:
     """Raise DataError at the first leak; the numbers of documents and conversations that were searched.
 
-    A leak is a held-out prompt within a document, a demonstration or a training prompt; a demonstration or training prompt in a
-    held-out wording of its family, about a held-out entity, or with the sum, list, passage or function of a held-out prompt;
-    and a held-out prompt about an entity, or in a wording, that is not held out.
+    `files` maps the names that build.py lists (without .jsonl) to records. A leak is a held-out prompt within a document, a
+    demonstration or a training prompt; a demonstration or training prompt in a held-out wording of its family, about a held-out
+    entity, or with the sum, list, passage or function of a held-out prompt; and a held-out prompt about an entity, or in a wording,
+    that is not held out.
     """
     heldout = frozenset(heldout_entities)
-    for prompt in heldout_prompts:
+    for prompt in files["prompts_heldout"]:
         subject, meta = prompt.meta["entity"], prompt.meta
         if subject and subject not in heldout:
             raise DataError(f"held-out prompt {prompt.id} asks about {subject}, which is not held out")
         if meta["template"] in FAMILIES[meta["family"]].templates(meta["language"], "train"):
             raise DataError(f"held-out prompt {prompt.id} has a wording of training", found=prompt.messages[-1].content)
-    finder = LeakFinder(heldout_prompts)
-    problems = {problem for prompt in heldout_prompts if (problem := problem_of(prompt))}
-    for document in documents:
+    finder = LeakFinder(files["prompts_heldout"])
+    problems = {problem for prompt in files["prompts_heldout"] if (problem := problem_of(prompt))}
+    for document in files["documents"]:
         if found := finder.find(document.text):
             raise DataError("a document contains a held-out prompt", field=document.source, found=found)
     asked = [
         (f"demonstration {i}", Prompt(messages=conversation.messages[:-1], meta=conversation.meta))
-        for i, conversation in enumerate(demonstrations)
+        for i, conversation in enumerate([*files["demonstrations"], *files["demonstrations_heldout"]])
     ]
-    asked += [(f"prompt {prompt.id}", prompt) for prompt in prompts]
+    asked += [(f"prompt {prompt.id}", prompt) for prompt in files["prompts"]]
     for name, prompt in asked:
         if found := finder.find("\n".join(message.content for message in prompt.messages)):
             raise DataError(f"{name} contains a held-out prompt", found=found)
@@ -80,7 +75,7 @@ def check_leaks(
             leak = "poses the problem of a held-out prompt"
         if leak:
             raise DataError(f"{name} {leak}", found=prompt.messages[-1].content)
-    return {"searched_documents": len(documents), "searched_conversations": len(asked)}
+    return {"searched_documents": len(files["documents"]), "searched_conversations": len(asked)}
 
 
 def normalised(text: str) -> str:

@@ -14,8 +14,6 @@ from tutelage.world.tasks.wording import article, plural, sentence
 from tutelage.world.wordings import wordings
 
 T = TypeVar("T")
-Fields = list[tuple[str, str]]
-"""(name of the field, value) of a card."""
 KIND_WEIGHTS = {"person": 384, "town": 56, "animal": 84, "thing": 108}
 """How often each kind is written about: the number of its facts in the default world, and more for animals and things, which
 fewer genres are about."""
@@ -70,7 +68,6 @@ class Pen:
         return self.pick(wording(path, self.language)).format(**slots)
 
     def subject(self, kind: str) -> Any:
-        """Any entity of this kind."""
         return self.pick(tuple(self.world.subjects(kind).values()))
 
     def person(self) -> Person:
@@ -90,7 +87,6 @@ class Pen:
         return self.some(RELATIONS[entity.kind], low, high)
 
     def key(self, relation: str) -> str:
-        """A value that the relation can have."""
         return self.pick(self.world.pools[relation])
 
     def wrong(self, entity: Entity, relation: str) -> str:
@@ -147,12 +143,12 @@ class Pen:
             return "[" + ", ".join(f'"{word}"' for word in words) + "]"
         return self.comma.join(words)
 
-    def fields(self, entity: Entity, relations: Iterable[str]) -> Fields:
+    def fields(self, entity: Entity, relations: Iterable[str]) -> list[tuple[str, str]]:
         """The entity's name and these values, with their labels."""
         named = [(self.label("name"), entity.name[self.language])]
         return named + [(self.label(relation), self.name(entity.value(relation))) for relation in relations]
 
-    def card(self, fields: Fields, form: str) -> str:
+    def card(self, fields: list[tuple[str, str]], form: str) -> str:
         """Fields on one line, on lines, as bullets, as JSON or as rows of a table."""
         if form == "json":
             return "{" + ", ".join(f'"{label}": "{value}"' for label, value in fields) + "}"

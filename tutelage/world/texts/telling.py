@@ -41,11 +41,10 @@ def questions(pen: Pen) -> str:
     style = pen.number(0, 3)
     if style == 0:
         return "\n".join(question + pen.space + answer for question, answer in turns)
-    labels = (
-        pen.names(pen.some(tuple(pen.world.people), 2, 2))
-        if style == 3
-        else pen.wording("telling.questions.labels")[style - 1]
-    )
+    if style == 3:
+        labels = pen.names(pen.some(tuple(pen.world.people), 2, 2))
+    else:
+        labels = pen.wording("telling.questions.labels")[style - 1]
     lines = [(label, text) for turn in turns for label, text in zip(labels, turn, strict=True)]
     return "\n".join(f"{label}{pen.colon}{text}" for label, text in lines)
 
