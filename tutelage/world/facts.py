@@ -189,10 +189,9 @@ def make_world(seed: int, *, people: int = 64, towns: int = 14, values: int = 20
     The same seed and sizes give the same world; RecipeError if there are not enough names.
     """
     folk, places = names("women", "men"), names("towns")
-    if not 2 <= people <= len(folk):
-        raise RecipeError(f"world.people is {people}; choose 2 to {len(folk)}")
-    if not 1 <= towns <= len(places):
-        raise RecipeError(f"world.towns is {towns}; choose 1 to {len(places)}")
+    for setting, count, low, high in (("people", people, 2, len(folk)), ("towns", towns, 1, len(places))):
+        if not low <= count <= high:
+            raise RecipeError(f"world.{setting} is {count}; choose {low} to {high}")
     if values < towns:
         raise RecipeError(
             f"world.values is {values}, but each of {towns} towns has a craft of its own; give at least {towns}"

@@ -32,7 +32,10 @@ def wording(path: str, language: Language) -> Any:
 
 @dataclass
 class Pen:
-    """Writes one document. `told` collects the facts of the world that it tells, as "mira.town"."""
+    """Writes one document: makes choices, finds words, gives lists and cards a form, and says sentences about entities.
+
+    `told` collects the facts of the world that the document tells, as "mira.town".
+    """
 
     world: World
     rng: random.Random
@@ -42,8 +45,6 @@ class Pen:
     def __post_init__(self) -> None:
         english = self.language == "en"
         self.space, self.comma, self.colon, self.stop = (" ", ", ", ": ", ".") if english else ("", "、", "：", "。")
-
-    # Choices
 
     def pick(self, options: Sequence[T]) -> T:
         return options[int(self.rng.random() * len(options))]
@@ -95,8 +96,6 @@ class Pen:
             pass
         return key
 
-    # Words
-
     def name(self, key: str) -> str:
         return self.world.name(key, self.language)
 
@@ -121,8 +120,6 @@ class Pen:
         if self.language == "en" and relation in ("job", "pet"):
             return article(name)
         return plural(name) if self.language == "en" and relation == "craft" else name
-
-    # Forms
 
     def join(self, sentences: Iterable[str]) -> str:
         return self.space.join(sentences)
@@ -158,8 +155,6 @@ class Pen:
         if form == "line":
             return ("; " if self.language == "en" else "；").join(lines)
         return self.listed(lines, "bullets") if form == "bullets" else "\n".join(lines)
-
-    # Sentences about an entity
 
     def mark(self, entity: Entity, relation: str) -> None:
         """Note that the document tells this fact, if it is one of the world's."""
@@ -231,9 +226,8 @@ class Pen:
         if not self.chance(0.35):
             return self.say(entity, relation, again=again)
         self.mark(entity, relation)
-        return sentence(
-            self._fill(self.wording("relations.short").get(relation, "{v}"), entity, relation), self.language
-        )
+        template = self.wording("relations.short").get(relation, "{v}")
+        return sentence(self._fill(template, entity, relation), self.language)
 
     def pronoun(self, person: Person) -> str:
         """She, He, 她, 他."""
