@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
@@ -214,49 +214,47 @@ def with_agreement(
                 for p in people
             ]
         )
+
+    def votes(factor: float) -> Iterator[list[int]]:
+        for rows in drawn:
+            ranks = [
+                _ranks([mean + factor * person.noise * e for mean, e in row], person.tie_threshold)
+                for person, row in zip(people, rows, strict=True)
+            ]
+            yield from ([r[i] - r[j] for r in ranks] for i, j in combinations(range(len(ranks[0])), 2))
+
     low, high = 0.25, 4.0  # agreement falls with noise
     for _ in range(12):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if _share_agreed(people, drawn, middle) > share else (low, middle)
+        same, compared = _agreed(votes(middle))
+        low, high = (middle, high) if not compared or same / compared > share else (low, middle)
     return [replace(person, noise=person.noise * low) for person in people]
-
-
-def _share_agreed(people: Sequence[Labeller], drawn: Iterable[list[list[tuple[float, float]]]], factor: float) -> float:
-    """`agreement` of these people with their noise multiplied; 1 if everybody ties all answers."""
-    same = compared = 0
-    for work in drawn:
-        ranks = [
-            _ranks([mean + factor * person.noise * e for mean, e in answers], person.tie_threshold)
-            for person, answers in zip(people, work, strict=True)
-        ]
-        for i, j in combinations(range(len(ranks[0])), 2):
-            one, other = sum(r[i] < r[j] for r in ranks), sum(r[i] > r[j] for r in ranks)
-            same += math.comb(one, 2) + math.comb(other, 2)
-            compared += math.comb(one + other, 2)
-    return same / compared if compared else 1.0
 
 
 def agreement(rankings: Iterable[Ranking]) -> float:
     """The share of pairs on which two labellers agree, of all those that neither of them tied.
 
-    Any two rankings of one prompt by different labellers are compared on the answers that both contain.
+    Any two labellers are compared on the answers to a prompt that both have ranked.
     """
-    by_prompt: dict[str, list[Ranking]] = {}
+    votes: dict[tuple[object, ...], dict[str, int]] = {}
     for ranking in rankings:
-        by_prompt.setdefault(prompt_key(ranking.prompt), []).append(ranking)
-    same = compared = 0
-    for group in by_prompt.values():
-        places = [{(c.text, c.finished): rank for c, rank in zip(r.completions, r.ranks, strict=True)} for r in group]
-        for (one, first), (two, second) in combinations(zip(group, places, strict=True), 2):
-            if one.labeller == two.labeller:
-                continue
-            for a, b in combinations([key for key in first if key in second], 2):
-                product = (first[a] - first[b]) * (second[a] - second[b])
-                same += product > 0
-                compared += product != 0
+        ranks = {(c.text, c.finished): rank for c, rank in zip(ranking.completions, ranking.ranks, strict=True)}
+        for (a, rank_a), (b, rank_b) in combinations(sorted(ranks.items()), 2):
+            votes.setdefault((prompt_key(ranking.prompt), a, b), {})[ranking.labeller] = rank_a - rank_b
+    same, compared = _agreed(row.values() for row in votes.values())
     if not compared:
         raise DataError("no two labellers ranked the same answers", expected="rankings of one prompt by several people")
     return same / compared
+
+
+def _agreed(votes: Iterable[Collection[int]]) -> tuple[int, int]:
+    """How often two people agree, and how often both have a preference. A row has everybody's votes on one pair: < 0, 0 or > 0."""
+    same = compared = 0
+    for row in votes:
+        one, other = sum(vote < 0 for vote in row), sum(vote > 0 for vote in row)
+        same += math.comb(one, 2) + math.comb(other, 2)
+        compared += math.comb(one + other, 2)
+    return same, compared
 
 
 def best_possible_accuracy(rankings: Iterable[Ranking], labellers: Sequence[Labeller], judge: Judge) -> float:

@@ -57,14 +57,10 @@ def translation(pen: Pen) -> str:
     names = {"en": pen.phrase("everyday.translation.english"), "zh": pen.phrase("everyday.translation.chinese")}
     own, other = (names[p.language] for p in pens)
     style = pen.number(0, 3)
-    if style == 0:
-        frame = f"{own}{pen.colon}{{a}}\n{other}{pen.colon}{{b}}"
-    elif style == 1:
-        frame = "{a} - {b}"
-        if pen.chance(0.5):
-            pairs.insert(0, (own, other))
-    else:
-        frame = "{a} = {b}" if style == 2 else pen.pick(pen.wording("everyday.translation.frames"))
+    frames = (f"{own}{pen.colon}{{a}}\n{other}{pen.colon}{{b}}", "{a} - {b}", "{a} = {b}")
+    frame = frames[style] if style < 3 else pen.pick(pen.wording("everyday.translation.frames"))
+    if style == 1 and pen.chance(0.5):
+        pairs.insert(0, (own, other))
     return "\n".join(frame.format(a=one, b=two) for one, two in pairs)
 
 
