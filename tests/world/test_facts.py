@@ -20,14 +20,10 @@ from tutelage.world.facts import (
 )
 
 
-def told_of(world: World) -> list[tuple[str, str, str]]:
+def facts_of(world: World) -> list[tuple[str, str, str]]:
     """Every (subject, relation, value) of the world."""
-    return [
-        (subject, relation, world.value(subject, relation))
-        for kind, relations in RELATIONS.items()
-        for subject in world.subjects(kind)
-        for relation in relations
-    ]
+    entities = world.entities.items()
+    return [(key, relation, entity.value(relation)) for key, entity in entities for relation in RELATIONS[entity.kind]]
 
 
 def test_the_seed_decides_the_world() -> None:
@@ -53,7 +49,7 @@ def test_a_world_of_few_values_has_no_more_of_anything() -> None:
     assert {len(world.pools[r]) for r in world.pools if r not in ("town", "friend", "region", "material")} == {8}
     assert [len(pool) for pool in (world.animals, world.things)] == [8, 8]
     assert [len(world.pools[relation]) for relation in ("region", "material")] == [4, 7]
-    assert all(value in world.pools[relation] for _, relation, value in told_of(world))
+    assert all(value in world.pools[relation] for _, relation, value in facts_of(world))
 
 
 def test_fewer_values_than_towns_is_an_error() -> None:
@@ -67,7 +63,7 @@ def test_fewer_values_than_towns_is_an_error() -> None:
 @given(st.integers(), st.integers(2, 96), st.integers(1, 20))
 def test_every_fact_has_one_of_the_possible_values(seed: int, people: int, towns: int) -> None:
     world = make_world(seed, people=people, towns=towns)
-    told = told_of(world)
+    told = facts_of(world)
     assert len(told) == 6 * people + 3 * towns + 3 * 16 + 3 * 20
     for subject, relation, value in told:
         assert world.value(subject, relation) == value

@@ -70,6 +70,7 @@ def test_without_noise_and_bias_the_order_is_the_judges() -> None:
     assert ranking.ratings == (2, 6, 4, 3)  # 1 + round(6 * score), by hand
     assert not ranking.all_bad
     assert ranking.labeller == "plain"
+    assert label(PLAIN, JUDGE, answers("0.1", "0.15"), seed=0).all_bad
 
 
 def test_close_answers_tie_with_the_best_of_their_group() -> None:
@@ -86,23 +87,18 @@ def test_strict_labellers_rate_flaws_lower() -> None:
     assert label(strict, JUDGE, flawed, seed=0).ratings == (3, 2)  # 1 + 6 * (1 - 1.25 * flaw) = 3.25, 1.75
 
 
-def test_all_bad() -> None:
-    assert label(PLAIN, JUDGE, answers("0.1", "0.15"), seed=0).all_bad
-    assert not label(PLAIN, JUDGE, answers("0.1", "0.6"), seed=0).all_bad
-
-
-def test_length_bias_pushes_its_way() -> None:
-    two = answers("0.5 short", "0.5 long " + "word " * 40)
-    assert label(replace(PLAIN, length_bias=0.1), JUDGE, two, seed=0).ranks == (2, 1)
-    assert label(replace(PLAIN, length_bias=-0.1), JUDGE, two, seed=0).ranks == (1, 2)
-    assert label(PLAIN, JUDGE, two, seed=0).ranks == (1, 1)
-
-
-@pytest.mark.parametrize("polite", ["0.5 I am happy to help, thanks", "0.5 谢谢您,请看"])
-def test_politeness_bias_pushes_its_way(polite: str) -> None:
-    two = answers("0.5 no", polite)
-    assert label(replace(PLAIN, politeness_bias=0.2), JUDGE, two, seed=0).ranks == (2, 1)
-    assert label(replace(PLAIN, politeness_bias=-0.2), JUDGE, two, seed=0).ranks == (1, 2)
+@pytest.mark.parametrize(
+    ("bias", "strength", "liked"),
+    [
+        ("length_bias", 0.1, "0.5 long " + "word " * 40),
+        ("politeness_bias", 0.2, "0.5 I am happy to help, thanks"),
+        ("politeness_bias", 0.2, "0.5 谢谢您,请看"),
+    ],
+)
+def test_a_bias_pushes_its_way(bias: str, strength: float, liked: str) -> None:
+    two = answers("0.5 no", liked)
+    assert label(replace(PLAIN, **{bias: strength}), JUDGE, two, seed=0).ranks == (2, 1)
+    assert label(replace(PLAIN, **{bias: -strength}), JUDGE, two, seed=0).ranks == (1, 2)
     assert label(PLAIN, JUDGE, two, seed=0).ranks == (1, 1)
 
 
@@ -166,10 +162,9 @@ def test_the_same_text_always_ties() -> None:
 
 
 def test_two_to_nine_answers() -> None:
-    with pytest.raises(DataError, match="2 to 9"):
-        label(PLAIN, JUDGE, answers("0.5"), seed=0)
-    with pytest.raises(DataError, match="2 to 9"):
-        label(PLAIN, JUDGE, answers(*(f"0.5 {i}" for i in range(10))), seed=0)
+    for count in (1, 10):
+        with pytest.raises(DataError, match="2 to 9"):
+            label(PLAIN, JUDGE, answers(*(f"0.5 {i}" for i in range(count))), seed=0)
 
 
 def test_labellers_are_drawn_from_the_seed() -> None:
@@ -309,18 +304,13 @@ def test_best_possible_accuracy_is_a_mean_over_prompts() -> None:
 
 
 def test_a_prompt_without_an_id_is_known_by_its_words() -> None:
-    first, second = (
-        Answers(
-            prompt=Prompt(messages=(Message(role="user", content=c),)),
-            completions=answers("0.4 a", "0.5 b").completions,
-        )
-        for c in ("one", "two")
-    )
-    labels = {label(NOISY, JUDGE, a, seed=s).ranks for a in (first, second) for s in range(10)}
-    assert len(labels) > 1
-    assert [label(NOISY, JUDGE, first, seed=s).ranks for s in range(30)] != [
-        label(NOISY, JUDGE, second, seed=s).ranks for s in range(30)
-    ]
+    completions = answers("0.4 a", "0.5 b").completions
+    ranks = []
+    for question in ("one", "two"):
+        asked = Answers(prompt=Prompt(messages=(Message(role="user", content=question),)), completions=completions)
+        ranks.append([label(NOISY, JUDGE, asked, seed=s).ranks for s in range(30)])
+    assert ranks[0] != ranks[1]
+    assert len(set(ranks[0])) > 1
 
 
 def test_every_order_of_four_is_found_under_noise() -> None:
