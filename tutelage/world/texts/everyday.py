@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tutelage.world.texts.pen import Pen, article, capitalised, measure_word, plural, sentence
+from tutelage.world.texts.pen import Pen, article, capitalised, measure_word, plural
 from tutelage.world.wordings import wordings
 
 
@@ -53,7 +53,7 @@ def translation(pen: Pen) -> str:
             relation = pen.relation(entity)
             pen.mark(entity, relation)
             value = entity.value(relation)
-            pairs.append(tuple(sentence(p.claim(entity, relation, value), p.language) for p in pens))
+            pairs.append(tuple(p.sentence(p.claim(entity, relation, value)) for p in pens))
     names = {"en": pen.phrase("everyday.translation.english"), "zh": pen.phrase("everyday.translation.chinese")}
     own, other = (names[p.language] for p in pens)
     style = pen.number(0, 3)

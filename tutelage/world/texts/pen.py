@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 from tutelage.world.facts import RELATIONS, Entity, Language, Person, Town, World, invented_people
-from tutelage.world.tasks.wording import article, plural, sentence
+from tutelage.world.tasks.wording import article, plural
 from tutelage.world.wordings import wordings
 
 T = TypeVar("T")
@@ -43,8 +43,8 @@ class Pen:
     told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        english = self.language == "en"
-        self.space, self.comma, self.colon, self.stop = (" ", ", ", ": ", ".") if english else ("", "、", "：", "。")
+        marks = (" ", ", ", ": ", ".", "?") if self.language == "en" else ("", "、", "：", "。", "？")
+        self.space, self.comma, self.colon, self.stop, self.question = marks
 
     def pick(self, options: Sequence[T]) -> T:
         return options[int(self.rng.random() * len(options))]
@@ -162,9 +162,13 @@ class Pen:
         if entity.key in self.world.entities and fact not in self.told:
             self.told.append(fact)
 
+    def sentence(self, clause: str, mark: str = "") -> str:
+        """The clause with a capital first and a mark last, by default a full stop."""
+        return capitalised(clause) + (mark or self.stop)
+
     def say(self, entity: Entity, relation: str, *, again: bool = False) -> str:
         """A sentence that tells this fact; with `again`, the subject is a pronoun."""
-        return sentence(self._clause(entity, relation, again), self.language)
+        return self.sentence(self._clause(entity, relation, again))
 
     def say_all(self, entity: Entity, relations: Sequence[str], *, again: bool = False) -> list[str]:
         """A sentence per relation, the first by name and the others by pronoun; now and then two make one sentence.
@@ -183,7 +187,7 @@ class Pen:
             if i < len(clauses) and leads and self.chance(0.5) and (rest := self._without_subject(entity, clauses[i])):
                 clause += (" and " if self.language == "en" else "，") + rest
                 i += 1
-            sentences.append(sentence(clause, self.language))
+            sentences.append(self.sentence(clause))
         return sentences
 
     def _clause(self, entity: Entity, relation: str, again: bool) -> str:
@@ -203,7 +207,7 @@ class Pen:
 
     def deny(self, entity: Entity, relation: str, wrong: str) -> str:
         """A sentence that denies that the entity has a wrong value."""
-        return sentence(self._fill(self._options("denies", entity, relation), entity, relation, wrong), self.language)
+        return self.sentence(self._fill(self._options("denies", entity, relation), entity, relation, wrong))
 
     def claim(self, entity: Entity, relation: str, key: str) -> str:
         """A clause that gives the entity this value, for use within a sentence; it is not noted as told."""
@@ -213,13 +217,13 @@ class Pen:
     def ask(self, entity: Entity, relation: str, *, again: bool = False) -> str:
         """A question for this fact."""
         template = self.pick(self._options("asks", entity, relation))
-        return sentence(self._fill(template, entity, relation, again=again), self.language, "?")
+        return self.sentence(self._fill(template, entity, relation, again=again), self.question)
 
     def say_of_myself(self, person: Person, relation: str) -> str:
         """The fact as the person would write it."""
         self.mark(person, relation)
         template = self.pick(self._options("of_myself", person, relation))
-        return sentence(self._fill(template, person, relation), self.language)
+        return self.sentence(self._fill(template, person, relation))
 
     def answer(self, entity: Entity, relation: str, *, again: bool = True) -> str:
         """The fact as an answer to a question for it: a sentence, or bare (In Arden. A baker. 烘焙师。)."""
@@ -227,7 +231,7 @@ class Pen:
             return self.say(entity, relation, again=again)
         self.mark(entity, relation)
         template = self.wording("relations.short").get(relation, "{v}")
-        return sentence(self._fill(template, entity, relation), self.language)
+        return self.sentence(self._fill(template, entity, relation))
 
     def pronoun(self, person: Person) -> str:
         """She, He, 她, 他."""
