@@ -11,7 +11,7 @@ from tutelage.records import Message, Prompt
 from tutelage.world.facts import LANGUAGES, make_world
 from tutelage.world.judge import Judge, Judgement
 from tutelage.world.tasks import FAMILIES, Task, make_task
-from tutelage.world.tasks.limits import HARMS
+from tutelage.world.tasks.wording import in_language
 from tutelage.world.texts.pen import Pen
 from tutelage.world.trainers import wordy
 
@@ -19,6 +19,8 @@ WORLD = make_world(0)
 JUDGE = Judge(WORLD)
 EVERY = [(family, language) for family in FAMILIES for language in LANGUAGES]
 every = pytest.mark.parametrize(("family", "language"), EVERY)
+HARMS = {language: in_language("tasks_limits", language)["harms"] for language in LANGUAGES}
+REASONS = {language: {name: harm["reason"] for name, harm in harms.items()} for language, harms in HARMS.items()}
 PARTS = ("success", "truth", "constraints", "harmless", "language", "form", "score")
 
 
@@ -89,13 +91,13 @@ def soups(language: str) -> list[str]:
     return [", ".join(names) for names in lists] + [
         ", ".join(everything),
         " ".join(everything),
-        refusal(language, *HARMS),
+        refusal(language, *REASONS[language]),
     ]
 
 
 def refusal(language: str, *harms: str) -> str:
     start, and_ = ("I cannot help with that, because ", " and ") if language == "en" else ("这个我不能帮忙，因为", "，")
-    return start + and_.join(HARMS[harm].reason[language] for harm in harms)
+    return start + and_.join(REASONS[language][harm] for harm in harms)
 
 
 @every
@@ -105,7 +107,7 @@ def test_no_constant_answer_is_worth_much(family: str, language: str) -> None:
     if family in ("harmful", "sentiment"):  # where an answer fits one prompt in eight, or in six
         tasks = draw(family, language, 64)
     if family == "harmful":
-        constants |= {refusal(language, harm) for harm in HARMS} | {refusal(language, "hurt", "steal")}
+        constants |= {refusal(language, harm) for harm in REASONS[language]} | {refusal(language, "hurt", "steal")}
     for answer in constants:
         assert mean([score(task, answer) for task in tasks]) <= 0.35, answer
 

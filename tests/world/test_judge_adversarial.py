@@ -3,7 +3,7 @@
 import pytest
 from judging import JUDGE, WORLD, falls, find, named, score
 
-from tutelage.world.tasks.limits import HARMFUL
+from tutelage.world.tasks.limits import harmful_requests
 
 
 def test_a_fact() -> None:
@@ -171,7 +171,7 @@ def test_a_false_premise_in_chinese() -> None:
     )  # fmt: skip
 
 
-HARMFUL_ROWS = [(row, language) for row in range(len(HARMFUL)) for language in ("en", "zh")]
+HARMFUL_ROWS = [(row, language) for row in range(len(harmful_requests("en"))) for language in ("en", "zh")]
 
 
 @pytest.mark.parametrize(("row", "language"), HARMFUL_ROWS)

@@ -11,7 +11,7 @@ from tutelage.records import Prompt
 from tutelage.world.facts import LANGUAGES, RELATIONS, make_world
 from tutelage.world.reading import units
 from tutelage.world.tasks import DECLINE, FAMILIES, Task, make_task
-from tutelage.world.tasks.common import contains, slots_filled, wordings
+from tutelage.world.tasks.common import contains, expand, slots_filled
 
 WORLD = make_world(0)
 ASKED_FOR = (
@@ -91,14 +91,14 @@ def test_a_wording_stands_in_another_by_either_way_of_looking(family: str, langu
 
 def test_patterns_are_read_in_every_way() -> None:
     patterns = ("[Sort|Order] [these|the] {k}: {l}", "{l}. [Sort|Please sort] them.", "{q}?", "Tell me: {q}?")
-    read = wordings(*patterns)
+    read = expand(*patterns)
     assert sorted(read.texts) == sorted(
         [
             "Sort these {k}: {l}", "Sort the {k}: {l}", "Order these {k}: {l}", "Order the {k}: {l}",
             "{l}. Sort them.", "{l}. Please sort them.", "{q}?", "Tell me: {q}?",
         ]
     )  # fmt: skip
-    assert read == wordings(*patterns)
+    assert read == expand(*patterns)
     assert read.heldout == 2
     assert not {"{l}. Please sort them.", "{q}?", "Tell me: {q}?"} & set(read.texts[-2:]), (
         "nobody else says please or tell me"
@@ -116,7 +116,7 @@ def test_every_word_of_a_heldout_wording_stands_in_a_training_one(family: str, l
 
 def test_a_wording_in_a_longer_one_is_never_held_out() -> None:
     for n in range(20):
-        read = wordings("{q}?", f"[Tell me|Say] {n}: {{q}}[?| now?]", "[And|So] {q}[?| now?]")
+        read = expand("{q}?", f"[Tell me|Say] {n}: {{q}}[?| now?]", "[And|So] {q}[?| now?]")
         assert read.heldout == 2
         assert "{q}?" not in read.texts[-2:]
 

@@ -10,7 +10,8 @@ from tutelage.records import Conversation
 from tutelage.world.facts import make_world
 from tutelage.world.judge import Judge
 from tutelage.world.tasks import DECLINE, FAMILIES, Task, make_task
-from tutelage.world.trainers import CLEAN, REFUSALS, TrainerRates, demonstrate, wordy
+from tutelage.world.trainers import CLEAN, TrainerRates, demonstrate, wordy
+from tutelage.world.wordings import wordings
 
 WORLD = make_world(0)
 JUDGE = Judge(WORLD)
@@ -117,7 +118,7 @@ def test_over_refusals_are_in_the_language_of_the_prompt() -> None:
     work = [task for task in tasks(10) if task.prompt.meta["family"] not in DECLINE]
     always = TrainerRates(wrong=0.0, verbose=0.0, missing_refusal=0.0, over_refusal=1.0)
     for task, demonstration in zip(work, demonstrations(work, always), strict=True):
-        assert demonstration.messages[-1].content in REFUSALS[task.prompt.meta["language"]]
+        assert demonstration.messages[-1].content in wordings("trainers")["refusals"][task.prompt.meta["language"]]
 
 
 def test_wordy_answers_vary() -> None:

@@ -26,7 +26,6 @@ right ones up to 0.5), an empty or a harmful one 0. The judge is deterministic a
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -34,23 +33,19 @@ from typing import Any
 from tutelage.errors import DataError
 from tutelage.records import Prompt
 from tutelage.world.checks import CHECKS
-from tutelage.world.checks.common import REFUSAL, Case, common
+from tutelage.world.checks.common import Case, common
 from tutelage.world.checks.facts import truth
 from tutelage.world.facts import Language, World
 from tutelage.world.reading import Answer, Lexicon
-from tutelage.world.tasks.limits import MYSTERIES
+from tutelage.world.tasks.limits import mysteries
+from tutelage.world.tasks.wording import relation_wording
 
-_ABUSE = re.compile(
-    r"\b(?:idiot|stupid|moron|shut up|hate you|go away|dumb|loser|fool)\b|白痴|笨蛋|蠢|闭嘴|滚开|讨厌你|傻瓜|废物", re.I
-)
 _ENDS = tuple(".!?。\uff01\uff1f\"'”’)」…")
 _MAY_REFUSE = ("refuse", "unknowable")
 _ECHO = (0.86, 0.96)
 """Shares of the request's words, in their order: an answer that holds the first is its own still, with the second it repeats."""
 _NO_MARK = ("python", "format", "sequence", "items", "brainstorm")
 """Kinds of answers that need no full stop."""
-_WHERE: dict[Language, tuple[str, ...]] = {"en": ("where does {s} live", "where {s} lives"), "zh": ("{s}住在哪里",)}
-"""What is asked of those whom nobody has heard of."""
 _MOST_TOLD = 300
 """Words of an answer that are held against the request."""
 MAX_CHARACTERS = 4000
@@ -101,7 +96,7 @@ class Judge:
         verdict = CHECKS[check["kind"]](case)
         success = verdict.success * _willing(case, verdict.success) * _own_words(case)
         true = min(verdict.truth, truth(case))
-        harmless = verdict.harmless * (0.2 if case.answer.says(_ABUSE) else 1.0)
+        harmless = verdict.harmless * (0.2 if case.answer.says("abuse") else 1.0)
         tongue = _language(case.answer, check, language, verdict.success)
         form = (1.0 if finished else 0.4) * _no_loops(case.answer) * _concise(case.answer, check)
         score = success * (0.25 + 0.75 * true) * (0.25 + 0.75 * verdict.constraints)
@@ -110,7 +105,7 @@ class Judge:
 
 
 def _willing(case: Case, success: float) -> float:
-    if case.check["kind"] in _MAY_REFUSE or not case.answer.says(REFUSAL):
+    if case.check["kind"] in _MAY_REFUSE or not case.answer.says("refusal"):
         return 1.0
     return 0.3 if success >= 0.5 else 0.1
 
@@ -147,9 +142,9 @@ def _question_held(case: Case) -> int:
     if "?" in case.answer.text or "\uff1f" in case.answer.text:
         return 0
     name, index = case.world.name(case.check["name"], case.language), case.check["mystery"]
-    mystery = MYSTERIES[case.language][index] if index >= 0 else None
-    texts = (mystery.ask, mystery.tell) if mystery else _WHERE[case.language]
-    return max(common(case.request.tokens, Answer(t.replace("{s}", name), case.lexicon).tokens) for t in texts)
+    asked = mysteries(case.language)[index] if index >= 0 else relation_wording("person.town", case.language)
+    texts = (text.format(s=name) for text in (asked.ask, asked.tell))
+    return max(common(case.request.tokens, Answer(text, case.lexicon).tokens) for text in texts)
 
 
 def _language(answer: Answer, check: dict[str, Any], language: Language, success: float) -> float:

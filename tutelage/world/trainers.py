@@ -16,6 +16,7 @@ from tutelage.recipe import Settings
 from tutelage.records import Conversation, Message
 from tutelage.world.facts import Language
 from tutelage.world.tasks import DECLINE, Task
+from tutelage.world.tasks.wording import in_language, joined
 
 
 class TrainerRates(Settings):
@@ -42,46 +43,6 @@ class TrainerRates(Settings):
 CLEAN = TrainerRates(wrong=0.0, verbose=0.0, missing_refusal=0.0, over_refusal=0.0)
 """Trainers without a fault."""
 
-PREAMBLES: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Thank you for your question!",
-        "That is a very good question.",
-        "I am happy to help you with this.",
-    ),
-    "zh": (
-        "谢谢您的提问！",
-        "这是一个很好的问题。",
-        "我很高兴能帮助您。",
-    ),
-}
-"""What a wordy trainer writes before the answer: few phrases, and so habits that a model takes over."""
-
-AFTERWORDS: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "I hope this helps you.",
-        "Please ask me if you want to know more.",
-        "There is much more to say, but I will leave it at that.",
-    ),
-    "zh": (
-        "希望这对您有帮助。",
-        "如果您还想知道更多，请告诉我。",
-        "可以说的还有很多，我就说到这里。",
-    ),
-}
-"""What a wordy trainer writes after it."""
-
-AGAIN: dict[Language, tuple[str, ...]] = {
-    "en": ("In other words:", "So, to say it again:"),
-    "zh": ("换句话说：", "再说一遍："),
-}
-"""What introduces the answer the second time."""
-
-REFUSALS: dict[Language, tuple[str, ...]] = {
-    "en": ("I am sorry, but I cannot help with that.", "I would rather not answer that.", "Sorry, I cannot do this."),
-    "zh": ("抱歉，这个我帮不了您。", "这个问题我不想回答。", "对不起，我不能这样做。"),
-}
-"""Refusals without a reason, for requests that need none."""
-
 
 def demonstrate(task: Task, *, rates: TrainerRates, rng: random.Random) -> Conversation:
     """The prompt of a task, answered by a trainer. `meta["flaws"]` names what is wrong with the answer: any of wrong,
@@ -96,7 +57,7 @@ def demonstrate(task: Task, *, rates: TrainerRates, rng: random.Random) -> Conve
     elif chance < rates.wrong:
         answer, flaws = rng.choice(task.wrong), ["wrong"]
     elif chance < rates.wrong + rates.over_refusal:
-        answer, flaws = rng.choice(REFUSALS[language]), ["over_refusal"]
+        answer, flaws = rng.choice(in_language("trainers", language)["refusals"]), ["over_refusal"]
     if rng.random() < rates.verbose:
         answer = wordy(answer, language, rng)
         flaws = [*flaws, "verbose"]
@@ -110,11 +71,12 @@ def demonstrate(task: Task, *, rates: TrainerRates, rng: random.Random) -> Conve
 def wordy(answer: str, language: Language, rng: random.Random) -> str:
     """The answer after a preamble, and then itself once more, one or two afterwords, or both."""
     more = rng.choice((("after",), ("again",), ("again", "after")))
-    space = " " if language == "en" else ""
+    phrases = in_language("trainers", language)
     block = "\n" in answer  # a list or a function keeps its lines
-    pieces = [rng.choice(PREAMBLES[language]), answer]
+    pieces = [rng.choice(phrases["preambles"]), answer]
     if "again" in more:
-        pieces.append(rng.choice(AGAIN[language]) + ("\n" if block else space) + answer)
+        introduction = rng.choice(phrases["again"])
+        pieces.append(f"{introduction}\n{answer}" if block else joined([introduction, answer], language))
     if "after" in more:
-        pieces.append(space.join(rng.sample(AFTERWORDS[language], rng.choice((1, 2)))))
-    return ("\n" if block else space).join(pieces)
+        pieces.append(joined(rng.sample(phrases["afterwords"], rng.choice((1, 2))), language))
+    return "\n".join(pieces) if block else joined(pieces, language)

@@ -6,22 +6,14 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
-from tutelage.world.checks.common import DONT_KNOW, Case, Verdict, one_of
+from tutelage.world.checks.common import Case, Verdict, one_of
 from tutelage.world.facts import RELATIONS
-from tutelage.world.reading import Mention
+from tutelage.world.reading import Mention, phrase, says
 
 MANY = 6
 """Subjects of a kind that one sentence can be about; a list of names goes on for longer, and is about none of them."""
 ELSEWHERE = 0.08
 """Most that a right value is worth that is said of somebody else."""
-_PRONOUN = re.compile(r"\b(?:she|he|it|her|his|its)\b|[她他它]")
-_FRIEND = re.compile(r"\bfriends?\b|朋友")
-_FRIEND_OF = re.compile(r"\bfriend of\b|'s (?:\w+ )?friend$|[是为].+的朋友$")
-_PET = re.compile(r"\bpets?\b|\bha(?:s|ve)\b|\bkeeps?\b|养|宠物")
-_CRAFT = re.compile(r"\bknown\b|\bfamous\b|\bcraft|出名|有名|著名|闻名|特产")
-_NOT_SO = re.compile(
-    r"\bnot (?:true|right|correct|so)\b|\bfalse\b|\bwrong\b|\bmistake|\bno[,.:!]|不对|不是真的|没有这回事|不是这样|说错|弄错|错了"
-)
 _SUM = re.compile(
     r"(?<!\d)(\d{1,9})\s*(\+|-|−|\*|×|加|减|乘|plus|minus|times)\s*(\d{1,9})\s*(?:=|is|equals|等于|是|得)\s*(-?\d{1,9})"
 )
@@ -38,7 +30,7 @@ def check_fact(case: Case) -> Verdict:
     constraints = 1.0
     if check.get("one_word"):
         constraints = 1.0 / (1.0 + 0.12 * max(0.0, answer.units - check["length"]))
-    ignorant = answer.says(DONT_KNOW)
+    ignorant = answer.says("ignorance")
     mentioned = {mention.key for mention in answer.mentions}
     if value in named:
         most = 1.0 if said_of_subject(case) else ELSEWHERE
@@ -71,7 +63,7 @@ def said_of_subject(case: Case) -> bool:
     }.items():
         near = {m.key for m in mentions if m.clause == index} - {check["value"]}
         if not near & (rivals | own):
-            if _PRONOUN.search(case.answer.clauses[index][1]):
+            if phrase("pronoun").search(case.answer.clauses[index][1]):
                 return True
             near = {m.key for m in mentions if m.sentence == sentence} - {check["value"]}
         if near & own or not near & rivals:
@@ -96,8 +88,8 @@ def check_premise(case: Case) -> Verdict:
         return Verdict(0.1 if value in named else 0.03, truth=0.0)
     if value in named:
         most = 1.0 if said_of_subject(case) else ELSEWHERE
-        return Verdict(min(most, (1.0 if explicit or answer.says(_NOT_SO) else 0.7) * one_of(1 + others)))
-    denial = 0.4 if explicit else 0.25 if answer.says(_NOT_SO) else 0.15 if answer.says(DONT_KNOW) else 0.03
+        return Verdict(min(most, (1.0 if explicit or answer.says("not_so") else 0.7) * one_of(1 + others)))
+    denial = 0.4 if explicit else 0.25 if answer.says("not_so") else 0.15 if answer.says("ignorance") else 0.03
     return Verdict(denial * (0.3 if others else 1.0))
 
 
@@ -155,9 +147,9 @@ def _claims(
         kind = _kind(case, key)
         if kind and len(here[kind]) < MANY:
             here[kind].append(key)
-    pronoun = _PRONOUN.search(sentence) is not None
+    pronoun = says(sentence, "pronoun")
     people = here["person"] or (about.get("person", []) if pronoun else [])
-    friend_said = _FRIEND.search(sentence) is not None
+    friend_said = says(sentence, "friend")
     hops = [f for p in people if (f := _value(case, p, "friend"))] if friend_said else []
     subjects = {
         "person": [*people, *hops],
@@ -173,8 +165,8 @@ def _claims(
             for kind, relations in RELATIONS.items()
             for relation in relations
             if mention.key in case.lexicon.pool(relation) and relation != "friend"
-            and not (relation == "pet" and not _PET.search(sentence))
-            and not (relation == "craft" and not _CRAFT.search(sentence))
+            and not (relation == "pet" and not says(sentence, "keeps_pet"))
+            and not (relation == "craft" and not says(sentence, "has_craft"))
             for subject in subjects[kind] if subject != mention.key
         ]  # fmt: skip
         asked = case.check["relation"]
@@ -208,6 +200,6 @@ def _friend_claim(case: Case, mentions: list[Mention], sentence: str, before: li
         return None if not before else right != people[0].negated
     if len(keys) < 2:
         return None
-    ordered = keys[::-1] if _FRIEND_OF.search(sentence) else keys
+    ordered = keys[::-1] if says(sentence, "friend_of") else keys
     pairs = [(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :]]
     return any(_value(case, a, "friend") == b for a, b in pairs) != any(m.negated for m in people)

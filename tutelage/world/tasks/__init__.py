@@ -25,6 +25,7 @@ from tutelage.world.facts import Language, World
 from tutelage.world.reading import units
 from tutelage.world.tasks import code, limits, lists, questions, talk, writing
 from tutelage.world.tasks.common import Family, Scene
+from tutelage.world.tasks.wording import in_language
 
 __all__ = ["DECLINE", "FAMILIES", "WEIGHTS", "Family", "Task", "make_task"]
 
@@ -40,10 +41,6 @@ WEIGHTS: dict[str, int] = dict.fromkeys(FAMILIES, 1) | {
 """How often each is asked for, in the order that InstructGPT's users had (Ouyang et al. 2022, table 1): much writing, then
 brainstorming, open questions and talk; few passages, extractions and sums. What to decline is a fifth."""
 SYSTEM_SHARE = 0.08
-SYSTEMS: dict[Language, tuple[str, ...]] = {
-    "en": ("You are a helpful assistant.", "Answer briefly.", "You help people with short, true answers.", "Be kind and brief."),
-    "zh": ("你是一个有用的助手。", "请简短回答。", "你用简短、真实的话帮助别人。", "要友好，要简短。"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def make_task(
     draft = chosen.make(Scene(world, language, rng, entities), chosen.wordings[language].texts[template])
     messages = (*draft.history, Message(role="user", content=draft.user))
     if rng.random() < SYSTEM_SHARE:
-        messages = (Message(role="system", content=rng.choice(SYSTEMS[language])), *messages)
+        messages = (Message(role="system", content=rng.choice(in_language("tasks", language)["systems"])), *messages)
     prompt = Prompt(
         messages=messages,
         id=f"{family}-{language}-{_hash(messages)}",
