@@ -37,8 +37,7 @@ from tutelage.world.checks.common import Case, common
 from tutelage.world.checks.facts import truth
 from tutelage.world.facts import Language, World
 from tutelage.world.reading import Answer, Lexicon
-from tutelage.world.tasks.limits import mysteries
-from tutelage.world.tasks.wording import relation_wording
+from tutelage.world.tasks.wording import in_language, relation_wording
 
 _ENDS = tuple(".!?。\uff01\uff1f\"'”’)」…")
 _MAY_REFUSE = ("refuse", "unknowable")
@@ -142,8 +141,9 @@ def _question_held(case: Case) -> int:
     if "?" in case.answer.text or "\uff1f" in case.answer.text:
         return 0
     name, index = case.world.name(case.check["name"], case.language), case.check["mystery"]
-    asked = mysteries(case.language)[index] if index >= 0 else relation_wording("person.town", case.language)
-    texts = (text.format(s=name) for text in (asked.ask, asked.tell))
+    mysteries = in_language("tasks_limits", case.language)["mysteries"]
+    asked = mysteries[index] if index >= 0 else relation_wording("person.town", case.language)
+    texts = (asked[form].format(s=name) for form in ("ask", "tell"))
     return max(common(case.request.tokens, Answer(text, case.lexicon).tokens) for text in texts)
 
 

@@ -192,6 +192,21 @@ class Answer:
         return found
 
     @cached_property
+    def keys(self) -> set[str]:
+        """All keys that the text names."""
+        return {mention.key for mention in self.mentions}
+
+    @cached_property
+    def affirmed(self) -> set[str]:
+        """Keys that a clause without negation names."""
+        return {mention.key for mention in self.mentions if not mention.negated}
+
+    @cached_property
+    def denied(self) -> set[str]:
+        """Keys that a negated clause names."""
+        return {mention.key for mention in self.mentions if mention.negated}
+
+    @cached_property
     def chinese_share(self) -> float | None:
         """Share of Chinese among the letters, a character counting as two Latin letters; None for a text without letters."""
         chinese = 2 * sum(map(len, CHINESE.findall(self.text)))

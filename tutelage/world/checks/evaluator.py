@@ -31,17 +31,11 @@ class EvaluationError(ValueError):
     """The source is not a program that the evaluator knows, or it failed, or it exceeded a limit."""
 
 
-class _Return(Exception):
-    def __init__(self, value: Any) -> None:
-        self.value = value
+class _Jump(Exception):
+    """Leaves statements as return, break or continue do."""
 
-
-class _Break(Exception):
-    pass
-
-
-class _Continue(Exception):
-    pass
+    def __init__(self, kind: type[ast.stmt], value: Any = None) -> None:
+        self.kind, self.value = kind, value
 
 
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
@@ -96,7 +90,7 @@ def call(functions: list[ast.FunctionDef], name: str, arguments: Iterable[Any]) 
         return _Machine({function.name: function for function in functions}).call(name, list(arguments))
     except EvaluationError:
         raise
-    except (_Return, _Break, _Continue) as error:
+    except _Jump as error:
         raise EvaluationError("break or continue outside of a loop") from error
     except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError) as error:
         raise EvaluationError(f"{type(error).__name__}: {error}") from error
@@ -122,8 +116,10 @@ class _Machine:
             raise EvaluationError("calls are nested too deeply")
         try:
             self.run(function.body, dict(zip(names, arguments, strict=True)))
-        except _Return as result:
-            return result.value
+        except _Jump as jump:
+            if jump.kind is not ast.Return:
+                raise
+            return jump.value
         finally:
             self.calls -= 1
         return None
@@ -141,7 +137,7 @@ class _Machine:
     def statement(self, node: ast.stmt, scope: Scope) -> None:
         match node:
             case ast.Return():
-                raise _Return(None if node.value is None else self.value(node.value, scope))
+                raise _Jump(ast.Return, None if node.value is None else self.value(node.value, scope))
             case ast.Expr():
                 self.value(node.value, scope)
             case ast.Assign():
@@ -155,10 +151,8 @@ class _Machine:
                 self.run(node.body if self.value(node.test, scope) else node.orelse, scope)
             case ast.For() | ast.While():
                 self.loop(node, scope)
-            case ast.Break():
-                raise _Break
-            case ast.Continue():
-                raise _Continue
+            case ast.Break() | ast.Continue():
+                raise _Jump(type(node))
             case ast.Pass():
                 pass
             case _:
@@ -168,10 +162,11 @@ class _Machine:
         for _ in self.turns(node, scope):
             try:
                 self.run(node.body, scope)
-            except _Break:
-                return
-            except _Continue:
-                continue
+            except _Jump as jump:
+                if jump.kind is ast.Break:
+                    return
+                if jump.kind is ast.Return:
+                    raise
         self.run(node.orelse, scope)
 
     def turns(self, node: ast.For | ast.While, scope: Scope) -> Iterator[None]:
@@ -264,11 +259,10 @@ class _Machine:
         return True
 
     def boolean(self, node: ast.BoolOp, scope: Scope) -> Any:
-        stop_at = isinstance(node.op, ast.Or)
         value = None
         for part in node.values:
             value = self.value(part, scope)
-            if bool(value) == stop_at:
+            if bool(value) == isinstance(node.op, ast.Or):
                 break
         return value
 

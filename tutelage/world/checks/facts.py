@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable
 from itertools import groupby
@@ -17,7 +18,10 @@ ELSEWHERE = 0.08
 _SUM = re.compile(
     r"(?<!\d)(\d{1,9})\s*(\+|-|−|\*|×|加|减|乘|plus|minus|times)\s*(\d{1,9})\s*(?:=|is|equals|等于|是|得)\s*(-?\d{1,9})"
 )
-_TAKE_AWAY, _MULTIPLY = ("-", "−", "减", "minus"), ("*", "×", "乘", "times")
+_OPERATIONS = dict.fromkeys(("-", "−", "减", "minus"), operator.sub) | dict.fromkeys(
+    ("*", "×", "乘", "times"), operator.mul
+)
+"""By sign; any other sign adds."""
 
 
 def check_fact(case: Case) -> Verdict:
@@ -31,23 +35,21 @@ def check_fact(case: Case) -> Verdict:
     if check.get("one_word"):
         constraints = 1.0 / (1.0 + 0.12 * max(0.0, answer.units - check["length"]))
     ignorant = answer.says("ignorance")
-    mentioned = {mention.key for mention in answer.mentions}
     if value in named:
         most = 1.0 if said_of_subject(case) else ELSEWHERE
         return Verdict(min(most, one_of(len(named)) * (0.5 if ignorant else 1.0)), constraints)
-    way = 0.08 if "via" in check and check["subject"] in mentioned else 0.0
+    way = 0.08 if "via" in check and check["subject"] in answer.keys else 0.0
     if named:
         near = 0.04 if relation == "born" and any(year[:3] == value[:3] for year in named) else 0.0
         return Verdict((0.1 + near + way) / len(named), constraints)
     if ignorant:
         return Verdict(0.15 + way, constraints)
-    return Verdict(0.02 + way + (0.03 if check["subject"] in mentioned else 0.0), constraints)
+    return Verdict(0.02 + way + (0.03 if check["subject"] in answer.keys else 0.0), constraints)
 
 
 def candidates(case: Case, relation: str, besides: set[str]) -> set[str]:
-    """The values of a relation that the answer names without a no."""
-    pool = case.lexicon.pool(relation)
-    return {m.key for m in case.answer.mentions if m.key in pool and m.key not in besides and not m.negated}
+    """The values of a relation that the answer names without denying them."""
+    return (case.answer.affirmed & case.lexicon.pool(relation)) - besides
 
 
 def said_of_subject(case: Case) -> bool:
@@ -82,7 +84,7 @@ def check_premise(case: Case) -> Verdict:
     check, answer = case.check, case.answer
     value, premise = check["value"], check["premise"]
     named = candidates(case, check["relation"], {check["subject"]})
-    explicit = any(m.key == premise and m.negated for m in answer.mentions)
+    explicit = premise in answer.denied
     others = len(named - {value, premise})
     if premise in named:
         return Verdict(0.1 if value in named else 0.03, truth=0.0)
@@ -95,7 +97,7 @@ def check_premise(case: Case) -> Verdict:
 
 def truth(case: Case) -> float:
     """Share of true claims among those that the answer makes, a false one counting double; 1 where it makes none."""
-    claims = list(_arithmetic(case))
+    claims = _arithmetic(case)
     if case.check["kind"] in ("fact", "premise"):
         subject = case.check["subject"]
         about: dict[str, list[str]] = {_kind(case, subject): [subject]}
@@ -105,12 +107,10 @@ def truth(case: Case) -> float:
     return 1.0 if not claims else (len(claims) - false) / (len(claims) + false)
 
 
-def _arithmetic(case: Case) -> Iterable[bool]:
-    return (_result(int(a), sign, int(b)) == int(c) for a, sign, b, c in _SUM.findall(case.answer.lower))
-
-
-def _result(a: int, sign: str, b: int) -> int:
-    return a - b if sign in _TAKE_AWAY else a * b if sign in _MULTIPLY else a + b
+def _arithmetic(case: Case) -> list[bool]:
+    """For every calculation in the answer: is it right?"""
+    found = _SUM.findall(case.answer.lower)
+    return [_OPERATIONS.get(sign, operator.add)(int(a), int(b)) == int(c) for a, sign, b, c in found]
 
 
 def _kind(case: Case, key: str) -> str:

@@ -108,8 +108,8 @@ def check_brainstorm(case: Case) -> Verdict:
     pool, common = lexicon.pool(relation), _more_ideas(relation)
     words = {item for items in lists_in(case.answer.lower)[:4] for item in items if item in common}
     keys = {word: next(iter(lexicon.keys(word)), word) for word in words}
-    mentions = {mention.key for mention in case.answer.mentions if not mention.negated}
-    found = {key for key in mentions if key in pool} | set(keys.values())
+    mentions = case.answer.affirmed
+    found = (mentions & pool) | set(keys.values())
     strange = _unknown_items(case, words)
     foreign, count = len(mentions - found) + strange, len(found)
     if count == n and not foreign:

@@ -25,17 +25,12 @@ def check_summary(case: Case) -> Verdict:
     missed by the fourth power of limit / length.
     """
     check, answer = case.check, case.answer
-    keys = {mention.key for mention in answer.mentions}
     told_of = {check["who"], check["thing"], check["town"]}
-    told = 0.25 * (check["who"] in keys) + 0.3 * (check["thing"] in keys) + 0.2 * (check["town"] in keys)
+    told = sum(worth * (check[part] in answer.keys) for part, worth in (("who", 0.25), ("thing", 0.3), ("town", 0.2)))
     told += 0.25 * answer.matches(_event(case))
-    lexicon = case.lexicon
-    new = [
-        key for key in keys - told_of
-        if key in lexicon.people or key in lexicon.pool("craft") or key in lexicon.pool("town")
-    ]  # fmt: skip
+    new = (answer.keys - told_of) & (case.lexicon.people | case.lexicon.pool("craft") | case.lexicon.pool("town"))
     success = max(0.02, told**2 * (0.4 if new else 1.0))
-    if any(m.negated and m.key in told_of for m in answer.mentions) or _roles_swapped(case):
+    if answer.denied & told_of or _roles_swapped(case):
         success = min(success, TWISTED)
     length = sum(map(len, CHINESE.findall(answer.text))) + len(LATIN.findall(answer.text))
     return Verdict(success, constraints=min(1.0, check["limit"] / max(length, 1)) ** 4)
@@ -140,14 +135,14 @@ def check_translation(case: Case) -> Verdict:
     if wanted <= found and not extra:
         cue = check.get("cue")
         most = _faithful(case, [key for key in named if key in wanted])
-        return Verdict(min(most, 1.0 if cue is None or answer.matches(relation_wording(cue, target).cue) else 0.6))
+        return Verdict(min(most, 1.0 if cue is None or answer.matches(relation_wording(cue, target)["cue"]) else 0.6))
     return Verdict(max(0.02, 0.45 * (len(found & wanted) / len(wanted)) ** 2 / (1 + extra)))
 
 
 def _faithful(case: Case, named: list[str]) -> float:
     """The most that a translation with every name is worth: `named` are those it names, in order."""
     check, answer = case.check, case.answer
-    if any(mention.negated and mention.key in check["keys"] for mention in answer.mentions):
+    if answer.denied & set(check["keys"]):
         return TWISTED
     if "cue" not in check:
         return 1.0
@@ -206,7 +201,7 @@ def check_greeting(case: Case) -> Verdict:
     act, name, answer = case.check["act"], case.check["name"], case.answer
     greetings = expressions("tasks_talk", "greetings", case.language)
     acts = {key for key, words in greetings.items() if answer.matches(words)}
-    people = {mention.key for mention in answer.mentions if mention.key in case.lexicon.people}
+    people = answer.keys & case.lexicon.people
     if act in acts and name in people and answer.matches(_introduces(case.language)):
         return Verdict(0.3)
     if act in acts and name in people:
@@ -232,8 +227,7 @@ def _function_words(language: Language) -> frozenset[str]:
 
 def check_story(case: Case) -> Verdict:
     """(share of the given words)^1.5 times how much of a story it is; words of other stories cost when there are many."""
-    wanted = set(case.check["words"])
-    keys = {mention.key for mention in case.answer.mentions}
+    wanted, keys = set(case.check["words"]), case.answer.keys
     share = len(wanted & keys) / len(wanted)
     extra = max(0, len(keys - wanted) - 3)
     return Verdict(max(0.02, share**1.5 * prose(case) / (1 + 0.3 * extra)) if case.answer.tokens else 0.0)
@@ -243,16 +237,17 @@ def prose(case: Case) -> float:
     """How far a text is made of sentences, in [0, 1]: several of them, each with a verb, not too many or few function words, no
     list of words, none that ends on "the".
     """
-    answer = case.answer
-    sentences = answer.sentences
-    tokens = answer.tokens
-    common = _function_words(case.language)
-    glue = sum(token in common for token in tokens) / max(len(tokens), 1)
-    low, high = (0.12, 0.6) if case.language == "zh" else (0.25, 0.75)
-    whole = [s for s in sentences if len(s.split() if case.language == "en" else s) >= 4 and _verbs().search(s)]
+    sentences, tokens, clauses = case.answer.sentences, case.answer.tokens, case.answer.clauses
+    english = case.language == "en"
+
+    def size(text: str) -> int:
+        return len(text.split() if english else text)
+
+    glue = sum(token in _function_words(case.language) for token in tokens) / max(len(tokens), 1)
+    low, high = (0.25, 0.75) if english else (0.12, 0.6)
+    whole = [s for s in sentences if size(s) >= 4 and _verbs().search(s)]
     score = len(whole) / max(len(sentences), 1)
     score *= 1.0 if len(whole) >= 2 else 0.7
     score *= 1.0 if low <= glue <= high else 0.4
-    short = sum(len(clause.split() if case.language == "en" else clause) <= 2 for _, clause in answer.clauses)
-    score *= 0.4 if short > 0.4 * len(answer.clauses) else 1.0
+    score *= 0.4 if sum(size(clause) <= 2 for _, clause in clauses) > 0.4 * len(clauses) else 1.0
     return score * (0.8 if any(says(s, "dangling") for s in sentences) else 1.0)

@@ -16,7 +16,7 @@ from tutelage.records import Message
 from tutelage.world import facts
 from tutelage.world.facts import LANGUAGES, Language, Person, World
 from tutelage.world.tasks import wording
-from tutelage.world.tasks.wording import LIST_MARK, Wording, in_language, relation_wording
+from tutelage.world.tasks.wording import LIST_MARK, in_language, relation_wording
 from tutelage.world.wordings import wordings
 
 STRANGERS_SHARE = 0.5
@@ -86,7 +86,7 @@ class Scene:
     def joined(self, *sentences: str) -> str:
         return wording.joined(sentences, self.language)
 
-    def wording(self, subject: str, relation: str) -> Wording:
+    def wording(self, subject: str, relation: str) -> dict[str, str]:
         return relation_wording(f"{self.kind(subject)}.{relation}", self.language)
 
     def fill(self, text: str, subject: str, pronoun: str = "") -> str:
@@ -95,7 +95,7 @@ class Scene:
     def statement(self, subject: str, relation: str, value: str, *, deny: bool = False, pronoun: str = "") -> str:
         """A sentence that gives, or denies, the subject this value. `pronoun` (f, m or it) replaces the subject where given."""
         words = self.wording(subject, relation)
-        text = self.fill(words.denies if deny else words.says, self.subject(subject), pronoun)
+        text = self.fill(words["denies" if deny else "says"], self.subject(subject), pronoun)
         return self.sentence(text.replace("{v}", self._value(relation, value)))
 
     def _value(self, relation: str, value: str) -> str:

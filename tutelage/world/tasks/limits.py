@@ -7,7 +7,6 @@ verb tells them apart. Each harm has its own reason, and a refusal is right only
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
 
 from tutelage.world import facts
 from tutelage.world.facts import Language
@@ -15,44 +14,11 @@ from tutelage.world.tasks.common import Draft, Family, Scene, put_question
 from tutelage.world.tasks.wording import in_language
 
 
-class Harmful(NamedTuple):
-    harm: str
-    action: str
-    comply: str
-    """What a helpful villain would answer."""
-
-
-class Lookalike(NamedTuple):
-    action: str
-    advice: str
-    words: str
-    """A regular expression of the words of which good advice has one."""
-
-
-class Mystery(NamedTuple):
-    """What nobody can know of a person: the question, the same as a clause, a made-up answer, and a pattern of its words."""
-
-    ask: str
-    tell: str
-    guess: str
-    words: str
-
-
 @cache
-def harmful_requests(language: Language) -> list[Harmful]:
-    """All harmful requests; a check names one by its index, as it does the rows below."""
+def harmful_requests(language: Language) -> list[dict[str, str]]:
+    """The harm, action and compliance of every harmful request; a check names one by its index."""
     harms = in_language("tasks_limits", language)["harms"]
-    return [Harmful(name, *row) for name, harm in harms.items() for row in harm["requests"]]
-
-
-@cache
-def lookalikes(language: Language) -> list[Lookalike]:
-    return [Lookalike(*row) for row in in_language("tasks_limits", language)["lookalikes"]]
-
-
-@cache
-def mysteries(language: Language) -> list[Mystery]:
-    return [Mystery(*row) for row in in_language("tasks_limits", language)["mysteries"]]
+    return [{"harm": name, **row} for name, harm in harms.items() for row in harm["requests"]]
 
 
 def request(scene: Scene, template: str, action: str) -> tuple[str, str, str]:
@@ -70,11 +36,11 @@ def refusal(scene: Scene, start: str, harm: str) -> str:
 def harmful(scene: Scene, template: str) -> Draft:
     rows, wordings = harmful_requests(scene.language), scene.wordings("limits")
     index = scene.rng.randrange(len(rows))
-    user, asked, name = request(scene, template, rows[index].action)
-    comply = rows[index].comply.format(s=name)
+    user, asked, name = request(scene, template, rows[index]["action"])
+    comply = rows[index]["comply"].format(s=name)
     return Draft(
         user=user,
-        good=refusal(scene, scene.rng.choice(wordings["declines"]), rows[index].harm),
+        good=refusal(scene, scene.rng.choice(wordings["declines"]), rows[index]["harm"]),
         wrong=(comply, *(scene.joined(start, comply) for start in wordings["eager"])),
         check={"kind": "refuse", "row": index},
         entity=asked,
@@ -82,15 +48,16 @@ def harmful(scene: Scene, template: str) -> Draft:
 
 
 def lookalike(scene: Scene, template: str) -> Draft:
-    rows, wordings = lookalikes(scene.language), scene.wordings("limits")
+    wordings = scene.wordings("limits")
+    rows = wordings["lookalikes"]
     index = scene.rng.randrange(len(rows))
-    user, asked, _ = request(scene, template, rows[index].action)
+    user, asked, _ = request(scene, template, rows[index]["action"])
     others = scene.rng.sample([row for row in rows if row is not rows[index]], 2)
     declined = refusal(scene, wordings["declines"][0], scene.rng.choice(sorted(wordings["harms"])))
     return Draft(
         user=user,
-        good=rows[index].advice,
-        wrong=(*(other.advice for other in others), declined),
+        good=rows[index]["advice"],
+        wrong=(*(other["advice"] for other in others), declined),
         check={"kind": "advice", "row": index},
         entity=asked,
     )
@@ -102,12 +69,13 @@ def unknowable(scene: Scene, template: str) -> Draft:
     if rng.random() < 0.25:
         return unheard_of(scene, template)
     person, asked = scene.somebody()
-    index = rng.randrange(len(mysteries(scene.language)))
-    ask, tell, guess = (text.format(s=scene.name(person)) for text in mysteries(scene.language)[index][:3])
+    index = rng.randrange(len(wordings["mysteries"]))
+    mystery = {key: text.replace("{s}", scene.name(person)) for key, text in wordings["mysteries"][index].items()}
+    guess = mystery["guess"]
     town = scene.world.value(person, "town") if asked else rng.choice(scene.world.pools["town"])
     return Draft(
-        user=put_question(template, ask, tell),
-        good=wordings["nobody_knows"].format(c=tell),
+        user=put_question(template, mystery["ask"], mystery["tell"]),
+        good=wordings["nobody_knows"].format(c=mystery["tell"]),
         wrong=(guess, wordings["i_think"].format(t=guess), scene.joined(guess, scene.statement(person, "town", town))),
         check={"kind": "unknowable", "name": person, "mystery": index},
         entity=asked,
@@ -121,7 +89,7 @@ def unheard_of(scene: Scene, template: str) -> Draft:
     more = scene.statement(key, "job", rng.choice(pools["job"]))
     asked, name = scene.wording(key, "town"), scene.name(key)
     return Draft(
-        user=put_question(template, scene.fill(asked.ask, name), scene.fill(asked.tell, name)),
+        user=put_question(template, asked["ask"].format(s=name), asked["tell"].format(s=name)),
         good=scene.wordings("limits")["never_heard"].format(s=name),
         wrong=(guess, scene.joined(guess, more)),
         check={"kind": "unknowable", "name": key, "mystery": -1},

@@ -18,7 +18,7 @@ def question(
 ) -> str:
     """Fill a template with the question about a subject, which `asked` names, or the pronoun (f, m or it) where given."""
     words = scene.wording(subject, relation)
-    ask, tell, noun = (scene.fill(text, asked, pronoun) for text in (words.ask, words.tell, words.noun))
+    ask, tell, noun = (scene.fill(words[form], asked, pronoun) for form in ("ask", "tell", "noun"))
     return put_question(template, ask, tell, n=noun, p=passage)
 
 
@@ -116,7 +116,7 @@ def follow_up(scene: Scene, template: str) -> Draft:
     first, relation = scene.rng.sample(RELATIONS[world.kind(subject)], 2)
     value, told = world.value(subject, relation), scene.statement(subject, first, world.value(subject, first))
     gender = scene.gender(subject)
-    opening = scene.sentence(scene.fill(scene.wording(subject, first).ask, scene.subject(subject)), "?")
+    opening = scene.sentence(scene.fill(scene.wording(subject, first)["ask"], scene.subject(subject)), "?")
 
     def answer(key: str) -> str:
         return scene.statement(subject, relation, key, pronoun=gender)

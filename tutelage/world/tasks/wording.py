@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,24 +11,6 @@ from tutelage.world.wordings import wordings
 
 LIST_MARK: dict[Language, str] = {"en": ", ", "zh": "、"}
 _FULL_WIDTH = str.maketrans(".?!", "。？！")
-
-
-@dataclass(frozen=True)
-class Wording:
-    """One relation in one language; `{s}` is the subject, `{v}` the value."""
-
-    ask: str
-    """A question: where does {s} live"""
-    tell: str
-    """The same as a clause: where {s} lives"""
-    noun: str
-    """The same as a noun phrase: the home town of {s}"""
-    says: str
-    """A statement: {s} lives in {v}"""
-    denies: str
-    """Its denial: {s} does not live in {v}"""
-    cue: str
-    """A regular expression that a free translation of the statement still contains."""
 
 
 @cache
@@ -49,10 +30,10 @@ def _side(node: Any, language: Language) -> Any:
     return {key: side for key, side in sides.items() if side is not None}
 
 
-@cache
-def relation_wording(relation: str, language: Language) -> Wording:
-    """The wording of a relation, named with the kind of its subject: person.town."""
-    return Wording(**in_language("tasks_statements", language)["relations"][relation])
+def relation_wording(relation: str, language: Language) -> dict[str, str]:
+    """How a relation, named with the kind of its subject (person.town), is asked for, told and denied."""
+    relations: dict[str, dict[str, str]] = in_language("tasks_statements", language)["relations"]
+    return relations[relation]
 
 
 def fill(text: str, language: Language, subject: str, pronoun: str = "") -> str:
