@@ -37,7 +37,7 @@ from tutelage.world.checks.common import Case, common
 from tutelage.world.checks.facts import truth
 from tutelage.world.facts import Language, World
 from tutelage.world.reading import Answer, Lexicon
-from tutelage.world.tasks.wording import in_language, relation_wording
+from tutelage.world.tasks.wording import in_language
 
 _ENDS = tuple(".!?。\uff01\uff1f\"'”’)」…")
 _MAY_REFUSE = ("refuse", "unknowable")
@@ -142,7 +142,8 @@ def _question_held(case: Case) -> int:
         return 0
     name, index = case.world.name(case.check["name"], case.language), case.check["mystery"]
     mysteries = in_language("tasks_limits", case.language)["mysteries"]
-    asked = mysteries[index] if index >= 0 else relation_wording("person.town", case.language)
+    relations = in_language("tasks_statements", case.language)["relations"]
+    asked = mysteries[index] if index >= 0 else relations["person.town"]
     texts = (asked[form].format(s=name) for form in ("ask", "tell"))
     return max(common(case.request.tokens, Answer(text, case.lexicon).tokens) for text in texts)
 

@@ -103,20 +103,15 @@ class Lexicon:
 
     def chinese(self, text: str) -> list[str]:
         """Keys that the Chinese of a text names, in order; the longest form wins."""
-        return [key for run in CHINESE.findall(text) for key in self._chinese_run(run)]
-
-    def _chinese_run(self, run: str) -> list[str]:
-        found: list[str] = []
-        start = 0
-        while start < len(run):
-            for length in range(min(self._longest, len(run) - start), 0, -1):
-                key = self._chinese.get(run[start : start + length])
-                if key is not None:
-                    found.append(key)
-                    start += length
-                    break
-            else:
-                start += 1
+        forms, found = self._chinese, []
+        for run in CHINESE.findall(text):
+            start = 0
+            while start < len(run):
+                lengths = range(min(self._longest, len(run) - start), 0, -1)
+                length = next((n for n in lengths if run[start : start + n] in forms), 0)
+                if length:
+                    found.append(forms[run[start : start + length]])
+                start += length or 1
         return found
 
     def keys(self, text: str) -> list[str]:
@@ -146,12 +141,12 @@ def _inflected(word: str) -> list[str]:
     return forms
 
 
+@dataclass(eq=False)
 class Answer:
     """A text as the judge sees it; each view is computed once, at its first use."""
 
-    def __init__(self, text: str, lexicon: Lexicon) -> None:
-        self.text = text
-        self.lexicon = lexicon
+    text: str
+    lexicon: Lexicon
 
     @cached_property
     def lower(self) -> str:

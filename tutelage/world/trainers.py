@@ -34,8 +34,8 @@ class TrainerRates(Settings):
 
     @model_validator(mode="after")
     def _exclusive(self) -> Self:
-        if self.wrong + self.over_refusal > 1:
-            total = self.wrong + self.over_refusal
+        total = self.wrong + self.over_refusal
+        if total > 1:
             raise ValueError(f"wrong and over_refusal exclude each other: together 1 at most, not {total}")
         return self
 

@@ -27,7 +27,7 @@ MAX_SIZE = 1000
 Scope = dict[str, Any]
 
 
-class EvaluationError(ValueError):
+class EvaluationError(Exception):
     """The source is not a program that the evaluator knows, or it failed, or it exceeded a limit."""
 
 
@@ -38,6 +38,8 @@ class _Jump(Exception):
         self.kind, self.value = kind, value
 
 
+_FAILURES = (_Jump, ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError)
+"""What evaluation can raise: a jump is break or continue outside of a loop."""
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
@@ -48,13 +50,11 @@ _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
 _UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-_METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        {"upper", "lower", "title", "capitalize", "swapcase", "strip", "split", "join", "replace", "count", "find"}
-        | {"startswith", "endswith", "isupper", "islower", "isdigit"}
-    ),
-    list: frozenset({"append", "insert", "extend", "pop", "reverse", "sort", "copy", "count", "index"}),
-}
+_METHODS: dict[type, tuple[str, ...]] = {
+    str: ("upper", "lower", "title", "capitalize", "swapcase", "strip", "split", "join", "replace", "count", "find",
+          "startswith", "endswith", "isupper", "islower", "isdigit"),
+    list: ("append", "insert", "extend", "pop", "reverse", "sort", "copy", "count", "index"),
+}  # fmt: skip
 
 
 def _range(*arguments: int) -> list[int]:
@@ -88,11 +88,7 @@ def call(functions: list[ast.FunctionDef], name: str, arguments: Iterable[Any]) 
     """The value of a call; the functions may call each other. Raises EvaluationError whatever goes wrong."""
     try:
         return _Machine({function.name: function for function in functions}).call(name, list(arguments))
-    except EvaluationError:
-        raise
-    except _Jump as error:
-        raise EvaluationError("break or continue outside of a loop") from error
-    except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+    except _FAILURES as error:
         raise EvaluationError(f"{type(error).__name__}: {error}") from error
 
 
@@ -233,7 +229,7 @@ class _Machine:
             case ast.ListComp() | ast.GeneratorExp():
                 return self.comprehension(node.elt, node.generators, dict(scope))
             case ast.JoinedStr():
-                return "".join(str(self.piece(part, scope)) for part in node.values)
+                return "".join(self.piece(part, scope) for part in node.values)
         raise _unknown(node)
 
     def binary(self, op: ast.operator, left: Any, right: Any) -> Any:
@@ -251,8 +247,8 @@ class _Machine:
 
     def compare(self, node: ast.Compare, scope: Scope) -> bool:
         left = self.value(node.left, scope)
-        for op, right_node in zip(node.ops, node.comparators, strict=True):
-            right = self.value(right_node, scope)
+        rights = (self.value(part, scope) for part in node.comparators)
+        for op, right in zip(node.ops, rights, strict=True):
             if not _COMPARE[type(op)](left, right):
                 return False
             left = right
@@ -300,13 +296,14 @@ class _Machine:
                 found += self.comprehension(element, rest, scope)
         return found
 
-    def piece(self, node: ast.expr, scope: Scope) -> Any:
+    def piece(self, node: ast.expr, scope: Scope) -> str:
         """A part of an f-string."""
-        if isinstance(node, ast.Constant):
-            return node.value
-        if not isinstance(node, ast.FormattedValue) or node.format_spec is not None or node.conversion != -1:
-            raise EvaluationError("formats are not known")
-        return self.value(node.value, scope)
+        match node:
+            case ast.Constant():
+                return str(node.value)
+            case ast.FormattedValue(format_spec=None, conversion=-1):
+                return str(self.value(node.value, scope))
+        raise EvaluationError("formats are not known")
 
 
 def _unknown(node: ast.AST) -> EvaluationError:

@@ -100,7 +100,7 @@ def truth(case: Case) -> float:
     claims = _arithmetic(case)
     if case.check["kind"] in ("fact", "premise"):
         subject = case.check["subject"]
-        about: dict[str, list[str]] = {_kind(case, subject): [subject]}
+        about = {kind: [subject] if kind == _kind(case, subject) else [] for kind in RELATIONS}
         for index, group in groupby(case.answer.mentions, key=lambda mention: mention.sentence):
             claims += _claims(case, list(group), case.answer.sentences[index], index, about)
     false = claims.count(False)
@@ -148,14 +148,14 @@ def _claims(
         if kind and len(here[kind]) < MANY:
             here[kind].append(key)
     pronoun = says(sentence, "pronoun")
-    people = here["person"] or (about.get("person", []) if pronoun else [])
+    people = here["person"] or (about["person"] if pronoun else [])
     friend_said = says(sentence, "friend")
-    hops = [f for p in people if (f := _value(case, p, "friend"))] if friend_said else []
+    hops = _hop(case, people, "friend") if friend_said else []
     subjects = {
         "person": [*people, *hops],
-        "town": here["town"] or _hop(case, people, "town") or about.get("town", []),
-        "animal": here["animal"] or _hop(case, [*people, *hops], "pet") or about.get("animal", []),
-        "thing": here["thing"] or about.get("thing", []),
+        "town": here["town"] or _hop(case, people, "town") or about["town"],
+        "animal": here["animal"] or _hop(case, [*people, *hops], "pet") or about["animal"],
+        "thing": here["thing"] or about["thing"],
     }
     bare = index == 0 and not pronoun
     verdicts: list[bool] = []
@@ -176,11 +176,10 @@ def _claims(
         if any(known) or (known and not mention.negated):
             verdicts.append((mention.key in known) != mention.negated)
     if friend_said:
-        friend = _friend_claim(case, mentions, sentence, about.get("person", []) if pronoun else [])
+        friend = _friend_claim(case, mentions, sentence, about["person"] if pronoun else [])
         verdicts += [] if friend is None else [friend]
     for kind, keys in here.items():
-        if keys:
-            about[kind] = list(dict.fromkeys([*keys, *about.get(kind, [])]))[:4]
+        about[kind] = list(dict.fromkeys([*keys, *about[kind]]))[:4]
     return verdicts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 
 from tutelage.world.checks.common import Case, Verdict, one_of, similarity
 from tutelage.world.reading import LATIN, denies, normal, phrase, says
@@ -19,18 +18,6 @@ _BREAK = re.compile(r"[.!?](?:\s|$)|[。\uff01\uff1f:\uff1a\n]")
 _COMMA = re.compile(r"[,;、\uff0c\uff1b]|\band\b|和")
 _MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)](?!\d)|\d{1,2}、(?=[^\d\s]))\s*")
 _ARTICLE = re.compile(r"^\s*(?:an?|the)\s+", re.I)
-
-
-@cache
-def _more_ideas(relation: str) -> frozenset[str]:
-    """What can be listed besides the values of the world, in both languages."""
-    sides = wordings("tasks_lists")["more_ideas"].get(relation, {})
-    return frozenset(" ".join(sides.values()).split())
-
-
-@cache
-def _filler() -> re.Pattern[str]:
-    return re.compile(f"^(?:{phrase('filler').pattern})$")
 
 
 def check_sum(case: Case) -> Verdict:
@@ -93,10 +80,9 @@ def check_items(case: Case) -> Verdict:
     expected, answer = set(case.check["items"]), case.answer
     denied = {i for i, sentence in enumerate(answer.sentences) if says(sentence, "not_there")}
     found = {m.key for m in answer.mentions if not m.negated and m.sentence not in denied}
-    right = len(found & expected)
     if found == expected:
         return Verdict(1.0)
-    f1 = 2 * right / (len(found) + len(expected))
+    f1 = 2 * len(found & expected) / (len(found) + len(expected))
     return Verdict(max(0.02, 0.45 * f1**2))
 
 
@@ -105,7 +91,8 @@ def check_brainstorm(case: Case) -> Verdict:
     what nobody knows for a thing of the kind counts.
     """
     relation, n, lexicon = case.check["relation"], case.check["n"], case.lexicon
-    pool, common = lexicon.pool(relation), _more_ideas(relation)
+    pool, more = lexicon.pool(relation), wordings("tasks_lists")["more_ideas"].get(relation, {})
+    common = set(" ".join(more.values()).split())
     words = {item for items in lists_in(case.answer.lower)[:4] for item in items if item in common}
     keys = {word: next(iter(lexicon.keys(word)), word) for word in words}
     mentions = case.answer.affirmed
@@ -153,7 +140,7 @@ def _plain(entry: str) -> str:
 
 def _is_short(entry: str) -> bool:
     words = LATIN.findall(entry)
-    if _filler().search(entry) or entry.isdigit():
+    if phrase("filler").fullmatch(entry) or entry.isdigit():
         return False
     return len(words) <= 2 if words else 0 < len(entry) <= 4
 

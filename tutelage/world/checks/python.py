@@ -42,20 +42,17 @@ def check_python(case: Case) -> Verdict:
         return Verdict(0.02)
     named = any(function.name == name for function in functions)
     called = name if named else functions[0].name
-    expected = functions_in(f"def f({task.arguments}):\n    return {task.returns}")
-    same = [_same(_call(functions, called, inputs), _call(expected, "f", inputs)) for inputs in task.calls]
-    right = sum(same) / len(same)
+    expected = functions_in(f"def f({task['arguments']}):\n    return {task['returns']}")
+    values = [(_call(functions, called, inputs), _call(expected, "f", inputs)) for inputs in task["calls"]]
+    right = sum(type(found) is type(wanted) and found == wanted for found, wanted in values) / len(values)
     if named and right == 1.0:
         return Verdict(1.0 / len(functions))
     return Verdict((0.05 + 0.05 * named + 0.25 * right**2) / len(functions))
 
 
 def _call(functions: list[Any], name: str, inputs: list[Any]) -> Any:
+    """The value of a call; EvaluationError, which equals no value, where there is none."""
     try:
         return call(functions, name, deepcopy(inputs))  # a function may change its lists
     except EvaluationError:
         return EvaluationError
-
-
-def _same(found: Any, expected: Any) -> bool:
-    return found is not EvaluationError and type(found) is type(expected) and found == expected

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from tutelage.world import facts
 from tutelage.world.checks.common import Case, Verdict, expressions, one_of, similarity
 from tutelage.world.checks.lists import lists_in
 from tutelage.world.facts import Language
 from tutelage.world.reading import CHINESE, LATIN, normal, phrase, says
-from tutelage.world.tasks.wording import relation_wording
 from tutelage.world.wordings import wordings
 
 TWISTED = 0.3
@@ -68,21 +67,16 @@ def check_format(case: Case) -> Verdict:
     return Verdict(max(0.02, 0.35 * right**2 + 0.12 * kept))
 
 
-def _marked(pattern: str) -> Callable[[str, list[str]], float]:
-    mark = re.compile(pattern)
-
-    def right(text: str, items: list[str]) -> float:
-        """Of the best run of marked lines."""
-        runs: list[list[str]] = [[]]
-        for found in map(mark.match, text.split("\n")):
-            if found:
-                runs[-1].append(normal(found.group(1)))
-            elif runs[-1]:
-                runs.append([])
-        wanted = [normal(item) for item in items]
-        return max(similarity(run, wanted) for run in runs)
-
-    return right
+def _marked(mark: str, text: str, items: list[str]) -> float:
+    """Similarity of the best run of marked lines."""
+    runs: list[list[str]] = [[]]
+    for found in (re.match(mark, line) for line in text.split("\n")):
+        if found:
+            runs[-1].append(normal(found.group(1)))
+        elif runs[-1]:
+            runs.append([])
+    wanted = [normal(item) for item in items]
+    return max(similarity(run, wanted) for run in runs)
 
 
 def _one_line(text: str, items: list[str]) -> float:
@@ -112,8 +106,8 @@ def _upper(text: str, items: list[str]) -> float:
 
 
 _FORMS: dict[str, Callable[[str, list[str]], float]] = {
-    "bullets": _marked(r"\s*[-*•]\s*(.+)"),
-    "numbered": _marked(r"\s*\d{1,2}[.)、](?!\d)\s*(.+)"),
+    "bullets": partial(_marked, r"\s*[-*•]\s*(.+)"),
+    "numbered": partial(_marked, r"\s*\d{1,2}[.)、](?!\d)\s*(.+)"),
     "line": _one_line,
     "json": _json,
     "upper": _upper,
@@ -133,9 +127,9 @@ def check_translation(case: Case) -> Verdict:
     found = set(named) | {year for year in years if year in answer.text}
     extra = len(found - wanted)
     if wanted <= found and not extra:
-        cue = check.get("cue")
+        cue = expressions("tasks_statements", "relations", target).get(check.get("cue", ""))
         most = _faithful(case, [key for key in named if key in wanted])
-        return Verdict(min(most, 1.0 if cue is None or answer.matches(relation_wording(cue, target)["cue"]) else 0.6))
+        return Verdict(min(most, 1.0 if cue is None or answer.matches(cue) else 0.6))
     return Verdict(max(0.02, 0.45 * (len(found & wanted) / len(wanted)) ** 2 / (1 + extra)))
 
 

@@ -27,8 +27,6 @@ from tutelage.world.tasks import code, limits, lists, questions, talk, writing
 from tutelage.world.tasks.common import Family, Scene
 from tutelage.world.tasks.wording import in_language
 
-__all__ = ["DECLINE", "FAMILIES", "WEIGHTS", "Family", "Task", "make_task"]
-
 FAMILIES: dict[str, Family] = (
     questions.FAMILIES | lists.FAMILIES | writing.FAMILIES | talk.FAMILIES | code.FAMILIES | limits.FAMILIES
 )
@@ -73,9 +71,10 @@ def make_task(
     messages = (*draft.history, Message(role="user", content=draft.user))
     if rng.random() < SYSTEM_SHARE:
         messages = (Message(role="system", content=rng.choice(in_language("tasks", language)["systems"])), *messages)
+    content = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
     prompt = Prompt(
         messages=messages,
-        id=f"{family}-{language}-{_hash(messages)}",
+        id=f"{family}-{language}-{hashlib.sha256(content.encode()).hexdigest()[:12]}",
         source=f"world/{family}",
         meta={
             "family": family,
@@ -86,8 +85,3 @@ def make_task(
         },
     )
     return Task(prompt, draft.good, tuple(wrong for wrong in dict.fromkeys(draft.wrong) if wrong != draft.good))
-
-
-def _hash(messages: tuple[Message, ...]) -> str:
-    text = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -14,11 +14,12 @@ from typing import Any
 from tutelage.errors import RecipeError
 from tutelage.records import Message
 from tutelage.world import facts
-from tutelage.world.facts import LANGUAGES, Language, Person, World
-from tutelage.world.tasks import wording
-from tutelage.world.tasks.wording import LIST_MARK, in_language, relation_wording
+from tutelage.world.facts import LANGUAGES, RELATIONS, Language, Person, World
+from tutelage.world.tasks.wording import LIST_MARK, MARKS, article, capital, in_language, joined, plural
 from tutelage.world.wordings import wordings
 
+TOLD = ("town", "job", "pet", "food", "born")
+"""Relations that a text tells of strangers."""
 STRANGERS_SHARE = 0.5
 """Of the people in requests that need no knowledge of them."""
 
@@ -47,7 +48,7 @@ class Scene:
 
     def noun(self, key: str) -> str:
         """The name with its indefinite article, where the language has one."""
-        return wording.article(self.name(key)) if self.language == "en" else self.name(key)
+        return article(self.name(key)) if self.language == "en" else self.name(key)
 
     def subject(self, key: str) -> str:
         """Mira, Arden, the otter; 米拉, 阿登, 水獭."""
@@ -55,11 +56,8 @@ class Scene:
         return f"the {self.name(key)}" if definite else self.name(key)
 
     def kind(self, key: str) -> str:
-        """The kind of an entity; a key that the world lacks is a stranger, a person."""
-        try:
-            return self.world.kind(key)
-        except KeyError:
-            return "person"
+        """The kind of an entity of the world, or of a stranger, who is a person."""
+        return "person" if key in facts.STRANGERS else self.world.kind(key)
 
     def gender(self, subject: str) -> str:
         """f or m for a person of the world, `it` for any other entity."""
@@ -71,7 +69,7 @@ class Scene:
 
     def ended(self, items: Iterable[str]) -> str:
         """A list with a full stop; unlike a sentence, without a capital, because the words must stay as they are."""
-        return wording.full_stop(self.listed(items), self.language)
+        return self.listed(items) + MARKS[self.language]["."]
 
     def names(self, keys: Iterable[str]) -> str:
         return self.listed(map(self.name, keys))
@@ -81,16 +79,22 @@ class Scene:
         return self.sentence(self.names(keys))
 
     def sentence(self, text: str, mark: str = ".") -> str:
-        return wording.sentence(text, self.language, mark)
+        return capital(text) + MARKS[self.language][mark]
 
     def joined(self, *sentences: str) -> str:
-        return wording.joined(sentences, self.language)
+        return joined(sentences, self.language)
 
     def wording(self, subject: str, relation: str) -> dict[str, str]:
-        return relation_wording(f"{self.kind(subject)}.{relation}", self.language)
+        """How this relation of the subject is asked for, told and denied."""
+        wordings: dict[str, dict[str, str]] = self.wordings("statements")["relations"]
+        return wordings[f"{self.kind(subject)}.{relation}"]
 
     def fill(self, text: str, subject: str, pronoun: str = "") -> str:
-        return wording.fill(text, self.language, subject, pronoun)
+        """Put the subject, or its pronoun (f, m or it) where given, for every `{s}`; `{s}'s` becomes her, his or its."""
+        if not pronoun:
+            return text.replace("{s}", subject)
+        plain, possessive = self.wordings("statements")["pronouns"][pronoun]
+        return text.replace("{s}'s", possessive).replace("{s}", plain)
 
     def statement(self, subject: str, relation: str, value: str, *, deny: bool = False, pronoun: str = "") -> str:
         """A sentence that gives, or denies, the subject this value. `pronoun` (f, m or it) replaces the subject where given."""
@@ -102,19 +106,24 @@ class Scene:
         """A value as it appears in a statement: a baker, an otter, lanterns, 1967."""
         if relation in ("job", "pet"):
             return self.noun(value)
-        return wording.plural(self.name(value)) if self.language == "en" and relation == "craft" else self.name(value)
+        return plural(self.name(value)) if self.language == "en" and relation == "craft" else self.name(value)
 
     def pick(self, *kinds: str) -> str:
         """An allowed entity of one of these kinds; RecipeError where there is none."""
-        found = {kind: self.allowed(kind) for kind in kinds}
+        found = {
+            kind: [key for key in self.world.subjects(kind) if self.entities is None or key in self.entities]
+            for kind in kinds
+        }
         present = [kind for kind in kinds if found[kind]]
         if not present:
             raise RecipeError(f"no {' or '.join(kinds)} is among the allowed entities; allow at least one")
         return self.rng.choice(found[self.rng.choice(present)])
 
-    def allowed(self, kind: str) -> list[str]:
-        keys = self.world.subjects(kind)
-        return [key for key in keys if self.entities is None or key in self.entities]
+    def fact(self, *kinds: str) -> tuple[str, str, str]:
+        """A fact about an allowed entity of one of these kinds: subject, relation, value."""
+        subject = self.pick(*kinds)
+        relation = self.rng.choice(RELATIONS[self.kind(subject)])
+        return subject, relation, self.world.value(subject, relation)
 
     def somebody(self) -> tuple[str, str]:
         """A person for a request that needs no knowledge of them: one of the world, or as often a stranger.
@@ -146,7 +155,7 @@ class Draft:
 
 def put_question(template: str, ask: str, tell: str, **slots: str) -> str:
     """Fill {q} or {Q} (the question, small or with a capital), {c} (the same as a clause) and further slots of a template."""
-    return template.format(q=ask, Q=wording.capital(ask), c=tell, **slots)
+    return template.format(q=ask, Q=capital(ask), c=tell, **slots)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from tutelage.world.facts import invented_people
-from tutelage.world.tasks.common import Draft, Family, Scene
-
-VALUES_IN_TEXTS = ("town", "job", "pet", "food", "born")
-"""Relations that a text tells of a stranger."""
+from tutelage.world.tasks.common import TOLD, Draft, Family, Scene
 
 
 def sum_of_two(scene: Scene, template: str) -> Draft:
@@ -70,7 +67,7 @@ def extraction(scene: Scene, template: str) -> Draft:
     rng, kinds, n = scene.rng, scene.wordings("lists")["extracted"], 2
     relation = rng.choice(sorted(kinds))
     asked = "town" if relation == "friend" else relation  # people are picked out of a text about towns
-    other = rng.choice([r for r in VALUES_IN_TEXTS if r != asked])
+    other = rng.choice([r for r in TOLD if r != asked])
     people, values = invented_people(scene.world, rng, n), rng.sample(scene.world.pools[asked], n)
     parts = [scene.statement(p.key, asked, v) for p, v in zip(people, values, strict=True)]
     extra = str(getattr(people[0], other))

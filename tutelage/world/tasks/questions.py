@@ -6,20 +6,20 @@ from typing import Any
 
 from tutelage.records import Message
 from tutelage.world.facts import RELATIONS, Person, invented_people
-from tutelage.world.tasks.common import Draft, Family, Scene, put_question
+from tutelage.world.tasks.common import TOLD, Draft, Family, Scene, put_question
 
 ONE_WORD = ("one word", "一个词")
-HOPS = {"friend": ("town", "job", "pet", "food", "born"), "town": RELATIONS["town"], "pet": RELATIONS["animal"]}
+HOPS = {"friend": TOLD, "town": RELATIONS["town"], "pet": RELATIONS["animal"]}
 MOSTLY_PEOPLE = ("person", "person", "person", "town", "animal", "thing")
 
 
 def question(
-    scene: Scene, template: str, subject: str, relation: str, asked: str, pronoun: str = "", passage: str = ""
+    scene: Scene, template: str, subject: str, relation: str, asked: str, pronoun: str = "", **slots: str
 ) -> str:
     """Fill a template with the question about a subject, which `asked` names, or the pronoun (f, m or it) where given."""
     words = scene.wording(subject, relation)
     ask, tell, noun = (scene.fill(words[form], asked, pronoun) for form in ("ask", "tell", "noun"))
-    return put_question(template, ask, tell, n=noun, p=passage)
+    return put_question(template, ask, tell, n=noun, **slots)
 
 
 def is_one_word(template: str) -> bool:
@@ -37,9 +37,7 @@ def fact_check(subject: str, relation: str, value: str, **more: Any) -> dict[str
 
 
 def closed_book(scene: Scene, template: str) -> Draft:
-    subject = scene.pick(*MOSTLY_PEOPLE)
-    relation = scene.rng.choice(RELATIONS[scene.kind(subject)])
-    value = scene.world.value(subject, relation)
+    subject, relation, value = scene.fact(*MOSTLY_PEOPLE)
     return Draft(
         user=question(scene, template, subject, relation, scene.subject(subject)),
         good=short_or_full(scene, template, value, scene.statement(subject, relation, value)),
@@ -54,7 +52,7 @@ def closed_book(scene: Scene, template: str) -> Draft:
 
 def passage_question(scene: Scene, template: str) -> Draft:
     asked, other = invented_people(scene.world, scene.rng, 2)
-    relation, more = scene.rng.sample(["town", "job", "pet", "food", "born"], 2)
+    relation, more = scene.rng.sample(TOLD, 2)
     value, decoy = (str(getattr(person, relation)) for person in (asked, other))
     while decoy == value:
         decoy = scene.other(relation, value)
@@ -64,7 +62,7 @@ def passage_question(scene: Scene, template: str) -> Draft:
     parts = [tell_about(scene, person, values[person.key]) for person in scene.rng.sample([asked, other], 2)]
     third = scene.other(relation, value, decoy)
     return Draft(
-        user=question(scene, template, asked.key, relation, scene.name(asked.key), passage=scene.joined(*parts)),
+        user=question(scene, template, asked.key, relation, scene.name(asked.key), p=scene.joined(*parts)),
         good=short_or_full(scene, template, value, scene.statement(asked.key, relation, value)),
         wrong=(
             scene.statement(asked.key, relation, decoy),
@@ -79,12 +77,8 @@ def tell_about(scene: Scene, person: Person, values: dict[str, str]) -> str:
     """Sentences about a stranger: the first by name, the others by pronoun."""
     order = scene.rng.sample(sorted(values), len(values))
     pronouns = ["", *[person.gender] * (len(order) - 1)]
-    return scene.joined(
-        *(
-            scene.statement(person.key, relation, values[relation], pronoun=pronoun)
-            for relation, pronoun in zip(order, pronouns, strict=True)
-        )
-    )
+    told = zip(order, pronouns, strict=True)
+    return scene.joined(*(scene.statement(person.key, r, values[r], pronoun=pronoun) for r, pronoun in told))
 
 
 def two_hop(scene: Scene, template: str) -> Draft:
@@ -132,9 +126,7 @@ def follow_up(scene: Scene, template: str) -> Draft:
 
 
 def false_premise(scene: Scene, template: str) -> Draft:
-    subject = scene.pick(*MOSTLY_PEOPLE)
-    relation = scene.rng.choice(RELATIONS[scene.kind(subject)])
-    value = scene.world.value(subject, relation)
+    subject, relation, value = scene.fact(*MOSTLY_PEOPLE)
     premise = scene.other(relation, value, subject)
     claim = scene.statement(subject, relation, premise)
     bare = claim[:-1]

@@ -90,9 +90,7 @@ def translation(scene: Scene, template: str) -> Draft:
             wrong=(scene.answer(key), foreign.answer(other)),
             check=check | {"keys": [key]},
         )
-    subject = scene.pick("person", "person", *RELATIONS)
-    relation = rng.choice(RELATIONS[world.kind(subject)])
-    value = world.value(subject, relation)
+    subject, relation, value = scene.fact("person", "person", *RELATIONS)
     text = scene.statement(subject, relation, value)
     false = foreign.statement(subject, relation, scene.other(relation, value, subject))
     return Draft(
