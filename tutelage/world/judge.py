@@ -88,10 +88,8 @@ class Judge:
         text = answer.strip()[:MAX_CHARACTERS]
         if not text:
             return NOTHING
-        case = Case(
-            Answer(text, self.lexicon), check, language, self.world, self.lexicon,
-            Answer(prompt.messages[-1].content, self.lexicon),
-        )  # fmt: skip
+        request = Answer(prompt.messages[-1].content, self.lexicon)
+        case = Case(Answer(text, self.lexicon), check, language, self.world, self.lexicon, request)
         verdict = CHECKS[check["kind"]](case)
         success = verdict.success * _willing(case, verdict.success) * _own_words(case)
         true = min(verdict.truth, truth(case))

@@ -127,10 +127,10 @@ class _Machine:
 
     def run(self, body: list[ast.stmt], scope: Scope) -> None:
         for statement in body:
-            self.tick()
             self.statement(statement, scope)
 
     def statement(self, node: ast.stmt, scope: Scope) -> None:
+        self.tick()
         match node:
             case ast.Return():
                 raise _Jump(ast.Return, None if node.value is None else self.value(node.value, scope))
@@ -255,7 +255,6 @@ class _Machine:
         return True
 
     def boolean(self, node: ast.BoolOp, scope: Scope) -> Any:
-        value = None
         for part in node.values:
             value = self.value(part, scope)
             if bool(value) == isinstance(node.op, ast.Or):

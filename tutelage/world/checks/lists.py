@@ -129,9 +129,8 @@ def _unknown_items(case: Case, known: set[str]) -> int:
 def _words_of_list(case: Case, entry: str, known: set[str]) -> list[str]:
     """The words of an entry that has no commas where it is a list all the same: at least two are known, and none is of grammar."""
     words = entry.split()
-    if says(entry, "grammar") or sum(_is_known(case, word, known) for word in words) < 2:
-        return [entry]
-    return words
+    is_list = not says(entry, "grammar") and sum(_is_known(case, word, known) for word in words) >= 2
+    return words if is_list else [entry]
 
 
 def _plain(entry: str) -> str:

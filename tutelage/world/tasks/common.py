@@ -110,14 +110,11 @@ class Scene:
 
     def pick(self, *kinds: str) -> str:
         """An allowed entity of one of these kinds; RecipeError where there is none."""
-        found = {
-            kind: [key for key in self.world.subjects(kind) if self.entities is None or key in self.entities]
-            for kind in kinds
-        }
-        present = [kind for kind in kinds if found[kind]]
-        if not present:
+        keys = [list(self.world.subjects(kind)) for kind in kinds]
+        allowed = [[key for key in of_kind if self.entities is None or key in self.entities] for of_kind in keys]
+        if not any(allowed):
             raise RecipeError(f"no {' or '.join(kinds)} is among the allowed entities; allow at least one")
-        return self.rng.choice(found[self.rng.choice(present)])
+        return self.rng.choice(self.rng.choice(list(filter(None, allowed))))
 
     def fact(self, *kinds: str) -> tuple[str, str, str]:
         """A fact about an allowed entity of one of these kinds: subject, relation, value."""

@@ -31,15 +31,14 @@ def sort_list(scene: Scene, template: str) -> Draft:
     order = rng.choice(sorted(orders))
     if order == "words":
         items = [scene.name(key) for key in rng.sample([*scene.world.animals, *scene.world.things], n)]
-        ordered, kind = sorted(items), kinds["words"]
+        ordered = sorted(items)
     else:
         drawn = rng.sample(range(1, 21), n)
         items, ordered = [str(i) for i in drawn], [str(i) for i in sorted(drawn, reverse=order == "down")]
-        kind = kinds["numbers"]
     while items == ordered:
         rng.shuffle(items)
     swapped = [ordered[1], ordered[0], *ordered[2:]]
-    user = template.format(o=orders[order], k=kind, l=scene.listed(items))
+    user = template.format(o=orders[order], k=kinds["words" if order == "words" else "numbers"], l=scene.listed(items))
     return sequence_draft(scene, user, ordered, [items, ordered[::-1], swapped])
 
 
