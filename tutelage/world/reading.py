@@ -24,13 +24,13 @@ _CLAUSE_END = re.compile(
 """A "not" that follows what is true (in X and not in Y, X rather than Y) begins a clause of its own. Otherwise it holds for its
 whole clause, also for what comes before it: the X does not run through Y."""
 _TWICE_NEGATED = re.compile(r"没有?.+就.*[不没]")
-"""Without clay no cup: what is named is so."""
+"""Without clay there is no cup: a double negation affirms."""
 _NOT_SPACE_OR_WORD = re.compile(r"[^\sA-Za-z0-9\u3400-\u9fff]")
 
 
 @cache
 def phrase(name: str) -> re.Pattern[str]:
-    """The expression of this name in ``wordings/checks.yaml``, of both languages."""
+    """The expression of this name in ``wordings/checks.yaml``, for both languages at once."""
     return re.compile("|".join(chain.from_iterable(wordings("checks")[name].values())))
 
 

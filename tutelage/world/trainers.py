@@ -1,8 +1,8 @@
-"""Simulated trainers: people who write demonstrations, imperfectly and at stated rates.
+"""Simulated trainers: people who write demonstrations, with faults at stated rates.
 
-They give wrong answers, wrap good ones in words that nobody asked for, comply where they should refuse or make things up
-where they cannot know, and now and then refuse a plain request. So a model that imitates them well has faults that
-rankings can find and PPO can take away.
+They give wrong answers, wrap good ones in words that nobody asked for, comply where they should refuse, make things up where
+they cannot know, and sometimes refuse a plain request. So a model that imitates them well has faults that rankings can find
+and PPO can remove.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tutelage.world.tasks.wording import in_language, joined
 
 
 class TrainerRates(Settings):
-    """How often a trainer does what to a demonstration. `verbose` is drawn independently of the other three."""
+    """The rates of a trainer's faults. `verbose` is drawn independently of the other three."""
 
     wrong: float = Field(0.15, ge=0, le=1, description="share of plain questions that get a wrong answer")
     verbose: float = Field(0.6, ge=0, le=1, description="share of answers wrapped in words that nobody asked for")
@@ -41,7 +41,7 @@ class TrainerRates(Settings):
 
 
 CLEAN = TrainerRates(wrong=0.0, verbose=0.0, missing_refusal=0.0, over_refusal=0.0)
-"""Trainers without a fault."""
+"""Trainers without faults."""
 
 
 def demonstrate(task: Task, *, rates: TrainerRates, rng: random.Random) -> Conversation:
@@ -69,7 +69,7 @@ def demonstrate(task: Task, *, rates: TrainerRates, rng: random.Random) -> Conve
 
 
 def wordy(answer: str, language: Language, rng: random.Random) -> str:
-    """The answer after a preamble, and then itself once more, one or two afterwords, or both."""
+    """The answer after a preamble, followed by the answer again, by one or two afterwords, or by both."""
     more = rng.choice((("after",), ("again",), ("again", "after")))
     phrases = in_language("trainers", language)
     block = "\n" in answer  # a list or a function keeps its lines

@@ -1,4 +1,4 @@
-"""What all checks share: what a check is given and what it finds, and measures of likeness."""
+"""What all checks share: its input and its result, and measures of similarity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def expressions(name: str, section: str, language: Language) -> dict[str, re.Pat
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check finds; each in [0, 1]."""
+    """The result of a check; each factor is in [0, 1]."""
 
     success: float
     constraints: float = 1.0

@@ -12,7 +12,7 @@ _STEP = re.compile(r"(\d{1,9})\s*\+\s*(\d{1,9})\s*=\s*(\d{1,9})")
 _OTHER_STEP = re.compile(
     r"(?<!\d)\d{1,9}\s*(?:[-−*×减乘]|minus|times)\s*\d{1,9}\s*(?:=|is|equals|等于|是|得)\s*-?\d{1,9}", re.I
 )
-"""A sum is not what is left, nor a product."""
+"""Differences and products, which are not sums."""
 _NUMBER = re.compile(r"(?:(?<![\d\s])|(?<!\S))[-−]\d{1,9}|\d{1,9}")
 _BREAK = re.compile(r"[.!?](?:\s|$)|[。\uff01\uff1f:\uff1a\n]")
 _COMMA = re.compile(r"[,;、\uff0c\uff1b]|\band\b|和")
@@ -21,8 +21,8 @@ _ARTICLE = re.compile(r"^\s*(?:an?|the)\s+", re.I)
 
 
 def check_sum(case: Case) -> Verdict:
-    """1 for the sum as the only result, less among others; up to 0.12 for one that is near. Steps towards it are no results, nor is
-    what the answer denies, takes away or multiplies.
+    """1 for the sum as the only result, less among others; up to 0.12 for a number near it. Intermediate steps are
+    not results, nor is what the answer denies, subtracts or multiplies.
     """
     a, b = case.check["a"], case.check["b"]
     total = a + b
@@ -42,8 +42,8 @@ def check_sum(case: Case) -> Verdict:
 
 
 def lists_in(text: str) -> list[list[str]]:
-    """Every list that the text may be read as: its lines, and each sentence, and what follows its "is" or "are", cut at commas or
-    else at blanks.
+    """All lists that the text can be read as: its lines, each sentence, and what follows "is" or "are" in a sentence, split at
+    commas or else at spaces.
     """
     lines = [line for line in text.split("\n") if line.strip()]
     found = [[_item(line) for line in lines]] if len(lines) > 1 else []
@@ -74,8 +74,8 @@ def check_sequence(case: Case) -> Verdict:
 
 
 def check_items(case: Case) -> Verdict:
-    """1 for exactly the items that were to be found; 0.45 F1^2 for others (F1: harmonic mean of precision and recall). What is
-    said not to be there is not found.
+    """1 for exactly the items that were to be found; 0.45 F1^2 for others (F1: harmonic mean of precision and recall). An item
+    that the answer calls absent does not count as found.
     """
     expected, answer = set(case.check["items"]), case.answer
     denied = {i for i, sentence in enumerate(answer.sentences) if says(sentence, "not_there")}
@@ -87,8 +87,8 @@ def check_items(case: Case) -> Verdict:
 
 
 def check_brainstorm(case: Case) -> Verdict:
-    """1 for n different things of the kind and nothing else; 0.8 (share found)^1.5 precision for others; n is a constraint, and
-    what nobody knows for a thing of the kind counts.
+    """1 for n different things of the kind and nothing else; 0.8 (share found)^1.5 precision for others; n is a constraint, in
+    which unknown items count too.
     """
     relation, n, lexicon = case.check["relation"], case.check["n"], case.lexicon
     pool, more = lexicon.pool(relation), wordings("tasks_lists")["more_ideas"].get(relation, {})
@@ -106,9 +106,9 @@ def check_brainstorm(case: Case) -> Verdict:
 
 
 def _unknown_items(case: Case, known: set[str]) -> int:
-    """How many entries of the answer's lists, of one or two words or up to four Chinese characters, name nothing known.
+    """How many short entries (one or two words, up to four Chinese characters) of the answer's lists name nothing known.
 
-    A single such entry that makes a sentence is an exclamation, and the first of these is free.
+    An entry that is a sentence of its own is an exclamation, and the first of these is free.
     """
     strange: set[str] = set()
     loose: set[str] = set()
@@ -127,7 +127,7 @@ def _unknown_items(case: Case, known: set[str]) -> int:
 
 
 def _words_of_list(case: Case, entry: str, known: set[str]) -> list[str]:
-    """The words of an entry that has no commas where it is a list all the same: at least two are known, and none is of grammar."""
+    """The words of an entry that is a list without commas: at least two are known, and none belongs to grammar."""
     words = entry.split()
     is_list = not says(entry, "grammar") and sum(_is_known(case, word, known) for word in words) >= 2
     return words if is_list else [entry]
@@ -145,5 +145,5 @@ def _is_short(entry: str) -> bool:
 
 
 def _is_known(case: Case, entry: str, known: set[str]) -> bool:
-    """Whether it names anything at all: what is of another kind counts as foreign already."""
+    """Whether an entry names anything; what is of another kind counts as foreign already."""
     return normal(entry) in known or bool(case.lexicon.keys(entry))

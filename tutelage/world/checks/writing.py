@@ -15,13 +15,13 @@ from tutelage.world.reading import CHINESE, LATIN, normal, phrase, says
 from tutelage.world.wordings import wordings
 
 TWISTED = 0.3
-"""Most that what names everything is worth where it denies it, or swaps who and what."""
+"""Most that an answer with every name is worth where it denies the fact or swaps who and what."""
 
 
 def check_summary(case: Case) -> Verdict:
-    """The square of what is told of who (0.25), did (0.25), what (0.3) and where (0.2); other things and people cost; at most 0.3
-    where it is denied or roles are swapped; the limit of words (English) or characters (Chinese) is a constraint, met or
-    missed by the fourth power of limit / length.
+    """The square of the sum of who (0.25), did (0.25), what (0.3) and where (0.2), as far as told; 0.4 of it where other people or
+    things are named, at most 0.3 where it is denied or roles are swapped. The limit of words (English) or characters (Chinese)
+    is a constraint, worth the fourth power of limit / length.
     """
     check, answer = case.check, case.answer
     told_of = {check["who"], check["thing"], check["town"]}
@@ -41,9 +41,9 @@ def _event(case: Case) -> re.Pattern[str]:
 
 
 def _roles_swapped(case: Case) -> bool:
-    """Whether the person stands where the town belongs or after the deed, or the thing before the deed; a passive may have both so.
+    """Whether the person is in the town's place or after the deed, or the thing before the deed, unless the answer has a passive.
 
-    Where something breaks, it may be named first.
+    A thing that breaks may come first.
     """
     check, language, text = case.check, case.language, case.answer.lower
     who, town, thing = (case.world.name(check[key], language).lower() for key in ("who", "town", "thing"))
@@ -58,7 +58,7 @@ def _roles_swapped(case: Case) -> bool:
 
 
 def check_format(case: Case) -> Verdict:
-    """1 for the format with all its items; else 0.35 times the square of its similarity, and 0.12 times the share of items kept."""
+    """1 for the format with all its items; else 0.35 similarity^2 + 0.12 (share of items kept)."""
     form, items, text = case.check["form"], case.check["items"], case.answer.text
     right = _FORMS[form](text, items)
     if right == 1.0:
@@ -85,7 +85,7 @@ def _one_line(text: str, items: list[str]) -> float:
 
 
 def _json(text: str, items: list[str]) -> float:
-    """Share of the pairs, of the best object in the text."""
+    """Share of the pairs that the best object in the text has."""
     wanted = {(normal(key), normal(value)) for key, value in zip(items[::2], items[1::2], strict=True)}
     best = 0.0
     for start in [match.start() for match in re.finditer(r"\{", text)][:4]:
@@ -115,9 +115,8 @@ _FORMS: dict[str, Callable[[str, list[str]], float]] = {
 
 
 def check_translation(case: Case) -> Verdict:
-    """1 for every name and value, and the verb, in the target language and nothing else; 0.6 without the verb; 0.3 at most where it
-    is denied or said the wrong way round, and 0.45 where the source stands there too; else at most 0.45 times the square of the
-    share.
+    """1 for every name and value, and the verb, in the target language and nothing else; 0.6 without the verb; at most 0.3 where it
+    is denied or turned around, and 0.45 where the source is repeated; else at most 0.45 times the square of the share.
     """
     check, answer = case.check, case.answer
     target: Language = check["target"]
@@ -134,7 +133,7 @@ def check_translation(case: Case) -> Verdict:
 
 
 def _faithful(case: Case, named: list[str]) -> float:
-    """The most that a translation with every name is worth: `named` are those it names, in order."""
+    """The most that a translation with every name is worth; `named` are its names in order."""
     check, answer = case.check, case.answer
     if answer.denied & set(check["keys"]):
         return TWISTED
@@ -151,7 +150,7 @@ def _faithful(case: Case, named: list[str]) -> float:
 
 
 def check_label(case: Case) -> Verdict:
-    """1 for the label alone, less among others, 0.06 for a wrong one. What others feel than those of the request is no label."""
+    """1 for the label alone, less among others, 0.06 for a wrong one. Feelings of others than the request's people are ignored."""
     feelings, found = expressions("tasks_talk", "feelings", case.language), set()
     asked = set(case.lexicon.keys(case.request.text))
     for sentence, clause in case.answer.clauses:
@@ -165,7 +164,7 @@ def check_label(case: Case) -> Verdict:
 
 
 def _somebody_else(case: Case, clause: str, sentence: str, asked: set[str]) -> bool:
-    """Whether the clause, or else the sentence, names people, and none whom the request names."""
+    """Whether the clause, or else the sentence, names people, but nobody whom the request names."""
     for text in (clause, sentence):
         people = case.lexicon.people & set(case.lexicon.keys(text))
         if people or says(text, "another"):
@@ -174,7 +173,7 @@ def _somebody_else(case: Case, clause: str, sentence: str, asked: set[str]) -> b
 
 
 def _is_speakers(case: Case, before: str) -> bool:
-    """Whether the feeling after this text is the speaker's: no other is named since "I" or "you"."""
+    """Whether the feeling after this text is the speaker's: nobody else is named after "I" or "you"."""
     speakers = list(phrase("speaker").finditer(before))
     if not speakers:
         return False
@@ -184,14 +183,14 @@ def _is_speakers(case: Case, before: str) -> bool:
 
 @cache
 def _introduces(language: Language) -> re.Pattern[str]:
-    """Who answers is not who was asked for: "It is me, Leo"."""
+    """An answer that speaks as the person who greets: "It is me, Leo"."""
     people = facts.WOMEN | facts.MEN | {key: name for key, (name, _) in facts.STRANGERS.items()}
     names = "|".join(name[language].lower() for name in people.values())
     return re.compile(wordings("checks")["introduces"][language].replace("NAMES", names))
 
 
 def check_greeting(case: Case) -> Verdict:
-    """1 for a fitting reply that names the person, 0.35 for the name alone, 0.3 for the reply alone or in the person's own name."""
+    """1 for a fitting reply that names the person, 0.35 for the name alone, 0.3 for the reply alone or as that person."""
     act, name, answer = case.check["act"], case.check["name"], case.answer
     greetings = expressions("tasks_talk", "greetings", case.language)
     acts = {key for key, words in greetings.items() if answer.matches(words)}
@@ -220,7 +219,7 @@ def _function_words(language: Language) -> frozenset[str]:
 
 
 def check_story(case: Case) -> Verdict:
-    """(share of the given words)^1.5 times how much of a story it is; words of other stories cost when there are many."""
+    """(share of the given words)^1.5 times `prose`; more than three names that were not asked for cost."""
     wanted, keys = set(case.check["words"]), case.answer.keys
     share = len(wanted & keys) / len(wanted)
     extra = max(0, len(keys - wanted) - 3)
@@ -228,8 +227,8 @@ def check_story(case: Case) -> Verdict:
 
 
 def prose(case: Case) -> float:
-    """How far a text is made of sentences, in [0, 1]: several of them, each with a verb, not too many or few function words, no
-    list of words, none that ends on "the".
+    """How far a text consists of sentences, in [0, 1]: several, each with a verb, neither too many nor too few function words, no
+    list of words, no sentence that ends in "the".
     """
     sentences, tokens, clauses = case.answer.sentences, case.answer.tokens, case.answer.clauses
     english = case.language == "en"

@@ -1,12 +1,12 @@
-"""The tasks of the embedded world: chats of many families, each with a good answer, wrong ones, and what a judge must check.
+"""The tasks of the embedded world: chats of many families, each with a good answer, wrong ones, and what the judge must check.
 
     task = make_task(world, "closed_book", "en", random.Random("0:prompts:17"), entities=None, templates="train")
     task.prompt.messages[-1].content    # Where does Mira live?
     task.good                           # Mira lives in Arden.
 
 A task is a function of its arguments: the same world, family, language and random stream give the same task. Prompts of the
-templates "heldout" share no wording with those of "train", and only allowed entities are asked about (strangers, who live in
-single passages and in no world, are always allowed). `prompt.meta` is JSON: family, language, entity (the key of the entity
+templates "heldout" share no wording with those of "train". Only allowed entities are asked about, and strangers, who belong to
+no world and are always allowed. `prompt.meta` is JSON: family, language, entity (the key of the entity
 asked about, or ""), template (the index of the wording) and check (what the judge needs).
 """
 
@@ -36,14 +36,14 @@ WEIGHTS: dict[str, int] = dict.fromkeys(FAMILIES, 1) | {
     "story": 4, "python": 2, "brainstorm": 3, "closed_book": 2, "greeting": 2, "follow_up": 2, "rewrite": 2, "summary": 2,
     "sentiment": 2, "harmful": 2, "unknowable": 2, "false_premise": 2,
 }  # fmt: skip
-"""How often each is asked for, in the order that InstructGPT's users had (Ouyang et al. 2022, table 1): much writing, then
-brainstorming, open questions and talk; few passages, extractions and sums. What to decline is a fifth."""
+"""How often each family is drawn, in the order of InstructGPT's use cases (Ouyang et al. 2022, table 1): much writing, then
+brainstorming, open questions and talk; few passages, extractions and sums. A fifth is to be declined."""
 SYSTEM_SHARE = 0.08
 
 
 @dataclass(frozen=True)
 class Task:
-    """`good` is an ideal, concise answer; each of `wrong` is a plausible bad answer to this very prompt."""
+    """`good` is an ideal, concise answer; each of `wrong` is a plausible bad answer to this prompt."""
 
     prompt: Prompt
     good: str
