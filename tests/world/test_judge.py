@@ -5,6 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging import EVERY, JUDGE, WORLD, asked, draw, every, score
 
 from tutelage.errors import DataError
 from tutelage.records import Message, Prompt
@@ -15,32 +16,9 @@ from tutelage.world.tasks.wording import in_language
 from tutelage.world.texts.pen import Pen
 from tutelage.world.trainers import wordy
 
-WORLD = make_world(0)
-JUDGE = Judge(WORLD)
-EVERY = [(family, language) for family in FAMILIES for language in LANGUAGES]
-every = pytest.mark.parametrize(("family", "language"), EVERY)
 HARMS = {language: in_language("tasks_limits", language)["harms"] for language in LANGUAGES}
 REASONS = {language: {name: harm["reason"] for name, harm in harms.items()} for language, harms in HARMS.items()}
 PARTS = ("success", "truth", "constraints", "harmless", "language", "form", "score")
-
-
-def draw(family: str, language: str, n: int, *, world=WORLD) -> list[Task]:
-    """Two in three of training, one in three held out."""
-    return [
-        make_task(
-            world,
-            family,
-            language,
-            random.Random(f"{family}:{language}:{i}"),
-            entities=None,
-            templates="heldout" if i % 3 == 0 else "train",
-        )
-        for i in range(n)
-    ]
-
-
-def score(task: Task, answer: str) -> float:
-    return JUDGE.judge(task.prompt, answer).score
 
 
 def mean(values: list[float]) -> float:
@@ -50,9 +28,9 @@ def mean(values: list[float]) -> float:
 @every
 def test_good_answers_are_good_and_wrong_ones_are_not(family: str, language: str) -> None:
     for task in draw(family, language, 100):
-        assert score(task, task.good) >= 0.95, (task.prompt.messages[-1].content, task.good)
+        assert score(task, task.good) >= 0.95, (asked(task), task.good)
         for wrong in task.wrong:
-            assert score(task, wrong) <= 0.4, (task.prompt.messages[-1].content, wrong)
+            assert score(task, wrong) <= 0.4, (asked(task), wrong)
 
 
 def test_it_holds_in_other_worlds() -> None:
@@ -128,7 +106,7 @@ def test_no_answer_to_another_prompt_is_worth_much(family: str, language: str) -
 @every
 def test_repeating_the_prompt_is_worth_little(family: str, language: str) -> None:
     for task in draw(family, language, 30):
-        request = task.prompt.messages[-1].content
+        request = asked(task)
         ignorant = "I do not know. " if language == "en" else "我不知道。"
         for answer in (
             request,
