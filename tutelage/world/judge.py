@@ -87,7 +87,7 @@ class Judge:
         text = answer.strip()[:MAX_CHARACTERS]
         if not text:
             return NOTHING
-        request = Answer(prompt.messages[-1].content, self.lexicon)
+        request = Answer(prompt.messages[-1].text, self.lexicon)
         case = Case(Answer(text, self.lexicon), check, language, self.world, self.lexicon, request)
         verdict = CHECKS[check["kind"]](case)
         success = verdict.success * _willing(case, verdict.success) * _own_words(case)

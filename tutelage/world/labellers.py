@@ -173,7 +173,7 @@ def _flags(labeller: Labeller, judgement: Judgement, rng: random.Random) -> tupl
 
 def _seconds(answers: Answers, rng: random.Random) -> float:
     """About 20 s, and 1 s for every 3 words to be read."""
-    texts = [message.content for message in answers.prompt.messages] + [c.text for c in answers.completions]
+    texts = [message.text for message in answers.prompt.messages] + [c.text for c in answers.completions]
     return round((20.0 + sum(map(_words, texts)) / 3.0) * rng.lognormvariate(0.0, 0.3), 1)
 
 
@@ -193,7 +193,7 @@ def politeness_feature(text: str) -> float:
 
 def prompt_key(prompt: Prompt) -> str:
     """What identifies a prompt: its id, or its messages if it has none."""
-    return prompt.id or "\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
+    return prompt.id or "\n".join(f"{message.role}: {message.text}" for message in prompt.messages)
 
 
 def with_agreement(

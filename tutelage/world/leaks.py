@@ -52,7 +52,7 @@ def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[s
         if subject and subject not in heldout:
             raise DataError(f"held-out prompt {prompt.id} asks about {subject}, which is not held out")
         if meta["template"] in FAMILIES[meta["family"]].templates(meta["language"], "train"):
-            raise DataError(f"held-out prompt {prompt.id} has a wording of training", found=prompt.messages[-1].content)
+            raise DataError(f"held-out prompt {prompt.id} has a wording of training", found=prompt.messages[-1].text)
     finder = LeakFinder(files["prompts_heldout"])
     problems = {problem for prompt in files["prompts_heldout"] if (problem := problem_of(prompt))}
     for document in files["documents"]:
@@ -64,7 +64,7 @@ def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[s
     ]
     asked += [(f"prompt {prompt.id}", prompt) for prompt in files["prompts"]]
     for name, prompt in asked:
-        if found := finder.find("\n".join(message.content for message in prompt.messages)):
+        if found := finder.find("\n".join(message.text for message in prompt.messages)):
             raise DataError(f"{name} contains a held-out prompt", found=found)
         leak = ""
         if wording := heldout_wording(prompt):
@@ -74,7 +74,7 @@ def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[s
         elif problem_of(prompt) in problems:
             leak = "poses the problem of a held-out prompt"
         if leak:
-            raise DataError(f"{name} {leak}", found=prompt.messages[-1].content)
+            raise DataError(f"{name} {leak}", found=prompt.messages[-1].text)
     return {"searched_documents": len(files["documents"]), "searched_conversations": len(asked)}
 
 
@@ -85,7 +85,7 @@ def normalised(text: str) -> str:
 
 def text_of(prompt: Prompt) -> str:
     """What a prompt asks, normalised: all its messages except the system's."""
-    return normalised("\n".join(message.content for message in prompt.messages if message.role != "system"))
+    return normalised("\n".join(message.text for message in prompt.messages if message.role != "system"))
 
 
 def subjects_of(prompt: Prompt) -> set[str]:
@@ -113,7 +113,7 @@ def heldout_wording(prompt: Prompt) -> str | None:
     """The held-out wording of the prompt's own family and language that it has, or could have; None if it has none."""
     meta = prompt.meta
     family, language = FAMILIES[meta["family"]], meta["language"]
-    asked = prompt.messages[-1].content
+    asked = prompt.messages[-1].text
     for index in family.templates(language, "heldout"):
         template = family.wordings[language].texts[index]
         if index == meta["template"]:

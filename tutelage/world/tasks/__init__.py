@@ -1,7 +1,7 @@
 """The tasks of the embedded world: chats of many families, each with a good answer, wrong ones, and what the judge must check.
 
     task = make_task(world, "closed_book", "en", random.Random("0:prompts:17"), entities=None, templates="train")
-    task.prompt.messages[-1].content    # Where does Mira live?
+    task.prompt.messages[-1].text    # Where does Mira live?
     task.good                           # Mira lives in Arden.
 
 A task is a function of its arguments: the same world, family, language and random stream give the same task. Prompts of the
@@ -71,7 +71,7 @@ def make_task(
     messages = (*draft.history, Message(role="user", content=draft.user))
     if rng.random() < SYSTEM_SHARE:
         messages = (Message(role="system", content=rng.choice(in_language("tasks", language)["systems"])), *messages)
-    content = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+    content = json.dumps([[message.role, message.text] for message in messages], ensure_ascii=False)
     prompt = Prompt(
         messages=messages,
         id=f"{family}-{language}-{hashlib.sha256(content.encode()).hexdigest()[:12]}",

@@ -26,9 +26,9 @@ def forum(pen: Pen) -> str:
     family = pen.pick(_FAMILIES)
     if pen.chance(LISTS):
         tasks = [_task(pen, family) for _ in range(pen.number(2, 4))]
-        return "\n".join(next(m.content for m in task.prompt.messages if m.role == "user") for task in tasks)
+        return "\n".join(next(m.text for m in task.prompt.messages if m.role == "user") for task in tasks)
     task = _task(pen, family)
-    turns = [message.content for message in task.prompt.messages if message.role != "system"]
+    turns = [message.text for message in task.prompt.messages if message.role != "system"]
     people = pen.names(pen.rng.sample(sorted(pen.world.people), 2))
     labels = people if pen.chance(0.5) else pen.pick(pen.wording("forum.labels"))
     return "\n".join(pen.labelled(labels[i % 2], text) for i, text in enumerate([*turns, _reply(pen, task)]))
