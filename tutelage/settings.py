@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -41,9 +41,14 @@ class Settings(BaseModel):
             raise ValueError("input should be a path")
         return value
 
+    def check(self, inputs: Inputs) -> None:
+        """Raise RecipeError where these knobs contradict the inputs. Called before anything runs."""
+
 
 class Inputs(Settings):
     """Base of a step's inputs: every field is a path, an optional path, or a mapping of free names to paths."""
+
+    _given: dict[str, Any] | None = PrivateAttr(None)
 
     def files(self) -> dict[str, Path]:
         """Each path by its dotted name, such as ``checkpoint`` or ``text.novels``; absent ones are left out."""
@@ -57,14 +62,21 @@ class Inputs(Settings):
         return named
 
     def local(self, resolve: Callable[[Path], Path]) -> Self:
-        """The same with ``resolve`` applied to every model, which turns hub names into folders."""
-        changed = {name: resolve(getattr(self, name)) for name in self.model_names() if getattr(self, name) is not None}
-        changed |= {
-            name: {key: resolve(path) for key, path in getattr(self, name).items()}
-            for name in self.model_names()
-            if isinstance(getattr(self, name), Mapping)
-        }
-        return self.model_copy(update=changed)
+        """The same with ``resolve`` applied to every model, which turns hub names into folders; ``as_given`` keeps the names."""
+        changed: dict[str, Any] = {}
+        for name in self.model_names():
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                changed[name] = {key: resolve(path) for key, path in value.items()}
+            elif value is not None:
+                changed[name] = resolve(value)
+        copy = self.model_copy(update=changed)
+        copy._given = self.as_given()
+        return copy
+
+    def as_given(self) -> dict[str, Any]:
+        """Plain values, with models named as they were given."""
+        return plain(self) if self._given is None else self._given
 
     @classmethod
     def model_names(cls) -> frozenset[str]:

@@ -41,7 +41,7 @@ def superseded(step: Step, inputs: Inputs) -> str | None:
     """
     if not is_run(step.out):
         return None
-    return difference(step.out, recipe_of(step.kind, step.knobs, step.inputs), input_hashes(inputs))
+    return difference(step.out, recipe_of(step.kind, step.knobs, inputs), input_hashes(inputs))
 
 
 def set_aside(folder: Path) -> None:

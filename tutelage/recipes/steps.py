@@ -60,7 +60,7 @@ KINDS: dict[str, Kind] = {
                "prompts.jsonl", "prompts_heldout.jsonl", "world.json"),
     ),
     "prepare": Kind(
-        "tutelage.data.prepare:main", "split and merge data files of your own for the other steps",
+        "tutelage.recipes.prepare:main", "split and merge data files of your own for the other steps",
         files=("text/*.jsonl", "documents_heldout.jsonl", "demonstrations.jsonl", "demonstrations_heldout.jsonl",
                "rankings.jsonl", "rankings_heldout.jsonl", "prompts.jsonl", "prompts_heldout.jsonl"),
     ),
@@ -68,14 +68,14 @@ KINDS: dict[str, Kind] = {
     "pretrain": Kind("tutelage.train.pretrain:main", "pretrain a decoder on a mixture of texts", *_MODEL),
     "sft": Kind("tutelage.train.sft:main", "fine-tune on demonstrations", *_MODEL),
     "sample": Kind(
-        "tutelage.recipes.sample:main", "sample several answers to each prompt", files=("answers.jsonl", "answers_heldout.jsonl"),
+        "tutelage.recipes.sample:main", "sample several answers to each prompt", files=("answers.jsonl",),
     ),
     "label": Kind(
-        "tutelage.recipes.label:main", "let the embedded world's simulated labellers rank answers",
+        "tutelage.recipes.world:label", "let the embedded world's simulated labellers rank answers",
         files=("rankings.jsonl", "rankings_heldout.jsonl", "rankings_heldout_labellers.jsonl", "labellers.json"),
     ),
     "reward": Kind("tutelage.train.reward:main", "train a reward model on rankings", *_MODEL),
-    "ppo": Kind("tutelage.recipes.ppo:main", "PPO and PPO-ptx against a reward model", *_MODEL),
+    "ppo": Kind("tutelage.recipes.world:train_ppo", "PPO and PPO-ptx against a reward model", *_MODEL),
     "evaluate": Kind(
         "tutelage.recipes.evaluate:main", "compare models on held-out prompts", files=("results.json", "samples.jsonl"),
     ),
@@ -134,7 +134,12 @@ def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KIN
             role: _resolve(value, role, role in inputs_class.model_names(), steps, later, where, kinds)
             for role, value in named.items()
         }
-        steps.append(Step(name, kind, knobs, validated(inputs_class, resolved, f"{where}, inputs"), recipe.out / name))
+        inputs = validated(inputs_class, resolved, f"{where}, inputs")
+        try:
+            knobs.check(inputs)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from None
+        steps.append(Step(name, kind, knobs, inputs, recipe.out / name))
     return steps
 
 

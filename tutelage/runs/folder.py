@@ -26,7 +26,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -57,10 +57,10 @@ _HELD: set[IO[str]] = set()
 class RunFolder:
     """An open run folder, locked by the process that writes to it. Made by ``open_run``."""
 
-    def __init__(self, path: Path, inputs: Inputs) -> None:
+    def __init__(self, path: Path, *, writer: bool = True) -> None:
         self.path = path
-        self.inputs = inputs
-        """What the run reads: hub names are replaced by local folders."""
+        self.writer = writer
+        """False in a process that trains along with the one that holds the lock: it writes nothing."""
         self.checkpoint = path / "checkpoint"
         self.checkpoints = path / "checkpoints"
         self.state = path / "state.pt"
@@ -78,29 +78,39 @@ class RunFolder:
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl."""
+        if not self.writer:
+            return
         row = {"step": step} | {name: float(f"{value:.7g}") for name, value in numbers.items()}
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def log_is_safe(self) -> None:
         """Put the rows so far on the disk itself: a state must not outlive the rows of the steps that it holds."""
+        if not self.writer:
+            return
         if self._metrics.exists():
             with self._metrics.open("rb") as file:
                 os.fsync(file.fileno())
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps after ``step``: a resumed run does them again."""
+        if not self.writer:
+            return
         if self._metrics.exists():
             rows = [row for row in self._metrics.read_text().splitlines() if _step_of(row) <= step]
             write_atomic(self._metrics, "".join(row + "\n" for row in rows).encode())
 
     def note(self, event: str, **facts: Any) -> None:
         """Append a row to sessions.jsonl: what happened, and when."""
+        if not self.writer:
+            return
         with (self.path / "sessions.jsonl").open("a") as file:
             file.write(json.dumps({"event": event, "time": now()} | facts) + "\n")
 
     def note_progress(self, step: int, steps: int) -> None:
         """Say in a file that anyone can read which step the saved state is of, of how many."""
+        if not self.writer:
+            return
         write_atomic(self._progress, json.dumps({"step": step, "steps": steps}).encode())
 
     def lineage(self) -> dict[str, Any]:
@@ -113,23 +123,22 @@ class RunFolder:
 
     def finish(self, numbers: Mapping[str, Any]) -> None:
         """Mark the stage finished, with its closing figures, and drop the states to resume from."""
+        if not self.writer:
+            return
         write_atomic(self._done, json.dumps(dict(numbers), indent=2).encode())
         for path in (self.state, self.previous_state, self._progress):
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def open_run(
-    path: Path, kind: str, knobs: Settings, inputs: Inputs, *, local: Callable[[Path], Path] = lambda model: model
-) -> Iterator[RunFolder]:
+def open_run(path: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator[RunFolder]:
     """Create or reopen a run folder under its lock.
 
-    Reopening it with the same knobs and inputs resumes the run. ``local`` turns a model's name on a hub into a folder. Raises
-    RunFolderError if another process holds the folder, if it cannot be written, or if knobs or inputs differ (naming the first);
-    UsageError if an input is missing. A full or failing disk becomes a TrainingError of one line. On a UsageError before any
-    result, a new folder is removed again, so that a corrected retry starts clean.
+    Reopening it with the same knobs and inputs resumes the run. Raises RunFolderError if another process holds the folder, if it
+    cannot be written, or if knobs or inputs differ (naming the first); UsageError if an input is missing. A full or failing disk
+    becomes a TrainingError of one line. On a UsageError before any result, a new folder is removed again, so that a corrected
+    retry starts clean.
     """
-    given, inputs = inputs, inputs.local(local)
     require_inputs(kind, inputs)
     made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     with _writable(path):
@@ -138,8 +147,8 @@ def open_run(
         with _writable(path):
             for stale in temporaries(path):
                 remove(stale)
-        recipe, hashes = recipe_of(kind, knobs, given), input_hashes(inputs)
-        run = RunFolder(path, inputs)
+        recipe, hashes = recipe_of(kind, knobs, inputs), input_hashes(inputs)
+        run = RunFolder(path)
         if is_run(path):
             changed = difference(path, recipe, hashes)
             if changed:
@@ -159,7 +168,7 @@ def open_run(
 
 def recipe_of(kind: str, knobs: Settings, inputs: Inputs) -> dict[str, Any]:
     """What recipe.yaml holds: a step as a recipe writes it, every default spelled out."""
-    return {"kind": kind, "inputs": plain(inputs)} | plain(knobs)
+    return {"kind": kind, "inputs": inputs.as_given()} | plain(knobs)
 
 
 def require_inputs(kind: str, inputs: Inputs) -> None:

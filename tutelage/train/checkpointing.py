@@ -1,7 +1,7 @@
-"""What a stage keeps on disk: the state that it goes on from, intermediate checkpoints, and the result.
+"""What a stage keeps on disk: the state it resumes from, intermediate checkpoints, and the result.
 
 Everything appears whole or not at all, under a temporary name first. A process may be killed between any two lines of this file:
-the run then goes on from the last state that was whole, does the steps after it again, and ends with the same weights.
+the run then resumes from the last complete state, repeats the steps after it, and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
-from torch import nn
 
 from tutelage.errors import RunFolderError
 from tutelage.files import atomic_path, sync_folder, temporary_name, write_atomic
@@ -31,24 +29,11 @@ from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import adapters, load_own_weights, merged, own_weights
 from tutelage.model.peft_format import save_adapter
 from tutelage.runs.folder import LINEAGE, RunFolder, removable, remove
+from tutelage.settings import read_yaml
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.models import ADAPTER
-from tutelage.train.optimizer import Optimizer
 from tutelage.train.settings import Machine
-
-Metrics = dict[str, float]
-
-
-class Stateful(Protocol):
-    """Anything besides weights that a resumed run needs, such as a KL controller."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def save_checkpoint(run: RunFolder, model: Decoder | ScalarModel, tokenizer: Tokenizer) -> None:
-    """Write the run's result: model and tokenizer in one folder, as the ecosystem reads it."""
-    write_checkpoint(run, run.checkpoint, model, tokenizer)
+from tutelage.train.training import Metrics, Training
 
 
 def write_checkpoint(
@@ -80,44 +65,37 @@ def write_checkpoint(
 
 
 def _base_of(run: RunFolder) -> str:
-    """What a run's adapters stand on, for peft: a name on the hub as it was given, or the folder."""
-    given = str(yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))["checkpoint"])
+    """The base model of a run's adapters, for peft: the name on the hub where one was given, or the folder."""
+    given = str(read_yaml(run.path / "recipe.yaml")["inputs"]["checkpoint"])
     return run.lineage()["inputs"]["checkpoint"]["path"] if Path(given).expanduser().is_dir() else given
 
 
 class Keeper:
-    """Saves and restores what an optimisation step changes, and keeps intermediate checkpoints."""
+    """Saves and restores a training's state, keeps intermediate checkpoints and the best one, and writes the result."""
 
-    def __init__(
-        self,
-        run: RunFolder,
-        machine: Machine,
-        *,
-        steps: int,
-        modules: Mapping[str, nn.Module],
-        optimizer: Optimizer,
-        extra: Mapping[str, Stateful],
-        result: tuple[Decoder | ScalarModel, Tokenizer],
-        complete: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        """``result``: what an intermediate checkpoint holds; within ``complete()`` it is as it should be there."""
-        self.run, self.machine, self.steps, self.result, self.complete = run, machine, steps, result, complete
-        self.modules, self.optimizer, self.extra = modules, optimizer, extra
-        self.best = math.nan
+    def __init__(self, run: RunFolder, training: Training, machine: Machine) -> None:
+        self.run, self.training, self.machine = run, training, machine
+        self.steps = training.schedule.steps
+        self.metric = training.select or machine.keep_best
+        """The held-out metric whose best checkpoint is kept."""
+        self.best, self.best_step = math.nan, 0
         self.ended = False
-        """True when the state that was restored is the one after the last step."""
+        """True when the restored state is the one after the last step."""
 
     def save(self, step: int, *, ended: bool) -> None:
-        """Write the state after ``step`` steps; the one before stays beside it."""
-        run = self.run
+        """Write the state after ``step`` steps; the one before is kept beside it."""
+        run, training = self.run, self.training
+        if not run.writer:
+            return
         state = {
             "step": step,
             "ended": ended,
             "best": self.best,
-            "best_of": self.machine.keep_best,
-            "modules": {name: own_weights(module) for name, module in self.modules.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "extra": {name: item.state_dict() for name, item in self.extra.items()},
+            "best_step": self.best_step,
+            "best_of": self.metric,
+            "modules": {name: own_weights(module) for name, module in training.modules.items()},
+            "optimizer": training.optimizer.state_dict(),
+            "extra": {name: item.state_dict() for name, item in training.state.items()},
         }
         run.log_is_safe()
         with _what_the_disk_said(run.state), atomic_path(run.state) as temporary:
@@ -135,12 +113,13 @@ class Keeper:
             return 0
         state = self._read(path)
         try:
-            for name, module in self.modules.items():
+            for name, module in self.training.modules.items():
                 load_own_weights(module, state["modules"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
-            for name, item in self.extra.items():
+            self.training.optimizer.load_state_dict(state["optimizer"])
+            for name, item in self.training.state.items():
                 item.load_state_dict(state["extra"][name])
-            self.best = state["best"] if state["best_of"] == self.machine.keep_best else math.nan
+            if state["best_of"] == self.metric:
+                self.best, self.best_step = state["best"], state["best_step"]
             self.ended = state["ended"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise self._unusable(path, "does not fit this run", error) from None
@@ -151,33 +130,50 @@ class Keeper:
     def checkpoint(self, step: int, measured: Metrics | None, *, last: bool) -> None:
         """Write an intermediate checkpoint if one is due after this step, or if it is the best yet; delete what is too old.
 
-        ``measured``: what the step's evaluation gave, if there was one. After the last step only the best is written here.
+        ``measured``: the step's held-out metrics, if there are any. After the last step only the best is written here.
         """
         run, machine = self.run, self.machine
-        value = self._best_yet(measured)
+        better = self._is_best(measured)
         due = machine.checkpoint_every and step % machine.checkpoint_every == 0 and not last
-        if value is None and not due:
+        if better:
+            self.best_step = step
+        if not run.writer or not (better or due):
             return
         folder = run.checkpoints / f"step-{step:08d}"
-        with self.complete():
-            write_checkpoint(run, folder, *self.result, step=step)
-        if value is not None:
-            self.best = value
+        with self.training.complete():
+            write_checkpoint(run, folder, *self.training.result, step=step)
+        if better:
             pointer = temporary_name(run.checkpoints / "best")
             pointer.symlink_to(folder.name)
             pointer.replace(run.checkpoints / "best")
-        for old in removable(run.checkpoints, machine.keep_last):
+        for old in removable(run.checkpoints, machine.keep_last if machine.checkpoint_every else 0):
             remove(old)
 
-    def _best_yet(self, measured: Metrics | None) -> float | None:
-        """The value of the metric that ``keep_best`` names, if it was measured and is better than any before."""
-        name = self.machine.keep_best
-        if name is None or measured is None:
-            return None
-        value = measured[name]
-        lower = name.endswith(("loss", "bits_per_byte"))
+    def write_result(self) -> None:
+        """Write the run's checkpoint: the best where a metric selects it, else the model as it is now."""
+        run = self.run
+        if not run.writer:
+            return
+        if self.training.select and self.best_step:
+            temporary = temporary_name(run.checkpoint)
+            shutil.copytree(run.checkpoints / f"step-{self.best_step:08d}", temporary, copy_function=os.link)
+            if run.checkpoint.exists():
+                remove(run.checkpoint)
+            temporary.replace(run.checkpoint)
+            sync_folder(run.path)
+        else:
+            with self.training.complete():
+                write_checkpoint(run, run.checkpoint, *self.training.result)
+
+    def _is_best(self, measured: Metrics | None) -> bool:
+        """Whether the chosen metric was measured and is better than ever before; remembers it."""
+        if self.metric is None or measured is None:
+            return False
+        value, lower = measured[self.metric], self.metric.endswith(("loss", "bits_per_byte"))
         better = math.isnan(self.best) or (value < self.best if lower else value > self.best)
-        return value if better else None
+        if better:
+            self.best = value
+        return better
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -192,7 +188,7 @@ class Keeper:
     def _unusable(self, path: Path, what: str, error: Exception) -> RunFolderError:
         why = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         older = path == self.run.state and self.run.previous_state.exists()
-        then = f"goes on from {self.run.previous_state.name}, the state before it" if older else "begins anew"
+        then = f"resumes from {self.run.previous_state.name}, the state before it" if older else "starts from step 0"
         return RunFolderError(f"{path} {what} ({why}); delete it, and the same command {then}")
 
 

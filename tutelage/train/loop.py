@@ -1,8 +1,7 @@
-"""What every stage shares: the schedule, and a loop that logs, saves, resumes and stops cleanly.
+"""The loop that every stage shares: it schedules, logs, evaluates, saves, resumes and stops cleanly.
 
-A stage gives ``run_steps`` one function, ``update(step) -> metrics``, that does a whole optimisation step. Everything random in
-``update`` must be keyed by (seed, step): then the step number is the data position, and a run that goes on after a stop does
-what it would have done without it.
+A stage hands over a ``Training`` whose ``update(step) -> metrics`` does one whole optimisation step. Everything random in it must
+be keyed by (seed, step): then the step number is the data position, and a resumed run does what an undisturbed one would have done.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,15 +19,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from tutelage.errors import Interrupted, RecipeError, TrainingError
-from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast_dtype
-from tutelage.model.heads import ScalarModel
 from tutelage.runs.folder import RunFolder
-from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.checkpointing import Keeper, Metrics, Stateful
+from tutelage.train import parallel
+from tutelage.train.checkpointing import Keeper
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.settings import Machine
 from tutelage.train.trackers import tracking
+from tutelage.train.training import Metrics, Outcome, Training
 
 
 def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
@@ -40,11 +38,12 @@ def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
 
 
 def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> float:
-    """Clip each module's gradient norm by itself, step, clear. Returns the first module's norm before clipping.
+    """Add gradients over ranks, clip each module's norm by itself, step, clear. Returns the first module's norm before clipping.
 
-    By itself, because a critic's gradient is often the larger and would scale the policy's away. Raises TrainingError if a norm
-    is not finite: the weights stay as they were before the step.
+    By itself, because a critic's gradient is often the larger one and would scale the policy's away. Raises TrainingError if a
+    norm is not finite: the weights stay as they were before the step.
     """
+    parallel.add_gradients(modules)
     norms = [float(nn.utils.clip_grad_norm_(module.parameters(), clip if clip > 0 else math.inf)) for module in modules]
     if not all(math.isfinite(norm) for norm in norms):
         raise TrainingError("a gradient is not a finite number; lower the learning rate or look at this step's data")
@@ -53,74 +52,55 @@ def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> f
     return norms[0]
 
 
-def run_steps(
-    run: RunFolder,
-    *,
-    steps: int,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
-    update: Callable[[int], Metrics],
-    warmup: int,
-    floor: float,
-    seed: int,
-    machine: Machine,
-    result: tuple[Decoder | ScalarModel, Tokenizer],
-    extra_state: Mapping[str, Stateful] | None = None,
-    evaluate: Callable[[int], Metrics] | None = None,
-    evaluate_every: int = 0,
-    measures: Collection[str] = (),
-    complete: Callable[[], AbstractContextManager[None]] = nullcontext,
-    stop_when: Callable[[Metrics], bool] = lambda metrics: False,
-    log_every: int = 1,
-    show: tuple[str, ...] = ("loss",),
-) -> int:
-    """Run ``update`` for each step, from where the run folder's state says. Returns the number of steps done.
+def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
+    """Run every step, from where the run folder's state says, and write the resulting checkpoint.
 
-    ``update`` returns its metrics, with ``tokens`` for the rate. ``evaluate(step)`` runs every ``evaluate_every`` steps and after
-    the last; its metrics, by the names of ``measures``, are logged beside. Within ``complete()`` the model is as a checkpoint
-    of it should be. ``stop_when(metrics)`` ends the run early, a KL budget being spent. ``result``: the
-    model and tokenizer of intermediate checkpoints. SIGTERM or Ctrl-C saves and raises Interrupted; ``machine.save_every`` saves
-    as well. A signal that comes after the last step lets the stage finish, and then raises Interrupted.
+    SIGTERM or Ctrl-C saves and raises Interrupted; a signal after the last step lets the stage finish, and then raises it.
     """
-    if machine.keep_best and evaluate is None:
-        raise RecipeError("machine.keep_best: nothing is measured on held-out data here; give some, or no keep_best")
-    if machine.keep_best and machine.keep_best not in measures:
-        there = ", ".join(measures) or "no held-out metrics"
-        raise RecipeError(f"machine.keep_best: {machine.keep_best!r} is not measured here; there are {there}")
-    keeper = Keeper(
-        run, machine, steps=steps, modules=modules, optimizer=optimizer, extra=extra_state or {}, result=result,
-        complete=complete,
-    )  # fmt: skip
+    schedule, steps = training.schedule, training.schedule.steps
+    _require_measured(training, machine)
+    keeper = Keeper(run, training, machine)
     done = first = keeper.restore()
-    run.note("training", first=first, steps=steps, **machine_facts(modules, machine.dtype))
+    measured: Metrics = {}
+    run.note("training", first=first, steps=steps, **machine_facts(training.modules, machine.dtype))
     stop = run.until_closed.enter_context(_signals(run))
-    with tracking(machine, run, first) as track, _progress(run.path.name, first, steps) as report:
+    with tracking(machine, run, first) as track, _progress(run, first, steps) as report:
         for step in range(first, first if keeper.ended else steps):
-            factor = cosine(step, steps, warmup=warmup, floor=floor)
-            metrics, rate = _one_update(run, update, step, optimizer, factor, seed)
+            metrics, rate = _one_update(run, training, step)
             done = step + 1
             last = done == steps
-            measured: Metrics | None = None
-            if evaluate is not None and (last or (evaluate_every and done % evaluate_every == 0)):
-                measured = evaluate(done)
+            due = training.evaluate and (last or (schedule.evaluate_every and done % schedule.evaluate_every == 0))
+            if training.evaluate and due:
+                measured = training.evaluate(done)
                 metrics |= measured
-            if done % log_every == 0 or last or measured is not None:
-                row = metrics | {"lr": optimizer.param_groups[0]["lr"], "tokens_per_second": rate}
+            if done % schedule.log_every == 0 or last or due:
+                row = metrics | {"lr": training.optimizer.param_groups[0]["lr"], "tokens_per_second": rate}
                 run.log(done, row)
                 track(done, row)
-            keeper.checkpoint(done, measured, last=last)
-            report(done, metrics, show, rate)
-            ended = last or stop_when(metrics)
-            stopping = stop()  # asked once: a later signal is seen at the next step, and nothing stops unsaved
+            keeper.checkpoint(done, measured if due else None, last=last)
+            report(done, metrics, training.show, rate)
+            ended = last or training.stop_when(metrics)
+            stopping = parallel.any_of(stop())  # asked once: a later signal is seen at the next step
             if stopping or (machine.save_every and (ended or done % machine.save_every == 0)):
                 keeper.save(done, ended=ended)
             if stopping:
-                raise Interrupted(
-                    f"{run.path}: stopped after step {done} of {steps}; the same command goes on from there"
-                )
+                raise Interrupted(f"{run.path}: stopped after step {done} of {steps}; the same command resumes it")
             if ended:
                 break
-    return done
+    if training.evaluate and not measured:
+        measured = training.evaluate(done)
+    keeper.write_result()
+    return Outcome(done, measured, keeper.best_step, keeper.best)
+
+
+def _require_measured(training: Training, machine: Machine) -> None:
+    """Raise RecipeError where ``keep_best`` names something that is not measured."""
+    if not machine.keep_best or machine.keep_best in training.measures:
+        return
+    if not training.measures:
+        raise RecipeError("machine.keep_best: nothing is measured on held-out data here; give some, or no keep_best")
+    there = ", ".join(training.measures)
+    raise RecipeError(f"machine.keep_best: {machine.keep_best!r} is not measured here; there are {there}")
 
 
 def machine_facts(modules: Mapping[str, nn.Module], dtype: str) -> dict[str, Any]:
@@ -136,15 +116,15 @@ def machine_facts(modules: Mapping[str, nn.Module], dtype: str) -> dict[str, Any
     }
 
 
-def _one_update(
-    run: RunFolder, update: Callable[[int], Metrics], step: int, optimizer: Optimizer, factor: float, seed: int
-) -> tuple[Metrics, float]:
-    """One optimisation step with torch seeded by it: its metrics, and tokens a second. TrainingError if one is not finite."""
+def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics, float]:
+    """One optimisation step with torch seeded by it: its metrics, and tokens per second. TrainingError if one is not finite."""
+    schedule = training.schedule
     began = time.perf_counter()
-    for group in optimizer.param_groups:
+    factor = cosine(step, schedule.steps, warmup=schedule.warmup, floor=schedule.floor)
+    for group in training.optimizer.param_groups:
         group["lr"] = group["peak"] * factor
-    torch.manual_seed(seed * 1_000_003 + step)
-    metrics = update(step)
+    torch.manual_seed(schedule.seed * 1_000_003 + step)
+    metrics = training.update(step)
     rate = metrics.pop("tokens", 0.0) / (time.perf_counter() - began)
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
@@ -178,8 +158,14 @@ def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress(stage: str, first: int, steps: int) -> Iterator[Callable[[int, Metrics, tuple[str, ...], float], None]]:
+def _progress(
+    run: RunFolder, first: int, steps: int
+) -> Iterator[Callable[[int, Metrics, tuple[str, ...], float], None]]:
     """A live line on a terminal; elsewhere a printed line about every tenth of the way."""
+    if not run.writer:
+        yield lambda done, metrics, show, rate: None
+        return
+    stage = run.path.name
     columns = (
         TextColumn("{task.description}"),
         BarColumn(24),
@@ -192,7 +178,7 @@ def _progress(stage: str, first: int, steps: int) -> Iterator[Callable[[int, Met
     began = time.perf_counter()
     printed = first
     if first and not live:
-        print(f"{stage:<9} goes on from step {first}/{steps}", flush=True)
+        print(f"{stage:<9} resumes from step {first}/{steps}", flush=True)
 
     def report(done: int, metrics: Metrics, show: tuple[str, ...], rate: float) -> None:
         nonlocal printed

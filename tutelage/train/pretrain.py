@@ -1,6 +1,6 @@
 """Pretraining: next-token prediction on a mixture of texts.
 
-    tutelage pretrain --tokenizer runs/tok --sources.novels.path novels/ --heldout heldout.jsonl --out runs/base
+    tutelage pretrain --tokenizer runs/tok --text.novels novels/ --heldout heldout.jsonl --out runs/base
 
 Sources are mixed by weight, not by size (GPT-3, table 2.2). Held-out text is measured in bits per byte, which does not depend on
 the tokenizer.
@@ -9,6 +9,7 @@ the tokenizer.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from tutelage.data.heldout import HeldoutText
+from tutelage.data.mixing import Mixture
+from tutelage.errors import RecipeError
 from tutelage.model.compiling import compile_layers, compiled
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
@@ -24,16 +27,16 @@ from tutelage.model.device import autocast, pick_device
 from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.objectives.language import next_token_loss
-from tutelage.runs.folder import open_run
-from tutelage.settings import Settings
+from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.checkpointing import save_checkpoint
-from tutelage.train.loop import Metrics, apply_gradients, run_steps
+from tutelage.train import parallel
+from tutelage.train.loop import apply_gradients, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import TYPES, load_trainable
-from tutelage.train.optimizer import OptimizerName, make_optimizer
-from tutelage.train.pretraining_text import text_inputs, text_mixture, text_windows
-from tutelage.train.settings import LoRA, Machine, Source
+from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.pretraining_text import check_weights, text_mixture, text_windows
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine
+from tutelage.train.training import Metrics, Schedule, Training
 
 
 class Shape(Settings):
@@ -90,134 +93,136 @@ _NAMES = {
 """What ModelConfig calls the settings of Shape."""
 
 
-class PretrainSettings(Settings):
-    """Settings of ``tutelage pretrain``."""
+class PretrainInputs(Inputs):
+    """What pretraining reads."""
 
-    out: Path = Field(description="run folder to make")
-    tokenizer: Path | None = Field(None, description="folder with tokenizer.json")
-    checkpoint: Path | None = Field(
-        None,
-        description="go on from this model, a folder or a name on the Hugging Face hub, with its shape and its tokenizer",
-    )
-    sources: dict[str, Source] = Field(description="name -> path and weight of each source of text")
+    tokenizer: Path | None = Field(None, description="folder with tokenizer.json, for a new model")
+    checkpoint: ModelPath | None = Field(None, description="or a model to train further, with its shape and tokenizer")
+    text: dict[str, Path] = Field(description="each source of text by name: a file or folder of documents")
     heldout: Path | None = Field(None, description="documents to measure bits per byte on")
+
+    @model_validator(mode="after")
+    def _one_start(self) -> PretrainInputs:
+        if (self.tokenizer is None) == (self.checkpoint is None):
+            raise ValueError("give either tokenizer, for a new model, or checkpoint, to train one further")
+        return self
+
+
+class PretrainSettings(Settings):
+    """Knobs of ``tutelage pretrain``."""
+
     model: Shape = Field(Shape(), description="the decoder's shape")
+    weights: dict[str, float] = Field({}, description="share of each source of text by name; default 1 each")
     sequence: int = Field(256, gt=1, description="length of a training window [tokens]")
-    batch_size: int = Field(16, gt=0, description="windows a step")
-    microbatch: int = Field(0, ge=0, description="windows a forward pass; 0: the whole batch")
+    batch_size: int = Field(16, gt=0, description="windows per step")
+    microbatch: int = Field(0, ge=0, description="windows per forward pass; 0: the whole batch")
     steps: int = Field(1000, gt=0, description="optimiser steps")
-    optimizer: OptimizerName = Field(
-        "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
-    )
+    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(3e-3, gt=0, description="peak learning rate")
     warmup: int = Field(50, ge=0, description="steps of linear warm-up")
     floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak (cosine in between)")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    compile: bool = Field(
-        False, description="compile the step with torch.compile: half a minute at the start, then faster"
-    )
+    compile: bool = Field(False, description="use torch.compile: half a minute at the start, faster steps afterwards")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters in place of all weights, where a checkpoint is gone on from")
+    lora: LoRA = Field(LoRA(), description="adapters instead of all weights, where a checkpoint is trained further")
     seed: int = Field(0, description="seed of weights and data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
-    @model_validator(mode="after")
-    def _one_start(self) -> PretrainSettings:
-        if (self.tokenizer is None) == (self.checkpoint is None):
-            raise ValueError(
-                "give either tokenizer, for a new model, or checkpoint, to go on from one that has its own"
-            )
-        if self.checkpoint is not None and self.model != Shape():
-            raise ValueError("model is the shape of a new model; a checkpoint has its own: give one of the two")
-        if self.checkpoint is None and self.lora.r:
-            raise ValueError("lora needs a checkpoint: adapters on weights that have learnt nothing learn nothing")
-        return self
+    def check(self, inputs: Inputs) -> None:
+        """The shape belongs to a new model, adapters to one that has learnt something."""
+        assert isinstance(inputs, PretrainInputs)
+        check_weights(self.weights, inputs.text, "weights")
+        if inputs.checkpoint is not None and self.model != Shape():
+            raise RecipeError("model is the shape of a new model; a checkpoint has its own: give one of the two")
+        if inputs.checkpoint is None and self.lora.r:
+            raise RecipeError("lora needs a checkpoint: adapters on untrained weights learn nothing")
 
 
-def main(settings: PretrainSettings) -> Path:
+def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    start = resolve_model(settings.checkpoint) if settings.checkpoint else settings.tokenizer
-    assert start is not None  # PretrainSettings
-    inputs = {"checkpoint" if settings.checkpoint else "tokenizer": start} | text_inputs(settings.sources)
-    if settings.heldout:
-        inputs["heldout"] = settings.heldout
-    with open_run(settings.out, "pretrain", settings, inputs) as run:
+    inputs = inputs.local(resolve_model)
+    with parallel.open_stage(out, "pretrain", knobs, inputs) as run:
         if run.finished:
             return run.checkpoint
 
         # model
-        device = pick_device(settings.machine.device)
+        start = inputs.checkpoint or inputs.tokenizer
+        assert start is not None  # PretrainInputs
         tokenizer = Tokenizer.load(start)
-        torch.manual_seed(settings.seed)
-        if settings.checkpoint:
-            model = load_trainable(start, tokenizer, settings.lora, settings.machine).train()
+        torch.manual_seed(knobs.seed)
+        if inputs.checkpoint:
+            model = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine).train()
         else:
-            model = new_model(settings, tokenizer).train()
-        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
-
-        rows = settings.microbatch or settings.batch_size
-        say_memory([model], [model], rows, settings.sequence, settings.machine.dtype, settings.optimizer)
+            model = new_model(knobs, tokenizer).train()
+        optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
+        rows = knobs.microbatch or knobs.batch_size
+        say_memory([model], [model], rows, knobs.sequence, knobs.machine.dtype, knobs.optimizer)
 
         # data
         context = model.config.max_position_embeddings
         mixture = text_mixture(
-            settings.sources, tokenizer, run, sequence=settings.sequence, context=context, seed=settings.seed
+            inputs.text, knobs.weights, tokenizer, run, sequence=knobs.sequence, context=context, seed=knobs.seed
         )
-        heldout = HeldoutText.read(settings.heldout, tokenizer, settings.sequence) if settings.heldout else None
-
-        def loss_of(hidden: Tensor, targets: Tensor, count: int) -> Tensor:
-            return next_token_loss(model.logits(hidden).flatten(0, 1), targets.flatten(), count)
-
-        if settings.compile:
-            compile_layers(model)
-            loss_of = compiled(loss_of)
-
-        def update(step: int) -> Metrics:
-            windows = text_windows(mixture, step, settings.batch_size, device)
-            count = windows.shape[0] * settings.sequence
-            total = 0.0
-            for part in windows.split(settings.microbatch or len(windows)):
-                with autocast(device, settings.machine.dtype):
-                    loss = loss_of(model(part[:, :-1]), part[:, 1:], count)
-                loss.backward()
-                total += loss.item()
-            norm = apply_gradients(optimizer, settings.clip, model)
-            return {"loss": total, "grad_norm": norm, "tokens": float(count)}
-
-        last: Metrics = {}
+        heldout = HeldoutText.read(inputs.heldout, tokenizer, knobs.sequence) if inputs.heldout else None
 
         def evaluate(step: int) -> Metrics:
             assert heldout is not None
-            nats = negative_log_likelihood(model, heldout.ids, heldout.targets, settings.machine.dtype).sum().item()
-            last["bits_per_byte"] = heldout.bits_per_byte(nats)
-            return dict(last)
+            nats = negative_log_likelihood(model, heldout.ids, heldout.targets, knobs.machine.dtype).sum().item()
+            return {"bits_per_byte": heldout.bits_per_byte(nats)}
 
-        run_steps(
+        outcome = train(
             run,
-            steps=settings.steps,
-            modules={"model": model},
-            optimizer=optimizer,
-            update=update,
-            warmup=settings.warmup,
-            floor=settings.floor,
-            seed=settings.seed,
-            evaluate=evaluate if heldout else None,
-            evaluate_every=settings.evaluate_every,
-            measures=("bits_per_byte",),
-            machine=settings.machine,
-            result=(model, tokenizer),
-            log_every=10,
-            show=("loss", "bits_per_byte"),
+            Training(
+                modules={"model": model},
+                optimizer=optimizer,
+                update=make_update(knobs, model, optimizer, mixture),
+                schedule=Schedule(
+                    knobs.steps, knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=10
+                ),
+                result=(model, tokenizer),
+                evaluate=evaluate if heldout else None,
+                measures=("bits_per_byte",) if heldout else (),
+                show=("loss", "bits_per_byte"),
+            ),
+            knobs.machine,
         )
-        save_checkpoint(run, model, tokenizer)
-        run.finish(last or evaluate(settings.steps) if heldout else {})
+        run.finish(outcome.measured)
         return run.checkpoint
 
 
-def new_model(settings: PretrainSettings, tokenizer: Tokenizer) -> Decoder:
-    """A decoder with weights drawn anew."""
-    machine = settings.machine
-    model = Decoder(settings.model.config(tokenizer.vocab_size)).to(pick_device(machine.device), TYPES[machine.weights])
+def make_update(
+    knobs: PretrainSettings, model: Decoder, optimizer: Optimizer, mixture: Mixture
+) -> Callable[[int], Metrics]:
+    """The optimisation step of pretraining."""
+    device, dtype = pick_device(knobs.machine.device), knobs.machine.dtype
+
+    def loss_of(hidden: Tensor, targets: Tensor, count: int) -> Tensor:
+        return next_token_loss(model.logits(hidden).flatten(0, 1), targets.flatten(), count)
+
+    if knobs.compile:
+        compile_layers(model)
+        loss_of = compiled(loss_of)
+
+    def update(step: int) -> Metrics:
+        windows = text_windows(mixture, step, knobs.batch_size, device)
+        count = windows.shape[0] * knobs.sequence
+        mine, total = parallel.shard_tensor(windows), 0.0
+        for part in mine.split(knobs.microbatch or max(1, len(mine))):
+            if len(part):
+                with autocast(device, dtype):
+                    loss = loss_of(model(part[:, :-1]), part[:, 1:], count)
+                loss.backward()
+                total += loss.item()
+        norm = apply_gradients(optimizer, knobs.clip, model)
+        return {"loss": parallel.total(total), "grad_norm": norm, "tokens": float(count)}
+
+    return update
+
+
+def new_model(knobs: PretrainSettings, tokenizer: Tokenizer) -> Decoder:
+    """A decoder with randomly initialised weights."""
+    machine = knobs.machine
+    model = Decoder(knobs.model.config(tokenizer.vocab_size)).to(pick_device(machine.device), TYPES[machine.weights])
     model.recompute = machine.recompute
     return model

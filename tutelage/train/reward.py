@@ -2,7 +2,7 @@
 
     tutelage reward --checkpoint runs/sft/checkpoint --rankings rankings.jsonl --out runs/reward
 
-All K(K-1)/2 pairs of a prompt stand in one loss term (InstructGPT, equation 1), from one forward of the prompt and each of its
+All K(K-1)/2 pairs of a prompt are in one loss term (InstructGPT, equation 1), from one forward of the prompt and each of its
 completions: they are laid out [prompt | c1 | c2 | ...] under a tree mask, so the prompt's prefix is computed once. Afterwards the
 scores are shifted so that demonstrations average 0.
 """
@@ -10,76 +10,82 @@ scores are shifted so that demonstrations average 0.
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from tutelage.data.batches import pack_ranking, pad_right, tree_mask
+from tutelage.data.batches import pad_right
 from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.mixing import split_by_key
-from tutelage.data.prepare import opening, text_of
+from tutelage.data.prepare import opening
 from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.model.hub import resolve_model
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.records import Ranking
-from tutelage.runs.folder import open_run
-from tutelage.settings import Settings
-from tutelage.text.chat import render, render_answers
+from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.checkpointing import save_checkpoint
-from tutelage.train.loop import Metrics, apply_gradients, run_steps
+from tutelage.train import parallel
+from tutelage.train.loop import apply_gradients, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer
-from tutelage.train.optimizer import OptimizerName, make_optimizer
-from tutelage.train.settings import LoRA, Machine, longest_row
+from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.rankings import (
+    NONCONTEXTUAL,
+    RankingExample,
+    encode_rankings,
+    prompt_batches,
+    score_packed,
+    with_noncontextual,
+)
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
+from tutelage.train.training import Metrics, Schedule, Training
+
+
+class RewardInputs(Inputs):
+    """What reward-model training reads."""
+
+    checkpoint: ModelPath = Field(description="language model to start from: the SFT model")
+    rankings: Path = Field(description="rankings to learn from")
+    heldout: Path | None = Field(None, description="rankings to measure on; none: a share of the prompts is kept apart")
+    demonstrations: Path | None = Field(None, description="conversations whose last answers shall score 0 on average")
 
 
 class RewardSettings(Settings):
-    """Settings of ``tutelage reward``."""
+    """Knobs of ``tutelage reward``."""
 
-    out: Path = Field(description="run folder to make")
-    checkpoint: Path = Field(description="language model to start from: the SFT model")
-    rankings: Path = Field(description="rankings to learn from")
-    heldout: Path | None = Field(None, description="rankings to measure on; none: a share of the prompts is kept apart")
-    heldout_share: float = Field(0.1, gt=0, lt=1, description="that share, where no held-out file is given")
-    demonstrations: Path | None = Field(None, description="conversations whose last answers shall score 0 on average")
+    heldout_share: float = Field(
+        0.1, gt=0, lt=1, description="share of prompts kept apart where no held-out file is given"
+    )
     epochs: int = Field(1, gt=0, description="passes over the rankings (InstructGPT: 1; more overfits)")
-    batch_size: int = Field(32, gt=0, description="prompts a step")
-    microbatch: int = Field(8, gt=0, description="prompts a forward pass")
+    batch_size: int = Field(32, gt=0, description="prompts per step")
+    microbatch: int = Field(8, gt=0, description="prompts per forward pass")
     max_length: int = Field(
-        512, gt=1, description="longest prompt with one completion [tokens]; longer ones are left out"
+        512, gt=1, description="longest prompt with one completion; longer ones are left out [tokens]"
     )
     ties: Literal["skip", "half"] = Field(
         "half", description="what a pair of equal ranks gives: nothing, or half a win each"
     )
     noncontextual: int = Field(
-        0,
-        ge=0,
-        description="answers to other prompts that each ranking gets at its bottom, drawn anew each time (RRM, Liu et al. 2024)",
+        0, ge=0, description="answers to other prompts put at the bottom of each ranking (RRM, Liu et al. 2024)"
     )
     surprisal: bool = Field(
-        False,
-        description="also read how little the model it starts from expects each token; the result keeps that model, frozen",
+        False, description="also read each token's -log p under the starting model, which the result keeps, frozen"
     )
-    optimizer: OptimizerName = Field(
-        "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
-    )
+    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(5e-4, gt=0, description="peak learning rate")
     warmup: int = Field(10, ge=0, description="steps of linear warm-up")
     floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters in place of all weights")
+    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
     seed: int = Field(0, description="seed of the head, of adapters and of data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
@@ -90,223 +96,133 @@ class RewardSettings(Settings):
         return self
 
 
-def main(settings: RewardSettings) -> Path:
+def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    checkpoint = resolve_model(settings.checkpoint)
-    inputs = {"checkpoint": checkpoint, "rankings": settings.rankings}
-    optional = {"heldout": settings.heldout, "demonstrations": settings.demonstrations}
-    with open_run(settings.out, "reward", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
+    inputs = inputs.local(resolve_model)
+    with parallel.open_stage(out, "reward", knobs, inputs) as run:
         if run.finished:
             return run.checkpoint
 
-        tokenizer = Tokenizer.load(checkpoint)
-        torch.manual_seed(settings.seed)
-        decoder = load_trainable(checkpoint, tokenizer, settings.lora, settings.machine)
-
         # data
-        longest = longest_row(settings.max_length, decoder.config.max_position_embeddings)
-        rankings = list(read_rankings(settings.rankings))
-        if settings.heldout:
-            heldout_rankings = list(read_rankings(settings.heldout))
-        else:
-            rankings, heldout_rankings = split_by_key(
-                rankings, lambda r: opening(r.prompt.messages), settings.heldout_share, settings.seed
-            )
-        examples, left_out = encode_rankings(rankings, tokenizer, longest)
-        heldout, heldout_left_out = encode_rankings(heldout_rankings, tokenizer, longest)
+        tokenizer = Tokenizer.load(inputs.checkpoint)
+        torch.manual_seed(knobs.seed)
+        decoder = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
+        longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
+        training, held = split_rankings(inputs, knobs)
+        examples, left_out = encode_rankings(training, tokenizer, longest)
+        heldout, heldout_left_out = encode_rankings(held, tokenizer, longest)
         if not examples:
-            raise DataError(
-                f"no ranking with a preference fits in {longest} tokens: {left_out}", path=settings.rankings
-            )
+            raise DataError(f"no ranking with a preference fits in {longest} tokens: {left_out}", path=inputs.rankings)
         if left_out:
-            print(f"{settings.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
-        shown = demonstration_ids(settings.demonstrations, tokenizer, longest) if settings.demonstrations else []
-        batches = [batch for epoch in range(settings.epochs) for batch in prompt_batches(examples, settings, epoch)]
+            print(f"{inputs.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
+        shown = demonstration_ids(inputs.demonstrations, tokenizer, longest) if inputs.demonstrations else []
+        order = [
+            batch
+            for epoch in range(knobs.epochs)
+            for batch in prompt_batches(len(examples), knobs.batch_size, knobs.seed, epoch)
+        ]
 
         # model and optimiser
-        torch.manual_seed(settings.seed)
-        model = new_scorer(decoder, surprisal=settings.surprisal).train()
-        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
+        torch.manual_seed(knobs.seed)
+        model = new_scorer(decoder, surprisal=knobs.surprisal).train()
+        optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
         answer = max(len(completion) for example in examples for completion in example.completions)
-        widest = max(example.size for example in examples) + settings.noncontextual * answer
-        say_memory([model], [model.decoder], settings.microbatch, widest, settings.machine.dtype, settings.optimizer)
+        widest = max(example.size for example in examples) + knobs.noncontextual * answer
+        say_memory([model], [model.decoder], knobs.microbatch, widest, knobs.machine.dtype, knobs.optimizer)
 
-        def update(step: int) -> Metrics:
-            rng = random.Random(f"{settings.seed} {step}")
-            drawn = [
-                with_noncontextual(examples[i], examples, settings.noncontextual, longest, rng) for i in batches[step]
-            ]
-            chosen = sorted(drawn, key=lambda example: example.size)
-            count, total, right = sum(len(example.ranks) for example in chosen), 0.0, 0.0
-            for start in range(0, len(chosen), settings.microbatch):
-                part = chosen[start : start + settings.microbatch]
-                scores, ranks, mask = score_packed(model, part, tokenizer.pad_id, settings.machine.dtype)
-                loss = kwise_loss(scores, ranks, mask, tie=settings.ties, count=count)
-                loss.backward()
-                total += loss.item()
-                own = mask & (ranks < NONCONTEXTUAL)
-                right += pairwise_accuracy(scores.detach(), ranks, own)[0].sum().item()
-            norm = apply_gradients(optimizer, settings.clip, model)
-            tokens = float(sum(example.size for example in chosen))
-            return {"loss": total, "accuracy": right / count, "grad_norm": norm, "tokens": tokens}
+        def batch_of(step: int) -> list[RankingExample]:
+            rng = random.Random(f"{knobs.seed} {step}")
+            return [with_noncontextual(examples[i], examples, knobs.noncontextual, longest, rng) for i in order[step]]
 
-        last: Metrics = {}
-
-        def evaluate(step: int) -> Metrics:
-            model.eval()
-            last.update(heldout_metrics(model, heldout, tokenizer.pad_id, settings))
-            model.train()
-            return dict(last)
-
-        @contextmanager
-        def centred() -> Iterator[None]:
-            model.eval()
-            if shown:
-                centre(model, shown, tokenizer.pad_id, settings.machine.dtype)
-            yield
-            model.offset.zero_()  # training goes on as if nothing had been written
-            model.train()
-
-        run_steps(
+        outcome = train(
             run,
-            steps=len(batches),
-            modules={"model": model},
-            optimizer=optimizer,
-            update=update,
-            warmup=settings.warmup,
-            floor=settings.floor,
-            seed=settings.seed,
-            evaluate=evaluate if heldout else None,
-            evaluate_every=settings.evaluate_every,
-            measures=("heldout_loss", "heldout_accuracy"),
-            complete=centred,
-            machine=settings.machine,
-            result=(model, tokenizer),
-            log_every=2,
-            show=("loss", "accuracy", "heldout_accuracy"),
+            Training(
+                modules={"model": model},
+                optimizer=optimizer,
+                update=make_update(knobs, model, optimizer, batch_of, tokenizer.pad_id),
+                schedule=Schedule(len(order), knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=2),
+                result=(model, tokenizer),
+                evaluate=(lambda step: heldout_metrics(model, heldout, tokenizer.pad_id, knobs)) if heldout else None,
+                measures=("heldout_loss", "heldout_accuracy") if heldout else (),
+                complete=lambda: centred(model, shown, tokenizer.pad_id, knobs.machine.dtype),
+                show=("loss", "accuracy", "heldout_accuracy"),
+            ),
+            knobs.machine,
         )
-        with centred():
-            save_checkpoint(run, model, tokenizer)
-        used = sum(len(example.ranks) for example in examples)
         figures = {
             "prompts": len(examples),
-            "rankings": used,
+            "rankings": sum(len(example.ranks) for example in examples),
             "left_out": left_out,
             "heldout": len(heldout),
             "heldout_left_out": heldout_left_out,
         }
-        run.finish(figures | (last or evaluate(len(batches)) if heldout else {}))
+        run.finish(figures | outcome.measured)
         return run.checkpoint
 
 
-@dataclass(frozen=True)
-class RankingExample:
-    """A prompt and its completions in tokens, and how each of its labellers ranked them."""
-
-    prompt: list[int]
-    completions: list[list[int]]
-    ranks: list[tuple[int, ...]]
-
-    @property
-    def size(self) -> int:
-        """Tokens of the packed row."""
-        return len(self.prompt) + sum(map(len, self.completions))
+def split_rankings(inputs: RewardInputs, knobs: RewardSettings) -> tuple[list[Ranking], list[Ranking]]:
+    """The rankings to learn from and those to measure on; without a file of the latter, a share of the prompts."""
+    rankings = list(read_rankings(inputs.rankings))
+    if inputs.heldout:
+        return rankings, list(read_rankings(inputs.heldout))
+    return split_by_key(rankings, lambda r: opening(r.prompt.messages), knobs.heldout_share, knobs.seed)
 
 
-def encode_rankings(
-    rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int
-) -> tuple[list[RankingExample], dict[str, int]]:
-    """Rankings that express a preference and fit, together where several labellers ranked the same completions.
+def make_update(
+    knobs: RewardSettings,
+    model: ScalarModel,
+    optimizer: Optimizer,
+    batch_of: Callable[[int], list[RankingExample]],
+    pad_id: int,
+) -> Callable[[int], Metrics]:
+    """The optimisation step of reward-model training."""
 
-    And how many were left out, by reason. A completion that was cut off gets no end-of-turn token.
-    """
-    examples: dict[tuple[object, ...], RankingExample] = {}
-    reasons: Counter[str] = Counter()
-    for ranking in rankings:
-        if len(set(ranking.ranks)) < 2:
-            reasons["all tied"] += 1
-            continue
-        same = (text_of(ranking.prompt.messages), *((c.text, c.finished) for c in ranking.completions))
-        if same in examples:
-            examples[same].ranks.append(ranking.ranks)
-            continue
-        texts, finished = [c.text for c in ranking.completions], [c.finished for c in ranking.completions]
-        prompt, completions = render_answers(tokenizer, ranking.prompt.messages, texts, finished)
-        if not all(completions):
-            reasons["an empty completion that did not end"] += 1
-        elif any(len(prompt) + len(c) > max_length for c in completions):
-            reasons["too long"] += 1
-        else:
-            examples[same] = RankingExample(prompt, completions, [ranking.ranks])
-    return list(examples.values()), dict(reasons)
+    def update(step: int) -> Metrics:
+        chosen = sorted(batch_of(step), key=lambda example: example.size)
+        count, total, right = sum(len(example.ranks) for example in chosen), 0.0, 0.0
+        mine = parallel.shard(chosen)
+        for start in range(0, len(mine), knobs.microbatch):
+            part = mine[start : start + knobs.microbatch]
+            scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
+            loss = kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count)
+            loss.backward()
+            total += loss.item()
+            own = mask & (ranks < NONCONTEXTUAL)
+            right += pairwise_accuracy(scores.detach(), ranks, own)[0].sum().item()
+        norm = apply_gradients(optimizer, knobs.clip, model)
+        tokens = float(sum(example.size for example in chosen))
+        accuracy = parallel.total(right) / count
+        return {"loss": parallel.total(total), "accuracy": accuracy, "grad_norm": norm, "tokens": tokens}
 
-
-NONCONTEXTUAL = 1 << 30
-"""The rank of an answer to another prompt: below every rank that a labeller gives."""
+    return update
 
 
-def with_noncontextual(
-    example: RankingExample, others: Sequence[RankingExample], count: int, max_length: int, rng: random.Random
-) -> RankingExample:
-    """The ranking with ``count`` answers to other prompts below its own; fewer where hardly any fits in ``max_length``.
-
-    They teach that an answer is good *to a prompt*. Rankings alone may not: a phrase that is good wherever the policy uses it now
-    ("Nobody can know that") looks good everywhere, and PPO will use it everywhere (Liu et al. 2024, RRM, section 3).
-    """
-    strangers: list[list[int]] = []
-    for _ in range(10 * count):
-        other = rng.choice(others)
-        completion = rng.choice(other.completions)
-        fits = len(example.prompt) + len(completion) <= max_length
-        if fits and other.prompt != example.prompt and completion not in example.completions:
-            strangers.append(completion)
-        if len(strangers) == count:
-            break
-    ranks = [ranks + (NONCONTEXTUAL,) * len(strangers) for ranks in example.ranks]
-    return RankingExample(example.prompt, example.completions + strangers, ranks)
-
-
-def prompt_batches(examples: Sequence[RankingExample], settings: RewardSettings, epoch: int) -> list[list[int]]:
-    """A shuffled pass over the prompts in batches; a short last batch is kept."""
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(examples), generator=generator).tolist()
-    return [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
-
-
-def score_packed(
-    model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, dtype: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, ranks and mask, each [r, k], a row for every ranking.
-
-    Every prompt's prefix runs once, all its completions branch from it, and all its rankings read the same scores.
-    """
-    device = next(model.parameters()).device
-    packed = [pack_ranking(example.prompt, example.completions) for example in examples]
-    ids, _ = pad_right([p.ids for p in packed], pad_id)
-    positions, _ = pad_right([p.positions for p in packed], 0)
-    segments, _ = pad_right([p.segments for p in packed], -1)
-    last, mask = pad_right([p.last for p in packed], 0, multiple=1)
-    ranks, _ = pad_right([list(ranks) for example in examples for ranks in example.ranks], 0, multiple=1)
-    owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.ranks])
-    with autocast(device, dtype):
-        values = model(ids.to(device), positions=positions.to(device), attention_mask=tree_mask(segments.to(device)))
-    scores = values.float().gather(1, last.to(device))
-    return scores[owner.to(device)], ranks.to(device), mask[owner].to(device)
+@contextmanager
+def centred(model: ScalarModel, demonstrations: Sequence[list[int]], pad_id: int, dtype: str) -> Iterator[None]:
+    """Within it the model scores these demonstrations 0 on average; training continues as if nothing had been written."""
+    model.eval()
+    if demonstrations:
+        centre(model, demonstrations, pad_id, dtype)
+    yield
+    model.offset.zero_()
+    model.train()
 
 
 @torch.no_grad()
 def heldout_metrics(
-    model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, settings: RewardSettings
+    model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, knobs: RewardSettings
 ) -> Metrics:
     """Loss and pair accuracy on held-out rankings, each a mean over rankings."""
+    model.eval()
     order = sorted(examples, key=lambda example: example.size)
     count = sum(len(example.ranks) for example in examples)
     loss = right = 0.0
-    for start in range(0, len(order), settings.microbatch):
-        part = order[start : start + settings.microbatch]
-        scores, ranks, mask = score_packed(model, part, pad_id, settings.machine.dtype)
-        loss += kwise_loss(scores, ranks, mask, tie=settings.ties, count=count).item()
+    for start in range(0, len(order), knobs.microbatch):
+        part = order[start : start + knobs.microbatch]
+        scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
+        loss += kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count).item()
         right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()
+    model.train()
     return {"heldout_loss": loss, "heldout_accuracy": right / count}
 
 

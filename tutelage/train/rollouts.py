@@ -1,6 +1,6 @@
-"""Rollouts: answers sampled from the policy, and what the policy, a critic and a reward model say of them.
+"""Rollouts: answers sampled from the policy, and how the policy, a critic and a reward model rate them.
 
-The only file of training that sees the engine. Tensors of answers are [b, a]: one column an answer token, aligned so that column
+The only file of training that sees the engine. Tensors of answers are [b, a]: one column per answer token, aligned so that column
 j holds token j, its log-probability, and the value of the state before it. One mask serves them all.
 """
 
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batches import pad_right
-from tutelage.generate.engine import Engine, Request
+from tutelage.generate.engine import Engine, Generated, Request
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.language import entropy, token_logprobs
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.train import parallel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Rollouts:
         return self.prompt_lengths + self.lengths
 
     def at_answer(self, per_position: Tensor) -> Tensor:
-        """[b, s, ...] -> [b, a, ...]: what stands at the position *before* each answer token (padding included)."""
+        """[b, s, ...] -> [b, a, ...]: the value at the position *before* each answer token (padding included)."""
         before = self.prompt_lengths[:, None] - 1 + torch.arange(self.mask.shape[1], device=self.ids.device)
         rows = torch.arange(len(self.ids), device=self.ids.device)[:, None]
         return per_position[rows, before.clamp(max=self.ids.shape[1] - 1)]
@@ -82,9 +83,8 @@ def sample(
 ) -> Rollouts:
     """One answer to each prompt from the model's own distribution: no top-p or top-k, which would scale every ratio.
 
-    Row i draws its randomness from (seed, i) alone.
+    Row i draws its randomness from (seed, i) alone. Ranks that train together sample a share of the rows each; all get all rows.
     """
-    engine = Engine(model, max_batch=min(128, len(prompts)), autocast=dtype)
     requests = [
         Request(
             ids=list(ids),
@@ -93,7 +93,10 @@ def sample(
         )
         for row, ids in enumerate(prompts)
     ]
-    answers = [samples[0] for samples in engine.generate(requests)]
+    mine = parallel.shard(requests)
+    engine = Engine(model, max_batch=min(128, max(1, len(mine))), autocast=dtype)
+    written = [(a.ids, a.logprobs, a.finish_reason) for (a, *_) in engine.generate(mine)]
+    answers = [Generated(*one) for one in parallel.interleave(parallel.gather(written))]
     device = next(model.parameters()).device
     ids, _ = pad_right([[*p, *a.ids] for p, a in zip(prompts, answers, strict=True)], tokenizer.pad_id)
     answer_ids, mask = pad_right([a.ids for a in answers], tokenizer.pad_id)
@@ -128,9 +131,12 @@ def answer_logprobs(model: Decoder, hidden: Tensor, rollouts: Rollouts, temperat
 def end_scores(reward_model: ScalarModel, rollouts: Rollouts, dtype: str = "auto", batch_size: int = 32) -> Tensor:
     """[b] the reward model's score at the last real token of each answer; rows of like lengths share a forward."""
     scores = torch.zeros(len(rollouts.ids), device=rollouts.ids.device)
-    for rows in rollouts.total_lengths.argsort().split(batch_size):
+    for piece in rollouts.total_lengths.argsort().split(batch_size):
+        rows = parallel.shard_tensor(piece)
+        if not len(rows):
+            continue
         part = rollouts.select(rows)
         with autocast(rollouts.ids.device, dtype):
             values = reward_model(part.ids)
         scores[rows] = values.float().gather(1, part.total_lengths[:, None] - 1)[:, 0]
-    return scores
+    return parallel.add_up(scores)

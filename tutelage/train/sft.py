@@ -9,56 +9,61 @@ SFT overfits the loss after one epoch while people go on preferring later ones (
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tutelage.data.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
-from tutelage.model.device import autocast, pick_device
+from tutelage.model.device import autocast
 from tutelage.model.hub import resolve_model
-from tutelage.model.lora import copy_on_trunk, load_own_weights, own_weights
 from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.objectives.language import next_token_loss
-from tutelage.runs.folder import open_run
-from tutelage.settings import Settings
+from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.checkpointing import save_checkpoint
-from tutelage.train.loop import Metrics, apply_gradients, run_steps
+from tutelage.train import parallel
+from tutelage.train.loop import apply_gradients, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
-from tutelage.train.optimizer import OptimizerName, make_optimizer
-from tutelage.train.pretraining_text import ptx_inputs, ptx_mixture, text_backward, text_windows
+from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.pretraining_text import Ptx, PtxSettings
 from tutelage.train.rollouts import end_scores, sample
-from tutelage.train.settings import LoRA, Machine, Source, longest_row
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
+from tutelage.train.training import Metrics, Schedule, Training
+
+
+class SFTInputs(Inputs):
+    """What SFT reads."""
+
+    checkpoint: ModelPath = Field(description="model to start from: a folder, or a name on the Hugging Face hub")
+    demonstrations: Path = Field(description="conversations to imitate")
+    heldout: Path | None = Field(None, description="conversations to measure the loss on")
+    reward_model: ModelPath | None = Field(
+        None, description="choose the epoch by this model's scores of sampled answers"
+    )
+    prompts: Path | None = Field(None, description="validation prompts for that choice")
+    chat_template: Path | None = Field(
+        None, description="jinja file that lays conversations out, for a model without one or to replace its own"
+    )
+    text: dict[str, Path] = Field({}, description="sources of pretraining text to mix in, by name")
 
 
 class SFTSettings(Settings):
-    """Settings of ``tutelage sft``."""
+    """Knobs of ``tutelage sft``."""
 
-    out: Path = Field(description="run folder to make")
-    checkpoint: Path = Field(description="model to start from: a folder, or a name on the Hugging Face hub")
-    chat_template: Path | None = Field(
-        None, description="jinja file that lays conversations out, for a model that has none or shall have another"
-    )
-    demonstrations: Path = Field(description="conversations to imitate")
-    heldout: Path | None = Field(None, description="conversations to measure the loss on")
-    reward_model: Path | None = Field(None, description="choose the epoch by this model's scores, not by held-out loss")
-    prompts: Path | None = Field(None, description="validation prompts that the reward model's choice is made on")
     epochs: int = Field(2, gt=0, description="passes over the demonstrations")
-    batch_size: int = Field(32, gt=0, description="conversations a step")
-    microbatch: int = Field(0, ge=0, description="conversations a forward pass; 0: the whole batch")
+    batch_size: int = Field(32, gt=0, description="conversations per step")
+    microbatch: int = Field(0, ge=0, description="conversations per forward pass; 0: the whole batch")
     max_length: int = Field(
         256, gt=1, description="longest conversation; longer ones are left out and counted [tokens]"
     )
-    optimizer: OptimizerName = Field(
-        "adamw", description="adamw, or muon for the matrices of the layers and AdamW for the rest"
-    )
+    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     warmup: int = Field(20, ge=0, description="steps of linear warm-up")
     floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
@@ -66,123 +71,108 @@ class SFTSettings(Settings):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training (InstructGPT: 0.2)")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     max_new_tokens: int = Field(96, gt=0, description="longest answer when the reward model chooses [tokens]")
-    ptx_coef: float = Field(0.0, ge=0, description="weight of the pretraining loss beside the demonstrations'; 0: none")
-    ptx_sources: dict[str, Source] = Field({}, description="name -> path and weight of the pretraining text mixed in")
-    ptx_windows: int = Field(2, gt=0, description="windows of pretraining text a step")
-    ptx_sequence: int = Field(256, gt=1, description="length of such a window [tokens]")
-    lora: LoRA = Field(LoRA(), description="adapters in place of all weights")
+    ptx: PtxSettings = Field(PtxSettings(), description="pretraining text mixed into the gradient")
+    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
     seed: int = Field(0, description="seed of data order, dropout and adapters")
     machine: Machine = Field(Machine(), description="where it runs")
 
-    @model_validator(mode="after")
-    def _has_text(self) -> SFTSettings:
-        if self.ptx_coef and not self.ptx_sources:
-            raise ValueError("ptx_coef is above 0 but ptx_sources names no pretraining text")
-        return self
+    def check(self, inputs: Inputs) -> None:
+        """A reward model needs validation prompts; text to mix in must be there."""
+        assert isinstance(inputs, SFTInputs)
+        self.ptx.check_text(inputs.text)
+        if inputs.reward_model and not inputs.prompts:
+            raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
 
 
-def main(settings: SFTSettings) -> Path:
+def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    if settings.reward_model and not settings.prompts:
-        raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
-    scorer = resolve_model(settings.reward_model) if settings.reward_model else None
-    optional = {
-        "heldout": settings.heldout,
-        "reward_model": scorer,
-        "prompts": settings.prompts,
-        "chat_template": settings.chat_template,
-    }
-    checkpoint = resolve_model(settings.checkpoint)
-    inputs = {"checkpoint": checkpoint, "demonstrations": settings.demonstrations}
-    inputs |= ptx_inputs(settings)
-    with open_run(settings.out, "sft", settings, inputs | {k: v for k, v in optional.items() if v}) as run:
+    inputs = inputs.local(resolve_model)
+    with parallel.open_stage(out, "sft", knobs, inputs) as run:
         if run.finished:
             return run.checkpoint
 
         # model
-        device = pick_device(settings.machine.device)
-        tokenizer = Tokenizer.load(checkpoint, chat_template=read_template(settings.chat_template))
-        torch.manual_seed(settings.seed)
-        model = load_trainable(checkpoint, tokenizer, settings.lora, settings.machine).train()
+        tokenizer = Tokenizer.load(inputs.checkpoint, chat_template=read_template(inputs.chat_template))
+        torch.manual_seed(knobs.seed)
+        model = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine).train()
         context = model.config.max_position_embeddings
 
         # data
-        prompts = validation_prompts(settings, tokenizer, context)
-        if scorer:
-            tokenizer.require_same(scorer)
-        longest = longest_row(settings.max_length, context)
-        examples, left_out = fitting_conversations(settings.demonstrations, tokenizer, longest)
-        heldout = fitting_conversations(settings.heldout, tokenizer, longest)[0] if settings.heldout else []
+        prompts = validation_prompts(inputs.prompts, knobs, tokenizer, context)
+        if inputs.reward_model:
+            tokenizer.require_same(inputs.reward_model)
+        longest = longest_row(knobs.max_length, context)
+        examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest)
+        heldout = fitting_conversations(inputs.heldout, tokenizer, longest)[0] if inputs.heldout else []
         lengths = [len(example.ids) for example in examples]
-        epochs = [
-            length_buckets(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
-            for epoch in range(settings.epochs)
-        ]
-        batches = [batch for epoch in epochs for batch in epoch]
-        mixture = ptx_mixture(settings, tokenizer, run, context)
+        epochs = [length_buckets(lengths, knobs.batch_size, seed=knobs.seed, epoch=e) for e in range(knobs.epochs)]
+        batches = [[examples[i] for i in batch] for epoch in epochs for batch in epoch]
+        ptx = Ptx.open(knobs.ptx, inputs.text, tokenizer, run, model, seed=knobs.seed, dtype=knobs.machine.dtype)
 
         # optimiser
-        model.dropout = settings.dropout
-        optimizer = make_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay)
-        best = Best(model)
-        rows = settings.microbatch or settings.batch_size
-        say_memory([model, best], [model], rows, longest, settings.machine.dtype, settings.optimizer)
-
-        def update(step: int) -> Metrics:
-            chosen = [examples[i] for i in batches[step]]
-            count = sum(sum(example.loss_mask) for example in chosen)
-            total, size = 0.0, settings.microbatch or len(chosen)
-            for start in range(0, len(chosen), size):
-                loss = demonstration_loss(
-                    model, chosen[start : start + size], count, tokenizer.pad_id, settings.machine.dtype
-                )
-                loss.backward()
-                total += loss.item()
-            metrics = {"loss": total, "tokens": float(sum(len(example.ids) for example in chosen))}
-            if mixture:
-                windows = text_windows(mixture, step, settings.ptx_windows, device)
-                metrics["ptx_loss"] = text_backward(model, windows, settings.ptx_coef, settings.machine.dtype)
-            return metrics | {"grad_norm": apply_gradients(optimizer, settings.clip, model)}
+        model.dropout = knobs.dropout
+        optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
+        rows = knobs.microbatch or knobs.batch_size
+        say_memory([model], [model], rows, longest, knobs.machine.dtype, knobs.optimizer)
 
         def evaluate(step: int) -> Metrics:
             metrics: Metrics = {}
             model.eval()
             if heldout:
-                metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, settings.machine.dtype)
-            if scorer:
-                metrics["reward"] = validation_reward(model, tokenizer, scorer, prompts, settings)
+                metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, knobs.machine.dtype)
+            if inputs.reward_model:
+                metrics["reward"] = validation_reward(model, tokenizer, inputs.reward_model, prompts, knobs)
             model.train()
-            best.offer(metrics.get("reward", -metrics.get("heldout_loss", -step)), step)
             return metrics
 
-        run_steps(
+        measures = (*(["heldout_loss"] if heldout else []), *(["reward"] if inputs.reward_model else []))
+        outcome = train(
             run,
-            steps=len(batches),
-            modules={"model": model, "best": best},
-            optimizer=optimizer,
-            update=update,
-            warmup=settings.warmup,
-            floor=settings.floor,
-            seed=settings.seed,
-            evaluate=evaluate,
-            evaluate_every=len(epochs[0]),
-            measures=[*(["heldout_loss"] if heldout else []), *(["reward"] if scorer else [])],
-            machine=settings.machine,
-            result=(model, tokenizer),
-            log_every=5,
-            show=("loss", "heldout_loss", "reward"),
+            Training(
+                modules={"model": model},
+                optimizer=optimizer,
+                update=make_update(knobs, model, optimizer, batches, ptx, tokenizer.pad_id),
+                schedule=Schedule(
+                    len(batches), knobs.warmup, knobs.floor, knobs.seed, evaluate_every=len(epochs[0]), log_every=5
+                ),
+                result=(model, tokenizer),
+                evaluate=evaluate if measures else None,
+                measures=measures,
+                select=knobs.machine.keep_best or (measures[-1] if measures else None),
+                show=("loss", "heldout_loss", "reward"),
+            ),
+            knobs.machine,
         )
-        best.model.dropout = 0.0
-        save_checkpoint(run, best.model, tokenizer)
-        run.finish(
-            {
-                "conversations": len(examples),
-                "left_out": left_out,
-                "best_step": int(best.step),
-                "best": float(best.value),
-            }
-        )
+        figures = {"conversations": len(examples), "left_out": left_out, "best_step": outcome.best_step}
+        run.finish(figures | outcome.measured)
         return run.checkpoint
+
+
+def make_update(
+    knobs: SFTSettings,
+    model: Decoder,
+    optimizer: Optimizer,
+    batches: list[list[Example]],
+    ptx: Ptx | None,
+    pad_id: int,
+) -> Callable[[int], Metrics]:
+    """The optimisation step of SFT."""
+
+    def update(step: int) -> Metrics:
+        chosen = batches[step]
+        count = sum(sum(example.loss_mask) for example in chosen)
+        mine, total = parallel.shard(chosen), 0.0
+        size = knobs.microbatch or max(1, len(mine))
+        for start in range(0, len(mine), size):
+            loss = demonstration_loss(model, mine[start : start + size], count, pad_id, knobs.machine.dtype)
+            loss.backward()
+            total += loss.item()
+        metrics = {"loss": parallel.total(total), "tokens": float(sum(len(example.ids) for example in chosen))}
+        if ptx:
+            metrics["ptx_loss"] = ptx.backward(model, step)
+        return metrics | {"grad_norm": apply_gradients(optimizer, knobs.clip, model)}
+
+    return update
 
 
 def read_template(path: Path | None) -> str | None:
@@ -205,27 +195,9 @@ def fitting_conversations(path: Path, tokenizer: Tokenizer, longest: int) -> tup
     return examples, reasons
 
 
-class Best(torch.nn.Module):
-    """The best model so far; a module, so that it is saved and resumed with the rest."""
-
-    def __init__(self, model: Decoder) -> None:
-        super().__init__()
-        self.live = [model]  # in a list: not a submodule
-        self.model = copy_on_trunk(model).requires_grad_(False)
-        self.value: torch.Tensor
-        self.step: torch.Tensor
-        self.register_buffer("value", torch.tensor(-torch.inf))
-        self.register_buffer("step", torch.tensor(0))
-
-    def offer(self, value: float, step: int) -> None:
-        """Keep the live model's weights if ``value`` is the highest yet."""
-        if value > self.value:
-            load_own_weights(self.model, own_weights(self.live[0]))
-            self.value.fill_(value)
-            self.step.fill_(step)
-
-
-def demonstration_loss(model: Decoder, examples: list[Example], count: int, pad_id: int, dtype: str) -> torch.Tensor:
+def demonstration_loss(
+    model: Decoder, examples: Sequence[Example], count: int, pad_id: int, dtype: str
+) -> torch.Tensor:
     """Sum of the negative log-likelihood of the counted tokens over ``count``, the whole batch's number of them."""
     device = next(model.parameters()).device
     ids, _ = pad_right([example.ids for example in examples], pad_id)
@@ -238,7 +210,7 @@ def demonstration_loss(model: Decoder, examples: list[Example], count: int, pad_
 
 @torch.no_grad()
 def heldout_loss(model: Decoder, examples: list[Example], pad_id: int, dtype: str, batch_size: int = 64) -> float:
-    """Mean negative log-likelihood a counted token [nats]."""
+    """Mean negative log-likelihood per counted token [nats]."""
     order = sorted(examples, key=lambda example: len(example.ids))
     count = sum(sum(example.loss_mask) for example in order)
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -246,27 +218,26 @@ def heldout_loss(model: Decoder, examples: list[Example], pad_id: int, dtype: st
 
 
 @torch.no_grad()
-def validation_prompts(settings: SFTSettings, tokenizer: Tokenizer, context: int, limit: int = 256) -> list[list[int]]:
-    """Up to ``limit`` prompts in tokens, none without ``prompts``; DataError where none leaves room for an answer."""
-    if settings.prompts is None:
+def validation_prompts(
+    path: Path | None, knobs: SFTSettings, tokenizer: Tokenizer, context: int, limit: int = 256
+) -> list[list[int]]:
+    """Up to ``limit`` prompts in tokens, none without a file; DataError where none leaves room for an answer."""
+    if path is None:
         return []
-    room = context - settings.max_new_tokens
-    ids = fitting_prompts(islice(read_prompts(settings.prompts), limit), tokenizer, room)[1]
+    ids = fitting_prompts(islice(read_prompts(path), limit), tokenizer, context - knobs.max_new_tokens)[1]
     if not ids:
-        raise DataError(
-            f"no prompt leaves room for an answer of {settings.max_new_tokens} tokens", path=settings.prompts
-        )
+        raise DataError(f"no prompt leaves room for an answer of {knobs.max_new_tokens} tokens", path=path)
     return ids
 
 
 def validation_reward(
-    model: Decoder, tokenizer: Tokenizer, reward_model: Path, ids: list[list[int]], settings: SFTSettings
+    model: Decoder, tokenizer: Tokenizer, reward_model: Path, ids: list[list[int]], knobs: SFTSettings
 ) -> float:
     """Mean reward-model score of one sampled answer to each validation prompt."""
     scorer = load_scalar(reward_model, next(model.parameters()).device, torch.float32).eval()
     fit_vocabulary(scorer, tokenizer.vocab_size)
     rollouts = sample(
-        model, ids, tokenizer, max_new_tokens=settings.max_new_tokens, temperature=1.0, seed=settings.seed,
-        dtype=settings.machine.dtype,
+        model, ids, tokenizer, max_new_tokens=knobs.max_new_tokens, temperature=1.0, seed=knobs.seed,
+        dtype=knobs.machine.dtype,
     )  # fmt: skip
-    return end_scores(scorer, rollouts, settings.machine.dtype).mean().item()
+    return end_scores(scorer, rollouts, knobs.machine.dtype).mean().item()

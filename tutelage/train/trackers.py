@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tutelage import settings as recipe
 from tutelage.errors import RecipeError
 from tutelage.runs.folder import RunFolder
+from tutelage.settings import read_yaml
 from tutelage.train.settings import Machine
 
 Log = Callable[[int, Mapping[str, float]], Any]
@@ -27,7 +27,7 @@ def tracking(machine: Machine, run: RunFolder, first: int) -> Iterator[Log]:
     Raises RecipeError if the tracker's package is not installed. Whatever else goes wrong with it is said once, on standard
     error, and the tracker is left alone from then on.
     """
-    if machine.tracker == "none":
+    if machine.tracker == "none" or not run.writer:
         yield lambda step, numbers: None
         return
     sink: Sink | None = None
@@ -109,4 +109,4 @@ def _name(run: RunFolder) -> str:
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
-    return recipe.read_yaml(run.path / "recipe.yaml")
+    return read_yaml(run.path / "recipe.yaml")

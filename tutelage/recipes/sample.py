@@ -1,0 +1,65 @@
+"""Sampling several answers to each prompt, for people or simulated labellers to rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.data.formats import read_prompts, write_jsonl
+from tutelage.generate.sampler import Sampling
+from tutelage.model.hub import resolve_model
+from tutelage.records import Answers, Prompt
+from tutelage.runs.folder import open_run
+from tutelage.settings import Inputs, ModelPath, Settings
+
+
+class SampleInputs(Inputs):
+    """What is answered, and by which model."""
+
+    checkpoint: ModelPath = Field(description="model that answers")
+    prompts: Path = Field(description="prompts to answer")
+
+
+class SampleSettings(Settings):
+    """How answers are sampled."""
+
+    completions: int = Field(4, ge=1, description="answers per prompt (InstructGPT ranked 4 to 9)")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    seed: int = Field(0, description="seed of sampling")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+
+def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:
+    """Write answers.jsonl: each prompt with its distinct answers. Returns the folder."""
+    inputs = inputs.local(resolve_model)
+    with open_run(out, "sample", knobs, inputs) as run:
+        if not run.finished:
+            assistant = Assistant.load(inputs.checkpoint, device=knobs.device)
+            prompts = list(read_prompts(inputs.prompts))
+            answers = distinct_answers(
+                assistant, prompts, knobs.completions, knobs.temperature, knobs.max_new_tokens, knobs.seed
+            )
+            run.finish({"prompts": write_jsonl(out / "answers.jsonl", answers)})
+    return out
+
+
+def distinct_answers(
+    assistant: Assistant, prompts: Sequence[Prompt], count: int, temperature: float, max_new_tokens: int, seed: int
+) -> list[Answers]:
+    """``count`` sampled answers per prompt without repetitions, since equal answers teach nothing.
+
+    Where several were asked for, prompts with fewer than two distinct answers are left out and counted.
+    """
+    sampling = Sampling(temperature=temperature, max_tokens=max_new_tokens, n=count, seed=seed * 1_000_003)
+    kept = []
+    for answers in assistant.answers(prompts, sampling):
+        distinct = tuple({(c.text, c.finished): c for c in answers.completions}.values())
+        if len(distinct) >= min(2, count):
+            kept.append(Answers(prompt=answers.prompt, completions=distinct))
+    if len(kept) < len(prompts):
+        print(f"left out {len(prompts) - len(kept)} x the same answer each time")
+    return kept

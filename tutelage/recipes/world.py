@@ -1,0 +1,153 @@
+"""The steps that only the embedded world has: its files, its labellers, and its judge in PPO."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.data.formats import read_answers, read_prompts, write_jsonl
+from tutelage.files import write_atomic
+from tutelage.model.hub import resolve_model
+from tutelage.recipes.sample import distinct_answers
+from tutelage.records import Answers, Ranking
+from tutelage.runs.folder import open_run
+from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.train import ppo
+from tutelage.train.ppo_update import PPOInputs, PPOSettings
+from tutelage.world.build import WorldSettings, build_world, load_judge
+from tutelage.world.judge import Judge
+from tutelage.world.labellers import Labeller, label_seen, make_labellers, see, with_agreement
+
+
+class NoInputs(Inputs):
+    """The embedded world comes with the package."""
+
+
+def make_world(knobs: WorldSettings, inputs: NoInputs, out: Path) -> Path:
+    """Write the world's texts, demonstrations and prompts; returns their folder."""
+    with open_run(out, "world", knobs, inputs) as run:
+        if not run.finished:
+            run.finish(build_world(knobs, out))
+    return out
+
+
+class LabelInputs(Inputs):
+    """What simulated labellers rank."""
+
+    world: Path = Field(description="folder of the embedded world whose prompts and judge they know")
+    checkpoint: ModelPath | None = Field(
+        None, description="model whose answers to the world's prompts are sampled and ranked"
+    )
+    answers: Path | None = Field(None, description="or a file of answers, to rank these")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LabelInputs:
+        if (self.checkpoint is None) == (self.answers is None):
+            raise ValueError("give either checkpoint, whose answers are sampled, or answers")
+        return self
+
+
+class LabelSettings(Settings):
+    """How answers are sampled and ranked by simulated labellers."""
+
+    prompts: int = Field(2400, gt=0, description="training prompts whose answers are ranked")
+    heldout_prompts: int = Field(300, gt=0, description="held-out prompts whose answers are ranked")
+    completions: int = Field(4, ge=2, le=9, description="answers per prompt (InstructGPT: 4 to 9)")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    labellers: int = Field(12, gt=0, description="training labellers")
+    heldout_labellers: int = Field(4, gt=0, description="labellers that nothing is trained on")
+    agreement: float = Field(
+        0.73,
+        gt=0.5,
+        lt=1,
+        description="share of pairs on which two labellers agree; sets their noise (InstructGPT: 0.726)",
+    )
+    opinions: int = Field(1, gt=0, description="training labellers who rank the answers to the same training prompt")
+    views: int = Field(3, gt=1, description="labellers of each group who rank the same held-out prompt")
+    seed: int = Field(0, description="seed of prompts, sampling and labellers")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+
+
+def label(knobs: LabelSettings, inputs: LabelInputs, out: Path) -> Path:
+    """Let simulated labellers rank a model's answers: what people do where there are people. Returns the folder.
+
+    rankings.jsonl                      training labellers, training prompts (``opinions`` each)
+    rankings_heldout.jsonl              training labellers, held-out prompts (``views`` each, to measure their agreement)
+    rankings_heldout_labellers.jsonl    held-out labellers, held-out prompts (``views`` each)
+    labellers.json                      who they are
+    """
+    inputs = inputs.local(resolve_model)
+    with open_run(out, "label", knobs, inputs) as run:
+        if run.finished:
+            return out
+        judge = load_judge(inputs.world)
+        rng = random.Random(f"{knobs.seed}:labelling")
+        people = make_labellers(knobs.seed, training=knobs.labellers, heldout=knobs.heldout_labellers)
+        if inputs.answers:
+            given = list(read_answers(inputs.answers))
+            heldout_answers: list[Answers] = []
+            training_answers = [a for a in given if 2 <= len(a.completions) <= 9]
+            if len(training_answers) < len(given):
+                print(f"{inputs.answers}: left out {len(given) - len(training_answers)} x not 2 to 9 answers")
+        else:
+            training_answers, heldout_answers = sample_answers(knobs, inputs, rng)
+        staff = with_agreement(people, judge, heldout_answers or training_answers, knobs.agreement, seed=knobs.seed)
+        write_atomic(out / "labellers.json", json.dumps([asdict(person) for person in staff], indent=2).encode())
+        training, outside = ([person for person in staff if person.heldout == held] for held in (False, True))
+        work = (
+            ("rankings.jsonl", training_answers, training, knobs.opinions),
+            ("rankings_heldout_labellers.jsonl", heldout_answers, outside, knobs.views),
+            ("rankings_heldout.jsonl", heldout_answers, training, knobs.views),
+        )
+        counts = {
+            file: write_jsonl(out / file, ranked(judge, answers, group, opinions, rng, knobs.seed))
+            for file, answers, group, opinions in work
+            if answers
+        }
+        run.finish(counts)
+    return out
+
+
+def sample_answers(
+    knobs: LabelSettings, inputs: LabelInputs, rng: random.Random
+) -> tuple[list[Answers], list[Answers]]:
+    """The model's answers to some of the world's training prompts, and to some of its held-out prompts."""
+    assert inputs.checkpoint is not None
+    assistant = Assistant.load(inputs.checkpoint, device=knobs.device)
+    both = []
+    for name, count, seed in (
+        ("prompts_heldout.jsonl", knobs.heldout_prompts, knobs.seed + 1),
+        ("prompts.jsonl", knobs.prompts, knobs.seed),
+    ):
+        prompts = list(read_prompts(inputs.world / name))
+        chosen = rng.sample(prompts, min(count, len(prompts)))
+        both.append(
+            distinct_answers(assistant, chosen, knobs.completions, knobs.temperature, knobs.max_new_tokens, seed)
+        )
+    heldout, training = both
+    return training, heldout
+
+
+def ranked(
+    judge: Judge, work: Sequence[Answers], group: Sequence[Labeller], opinions: int, rng: random.Random, seed: int
+) -> list[Ranking]:
+    """Each prompt's answers ranked by as many of the group, drawn anew for each prompt."""
+    rankings = []
+    for answers in work:
+        views = [see(judge, answers.prompt, completion) for completion in answers.completions]
+        for person in rng.sample(group, min(opinions, len(group))):
+            rankings.append(label_seen(person, answers, views, seed=seed))
+    return rankings
+
+
+def train_ppo(knobs: PPOSettings, inputs: PPOInputs, out: Path) -> Path:
+    """PPO, with the judge of ``inputs.world``, where there is one, as the scorer ``gold``."""
+    judge = load_judge(inputs.world) if inputs.world else None
+    return ppo.main(knobs, inputs, out, (lambda p, t, f: judge.judge(p, t, f).score) if judge else None)

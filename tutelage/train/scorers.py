@@ -1,0 +1,118 @@
+"""What PPO's reward is made of: a weighted sum of named scorers, each a function of prompt and answer.
+
+A scorer is a reward model, or a Python function named as ``module:function``: a rule, a verifier, anything that takes a ``Prompt``
+and the text of an answer and returns a number. Weight 0 logs a score without training on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from tutelage.errors import TrainingError
+from tutelage.model.heads import ScalarModel
+from tutelage.records import Prompt
+from tutelage.settings import Settings
+from tutelage.train import parallel
+from tutelage.train.rollouts import Rollouts, end_scores
+
+Gold = Callable[[Prompt, str, bool], float]
+"""(prompt, answer, whether it finished) -> score in [0, 1]: a judge that knows the truth, where a task has one."""
+
+
+class ScorerSettings(Settings):
+    """One term of the reward."""
+
+    weight: float = Field(1.0, description="factor in the reward; 0: only logged; negative: a penalty")
+    function: str | None = Field(
+        None,
+        description="module:function of (prompt, answer) -> number; none: the input of this name is a reward model",
+    )
+
+    @field_validator("function")
+    @classmethod
+    def _can_be_imported(cls, value: str | None) -> str | None:
+        if value is not None:
+            load_function(value)
+        return value
+
+
+def load_function(name: str) -> Callable[[Prompt, str], float]:
+    """A function by ``module:function``; modules are also looked for in the current folder. ValueError if there is none."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"a function is named as module:function, found {name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name} cannot be imported: {error}") from None
+    if not callable(function):
+        raise ValueError(f"{name} is a {type(function).__name__}, not a function")
+    return function
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A named term: a reward model or a function, and its weight."""
+
+    name: str
+    weight: float
+    model: ScalarModel | None = None
+    function: Gold | None = None
+
+
+def make_scorers(
+    settings: Mapping[str, ScorerSettings], reward_models: Mapping[str, ScalarModel], gold: Gold | None
+) -> list[Scorer]:
+    """The reward models, of weight 1 by default, then the functions, then ``gold``, which is only logged by default."""
+    scorers = [
+        Scorer(name, settings[name].weight if name in settings else 1.0, model=model)
+        for name, model in reward_models.items()
+    ]
+    for name, one in settings.items():
+        if one.function is not None:
+            scorers.append(Scorer(name, one.weight, function=_whether_finished_or_not(load_function(one.function))))
+    if gold is not None:
+        scorers.append(Scorer("gold", settings["gold"].weight if "gold" in settings else 0.0, function=gold))
+    return scorers
+
+
+def _whether_finished_or_not(function: Callable[[Prompt, str], float]) -> Gold:
+    return lambda prompt, answer, finished: function(prompt, answer)
+
+
+def score(
+    scorers: Sequence[Scorer], rollouts: Rollouts, prompts: Sequence[Prompt], texts: Sequence[str], dtype: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The reward [b] of each answer, and every scorer's scores [b] by name."""
+    by_name = {scorer.name: _scores(scorer, rollouts, prompts, texts, dtype) for scorer in scorers}
+    total = torch.zeros(len(texts), device=rollouts.ids.device)
+    for scorer in scorers:
+        if scorer.weight:
+            total = total + scorer.weight * by_name[scorer.name]
+    return total, by_name
+
+
+def _scores(scorer: Scorer, rollouts: Rollouts, prompts: Sequence[Prompt], texts: Sequence[str], dtype: str) -> Tensor:
+    if scorer.model is not None:
+        return end_scores(scorer.model, rollouts, dtype)
+    assert scorer.function is not None
+    finished = rollouts.finished.tolist()
+    scores = torch.zeros(len(texts))
+    for row in parallel.shard(range(len(texts))):
+        value = scorer.function(prompts[row], texts[row], finished[row])
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            where = f" ({prompts[row].id})" if prompts[row].id else ""
+            raise TrainingError(f"scorer {scorer.name!r} gave {value!r} for a prompt{where}: a finite number is needed")
+        scores[row] = float(value)
+    return parallel.add_up(scores).to(rollouts.ids.device)
