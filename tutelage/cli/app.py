@@ -13,17 +13,23 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownCommandError, UnknownOptionError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from tutelage import __version__
+from tutelage.cli.options import Option, Typed, as_function
 from tutelage.errors import Interrupted, TutelageError, UsageError
 from tutelage.recipes.steps import KINDS
 from tutelage.settings import nearest
-
-if TYPE_CHECKING:
-    from tutelage.cli.options import Option, Typed
 
 
 @dataclass(frozen=True)
@@ -40,18 +46,20 @@ class Command:
 
     def load(self, words: Sequence[str]) -> tuple[Typed, list[Option]]:
         """Import the function; its options, given the words after the command."""
-        from tutelage.cli.options import Typed
 
-        function = _imported(self.target)
+        def imported(name: str) -> Any:
+            module, _, function = name.partition(":")
+            return getattr(importlib.import_module(f"tutelage.{module}"), function)
+
+        function = imported(self.target)
         typed = Typed.of(function(KINDS[self.kind]) if self.kind else function)
-        more = _imported(self.options)(words) if self.options else []
-        return typed, [*typed.options(words), *more]
+        return typed, [*typed.options(words), *(imported(self.options)(words) if self.options else [])]
 
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "The whole circle": {
         "demo": Command("cli.recipes:demo", "raise a small assistant from nothing and report", "cli.recipes:demo_options"),
-        "run": Command("cli.recipes:run", "run a recipe", "cli.recipes:step_options"),
+        "run": Command("cli.recipes:run_whole", "run a recipe", "cli.recipes:step_options"),
     },
     "Steps": {name: Command("cli.recipes:one_step", kind.summary, kind=name) for name, kind in KINDS.items()},
     "Models": {
@@ -143,19 +151,19 @@ def perform(words: Sequence[str]) -> None:
     """Find the command, parse its words, and call its function. Raises UsageError for words that it does not know."""
     words, app = _truth_values(words), overview()
     name = " ".join(word for word in app.parse_commands(words)[0] if not word.startswith("-"))
-    command = commands().get(name)
-    options: list[Option] = []
+    command, options, parser = commands().get(name), list[Option](), None
     if "--install-completion" in words[:1]:
-        load_all(app)
+        for each, found in commands().items():
+            give(app, each, found.load([])[1])
     elif command:
         typed, options = command.load(words[len(name.split()) :])
-        own = give(app, name, options)
+        parser = give(app, name, options)
     try:
         call, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise UsageError(in_words(error, [f"--{option.name}" for option in options])) from None
-    values = call(*bound.args, **bound.kwargs)
-    if command and call is own:
+        raise UsageError(in_words(error, options)) from None
+    values = call(*bound.args, **bound.kwargs)  # or help, or the version
+    if parser and call is parser:
         if "torch" in sys.modules:
             prepare_machine()
         result = typed.call(values)
@@ -169,38 +177,38 @@ def commands() -> dict[str, Command]:
 
 
 def overview() -> App:
-    """The application with every command's name and summary, and none of their functions."""
-    app = App(
-        "tutelage", help=HELP, version=f"tutelage {__version__}", help_format="plaintext",
-    )  # fmt: skip
+    """The application with every command's name and summary, and no functions."""
+    app = App("tutelage", help=HELP, version=f"tutelage {__version__}", help_format="plaintext")
     for place, (heading, group) in enumerate(COMMANDS.items()):
         panel = Group(heading, sort_key=place)
         for order, (name, command) in enumerate(group.items()):
             family, _, word = name.rpartition(" ")
             if family and family not in app:
                 app.command(App(family, help=FAMILIES[family], group=panel))
-            (app[family] if family else app).command(
-                App(word, help=command.summary, group=() if family else panel, sort_key=order)
-            )
+            above = app[family] if family else app
+            above.command(App(word, help=command.summary, group=() if family else panel, sort_key=order))
     app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
     return app
 
 
-def load_all(app: App) -> None:
-    """Give every command its options, for a completion script."""
-    for name, command in commands().items():
-        give(app, name, command.load([])[1])
+def give(app: App, name: str, options: Sequence[Option]) -> Callable[..., Any]:
+    """Give a command its options; returns the function that cyclopts finds for it."""
+    for word in name.split():
+        app = app[word]
+    return app.default(as_function(options))
 
 
-def in_words(error: CycloptsError, options: Sequence[str]) -> str:
+def in_words(error: CycloptsError, options: Sequence[Option]) -> str:
     """What is wrong with the command line, in one line."""
     if isinstance(error, UnknownOptionError):
         word = error.token.keyword or error.token.value
-        return f"unknown option {word}{nearest(word, options)}"
+        return f"unknown option {word}{nearest(word, [f'--{option.name}' for option in options])}"
     if isinstance(error, UnknownCommandError):
         word = (error.unused_tokens or [""])[0]
         known = [part for name in commands() for part in name.split()]
         return f"unknown command {word!r}{nearest(word, known) or '; see --help'}"
+    if isinstance(error, UnusedCliTokensError):
+        return f"unexpected argument {(error.unused_tokens or [''])[0]!r}"
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         return f"{error.argument.name} needs a value"
     return " ".join(str(error).split())
@@ -215,27 +223,12 @@ def prepare_machine() -> None:
     set_threads()
 
 
-def give(app: App, name: str, options: Sequence[Option]) -> Callable[..., Any]:
-    """Give a command its options; returns the function that cyclopts will find for it."""
-    from tutelage.cli.options import as_function
-
-    for word in name.split():
-        app = app[word]
-    return app.default(as_function(options))
-
-
 def _truth_values(words: Sequence[str]) -> list[str]:
     """``--flag true`` as ``--flag=true``: without the sign, a flag takes no value."""
     joined: list[str] = []
     for word in words:
-        takes = joined and joined[-1].startswith("--") and "=" not in joined[-1]
-        if takes and word.lower() in ("true", "false"):
+        if word.lower() in ("true", "false") and joined and re.fullmatch("--[^=]+", joined[-1]):
             joined[-1] += f"={word}"
         else:
             joined.append(word)
     return joined
-
-
-def _imported(target: str) -> Callable[..., Any]:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(f"tutelage.{module}"), name)

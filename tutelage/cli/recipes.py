@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ From = Annotated[str | None, Field(description="begin with the step of this name
 PrintConfig = Annotated[bool, Field(description="print the recipe with every default spelled out, and do nothing")]
 
 
-def run(
+def run_whole(
     recipe: Annotated[Path, Field(description="recipe (YAML); give it first, and --help lists the knobs of its steps")],
     *,
     only: Only = (),
@@ -50,7 +51,7 @@ def demo(
     *, only: Only = (), from_: From = None, print_config: PrintConfig = False, overrides: Mapping[str, Any]
 ) -> None:
     """Run the recipe that comes with the package."""
-    run(shipped_recipe("demo.yaml"), only=only, from_=from_, print_config=print_config, overrides=overrides)
+    run_whole(shipped_recipe("demo.yaml"), only=only, from_=from_, print_config=print_config, overrides=overrides)
 
 
 def one_step(kind: Kind) -> Callable[..., Any]:
@@ -72,12 +73,13 @@ def resume(
     overrides: Mapping[str, Any],
 ) -> Any:
     """Go on with a step, or with a whole recipe. Raises RunFolderError if it is finished or somebody works in it."""
-    source = f"{run / 'recipe.yaml'}{' with the command line' if overrides else ''}"
+    path = run / "recipe.yaml"
     if recipe_steps(run) is not None:
-        return globals()["run"](run / "recipe.yaml", overrides=merge({"out": str(run)}, overrides))
+        return run_whole(path, overrides=merge({"out": str(run)}, overrides))
     values = merge(resumable(run), overrides)
     kind = KINDS[values.pop("kind")]
     knobs_class, inputs_class = kind.classes()
+    source = f"{path} with the command line" if overrides else str(path)
     inputs = validated(inputs_class, values.pop("inputs", {}), f"{source}, inputs")
     knobs = validated(knobs_class, values, source)
     check_devices([knobs])
@@ -92,8 +94,8 @@ def step_options(words: Sequence[str]) -> list[Option]:
     path = _first(words, "recipe")
     if path is not None:
         return recipe_options(path, words)
-    top = [option for option in options_of(Recipe, words, "Recipe") if option.path[0] != "steps"]
-    return top + [o for name in KINDS for o in _of_step(name, words, f"Steps of kind {name}", ("steps", NAME))]
+    kinds = [o for name in KINDS for o in _of_step(name, words, f"Steps of kind {name}", {}, ("steps", NAME))]
+    return [*_of_recipe(None, words), *kinds]
 
 
 def demo_options(words: Sequence[str]) -> list[Option]:
@@ -109,25 +111,29 @@ def resume_options(words: Sequence[str]) -> list[Option]:
     if recipe_steps(path) is not None:
         return recipe_options(path / "recipe.yaml", words)
     values = resumable(path)
-    return list(_of_step(values["kind"], words, "Settings", (), values))
+    return list(_of_step(values["kind"], words, "Settings", values, ()))
 
 
 def recipe_options(path: Path, words: Sequence[str]) -> list[Option]:
     """The options of a recipe and of its steps, with the recipe's values as defaults."""
     recipe = read_recipe(path)
-    options = [option for option in options_of(Recipe, words, "Recipe", recipe) if option.path[0] != "steps"]
+    options = list(_of_recipe(recipe, words))
     for name, step in recipe.steps.items():
         kind = kind_of(step, f"{path}, step {name!r}", KINDS)
         values = merge(common(recipe, KINDS[kind].classes()[0]), step)
-        options += _of_step(kind, words, f"Step {name}: {KINDS[kind].summary}", ("steps", name), values)
+        options += _of_step(kind, words, f"Step {name}: {KINDS[kind].summary}", values, ("steps", name))
     return options
 
 
+def _of_recipe(recipe: Recipe | None, words: Sequence[str]) -> Iterator[Option]:
+    return (option for option in options_of(Recipe, words, "Recipe", recipe) if option.path[0] != "steps")
+
+
 def _of_step(
-    kind: str, words: Sequence[str], panel: str, prefix: tuple[str, ...], values: Mapping[str, Any] | None = None
+    kind: str, words: Sequence[str], panel: str, values: Mapping[str, Any], prefix: tuple[str, ...]
 ) -> Iterator[Option]:
     knobs, inputs = KINDS[kind].classes()
-    yield from options_of(inputs, words, panel, (values or {}).get("inputs"), (*prefix, "inputs"))
+    yield from options_of(inputs, words, panel, values.get("inputs"), (*prefix, "inputs"))
     yield from options_of(knobs, words, panel, values, prefix)
 
 
@@ -164,34 +170,27 @@ def check_devices(knobs: Sequence[Settings]) -> None:
 
 def spelled_out(recipe: Recipe, steps: Sequence[Step]) -> str:
     """A recipe as YAML with every default; what an input names stays as it is written."""
-    written = {
-        step.name: {"kind": step.kind, "inputs": recipe.steps[step.name].get("inputs", {})} | plain(step.knobs)
-        for step in steps
-    }
-    return write_yaml(plain(recipe) | {"steps": written})
+    values = plain(recipe)
+    for step in steps:
+        inputs = values["steps"][step.name].get("inputs", {})
+        values["steps"][step.name] = {"kind": step.kind, "inputs": inputs} | plain(step.knobs)
+    return write_yaml(values)
 
 
 def results(steps: Sequence[Step]) -> Iterator[str]:
     """Where the results of a recipe's steps are, how to talk to its last language model, and what it all took."""
+    from tutelage.model.checkpoint import require_kind
+
+    model = None
     for step in steps:
         if step.kind in _RESULTS:
             name, file = _RESULTS[step.kind]
             yield f"{name}: {step.out / file}"
-    models = [step.out / "checkpoint" for step in steps if is_language_model(step.out / "checkpoint")]
-    if models:
-        yield f"talk to it: {program()} chat {shlex.quote(str(models[-1]))}"
-    sessions = [row for step in steps for row in Run.read(step.out).sessions if row.get("event") == "end"]
-    seconds = sum(row.get("seconds", 0) for row in sessions)
-    peak = max((row.get("peak_rss_gib", 0) for row in sessions), default=0)
-    yield f"{seconds:.0f} s, at most {peak:.2f} GiB"
-
-
-def is_language_model(checkpoint: Path) -> bool:
-    """Whether a folder holds a language model, and not a reward model or nothing."""
-    from tutelage.model.checkpoint import require_kind
-
-    try:
-        require_kind(checkpoint, "causal")
-    except CheckpointError:
-        return False
-    return True
+        with suppress(CheckpointError):  # a reward model, or no checkpoint
+            require_kind(step.out / "checkpoint", "causal")
+            model = step.out / "checkpoint"
+    if model:
+        yield f"talk to it: {program()} chat {shlex.quote(str(model))}"
+    ends = [row for step in steps for row in Run.read(step.out).sessions if row.get("event") == "end"]
+    peak = max((row.get("peak_rss_gib", 0) for row in ends), default=0)
+    yield f"{sum(row.get('seconds', 0) for row in ends):.0f} s, at most {peak:.2f} GiB"

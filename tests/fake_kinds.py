@@ -8,9 +8,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from tutelage.errors import Interrupted
 from tutelage.recipes.steps import Kind
 from tutelage.runs.folder import open_run
 from tutelage.settings import Inputs, ModelPath, Settings
+
+STOPS: list[bool] = []
+"""While this holds anything, training stops before it is done."""
 
 
 class KL(Settings):
@@ -33,9 +37,7 @@ class Knobs(Settings):
     """Like those of a training step."""
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    epochs: int = Field(
-        2, gt=0, description="passes over the demonstrations, of which there should not be so many that it overfits"
-    )
+    epochs: int = Field(2, gt=0, description="passes over the demonstrations; " + "many words " * 12)
     layers: tuple[str, ...] = Field(("qkv", "up"), description="layers that are adapted")
     budget: float | None = Field(None, description="largest KL; none: no limit")
     kl: KL = Field(KL(coef=0.2), description="KL penalty")
@@ -71,6 +73,8 @@ class NoInputs(Inputs):
 def train(knobs: Knobs, inputs: TrainInputs, out: Path) -> Path:
     with open_run(out, "train", knobs, inputs) as run:
         if not run.finished:
+            if STOPS:
+                raise Interrupted("stopped")
             run.checkpoint.mkdir(exist_ok=True)
             (run.checkpoint / "weights").write_text(f"{knobs.lr} {inputs.checkpoint}")
             run.finish({"loss": 0.5})
@@ -102,3 +106,16 @@ steps:
     kl: {coef: 0.3}
     machine: {device: cpu}
 """
+
+
+def install(monkeypatch) -> None:
+    """Make these the only kinds of steps, for a test."""
+    from tutelage.cli import app
+    from tutelage.recipes import steps
+
+    for name in steps.KINDS.copy():
+        monkeypatch.delitem(steps.KINDS, name)
+        monkeypatch.delitem(app.COMMANDS["Steps"], name)
+    for name, kind in KINDS.items():
+        monkeypatch.setitem(steps.KINDS, name, kind)
+        monkeypatch.setitem(app.COMMANDS["Steps"], name, app.Command("cli.recipes:one_step", kind.summary, kind=name))
