@@ -1,4 +1,4 @@
-"""Recipes: one road for YAML and the command line, and errors that say what and where."""
+"""Settings and inputs: YAML in and out, validation, and errors that say what and where."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from tutelage import settings as recipe
 from tutelage.errors import RecipeError
-from tutelage.settings import Settings
+from tutelage.settings import Inputs, ModelPath, Settings, describe, merge, plain, read_yaml, validated, write_yaml
 
 
 class Inner(Settings):
@@ -22,7 +21,6 @@ class Inner(Settings):
 class Outer(Settings):
     """An example."""
 
-    out: Path = Field(description="where to")
     steps: int = Field(10, gt=0, description="how long")
     flag: bool = Field(False, description="a switch")
     inner: Inner = Field(Inner(), description="nested")
@@ -30,106 +28,98 @@ class Outer(Settings):
     maybe: Inner | None = None
 
 
-def test_later_wins():
-    settings = recipe.resolve(
-        Outer, {"out": "a", "steps": 3, "inner": {"lr": 0.5, "name": "y"}}, ["--inner.lr", "0.25"]
-    )
-    assert (settings.steps, settings.inner.lr, settings.inner.name) == (3, 0.25, "y")
+class Files(Inputs):
+    checkpoint: ModelPath
+    rankings: Path | None = None
+    text: dict[str, Path] = Field({})
+    scorers: dict[str, ModelPath] = Field({})
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--flag"], ["--flag", "true"], ["--flag=true"], ["--flag", "--steps", "10"]],
-)
-def test_switches(arguments):
-    assert recipe.resolve(Outer, {"out": "a"}, arguments).flag is True
-
-
-def test_scientific_notation_is_a_number():
-    assert recipe.resolve(Outer, {"out": "a"}, ["--inner.lr", "3e-4"]).inner.lr == 3e-4
-
-
-@pytest.mark.parametrize(
-    "text", ["yes", "12:30", "C # a language", "Where: Paris", "# Title", "42", "[a", "none such", ""]
-)
-def test_text_and_paths_are_taken_as_they_stand(text):
-    arguments = [f"--inner.name={text}", f"--free.novels.name={text}"]
-    settings = recipe.resolve(Outer, {"out": "a"}, arguments)
-    assert settings.inner.name == settings.free["novels"].name == text
-    assert recipe.resolve(Outer, {}, ["--out", "2026"]).out == Path("2026")
-
-
-def test_none_is_none_where_a_setting_may_be():
-    assert recipe.resolve(Outer, {"out": "a", "maybe": {}}, ["--maybe", "none"]).maybe is None
-
-
-def test_free_names_inside_a_mapping():
-    settings = recipe.resolve(Outer, {"out": "a"}, ["--free.novels.lr", "2"])
-    assert settings.free["novels"].lr == 2
-
-
-@pytest.mark.parametrize(
-    ("values", "arguments", "message"),
+    ("values", "message"),
     [
-        ({"out": "a", "stepps": 3}, [], "unknown setting 'stepps'; did you mean 'steps'?"),
-        ({"out": "a"}, ["--stepps", "3"], "unknown setting --stepps; did you mean 'steps'?"),
-        ({"out": "a"}, ["--lr", "3"], "did you mean 'inner.lr'?"),
-        ({"out": "a", "steps": 0}, [], "setting 'steps': input should be greater than 0, found 0"),
-        ({"out": "a", "steps": "many"}, [], "setting 'steps'"),
-        ({"out": "a", "inner": {"lr": float("nan")}}, [], "setting 'inner.lr'"),
-        ({}, [], "setting 'out' is required"),
-        ({"out": "a"}, ["steps"], "unexpected argument 'steps'"),
+        ({"stepps": 3}, "unknown setting 'stepps'; did you mean 'steps'?"),
+        ({"lr": 3}, "unknown setting 'lr'; did you mean 'inner.lr'?"),
+        ({"steps": 0}, "setting 'steps': input should be greater than 0, found 0"),
+        ({"steps": True}, "setting 'steps': input should be a number, found True"),
+        ({"steps": "many"}, "setting 'steps': input should be a valid integer"),
+        ({"inner": {"lr": float("nan")}}, "setting 'inner.lr': input should be a finite number"),
+        ({"inner": 3}, "setting 'inner': input should be a mapping of settings, found 3"),
+        (
+            {"inner": {"name": 42}},
+            "setting 'inner.name': input should be a text; put numbers and truth values in quotes",
+        ),
+        ({"free": {"a": {"lrr": 1}}}, "unknown setting 'free.a.lrr'; did you mean 'inner.lr'?"),
     ],
 )
-def test_errors_name_the_setting_and_the_nearest(values, arguments, message):
+def test_errors_name_source_setting_and_nearest(values, message):
     with pytest.raises(RecipeError) as error:
-        recipe.resolve(Outer, values, arguments)
-    assert message in str(error.value)
+        validated(Outer, values, "here.yaml")
+    assert str(error.value).startswith(f"here.yaml: {message}")
     assert "\n" not in str(error.value)
 
 
-@given(steps=st.integers(1, 10**6), lr=st.floats(1e-9, 1e3), name=st.text(max_size=20), flag=st.booleans())
-def test_what_is_dumped_reads_back_equal(tmp_path_factory, steps, lr, name, flag):
-    settings = Outer(out=Path("a"), steps=steps, flag=flag, inner=Inner(lr=lr, name=name))
+def test_inputs_are_listed_by_dotted_name_and_hub_names_are_resolved_but_remembered():
+    given = Files(checkpoint="owner/model", text={"a": "x"}, scorers={"b": "other/model"})
+    assert given.files() == {"checkpoint": Path("owner/model"), "text.a": Path("x"), "scorers.b": Path("other/model")}
+    local = given.local(lambda name: Path("cache") / name)
+    assert local.checkpoint == Path("cache/owner/model")
+    assert local.scorers["b"] == Path("cache/other/model")
+    assert local.text["a"] == Path("x")
+    assert local.as_given() == given.as_given() == plain(given)
+    with pytest.raises(RecipeError, match="setting 'checkpoint' is required"):
+        validated(Files, {}, "command line")
+    with pytest.raises(RecipeError, match="setting 'checkpoint': input should be a path"):
+        validated(Files, {"checkpoint": ""}, "command line")
+
+
+@given(steps=st.integers(1, 10**9), lr=st.floats(1e-9, 1e3), name=st.text(max_size=20), flag=st.booleans())
+def test_what_is_written_reads_back_equal(tmp_path_factory, steps, lr, name, flag):
+    settings = Outer(steps=steps, flag=flag, inner=Inner(lr=lr, name=name), free={"no": Inner(name="1e-3")})
     path = tmp_path_factory.mktemp("r") / "recipe.yaml"
-    path.write_text(recipe.dump(settings), encoding="utf-8")
-    assert recipe.resolve(Outer, recipe.read_yaml(path)) == settings
+    path.write_text(write_yaml(plain(settings)), encoding="utf-8")
+    assert validated(Outer, read_yaml(path), "here") == settings
+
+
+def test_yaml_is_1_2(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("\ufeffa: 1e-3\nb: no\nc: 12:30\nd: 0o17\n", encoding="utf-8")
+    assert read_yaml(path) == {"a": 0.001, "b": "no", "c": "12:30", "d": 15}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
-        ("a: 1\na: 2\n", "twice"),
-        ("- 1\n- 2\n", "mapping"),
-        ("a: [1\n", "not valid YAML"),
-        ("\tb: 1\n", "not valid YAML"),
-        ("", "mapping"),
+        (b"a: 1\na: 2\n", ":2:1: not valid YAML: found duplicate key"),
+        (b"- 1\n- 2\n", ": a mapping of settings is expected, found list"),
+        (b"a: [1\nb: 2\n", ":2:2: not valid YAML"),
+        (b"\tb: 1\n", ":1:1: not valid YAML"),
+        (b"", ": a mapping of settings is expected, found nothing"),
+        ("a: 1".encode("utf-16"), ": is not UTF-8"),
     ],
 )
-def test_bad_yaml_is_named(tmp_path, text, message):
+def test_bad_yaml_is_named_with_its_place(tmp_path, content, message):
     path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(RecipeError, match=message) as error:
-        recipe.read_yaml(path)
-    assert str(path) in str(error.value)
+    path.write_bytes(content)
+    with pytest.raises(RecipeError) as error:
+        read_yaml(path)
+    assert str(error.value).startswith(f"{path}{message}")
+    assert "\n" not in str(error.value)
 
 
-def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=r"nowhere\.yaml"):
-        recipe.read_yaml(tmp_path / "nowhere.yaml")
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml: cannot be read: No such file"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_later_values_win_at_every_depth():
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "e": 5}) == {"a": {"b": 4, "c": 2}, "d": 3, "e": 5}
+    assert merge({"a": {"b": 1}}, {"a": None}) == {"a": None}
 
 
 def test_every_setting_is_described():
-    names = [name for name, *_ in recipe.describe(Outer)]
-    assert names == [
-        "out",
-        "steps",
-        "flag",
-        "inner",
-        "inner.lr",
-        "inner.name",
-        "free",
-        "maybe",
-        "maybe.lr",
-        "maybe.name",
-    ]
+    rows = {name: (kind, default) for name, kind, default, _ in describe(Outer)}
+    assert list(rows) == ["steps", "flag", "inner", "inner.lr", "inner.name", "free", "maybe", "maybe.lr", "maybe.name"]
+    assert rows["inner.lr"] == ("float", "0.001")
+    assert rows["maybe"][1] == "none"
+    assert {name: default for name, _, default, _ in describe(Files)}["checkpoint"] == "(required)"

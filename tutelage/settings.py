@@ -129,7 +129,8 @@ def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise RecipeError(f"{source}: {in_words(kind, error.errors()[0])}") from None
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelt name first
+        raise RecipeError(f"{source}: {in_words(kind, problems[0])}") from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,19 +25,27 @@ from tutelage.errors import Interrupted, RunFolderError, TrainingError, UsageErr
 from tutelage.files import write_atomic
 from tutelage.runs import lineage as origin
 from tutelage.runs.folder import hash_of, holder, open_run, removable, remove, temporaries
-from tutelage.settings import Settings
+from tutelage.settings import Inputs, Settings
 
 
 class Some(Settings):
     lr: float = 1.0
-    out: str = ""
+    device: str = ""
+
+
+class Files(Inputs):
+    rankings: Path | None = None
+    start: Path | None = None
+
+
+NONE = Files()
 
 
 def test_a_second_process_is_refused_by_name(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom tutelage.settings import Settings\n"
-        "from tutelage.runs.folder import open_run\nclass Some(Settings):\n    lr: float = 1.0\n    out: str = ''\n"
-        "with open_run(Path(sys.argv[1]), 'x', Some(), {}):\n    print('in', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tutelage.settings import Inputs, Settings\n"
+        "from tutelage.runs.folder import open_run\nclass Some(Settings):\n    lr: float = 1.0\n"
+        "with open_run(Path(sys.argv[1]), 'x', Some(), Inputs()):\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout
@@ -46,7 +54,7 @@ def test_a_second_process_is_refused_by_name(tmp_path):
     named = (
         rf"held by process {other.pid} on {socket.gethostname()} since {now}\d\d:\d\d: .*{shlex.quote(str(tmp_path))}"
     )
-    with pytest.raises(RunFolderError, match=named), open_run(tmp_path, "x", Some(), {}):
+    with pytest.raises(RunFolderError, match=named), open_run(tmp_path, "x", Some(), NONE):
         pass
     assert f"process {other.pid}" in (holder(tmp_path) or "")
     other.kill()
@@ -55,7 +63,7 @@ def test_a_second_process_is_refused_by_name(tmp_path):
     assert holder(tmp_path) is None
     for _ in range(100):  # the lock dies with its holder
         try:
-            with open_run(tmp_path, "x", Some(), {}) as run:
+            with open_run(tmp_path, "x", Some(), NONE) as run:
                 assert run.path == tmp_path
             return
         except RunFolderError:
@@ -64,35 +72,35 @@ def test_a_second_process_is_refused_by_name(tmp_path):
 
 
 def test_other_settings_are_named_but_other_places_are_fine(tmp_path):
-    with open_run(tmp_path, "x", Some(), {}):
+    with open_run(tmp_path, "x", Some(), NONE):
         pass
-    with open_run(tmp_path, "x", Some(out="elsewhere"), {}):
+    with open_run(tmp_path, "x", Some(device="elsewhere"), NONE):
         pass
-    with pytest.raises(RunFolderError, match=r"lr: 1\.0 there, 2\.0 now"), open_run(tmp_path, "x", Some(lr=2.0), {}):
+    with pytest.raises(RunFolderError, match=r"lr: 1\.0 there, 2\.0 now"), open_run(tmp_path, "x", Some(lr=2.0), NONE):
         pass
 
 
 def test_a_changed_input_is_named(tmp_path):
     source = tmp_path / "data.jsonl"
     source.write_text("one")
-    with open_run(tmp_path / "run", "x", Some(), {"rankings": source}) as run:
+    with open_run(tmp_path / "run", "x", Some(), Files(rankings=source)) as run:
         assert run.lineage()["inputs"]["rankings"]["sha256"] == hash_of(source)
     source.write_text("two")
     with (
         pytest.raises(RunFolderError, match=r"rankings .* changed"),
-        open_run(tmp_path / "run", "x", Some(), {"rankings": source}),
+        open_run(tmp_path / "run", "x", Some(), Files(rankings=source)),
     ):
         pass
     source.unlink()
     with (
         pytest.raises(UsageError, match="rankings not found"),
-        open_run(tmp_path / "run", "x", Some(), {"rankings": source}),
+        open_run(tmp_path / "run", "x", Some(), Files(rankings=source)),
     ):
         pass
 
 
 def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
-    with open_run(tmp_path, "x", Some(), {}) as run:
+    with open_run(tmp_path, "x", Some(), NONE) as run:
         for step in range(1, 6):
             run.log(step, {"loss": 1 / step})
         run.forget_after(3)
@@ -103,7 +111,7 @@ def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
 
 
 def test_a_row_cut_short_and_small_numbers_are_no_trouble(tmp_path):
-    with open_run(tmp_path, "x", Some(), {}) as run:
+    with open_run(tmp_path, "x", Some(), NONE) as run:
         run.log(1, {"lr": 9.65e-6, "kl": 3e-9})
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 2, "lo')
@@ -123,9 +131,9 @@ def test_folder_hash_sees_names_and_contents_but_not_logs(tmp_path):
 def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path):
     """A forked child inherits the open lock file; it must let go of it, or a dead process would block the folder."""
     code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom tutelage.settings import Settings\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom tutelage.settings import Inputs, Settings\n"
         "from tutelage.runs.folder import open_run\n"
-        "with open_run(Path(sys.argv[1]), 'x', Settings(), {}):\n    child = os.fork()\n    if child:\n"
+        "with open_run(Path(sys.argv[1]), 'x', Settings(), Inputs()):\n    child = os.fork()\n    if child:\n"
         "        print(child, flush=True)\n        os.kill(os.getpid(), 9)\n    os.close(1)\n    time.sleep(60)\n    os._exit(0)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -133,7 +141,7 @@ def test_a_child_that_outlives_the_holder_does_not_hold_the_lock(tmp_path):
     try:
         assert run.returncode == -signal.SIGKILL
         os.kill(child, 0)  # it lives
-        with open_run(tmp_path, "x", Settings(), {}):
+        with open_run(tmp_path, "x", Settings(), NONE):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
@@ -144,7 +152,7 @@ def test_lineage_says_which_code_and_every_run_before(tmp_path):
     source = tmp_path / "text"
     source.write_text("one")
     for number in range(3):
-        with open_run(tmp_path / str(number), f"stage{number}", Some(), {"start": source}) as run:
+        with open_run(tmp_path / str(number), f"stage{number}", Some(), Files(start=source)) as run:
             run.checkpoint.mkdir()
             (run.checkpoint / "weights").write_text(str(number))
             shutil.copy(run.path / "lineage.json", run.checkpoint)
@@ -153,7 +161,7 @@ def test_lineage_says_which_code_and_every_run_before(tmp_path):
     lineage = json.loads((tmp_path / "2" / "lineage.json").read_text())
     first, second = (hash_of(tmp_path / number / "checkpoint") for number in "01")
     assert lineage["inputs"]["start"]["sha256"] == second
-    assert {digest: made["stage"] for digest, made in lineage["ancestors"].items()} == {
+    assert {digest: made["kind"] for digest, made in lineage["ancestors"].items()} == {
         first: "stage0",
         second: "stage1",
     }
@@ -163,10 +171,10 @@ def test_lineage_says_which_code_and_every_run_before(tmp_path):
 
 
 def test_a_damaged_lineage_of_an_input_is_named(tmp_path):
-    (tmp_path / "lineage.json").write_text('{"stage": "sft"')
+    (tmp_path / "lineage.json").write_text('{"kind": "sft"')
     with (
         pytest.raises(RunFolderError, match=r"lineage\.json is damaged \(no lineage\)"),
-        open_run(tmp_path / "run", "x", Some(), {"checkpoint": tmp_path}),
+        open_run(tmp_path / "run", "x", Some(), Files(start=tmp_path)),
     ):
         pass
 
@@ -192,11 +200,11 @@ def sessions(path: Path) -> list[dict[str, object]]:
 
 def test_sessions_say_when_by_what_and_how_it_ended(tmp_path):
     for error, caught in ((Interrupted("stop"), Interrupted), (ValueError("no such luck"), ValueError)):
-        with pytest.raises(caught), open_run(tmp_path, "x", Some(), {}):
+        with pytest.raises(caught), open_run(tmp_path, "x", Some(), NONE):
             raise error
-    with open_run(tmp_path, "x", Some(), {}) as run:
+    with open_run(tmp_path, "x", Some(), NONE) as run:
         run.finish({"loss": 1.0})
-    with open_run(tmp_path, "x", Some(), {}):
+    with open_run(tmp_path, "x", Some(), NONE):
         pass  # finished: nothing is done, nothing is noted
     starts, ends = ([row for row in sessions(tmp_path) if row["event"] == event] for event in ("start", "end"))
     assert [(row["outcome"], row.get("error")) for row in ends] == [
@@ -209,7 +217,7 @@ def test_sessions_say_when_by_what_and_how_it_ended(tmp_path):
 
 
 def test_what_a_killed_process_left_half_written_is_cleaned_up(tmp_path):
-    with open_run(tmp_path, "x", Some(), {}):
+    with open_run(tmp_path, "x", Some(), NONE):
         pass
     kept = tmp_path / "checkpoint" / ".hidden"
     for stale in (
@@ -224,7 +232,7 @@ def test_what_a_killed_process_left_half_written_is_cleaned_up(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".best.7.tmp").symlink_to("nowhere")
     assert len(temporaries(tmp_path)) == 5
-    with open_run(tmp_path, "x", Some(), {}):
+    with open_run(tmp_path, "x", Some(), NONE):
         assert not temporaries(tmp_path)
     assert kept.read_text() == "mine"
 
@@ -237,7 +245,7 @@ def test_a_full_disk_is_one_line_and_what_stood_there_stands(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         with (
             pytest.raises(TrainingError, match=r"no room left on the disk \(File too large\).* begins anew"),
-            open_run(tmp_path, "x", Some(), {}),
+            open_run(tmp_path, "x", Some(), NONE),
         ):
             write_atomic(tmp_path / "file", b"new" * 4096)
     finally:
@@ -248,7 +256,7 @@ def test_a_full_disk_is_one_line_and_what_stood_there_stands(tmp_path):
 
 
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
-    with pytest.raises(FileNotFoundError), open_run(tmp_path, "x", Some(), {}):
+    with pytest.raises(FileNotFoundError), open_run(tmp_path, "x", Some(), NONE):
         raise FileNotFoundError(errno.ENOENT, "gone")
 
 
@@ -256,13 +264,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(RunFolderError, match=r"file: cannot be written \(File exists\); give another --out"),
-        open_run(tmp_path / "file", "x", Some(), {}),
+        open_run(tmp_path / "file", "x", Some(), NONE),
     ):
         pass
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom tutelage.settings import Settings\n"
+        "import os, sys\nfrom pathlib import Path\nfrom tutelage.settings import Inputs, Settings\n"
         "from tutelage.runs.folder import open_run\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"
-        "with open_run(Path(sys.argv[1]), 'x', Settings(), {}):\n    pass\n"
+        "with open_run(Path(sys.argv[1]), 'x', Settings(), Inputs()):\n    pass\n"
     )
     with tempfile.TemporaryDirectory() as folder:  # not below tmp_path, which only its owner may enter
         os.chmod(folder, 0o555)
