@@ -148,7 +148,7 @@ def test_a_kind_of_step_is_a_command(capsys, place):
     assert recipe["inputs"] == {"checkpoint": "model", "demonstrations": "r.yaml", "text": {}, "heldout": None}
     assert (recipe["kind"], recipe["machine"]["recompute"], recipe["lr"]) == ("train", False, 0.001)
     code, _, err = run(capsys, *STEP, "--machine.device", "gpu")
-    assert (code, err) == (2, "tutelage: device 'gpu' is unknown: give auto, cpu, cuda, cuda:0 or mps\n")
+    assert (code, err) == (2, "tutelage: command line: device 'gpu' is unknown: give auto, cpu, cuda, cuda:0 or mps\n")
 
 
 def test_resume_goes_on_with_the_folders_own_recipe(capsys, stopped):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tutelage.cli.options import NAME, Option, options_of
-from tutelage.errors import CheckpointError, RunFolderError
+from tutelage.errors import CheckpointError, RecipeError, RunFolderError
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, common, kind_of, plan, read_recipe, select, shipped_recipe
 from tutelage.runs.commands import Run, recipe_steps
@@ -42,7 +42,8 @@ def run_whole(
         print(spelled_out(written, steps), end="")
         return
     chosen = select(steps, only=only, first=from_)
-    check_devices([step.knobs for step in chosen])
+    for step in chosen:
+        ready(step.knobs, step.inputs, f"{source}, step {step.name!r}")
     run_recipe(written, chosen)
     print(*results(chosen), sep="\n")
 
@@ -58,7 +59,7 @@ def one_step(kind: Kind) -> Callable[..., Any]:
     """The command that runs a step of a kind by itself."""
 
     def step(inputs: Inputs, knobs: Settings, *, out: Path) -> Any:
-        check_devices([knobs])
+        ready(knobs, inputs, "command line")
         return kind.load()(knobs, inputs, out)
 
     knobs, inputs = kind.classes()
@@ -82,7 +83,7 @@ def resume(
     source = f"{path} with the command line" if overrides else str(path)
     inputs = validated(inputs_class, values.pop("inputs", {}), f"{source}, inputs")
     knobs = validated(knobs_class, values, source)
-    check_devices([knobs])
+    ready(knobs, inputs, source)
     return kind.load()(knobs, inputs, run)
 
 
@@ -158,14 +159,17 @@ def resumable(path: Path) -> dict[str, Any]:
     return run.recipe
 
 
-def check_devices(knobs: Sequence[Settings]) -> None:
-    """Raise RecipeError for a device that this machine does not have, before anything starts."""
+def ready(knobs: Settings, inputs: Inputs, source: str) -> None:
+    """Check what can be checked before a step starts: that inputs suit the knobs, and the device is there."""
     from tutelage.model.device import pick_device
 
-    for some in knobs:
-        for part in (some, getattr(some, "machine", None)):
+    try:
+        knobs.check(inputs)
+        for part in (knobs, getattr(knobs, "machine", None)):
             if (device := getattr(part, "device", None)) is not None:
                 pick_device(device)
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from None
 
 
 def spelled_out(recipe: Recipe, steps: Sequence[Step]) -> str:
