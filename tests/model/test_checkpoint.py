@@ -210,8 +210,8 @@ def damage(folder, change):
         (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "config.json cannot be read"),
         (lambda f: (f / "config.json").write_text('{"model_type": "t5"}'), "config.json: model_type 't5'"),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "damaged or no safetensors file"),
-        (lambda f: os.truncate(f / "model.safetensors", 4000), "damaged or no safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "damaged or not a safetensors file"),
+        (lambda f: os.truncate(f / "model.safetensors", 4000), "damaged or not a safetensors file"),
         (lambda f: damage(f, lambda t: t.pop("model.layers.1.mlp.up_proj.weight")), "lacks model.layers.1.mlp.up_proj"),
         (lambda f: damage(f, lambda t: t.update(odd=torch.ones(1))), "has extra odd"),
         (

@@ -85,11 +85,11 @@ NORM = "model.norm.weight"
         (lambda f: (f / "model-00002-of-00005.safetensors").unlink(), "lacks model-00002-of-00005.safetensors, which"),
         (
             lambda f: os.truncate(f / "model-00003-of-00005.safetensors", 5000),
-            "model-00003-of-00005.safetensors is damaged or no safetensors file",
+            "model-00003-of-00005.safetensors is damaged or not a safetensors file",
         ),
         (
             lambda f: (f / "model-00001-of-00005.safetensors").write_bytes(b"\x80\x04pickle"),
-            "model-00001-of-00005.safetensors is damaged or no safetensors file",
+            "model-00001-of-00005.safetensors is damaged or not a safetensors file",
         ),
         (
             lambda f: damage(f, 5, lambda t: t.pop(NORM)),
@@ -143,15 +143,6 @@ def test_every_damage_of_shards_is_one_clear_error(harm, message, tmp_path):
     assert message in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_cut_between_check_and_reading_is_an_error(tmp_path):
-    save_file({"a": torch.ones(1000)}, tmp_path / WEIGHTS)
-    stored = find_weights(tmp_path)["a"]
-    os.truncate(tmp_path / WEIGHTS, 2000)
-    for target in (torch.empty(1000), torch.empty(1000, dtype=torch.float16), torch.empty(2000)[::2]):
-        with pytest.raises(CheckpointError, match="ended early, in a"):
-            read_into(stored, target)
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 10**6])

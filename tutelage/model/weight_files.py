@@ -1,7 +1,6 @@
 """safetensors files: one ``model.safetensors``, or shards with an index; checked before a tensor is read, never pickled.
 
-Reading copies each tensor from the file into memory that the caller has ready, so that loading holds the weights once.
-The files are read, not mapped: mapped pages would count as memory too, and would go bad under us if someone cut the file.
+Reading copies each tensor, a few rows at a time, into memory that the caller has ready, so loading holds the weights once.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,20 +34,18 @@ _LEFTOVER = re.compile(
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_CHUNK = 32 << 20  # bytes of a tensor that are held twice while it changes its type, layout or device
+_CHUNK = 32 << 20  # bytes of a tensor that are held twice while it is copied
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in a file. ``dtype`` is None if it is of a type that no weight of ours has (integers, 8-bit floats)."""
+    """One tensor in a file. ``dtype`` is None for a type that no weight of ours has (integers, 8-bit floats)."""
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype | None
     kind: str
-    start: int
-    """Where its bytes begin in the file."""
 
 
 def find_weights(folder: Path) -> dict[str, Stored]:
@@ -69,7 +66,7 @@ def find_weights(folder: Path) -> dict[str, Stored]:
         )
     for name in (WEIGHTS, INDEX):
         if (folder / name).exists():
-            raise CheckpointError(f"{folder / name} is no file")
+            raise CheckpointError(f"{folder / name} is not a file")
     raise CheckpointError(f"{folder} has no {WEIGHTS}")
 
 
@@ -110,61 +107,53 @@ def _some(names: list[str]) -> str:
 
 
 def _read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of one file. The library checks the whole header against the file's length; then we look up the places."""
-    try:
-        with path.open("rb") as file, safe_open(path, framework="pt", device="cpu"):
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
-    header.pop("__metadata__", None)
-    return {
-        name: Stored(
-            path, name, tuple(at["shape"]), _DTYPES.get(at["dtype"]), at["dtype"], 8 + size + at["data_offsets"][0]
-        )
-        for name, at in header.items()
-    }
+    """The tensors of one file."""
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: Stored(path, name, tuple(at.get_shape()), _DTYPES.get(at.get_dtype()), at.get_dtype())
+            for name, at in slices.items()
+        }
 
 
 def read_into(stored: Stored, target: Tensor) -> None:
     """Fill ``target`` with a tensor's numbers in order: of any type, device and strides, its shape the stored one or finer.
 
-    At most 32 MiB (or one row) are held twice. CheckpointError if the file ends early or the stored type is no weight's.
+    About 32 MiB (or one row) are held twice at a time. CheckpointError if the stored type is not one of weights.
     """
     if stored.dtype is None:
         raise CheckpointError(
             f"{stored.path}: {stored.name} is stored as {stored.kind}; weights must be F32, F16, BF16 or F64 (not quantised)"
         )
     target = target.detach()
-    with stored.path.open("rb", buffering=0) as file:
-        file.seek(stored.start)
-        if target.dtype == stored.dtype and target.device.type == "cpu" and target.is_contiguous():
-            _fill(file, target, stored)
+    with _opened(stored.path) as file:
+        if not target.dim():
+            target.copy_(file.get_tensor(stored.name))
             return
+        source = file.get_slice(stored.name)
+        finer = stored.shape[0] // max(1, len(target))
         rows = max(1, _CHUNK // max(1, stored.dtype.itemsize * math.prod(target.shape[1:])))
-        for part in target.split(rows):
-            chunk = torch.empty(part.shape, dtype=stored.dtype)
-            _fill(file, chunk, stored)
-            part.copy_(chunk)
+        for start in range(0, len(target), rows):
+            part = target[start : start + rows]
+            part.copy_(source[start * finer : (start + len(part)) * finer].reshape(part.shape))
 
 
-def _fill(file: Any, target: Tensor, stored: Stored) -> None:
-    """Read bytes into a contiguous tensor; one system call reads 2 GiB at most."""
-    memory = memoryview(target.view(-1).view(torch.uint8).numpy().data)
-    done = 0
-    while done < len(memory):
-        count = file.readinto(memory[done:])
-        if not count:
-            raise CheckpointError(f"{stored.path} ended early, in {stored.name}: the file was cut while it was read")
-        done += count
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; the library checks the header against the file's length. CheckpointError if it is damaged."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
 def write_folder(
     folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str], max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Write weights and small files (name -> content) into a folder; what else stands there stays.
+    """Write weights and small files (name -> content) into a folder; other files in it are kept.
 
     ``tensors`` become model.safetensors, or shards with an index if they are larger than ``max_shard_bytes`` together.
     Everything is first written in full beside its final name, so an interrupted write leaves the previous checkpoint as it
