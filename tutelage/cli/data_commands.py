@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 from pydantic import Field
 
@@ -70,9 +70,10 @@ def sections(found: Inspection, path: str) -> Iterator[Section]:
     yield "problems", ("problem", "count", "first"), problems or [("none", "", "")]
 
 
-def _files(files: Sequence[FileFacts]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+def _files(files: Sequence[FileFacts]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """One row per file, or per format where there are many files."""
     names = ("format", "records", "count", "left out")
+    rows: list[Sequence[str]]
     if len(files) <= _FILES_ONE_BY_ONE:
         rows = [(f.name, f.format or "?", f.kind, f"{f.records:,}", f"{f.left_out:,}") for f in files]
         return ("file", *names), rows
@@ -150,7 +151,7 @@ def convert(
     rejects, pairs = Rejects(), _Pairs()
     with atomic_file(how.rejects) if how.rejects else nullcontext() as file:
         if file is not None:
-            rejects.sink = lambda reject: file.write(writing.dumps(reject).encode() + b"\n") and None
+            rejects.sink = _writer(file)
         records = _records(path, how, format, encoding, rejects)
         if how.pairs:
             records = pairs.of(records)
@@ -166,6 +167,13 @@ def convert(
     if how.rejects:
         lines.append(f"{how.rejects}: {rejects.counts.total():,} rejects")
     return "\n".join(lines)
+
+
+def _writer(file: IO[bytes]) -> Callable[[dict[str, str | None]], None]:
+    def write(reject: dict[str, str | None]) -> None:
+        file.write(writing.dumps(reject).encode() + b"\n")
+
+    return write
 
 
 class _Pairs:
