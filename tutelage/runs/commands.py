@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,38 +38,26 @@ class Run:
     path: Path
     lineage: dict[str, Any]
     recipe: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
+    closing: dict[str, Any] | None
+    """The closing figures; None while it is not finished."""
+    holder: str | None
+    """Who works in it now."""
 
     @classmethod
     def read(cls, path: Path) -> Run:
         """Raises RunFolderError if this is not a run folder, or a damaged one."""
         if not is_run(path):
             raise RunFolderError(f"{path} is not a run folder: there is no recipe.yaml with a {LINEAGE} beside it")
-        return cls(path, read_lineage(path / LINEAGE), read_yaml(path / "recipe.yaml"))
+        lineage, recipe = read_lineage(path / LINEAGE), read_yaml(path / "recipe.yaml")
+        sessions, metrics = _rows(path / "sessions.jsonl"), _rows(path / "metrics.jsonl")
+        return cls(path, lineage, recipe, sessions, metrics, _object(path / "done.json"), holder(path))
 
     @property
     def kind(self) -> str:
         """The kind of step that made it."""
         return self.lineage["kind"]
-
-    @cached_property
-    def sessions(self) -> list[dict[str, Any]]:
-        """The rows of sessions.jsonl."""
-        return _rows(self.path / "sessions.jsonl")
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl."""
-        return _rows(self.path / "metrics.jsonl")
-
-    @cached_property
-    def closing(self) -> dict[str, Any] | None:
-        """The closing figures; None while it is not finished."""
-        return _object(self.path / "done.json")
-
-    @cached_property
-    def holder(self) -> str | None:
-        """Who works in it now."""
-        return holder(self.path)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -183,8 +170,7 @@ def show_run(run: Annotated[Path, Field(description="folder of a step, or of a w
     print("\nmade from")
     print(*family(it), sep="\n")
     print("\nsessions")
-    for session in _by_session(it.sessions):
-        print(_session(session))
+    print(*_sessions(it.sessions), sep="\n")
     if it.closing is not None:
         table("closing figures", ("figure", "value"), [(n, shown(v)) for n, v in flat(it.closing).items()])
     checkpoints = (*sorted(run.glob("checkpoints/step-*")), run / "checkpoint")
@@ -199,13 +185,12 @@ def compare_runs(runs: Annotated[list[Path], Field(min_length=2, description="ru
     found = [Run.read(path) for path in runs]
     headers = ("", *map(str, runs))
     settings = [flat(run.recipe) | {"(code)": _code(run.lineage)} for run in found]
-    differing = [name for name in _names(settings) if len({shown(values.get(name)) for values in settings}) > 1]
+    differing = [row for row in _side_by_side(settings) if len(set(row[1:])) > 1]
     if differing:
-        table("settings that differ", headers, [(n, *(shown(v.get(n)) for v in settings)) for n in differing])
+        table("settings that differ", headers, differing)
     else:
         print("the settings are the same")
-    figures = [run.figures for run in found]
-    table("figures", headers, [(name, *(shown(v.get(name)) for v in figures)) for name in _names(figures)])
+    table("figures", headers, _side_by_side([run.figures for run in found]))
 
 
 def prune(
@@ -227,7 +212,9 @@ def prune(
             kept.append(folder)
             continue
         with locked(folder):
-            for target in _superfluous(folder):
+            states = [folder / name for name in ("state.pt", "state.previous.pt", "progress.json")]
+            states = [state for state in states if state.exists()]
+            for target in (*states, *removable(folder / "checkpoints", 0), *temporaries(folder)):
                 if target.resolve() in used:
                     print(f"{target} stays: another run began from it")
                     continue
@@ -265,18 +252,6 @@ def family(run: Run) -> Iterator[str]:
     yield from lines(run.lineage["inputs"], "  ")
 
 
-def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every name in any of the mappings, in order."""
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _superfluous(path: Path) -> list[Path]:
-    """What a finished run no longer needs."""
-    names = ("state.pt", "state.previous.pt", "progress.json")
-    states = [path / name for name in names if (path / name).exists()]
-    return [*states, *removable(path / "checkpoints", 0), *temporaries(path)]
-
-
 def _code(made_by: Mapping[str, Any]) -> str:
     """Version and commit."""
     code = made_by.get("code") or {"version": made_by.get("tutelage", "?")}
@@ -284,29 +259,28 @@ def _code(made_by: Mapping[str, Any]) -> str:
     return f"tutelage {code['version']}{commit}"
 
 
-def _by_session(rows: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-    """The rows of sessions.jsonl by session and event."""
-    sessions: list[dict[str, dict[str, Any]]] = []
-    for row in rows:
-        if row.get("event") == "start" or not sessions:
-            sessions.append({})
-        sessions[-1][row.get("event", "")] = row
-    return sessions
+def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row per name: the value that each run has under it."""
+    names = dict.fromkeys(name for values in runs for name in values)
+    return [(name, *(shown(values.get(name)) for values in runs)) for name in names]
 
 
-def _session(events: Mapping[str, Mapping[str, Any]]) -> str:
-    """When a session began and ended and how, on what machine, and by which command."""
-    start, training, end = (events.get(name, {}) for name in ("start", "training", "end"))
-    began, ended = (
-        datetime.fromisoformat(row["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S") if row else "?"
-        for row in (start, end)
-    )
-    lines = [f"{began} to {ended}, {end['outcome']}" if end else f"{began}, killed or still running"]
-    if training:
-        names = ("device", "processor", "dtype", "threads", "torch")
-        facts = " ".join(f"{name} {training.get(name)}" for name in names)
-        lines.append(f"from step {training.get('first')} of {training.get('steps')}, {facts}")
-    return "\n  ".join([*lines, _code(start), start.get("command", "")])
+def _sessions(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """When each session began and ended and how, on what machine, and by which command."""
+    starts = [i for i, row in enumerate(rows) if row["event"] == "start"]
+    for first, end_of in zip(starts, [*starts[1:], len(rows)], strict=True):
+        events = {row["event"]: row for row in rows[first:end_of]}
+        start, training, end = (events.get(name, {}) for name in ("start", "training", "end"))
+        began, ended = (
+            datetime.fromisoformat(row["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S") if row else "?"
+            for row in (start, end)
+        )
+        yield f"{began} to {ended}, {end['outcome']}" if end else f"{began}, killed or still running"
+        if training:
+            names = ("device", "processor", "dtype", "threads", "torch")
+            facts = " ".join(f"{name} {training.get(name)}" for name in names)
+            yield f"  from step {training.get('first')} of {training.get('steps')}, {facts}"
+        yield f"  {_code(start)}\n  {start.get('command', '')}"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
