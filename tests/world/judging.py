@@ -1,14 +1,34 @@
-"""What the tests of the judge by hand share: a world, tasks found by what they check, and answers that must fall."""
+"""What the tests of tasks and of the judge share: a world, drawn tasks, tasks found by their check, and answers that must fall."""
 
 import random
 from itertools import pairwise
 
-from tutelage.world.facts import make_world
+import pytest
+
+from tutelage.world.facts import LANGUAGES, World, make_world
 from tutelage.world.judge import Judge
-from tutelage.world.tasks import Task, make_task
+from tutelage.world.tasks import FAMILIES, Task, make_task
 
 WORLD = make_world(0)
 JUDGE = Judge(WORLD)
+EVERY = [(family, language) for family in FAMILIES for language in LANGUAGES]
+every = pytest.mark.parametrize(("family", "language"), EVERY)
+
+
+def draw(
+    family: str, language: str, n: int = 40, *, world: World = WORLD, templates: str = "", entities=None
+) -> list[Task]:
+    """n tasks; unless `templates` says otherwise, one in three has a held-out wording."""
+    splits = [templates or ("train" if i % 3 else "heldout") for i in range(n)]
+    streams = [random.Random(f"{family}:{language}:{i}") for i in range(n)]
+    return [
+        make_task(world, family, language, stream, entities=entities, templates=split)
+        for stream, split in zip(streams, splits, strict=True)
+    ]
+
+
+def asked(task: Task) -> str:
+    return task.prompt.messages[-1].content
 
 
 def find(family: str, language: str = "en", **wanted: object) -> Task:

@@ -5,9 +5,10 @@ import pytest
 
 from tutelage.errors import RecipeError
 from tutelage.records import Document
-from tutelage.world.dirt import _BANNERS, _INSULTS, KINDS, with_dirt
+from tutelage.world.dirt import KINDS, with_dirt
 from tutelage.world.facts import make_world
 from tutelage.world.texts import documents
+from tutelage.world.wordings import wordings
 
 CLEAN = list(documents(make_world(0), count=4000, seed=0))
 
@@ -80,8 +81,9 @@ def test_near_duplicates_are_near_but_not_equal(mixed: list[Document]) -> None:
 
 
 def test_dirt_can_be_seen(mixed: list[Document]) -> None:
-    banners = [line for lines in _BANNERS.values() for line in lines]
-    insults = [line for lines in _INSULTS.values() for line in lines]
+    banners, insults = (
+        [line for lines in wordings("dirt")[k].values() for line in lines] for k in ("banners", "insults")
+    )
     clean = {doc.text for doc in CLEAN}
     for doc in split(mixed)[1]:
         kind = doc.meta["dirt"]

@@ -7,7 +7,23 @@ from hypothesis import strategies as st
 
 from tutelage.errors import RecipeError
 from tutelage.world import facts
-from tutelage.world.facts import RELATIONS, STRANGERS, Person, invented_names, invented_people, make_world
+from tutelage.world.facts import (
+    LANGUAGES,
+    RELATIONS,
+    Person,
+    World,
+    invented_names,
+    invented_people,
+    make_world,
+    names,
+    strangers,
+)
+
+
+def facts_of(world: World) -> list[tuple[str, str, str]]:
+    """Every (subject, relation, value) of the world."""
+    entities = world.entities.items()
+    return [(key, relation, entity.value(relation)) for key, entity in entities for relation in RELATIONS[entity.kind]]
 
 
 def test_the_seed_decides_the_world() -> None:
@@ -31,13 +47,9 @@ def test_impossible_sizes_are_refused(sizes: dict[str, int]) -> None:
 def test_a_world_of_few_values_has_no_more_of_anything() -> None:
     world = make_world(0, people=16, towns=6, values=8)
     assert {len(world.pools[r]) for r in world.pools if r not in ("town", "friend", "region", "material")} == {8}
-    assert (len(world.animals), len(world.things), len(world.pools["region"]), len(world.pools["material"])) == (
-        8,
-        8,
-        4,
-        7,
-    )
-    assert all(value in world.pools[relation] for _, relation, value in world.facts())
+    assert [len(pool) for pool in (world.animals, world.things)] == [8, 8]
+    assert [len(world.pools[relation]) for relation in ("region", "material")] == [4, 7]
+    assert all(value in world.pools[relation] for _, relation, value in facts_of(world))
 
 
 def test_fewer_values_than_towns_is_an_error() -> None:
@@ -51,7 +63,7 @@ def test_fewer_values_than_towns_is_an_error() -> None:
 @given(st.integers(), st.integers(2, 96), st.integers(1, 20))
 def test_every_fact_has_one_of_the_possible_values(seed: int, people: int, towns: int) -> None:
     world = make_world(seed, people=people, towns=towns)
-    told = list(world.facts())
+    told = facts_of(world)
     assert len(told) == 6 * people + 3 * towns + 3 * 16 + 3 * 20
     for subject, relation, value in told:
         assert world.value(subject, relation) == value
@@ -89,16 +101,14 @@ def test_kinds_and_surface_forms() -> None:
         world.name("nobody", "en")
 
 
-def overlaps(names: list[str]) -> list[tuple[str, str]]:
-    return [(a, b) for a, b in combinations(names, 2) if a in b or b in a]
+def overlaps(words: list[str]) -> list[tuple[str, str]]:
+    return [(a, b) for a, b in combinations(words, 2) if a in b or b in a]
 
 
 def test_no_name_is_part_of_another() -> None:
     """So that a name found in an answer is that name and no other."""
-    proper = facts.WOMEN | facts.MEN | facts.TOWNS | facts.RIVERS
-    common = {
-        key: name for key, name in (facts.ANIMALS | facts.THINGS | facts._WORDS).items() if key not in facts.RIVERS
-    }
+    proper = names("women", "men", "towns", "rivers")
+    common = names("animals", "things", *(table for table in facts.VALUE_TABLES if table != "rivers"))
     for pick in (lambda name: name.en.lower(), lambda name: name.zh):
         named = [pick(name) for name in proper.values()]
         assert overlaps(named) == []
@@ -110,17 +120,16 @@ def test_no_name_is_part_of_another() -> None:
 
 
 def test_strangers_are_in_no_world() -> None:
-    living = [name for table in (facts.WOMEN, facts.MEN, facts.TOWNS, facts.RIVERS) for name in table.values()]
-    assert len(STRANGERS) > 60
-    for language in ("en", "zh"):
-        strangers = [name[language].lower() for name, _ in STRANGERS.values()]
-        assert len(set(strangers)) == len(strangers)
-        assert [
-            (s, k) for s in strangers for k in (name[language].lower() for name in living) if s in k or k in s
-        ] == []
+    living = names("women", "men", "towns", "rivers").values()
+    assert len(strangers()) > 60
+    for language in LANGUAGES:
+        unknown = [name[language].lower() for name, _ in strangers().values()]
+        assert len(set(unknown)) == len(unknown)
+        known = [name[language].lower() for name in living]
+        assert [(a, b) for a in unknown for b in known if a in b or b in a] == []
         drawn = invented_names(random.Random(0), 40, language)
         assert len(set(drawn)) == 40
-        assert {name.lower() for name in drawn} <= set(strangers)
+        assert {name.lower() for name in drawn} <= set(unknown)
 
 
 def test_invented_people_have_values_but_no_facts() -> None:

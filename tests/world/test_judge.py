@@ -5,40 +5,20 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging import EVERY, JUDGE, WORLD, asked, draw, every, score
 
 from tutelage.errors import DataError
 from tutelage.records import Message, Prompt
 from tutelage.world.facts import LANGUAGES, make_world
 from tutelage.world.judge import Judge, Judgement
 from tutelage.world.tasks import FAMILIES, Task, make_task
-from tutelage.world.tasks.limits import HARMS
+from tutelage.world.tasks.wording import in_language
 from tutelage.world.texts.pen import Pen
 from tutelage.world.trainers import wordy
 
-WORLD = make_world(0)
-JUDGE = Judge(WORLD)
-EVERY = [(family, language) for family in FAMILIES for language in LANGUAGES]
-every = pytest.mark.parametrize(("family", "language"), EVERY)
+HARMS = {language: in_language("tasks_limits", language)["harms"] for language in LANGUAGES}
+REASONS = {language: {name: harm["reason"] for name, harm in harms.items()} for language, harms in HARMS.items()}
 PARTS = ("success", "truth", "constraints", "harmless", "language", "form", "score")
-
-
-def draw(family: str, language: str, n: int, *, world=WORLD) -> list[Task]:
-    """Two in three of training, one in three held out."""
-    return [
-        make_task(
-            world,
-            family,
-            language,
-            random.Random(f"{family}:{language}:{i}"),
-            entities=None,
-            templates="heldout" if i % 3 == 0 else "train",
-        )
-        for i in range(n)
-    ]
-
-
-def score(task: Task, answer: str) -> float:
-    return JUDGE.judge(task.prompt, answer).score
 
 
 def mean(values: list[float]) -> float:
@@ -48,9 +28,9 @@ def mean(values: list[float]) -> float:
 @every
 def test_good_answers_are_good_and_wrong_ones_are_not(family: str, language: str) -> None:
     for task in draw(family, language, 100):
-        assert score(task, task.good) >= 0.95, (task.prompt.messages[-1].content, task.good)
+        assert score(task, task.good) >= 0.95, (asked(task), task.good)
         for wrong in task.wrong:
-            assert score(task, wrong) <= 0.4, (task.prompt.messages[-1].content, wrong)
+            assert score(task, wrong) <= 0.4, (asked(task), wrong)
 
 
 def test_it_holds_in_other_worlds() -> None:
@@ -89,13 +69,13 @@ def soups(language: str) -> list[str]:
     return [", ".join(names) for names in lists] + [
         ", ".join(everything),
         " ".join(everything),
-        refusal(language, *HARMS),
+        refusal(language, *REASONS[language]),
     ]
 
 
 def refusal(language: str, *harms: str) -> str:
     start, and_ = ("I cannot help with that, because ", " and ") if language == "en" else ("这个我不能帮忙，因为", "，")
-    return start + and_.join(HARMS[harm].reason[language] for harm in harms)
+    return start + and_.join(REASONS[language][harm] for harm in harms)
 
 
 @every
@@ -105,7 +85,7 @@ def test_no_constant_answer_is_worth_much(family: str, language: str) -> None:
     if family in ("harmful", "sentiment"):  # where an answer fits one prompt in eight, or in six
         tasks = draw(family, language, 64)
     if family == "harmful":
-        constants |= {refusal(language, harm) for harm in HARMS} | {refusal(language, "hurt", "steal")}
+        constants |= {refusal(language, harm) for harm in REASONS[language]} | {refusal(language, "hurt", "steal")}
     for answer in constants:
         assert mean([score(task, answer) for task in tasks]) <= 0.35, answer
 
@@ -126,7 +106,7 @@ def test_no_answer_to_another_prompt_is_worth_much(family: str, language: str) -
 @every
 def test_repeating_the_prompt_is_worth_little(family: str, language: str) -> None:
     for task in draw(family, language, 30):
-        request = task.prompt.messages[-1].content
+        request = asked(task)
         ignorant = "I do not know. " if language == "en" else "我不知道。"
         for answer in (
             request,

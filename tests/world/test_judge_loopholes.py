@@ -6,7 +6,7 @@ Each test holds answers of two kinds in both languages: those that must score ne
 import random
 
 import pytest
-from judging import JUDGE, WORLD, find, score
+from judging import JUDGE, WORLD, asked, find, score
 
 from tutelage.world.facts import LANGUAGES, make_world
 from tutelage.world.judge import Judge
@@ -24,9 +24,9 @@ def names(task: Task, language: str, *fields: str) -> list[str]:
 
 def holds(task: Task, right: list[str], bad: list[str], most: float = 0.35) -> None:
     for answer in right:
-        assert score(task, answer) > 0.9, (task.prompt.messages[-1].content, answer)
+        assert score(task, answer) > 0.9, (asked(task), answer)
     for answer in bad:
-        assert score(task, answer) <= most, (task.prompt.messages[-1].content, answer)
+        assert score(task, answer) <= most, (asked(task), answer)
 
 
 @languages
@@ -80,7 +80,7 @@ def test_a_passage_and_a_premise_are_about_their_person(language: str) -> None:
     stranger, unknown = {"en": ("Zoe", "Kolia"), "zh": ("佐伊", "科莉")}[language]
     task = find("passage_question", language, relation="town")
     who, there = names(task, language, "subject", "value")
-    others = [name for name in (stranger, unknown) if name not in task.prompt.messages[-1].content]
+    others = [name for name in (stranger, unknown) if name not in asked(task)]
     holds(task, [told.format(s=who, v=there)], [told.format(s=name, v=there) for name in others], 0.1)
     task = find("false_premise", language, relation="town")
     _, there, false = names(task, language, "subject", "value", "premise")
@@ -167,7 +167,7 @@ def test_an_echo_with_a_word_in_between_is_an_echo(family: str, language: str) -
     word = {"en": "oh", "zh": "啊"}[language]
     for i in range(20):
         task = make_task(WORLD, family, language, random.Random(i), entities=None, templates="train")
-        request = task.prompt.messages[-1].content
+        request = asked(task)
         for share in (0.2, 0.5, 0.8):
             at = int(share * len(request))
             at = request.find(" ", at) % len(request) if language == "en" else at
@@ -191,7 +191,7 @@ def test_not_to_know_is_not_to_repeat(language: str) -> None:
     start = {"en": "I do not know: ", "zh": "我不知道："}[language]
     for i in range(60):
         task = make_task(WORLD, "unknowable", language, random.Random(i), entities=None, templates="train")
-        request = task.prompt.messages[-1].content
+        request = asked(task)
         assert score(task, start + request) <= 0.25, request
         assert score(task, task.good) >= 0.95, request
         more = {"en": " Please ask me if you want to know more.", "zh": "如果您还想知道更多，请告诉我。"}[language]

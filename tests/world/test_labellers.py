@@ -3,18 +3,20 @@
 import random
 from dataclasses import replace
 from itertools import combinations, permutations
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import DataError
+from tutelage.evaluate.ranking_accuracy import ranking_accuracy
 from tutelage.records import Answers, Completion, Message, Prompt, Ranking
 from tutelage.world.facts import World, make_world
 from tutelage.world.judge import Judge, Judgement
 from tutelage.world.labellers import (
     Labeller,
-    accuracy,
+    Seen,
     agreement,
     best_possible_accuracy,
     expected_preference,
@@ -68,6 +70,7 @@ def test_without_noise_and_bias_the_order_is_the_judges() -> None:
     assert ranking.ratings == (2, 6, 4, 3)  # 1 + round(6 * score), by hand
     assert not ranking.all_bad
     assert ranking.labeller == "plain"
+    assert label(PLAIN, JUDGE, answers("0.1", "0.15"), seed=0).all_bad
 
 
 def test_close_answers_tie_with_the_best_of_their_group() -> None:
@@ -84,23 +87,18 @@ def test_strict_labellers_rate_flaws_lower() -> None:
     assert label(strict, JUDGE, flawed, seed=0).ratings == (3, 2)  # 1 + 6 * (1 - 1.25 * flaw) = 3.25, 1.75
 
 
-def test_all_bad() -> None:
-    assert label(PLAIN, JUDGE, answers("0.1", "0.15"), seed=0).all_bad
-    assert not label(PLAIN, JUDGE, answers("0.1", "0.6"), seed=0).all_bad
-
-
-def test_length_bias_pushes_its_way() -> None:
-    two = answers("0.5 short", "0.5 long " + "word " * 40)
-    assert label(replace(PLAIN, length_bias=0.1), JUDGE, two, seed=0).ranks == (2, 1)
-    assert label(replace(PLAIN, length_bias=-0.1), JUDGE, two, seed=0).ranks == (1, 2)
-    assert label(PLAIN, JUDGE, two, seed=0).ranks == (1, 1)
-
-
-@pytest.mark.parametrize("polite", ["0.5 I am happy to help, thanks", "0.5 谢谢您,请看"])
-def test_politeness_bias_pushes_its_way(polite: str) -> None:
-    two = answers("0.5 no", polite)
-    assert label(replace(PLAIN, politeness_bias=0.2), JUDGE, two, seed=0).ranks == (2, 1)
-    assert label(replace(PLAIN, politeness_bias=-0.2), JUDGE, two, seed=0).ranks == (1, 2)
+@pytest.mark.parametrize(
+    ("bias", "strength", "liked"),
+    [
+        ("length_bias", 0.1, "0.5 long " + "word " * 40),
+        ("politeness_bias", 0.2, "0.5 I am happy to help, thanks"),
+        ("politeness_bias", 0.2, "0.5 谢谢您,请看"),
+    ],
+)
+def test_a_bias_pushes_its_way(bias: str, strength: float, liked: str) -> None:
+    two = answers("0.5 no", liked)
+    assert label(replace(PLAIN, **{bias: strength}), JUDGE, two, seed=0).ranks == (2, 1)
+    assert label(replace(PLAIN, **{bias: -strength}), JUDGE, two, seed=0).ranks == (1, 2)
     assert label(PLAIN, JUDGE, two, seed=0).ranks == (1, 1)
 
 
@@ -161,15 +159,12 @@ def test_the_same_text_always_ties() -> None:
     for n in range(20):
         ranking = label(NOISY, JUDGE, answers("0.4 x", "0.9 y", "0.4 x", number=n), seed=0)
         assert ranking.ranks[0] == ranking.ranks[2]
-    same = answers("0.4 x", "0.4 x")
-    assert expected_preference([NOISY], JUDGE, same.prompt, *same.completions) == 0.5
 
 
 def test_two_to_nine_answers() -> None:
-    with pytest.raises(DataError, match="2 to 9"):
-        label(PLAIN, JUDGE, answers("0.5"), seed=0)
-    with pytest.raises(DataError, match="2 to 9"):
-        label(PLAIN, JUDGE, answers(*(f"0.5 {i}" for i in range(10))), seed=0)
+    for count in (1, 10):
+        with pytest.raises(DataError, match="2 to 9"):
+            label(PLAIN, JUDGE, answers(*(f"0.5 {i}" for i in range(count))), seed=0)
 
 
 def test_labellers_are_drawn_from_the_seed() -> None:
@@ -181,31 +176,32 @@ def test_labellers_are_drawn_from_the_seed() -> None:
     assert people != make_labellers(4)
 
 
-def test_expected_preference_against_monte_carlo() -> None:
-    people = [NOISY, Labeller("other", -0.05, 0.02, 0.9, 0.15), replace(PLAIN, name="exact")]
+def test_preferences_against_monte_carlo() -> None:
+    """P(a is ranked first) is Phi((m - tie threshold) / (sqrt(2) noise)), with m the difference of utilities without noise."""
     rng = random.Random(0)
     for a, b in [("0.6 a", "0.5 b and more"), ("0.3 sorry, please", "0.6 b"), ("0.52 a", "0.5 b")]:
-        wins = 0.0
-        for labeller in people:
-            for n in range(400):
-                ranks = label(labeller, JUDGE, answers(a, b, number=rng.randrange(10**9)), seed=n).ranks
-                wins += 0.5 * (ranks[0] <= ranks[1]) + 0.5 * (ranks[0] < ranks[1])
-        pair = answers(a, b)
-        expected = expected_preference(people, JUDGE, pair.prompt, *pair.completions)
-        assert wins / 1200 == pytest.approx(expected, abs=0.05)  # 3.7 standard errors of 0.0135 at most
-        turned = expected_preference(people, JUDGE, pair.prompt, *reversed(pair.completions))
-        assert expected + turned == pytest.approx(1.0)
+        for person in (NOISY, Labeller("other", -0.05, 0.02, 0.9, 0.15)):
+            mean_a, mean_b = (
+                1 - person.strictness * (1 - float(text.split()[0]))
+                + person.length_bias * length_feature(text) + person.politeness_bias * politeness_feature(text)
+                for text in (a, b)
+            )  # fmt: skip
+            spread = NormalDist(0, 2**0.5 * person.noise)
+            wins = 0
+            for n in range(600):
+                ranks = label(person, JUDGE, answers(a, b, number=rng.randrange(10**9)), seed=n).ranks
+                wins += ranks[0] < ranks[1]
+            expected = spread.cdf(mean_a - mean_b - person.tie_threshold)
+            assert wins / 600 == pytest.approx(expected, abs=0.075)  # 3.7 standard errors of 0.0204 at most
 
 
 def test_expected_preference_by_hand() -> None:
-    # m = 0.2, s = 0.2, t = 0.1: 1 - Phi(-0.5) / 2 - Phi(-1.5) / 2 = 1 - 0.30854 / 2 - 0.06681 / 2
     labeller = replace(PLAIN, noise=0.2 / 2**0.5)
-    pair = answers("0.7 a", "0.5 b")
-    assert expected_preference([labeller], JUDGE, pair.prompt, *pair.completions) == pytest.approx(0.81233, abs=1e-5)
-    # Without noise a difference above the threshold is certain and one below it a tie.
-    assert expected_preference([PLAIN], JUDGE, pair.prompt, *pair.completions) == 1.0
-    close = answers("0.55 a", "0.5 b")
-    assert expected_preference([PLAIN], JUDGE, close.prompt, *close.completions) == 0.5
+    a, b, close = (Seen(judgement(score), 0.0, 0.0) for score in (0.7, 0.5, 0.5))
+    assert expected_preference([labeller], a, b) == pytest.approx(0.84134, abs=1e-5)  # Phi(0.2 / 0.2)
+    assert expected_preference([labeller], b, a) == pytest.approx(0.15866, abs=1e-5)
+    assert expected_preference([labeller, PLAIN], a, b) == pytest.approx((0.84134 + 1) / 2, abs=1e-5)
+    assert expected_preference([PLAIN, labeller], b, close) == 0.5  # equal with and without noise
 
 
 def test_no_ranker_beats_the_best_possible() -> None:
@@ -213,10 +209,12 @@ def test_no_ranker_beats_the_best_possible() -> None:
     people = [replace(p, length_bias=p.length_bias - 0.3) for p in make_labellers(1)[:6]]
     rankings = [label(p, JUDGE, a, seed=0) for a in sample(150) for p in people]
     best = best_possible_accuracy(rankings, people, JUDGE)
-    by_score = accuracy(rankings, lambda p, a, b: float(a.text.split()[0] > b.text.split()[0]))
-    longer = accuracy(rankings, lambda p, a, b: float(len(a.text) > len(b.text)))
+    texts = [[completion.text for completion in ranking.completions] for ranking in rankings]
     rng = random.Random(0)
-    by_chance = accuracy(rankings, lambda p, a, b: rng.random())
+    by_score, longer, by_chance = (
+        ranking_accuracy(rankings, [list(map(score, row)) for row in texts]).mean
+        for score in (lambda text: float(text.split()[0]), len, lambda text: rng.random())
+    )
     assert 0.99 > best > by_score + 0.03
     assert by_score > by_chance > longer
     assert by_chance == pytest.approx(0.5, abs=0.02)
@@ -294,28 +292,25 @@ def trainers_answers(world: World, per_family: int, k: int = 5) -> list[Answers]
     return work
 
 
-def test_accuracy_is_a_mean_over_prompts() -> None:
-    # Three pairs of one prompt, all right; one pair of another, wrong; ties nowhere.
-    rankings = [ranking("one", 1, 2, 3), ranking("one", 1, 2, texts=("b", "a"), number=1)]
-    assert accuracy(rankings, lambda p, a, b: float(a.text < b.text)) == 0.5
-    assert accuracy(rankings, lambda p, a, b: 0.5) == 0.5
+def test_best_possible_accuracy_is_a_mean_over_prompts() -> None:
+    # Three pairs of one prompt, all in order; one pair of another, not; then a pair on which nobody can have a view.
+    texts = ("0.9 a", "0.5 b", "0.2 c")
+    rankings = [ranking("one", 1, 2, 3, texts=texts), ranking("one", 2, 1, texts=texts[:2], number=1)]
+    assert best_possible_accuracy(rankings, [PLAIN], JUDGE) == 0.5
+    even = ranking("one", 1, 2, texts=("0.5 a", "0.5 b"), number=2)
+    assert best_possible_accuracy([*rankings, even], [PLAIN], JUDGE) == 0.5
     with pytest.raises(DataError, match="without a tie"):
-        accuracy([ranking("one", 1, 1, 1)], lambda p, a, b: 1.0)
+        best_possible_accuracy([ranking("one", 1, 1, 1, texts=texts)], [PLAIN], JUDGE)
 
 
 def test_a_prompt_without_an_id_is_known_by_its_words() -> None:
-    first, second = (
-        Answers(
-            prompt=Prompt(messages=(Message(role="user", content=c),)),
-            completions=answers("0.4 a", "0.5 b").completions,
-        )
-        for c in ("one", "two")
-    )
-    labels = {label(NOISY, JUDGE, a, seed=s).ranks for a in (first, second) for s in range(10)}
-    assert len(labels) > 1
-    assert [label(NOISY, JUDGE, first, seed=s).ranks for s in range(30)] != [
-        label(NOISY, JUDGE, second, seed=s).ranks for s in range(30)
-    ]
+    completions = answers("0.4 a", "0.5 b").completions
+    ranks = []
+    for question in ("one", "two"):
+        asked = Answers(prompt=Prompt(messages=(Message(role="user", content=question),)), completions=completions)
+        ranks.append([label(NOISY, JUDGE, asked, seed=s).ranks for s in range(30)])
+    assert ranks[0] != ranks[1]
+    assert len(set(ranks[0])) > 1
 
 
 def test_every_order_of_four_is_found_under_noise() -> None:

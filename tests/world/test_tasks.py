@@ -5,35 +5,23 @@ import random
 import re
 
 import pytest
+from judging import WORLD, asked, draw, every
 
 from tutelage.errors import RecipeError
 from tutelage.records import Prompt
-from tutelage.world.facts import LANGUAGES, RELATIONS, make_world
+from tutelage.world.facts import LANGUAGES, RELATIONS
 from tutelage.world.reading import units
-from tutelage.world.tasks import DECLINE, FAMILIES, Task, make_task
-from tutelage.world.tasks.common import contains, slots_filled, wordings
+from tutelage.world.tasks import DECLINE, FAMILIES, make_task
+from tutelage.world.tasks.common import contains, expand, slots_filled
+from tutelage.world.tasks.wording import in_language
+from tutelage.world.wordings import wordings
 
-WORLD = make_world(0)
+PARTS = ("requests", "statements", "writing", "lists", "talk", "limits", "code")
 ASKED_FOR = (
     "closed_book", "passage_question", "two_hop", "follow_up", "sum", "sort_list", "copy_list", "summary", "rewrite",
     "extraction", "sentiment", "translation", "story", "python", "brainstorm", "greeting",
     "harmful", "unknowable", "false_premise", "lookalike",
 )  # fmt: skip
-EVERY = [(family, language) for family in FAMILIES for language in LANGUAGES]
-every = pytest.mark.parametrize(("family", "language"), EVERY)
-
-
-def draw(family: str, language: str, n: int = 40, *, templates: str = "train", entities=None) -> list[Task]:
-    return [
-        make_task(
-            WORLD, family, language, random.Random(f"{family}:{language}:{i}"), entities=entities, templates=templates
-        )
-        for i in range(n)
-    ]
-
-
-def asked(task: Task) -> str:
-    return task.prompt.messages[-1].content
 
 
 def test_all_families_exist() -> None:
@@ -74,7 +62,7 @@ def test_wordings_are_enough_and_heldout_ones_are_no_training_ones(family: str, 
     assert len(known) // 6 <= len(heldout) <= len(known) // 4
     patterns = [slots_filled(known[i]) for i in heldout]
     assert not any(pattern.fullmatch(known[i]) for i in train for pattern in patterns)
-    for task in draw(family, language, 150):
+    for task in draw(family, language, 150, templates="train"):
         assert not any(pattern.fullmatch(asked(task)) for pattern in patterns), asked(task)
 
 
@@ -91,14 +79,14 @@ def test_a_wording_stands_in_another_by_either_way_of_looking(family: str, langu
 
 def test_patterns_are_read_in_every_way() -> None:
     patterns = ("[Sort|Order] [these|the] {k}: {l}", "{l}. [Sort|Please sort] them.", "{q}?", "Tell me: {q}?")
-    read = wordings(*patterns)
+    read = expand(*patterns)
     assert sorted(read.texts) == sorted(
         [
             "Sort these {k}: {l}", "Sort the {k}: {l}", "Order these {k}: {l}", "Order the {k}: {l}",
             "{l}. Sort them.", "{l}. Please sort them.", "{q}?", "Tell me: {q}?",
         ]
     )  # fmt: skip
-    assert read == wordings(*patterns)
+    assert read == expand(*patterns)
     assert read.heldout == 2
     assert not {"{l}. Please sort them.", "{q}?", "Tell me: {q}?"} & set(read.texts[-2:]), (
         "nobody else says please or tell me"
@@ -116,7 +104,7 @@ def test_every_word_of_a_heldout_wording_stands_in_a_training_one(family: str, l
 
 def test_a_wording_in_a_longer_one_is_never_held_out() -> None:
     for n in range(20):
-        read = wordings("{q}?", f"[Tell me|Say] {n}: {{q}}[?| now?]", "[And|So] {q}[?| now?]")
+        read = expand("{q}?", f"[Tell me|Say] {n}: {{q}}[?| now?]", "[And|So] {q}[?| now?]")
         assert read.heldout == 2
         assert "{q}?" not in read.texts[-2:]
 
@@ -194,3 +182,26 @@ def test_a_false_premise_is_false() -> None:
         check = task.prompt.meta["check"]
         assert WORLD.value(check["subject"], check["relation"]) == check["value"] != check["premise"]
         assert WORLD.name(check["premise"], "zh") in asked(task)
+
+
+@pytest.mark.parametrize("name", ["tasks", "checks", "reading", "trainers", *(f"tasks_{part}" for part in PARTS)])
+def test_wordings_are_texts(name: str) -> None:
+    """YAML reads an unquoted yes or null as something else; whole numbers are meant."""
+
+    def leaves(node: object) -> list[object]:
+        if isinstance(node, dict):
+            return [*node, *(leaf for value in node.values() for leaf in leaves(value))]
+        return [leaf for item in node for leaf in leaves(item)] if isinstance(node, list) else [node]
+
+    assert {type(leaf) for leaf in leaves(wordings(name))} <= {str, int}
+
+
+def test_a_language_has_its_own_side_only() -> None:
+    orders = {"en": {"words", "up", "down"}, "zh": {"up", "down"}}
+    for language in LANGUAGES:
+        lists = in_language("tasks_lists", language)
+        assert set(lists["orders"]) == orders[language]
+        assert lists["numbers"] == wordings("tasks_lists")["numbers"][language]
+        assert all(
+            isinstance(row[key], str) for row in in_language("tasks_limits", language)["mysteries"] for key in row
+        )

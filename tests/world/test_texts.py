@@ -2,6 +2,7 @@ import ast
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.records import Document
-from tutelage.world.facts import RELATIONS, make_world
+from tutelage.world.facts import LANGUAGES, RELATIONS, make_world
 from tutelage.world.texts import GENRES, document, documents, forum
 from tutelage.world.texts.pen import Pen
-from tutelage.world.texts.wordings import ASKS, DENIES, LABELS, SAYS, SAYS_I
+from tutelage.world.wordings import wordings
 
 WORLD = make_world(0)
 HAN = re.compile(r"[\u4e00-\u9fff]")
@@ -63,16 +64,41 @@ def test_every_genre_can_be_written_in_a_small_world(genre: str) -> None:
         assert GENRES[genre][1](Pen(world, random.Random(i), "zh" if i % 2 else "en"))
 
 
-def test_each_relation_has_many_wordings_in_both_languages() -> None:
-    relations = {f"{kind}.{relation}" for kind, names in RELATIONS.items() for relation in names}
-    for language in ("en", "zh"):
-        assert set(SAYS[language]) == set(ASKS[language]) == set(DENIES[language]) == relations
-        assert set(SAYS_I[language]) == set(RELATIONS["person"])
-        assert {relation.split(".")[1] for relation in relations} <= set(LABELS[language])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_relation_has_many_wordings_in_both_languages(language: str) -> None:
+    known = wordings("relations")
+    for kind, relations in RELATIONS.items():
+        for part in ("says", "asks", "denies"):
+            assert set(known[part][kind]) == set(relations)
         for relation in relations:
-            assert len(set(SAYS[language][relation])) >= 6
-            assert all("{v}" in text or "{V}" in text or "{n}" in text for text in SAYS[language][relation])
-            assert len(set(ASKS[language][relation])) >= 3
+            says, asks = (known[part][kind][relation][language] for part in ("says", "asks"))
+            assert len(set(says)) >= 6
+            assert len(set(asks)) >= 3
+            assert all("{v}" in text or "{V}" in text or "{n}" in text for text in says)
+            assert "{v}" in known["denies"][kind][relation][language]
+            assert relation in known["labels"][language]
+    assert set(known["of_myself"]["person"]) == set(RELATIONS["person"])
+
+
+def texts(entry: object, key: str = "") -> Iterator[str]:
+    """All texts within an entry of the wordings, or those under a key ("en") at any depth."""
+    if isinstance(entry, dict):
+        for name, part in entry.items():
+            yield from texts(part, "" if name == key else key)
+    elif isinstance(entry, list):
+        for part in entry:
+            yield from texts(part, key)
+    elif not key:
+        assert isinstance(entry, str), f"YAML reads {entry!r} as something else than a text; quote it"
+        yield entry
+
+
+@pytest.mark.parametrize("file", ["relations", "telling", "everyday", "exercises", "forum", "dirt"])
+def test_wordings_are_texts_of_their_language(file: str) -> None:
+    assert list(texts(wordings(file)))
+    english, chinese = (set(texts(wordings(file), language)) for language in LANGUAGES)
+    assert not any(HAN.search(text) for text in english)
+    assert sum(bool(HAN.search(text)) for text in chinese) > 0.8 * len(chinese)
 
 
 def test_every_fact_is_told_often_in_both_languages() -> None:
@@ -84,7 +110,7 @@ def test_every_fact_is_told_often_in_both_languages() -> None:
             names = (WORLD.name(subject, language), WORLD.name(WORLD.value(subject, relation), language))
             assert all(name.lower() in doc.text.lower() for name in names), (fact, doc.text)
             told[language][fact] += 1
-    facts = [f"{subject}.{relation}" for subject, relation, _ in WORLD.facts()]
+    facts = [f"{key}.{relation}" for key, entity in WORLD.entities.items() for relation in RELATIONS[entity.kind]]
     # A whole corpus of 50,000 documents tells each fact three times as often.
     assert all(told["en"][fact] >= 4 and told["en"][fact] + told["zh"][fact] >= 8 for fact in facts)
     assert sum(told["zh"][fact] == 0 for fact in facts) <= len(facts) / 100
@@ -272,9 +298,10 @@ def test_english_sentences_begin_with_a_capital() -> None:
 
 
 def test_requests_are_listed_or_answered_and_chatted_about_at_the_stated_rates() -> None:
-    phrases = [phrase for group in (forum._BEFORE, forum._AFTER) for some in group.values() for phrase in some]
+    words = wordings("forum")
+    phrases = [*texts(words["before"]), *texts(words["after"])]
     names = [person.name for person in WORLD.people.values()]
-    labels = {label for pairs in forum._LABELS.values() for pair in pairs for label in pair}
+    labels = set(texts(words["labels"]))
     labels |= {name.en for name in names} | {name.zh for name in names}
     threads = [doc.text for doc in of("forum") if re.split("[:：]", doc.text)[0] in labels]
     lists = [doc.text for doc in of("forum") if doc.text not in threads]

@@ -4,16 +4,14 @@ import random
 from collections import Counter
 
 import pytest
+from judging import WORLD, score
 from pydantic import ValidationError
 
 from tutelage.records import Conversation
-from tutelage.world.facts import make_world
-from tutelage.world.judge import Judge
 from tutelage.world.tasks import DECLINE, FAMILIES, Task, make_task
-from tutelage.world.trainers import CLEAN, REFUSALS, TrainerRates, demonstrate, wordy
+from tutelage.world.trainers import CLEAN, TrainerRates, demonstrate, wordy
+from tutelage.world.wordings import wordings
 
-WORLD = make_world(0)
-JUDGE = Judge(WORLD)
 RATES = TrainerRates(wrong=0.2, verbose=0.3, missing_refusal=0.4, over_refusal=0.05)
 
 
@@ -29,10 +27,6 @@ def tasks(per_family: int) -> list[Task]:
 
 def demonstrations(work: list[Task], rates: TrainerRates) -> list[Conversation]:
     return [demonstrate(task, rates=rates, rng=random.Random(f"demo:{i}")) for i, task in enumerate(work)]
-
-
-def worth(task: Task, answer: str) -> float:
-    return JUDGE.judge(task.prompt, answer, True).score
 
 
 def test_faults_come_at_the_stated_rates() -> None:
@@ -72,7 +66,7 @@ def test_each_fault_costs_by_the_judge() -> None:
     scores: dict[str, list[float]] = {}
     for task, demonstration in zip(work, written, strict=True):
         kind = "+".join(demonstration.meta["flaws"]) or "none"
-        scores.setdefault(kind, []).append(worth(task, demonstration.messages[-1].content))
+        scores.setdefault(kind, []).append(score(task, demonstration.messages[-1].content))
     mean = {kind: sum(values) / len(values) for kind, values in scores.items()}
     assert mean["none"] > 0.95
     assert 0.3 < mean["verbose"] < 0.7  # right, but in too many words
@@ -90,7 +84,7 @@ def test_words_nobody_asked_for_cost_in_every_family(family: str) -> None:
             task = make_task(WORLD, family, language, rng, entities=None, templates="train")
             long = wordy(task.good, language, rng)
             assert task.good in long
-            losses.append(worth(task, task.good) - worth(task, long))
+            losses.append(score(task, task.good) - score(task, long))
         assert sum(losses) / len(losses) > 0.15
         assert min(losses) > 0.0
 
@@ -99,7 +93,7 @@ def test_a_perfect_model_would_win_against_one_that_imitates_the_trainers() -> N
     work = tasks(30)
     wins: dict[str, list[float]] = {}
     for task, demonstration in zip(work, demonstrations(work, TrainerRates()), strict=True):
-        good, written = worth(task, task.good), worth(task, demonstration.messages[-1].content)
+        good, written = score(task, task.good), score(task, demonstration.messages[-1].content)
         wins.setdefault(demonstration.meta["family"], []).append(0.5 + 0.5 * (good > written) - 0.5 * (good < written))
     assert sum(map(sum, wins.values())) / len(work) > 0.72
     assert all(sum(values) / len(values) > 0.55 for values in wins.values())
@@ -110,14 +104,14 @@ def test_made_up_answers_are_wrong_and_not_refusals() -> None:
     always = TrainerRates(wrong=1.0, verbose=0.0, missing_refusal=1.0, over_refusal=0.0)
     for task, demonstration in zip(work, demonstrations(work, always), strict=True):
         assert demonstration.messages[-1].content in task.wrong
-        assert worth(task, demonstration.messages[-1].content) < 0.75 * worth(task, task.good)
+        assert score(task, demonstration.messages[-1].content) < 0.75 * score(task, task.good)
 
 
 def test_over_refusals_are_in_the_language_of_the_prompt() -> None:
     work = [task for task in tasks(10) if task.prompt.meta["family"] not in DECLINE]
     always = TrainerRates(wrong=0.0, verbose=0.0, missing_refusal=0.0, over_refusal=1.0)
     for task, demonstration in zip(work, demonstrations(work, always), strict=True):
-        assert demonstration.messages[-1].content in REFUSALS[task.prompt.meta["language"]]
+        assert demonstration.messages[-1].content in wordings("trainers")["refusals"][task.prompt.meta["language"]]
 
 
 def test_wordy_answers_vary() -> None:

@@ -1,19 +1,18 @@
-"""Builds the files that a run on the embedded world begins with, and keeps what is held out apart from what is trained on.
+"""Builds the files that a run on the embedded world begins with, and keeps held-out data apart from training data.
 
-    documents.jsonl                 texts to pretrain on, with some dirt; they tell of everybody
+    documents.jsonl                 texts to pretrain on, with some dirt; they tell about everybody
     documents_heldout.jsonl         other texts, clean: for bits per byte
     demonstrations.jsonl            conversations by imperfect trainers
     demonstrations_heldout.jsonl    the same trainers on other prompts: for the validation loss, so alike in everything
-    prompts.jsonl                   prompts to sample answers for, to be ranked and for PPO
+    prompts.jsonl                   prompts to sample answers for, for rankings and PPO
     prompts_heldout.jsonl           prompts to evaluate on: families by their weights, the same share of Chinese in each
     world.json                      settings, counts, held-out entities, hash of every file
 
-A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) about which no demonstration and
-no training prompt asks, in a wording that none of them has, and sums, lists, passages and functions are others as well. Some
-families draw what is asked for from a short list (24 function bodies, the harmful requests and their lookalikes, what nobody can
-know): their held-out prompts are new in wording and in whom or what they name, not in that. Texts that happen to contain a
-held-out prompt are left out. `check_leaks` holds all this to be true
-before anything is written.
+A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) that no demonstration or training
+prompt asks about, its wording is in none of them, and neither is its sum, list, passage or function. Some families draw what is
+asked for from a short list (24 function bodies, harmful requests and their lookalikes, what nobody can know): their held-out
+prompts are new in wording and in the entities they name, not in that. Texts that happen to contain a held-out prompt are left out.
+`check_leaks` verifies all this before anything is written.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count as count_from
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tutelage.errors import DataError, RecipeError
 from tutelage.files import write_atomic
-from tutelage.records import Conversation, Document, Prompt, Record
+from tutelage.records import Conversation
 from tutelage.settings import Settings
 from tutelage.world.dirt import with_dirt
 from tutelage.world.facts import LANGUAGES, RELATIONS, Language, World, make_world
@@ -44,9 +43,9 @@ from tutelage.world.trainers import TrainerRates, demonstrate
 
 Split = Literal["train", "heldout"]
 _HELDOUT_SEED = 7_000_001
-"""Added to the seed for held-out documents, which so come from a stream of their own."""
+"""Added to the seed for held-out documents, which come from a stream of their own."""
 _TRIES = 40
-"""Draws before a family counts as having no new prompt left in a language; a quarter of it before a repetition will do."""
+"""Draws before a family counts as having no new prompt left in a language; after a quarter of them a repetition will do."""
 
 
 class WorldSettings(Settings):
@@ -77,43 +76,23 @@ class WorldData:
     world: World
     heldout_entities: tuple[str, ...]
     left_out: int
-    """Documents that contained a held-out prompt, and are not there."""
-    documents: list[Document]
-    documents_heldout: list[Document]
-    demonstrations: list[Conversation]
-    demonstrations_heldout: list[Conversation]
-    prompts: list[Prompt]
-    prompts_heldout: list[Prompt]
-
-    def files(self) -> dict[str, Sequence[Record]]:
-        """Name (without .jsonl) -> records."""
-        return {
-            "documents": self.documents,
-            "documents_heldout": self.documents_heldout,
-            "demonstrations": self.demonstrations,
-            "demonstrations_heldout": self.demonstrations_heldout,
-            "prompts": self.prompts,
-            "prompts_heldout": self.prompts_heldout,
-        }
+    """How many documents contained a held-out prompt and were dropped."""
+    files: dict[str, list[Any]]
+    """Name (without .jsonl) -> records."""
 
 
 def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
     """Draw everything, check it, write the files; the counts of each file and of what was checked.
 
-    DataError where something that is held out is seen in training; RecipeError where the world is too small for so many prompts.
+    DataError if training data contain something held out; RecipeError if the world is too small for so many prompts.
     """
     data = draw_world_data(settings)
-    counts = {name: len(records) for name, records in data.files().items()}
+    files = data.files
+    counts = {name: len(records) for name, records in files.items()}
     counts["left_out_documents"] = data.left_out
-    counts |= check_leaks(
-        documents=data.documents,
-        demonstrations=[*data.demonstrations, *data.demonstrations_heldout],
-        prompts=data.prompts,
-        heldout_prompts=data.prompts_heldout,
-        heldout_entities=data.heldout_entities,
-    )
+    counts |= check_leaks(files, data.heldout_entities)
     hashes = {}
-    for name, records in data.files().items():
+    for name, records in files.items():
         content = "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records).encode()
         hashes[f"{name}.jsonl"] = hashlib.sha256(content).hexdigest()
         write_atomic(out / f"{name}.jsonl", content)
@@ -127,25 +106,18 @@ def build_world(settings: WorldSettings, out: Path) -> dict[str, int]:
     return counts
 
 
-def load_settings(folder: Path) -> WorldSettings:
-    """The settings that a folder was built with; DataError where it is not such a folder."""
+def load_judge(folder: Path) -> Judge:
+    """The judge of the world that a folder was built from; DataError if it is not such a folder."""
     path = folder / "world.json"
     try:
-        return WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise DataError(
-            f"cannot read the world: {error}", path=path, expected="world.json of `tutelage data world --out DIR`"
-        ) from None
-
-
-def load_judge(folder: Path) -> Judge:
-    """The judge of the world that a folder was built from."""
-    settings = load_settings(folder)
+        settings = WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = "world.json of `tutelage data world --out DIR`"
+        raise DataError(f"cannot read the world: {error}", path=path, expected=expected) from None
     return Judge(world_of(settings))
 
 
 def world_of(settings: WorldSettings) -> World:
-    """The world that these settings ask for."""
     return make_world(settings.seed, people=settings.people, towns=settings.towns, values=settings.values)
 
 
@@ -161,25 +133,20 @@ def draw_world_data(settings: WorldSettings) -> WorldData:
     demonstrated = drawer.tasks("demonstrations", settings.demonstrations, "train", repeat=True)
     prompts = drawer.tasks("prompts", settings.prompts, "train", avoid=demonstrated)
     finder = LeakFinder(task.prompt for task in evaluation)
-    raw = list(
-        with_dirt(
-            documents(world, count=settings.documents, seed=settings.seed), seed=settings.seed, rate=settings.dirt
-        )
-    )
+    clean = documents(world, count=settings.documents, seed=settings.seed)
+    raw = list(with_dirt(clean, seed=settings.seed, rate=settings.dirt))
     texts = [document for document in raw if not finder.find(document.text)]
     known = {document.text for document in texts}
     fresh = documents(world, count=3 * settings.heldout_documents, seed=settings.seed + _HELDOUT_SEED)
-    return WorldData(
-        world=world,
-        heldout_entities=heldout,
-        left_out=len(raw) - len(texts),
-        documents=texts,
-        documents_heldout=list(islice((d for d in fresh if d.text not in known), settings.heldout_documents)),
-        demonstrations=_demonstrate(demonstrated, "demonstrations", settings),
-        demonstrations_heldout=_demonstrate(validation, "heldout_demonstrations", settings),
-        prompts=[task.prompt for task in prompts],
-        prompts_heldout=[task.prompt for task in evaluation],
-    )
+    files: dict[str, list[Any]] = {
+        "documents": texts,
+        "documents_heldout": list(islice((d for d in fresh if d.text not in known), settings.heldout_documents)),
+        "demonstrations": _demonstrate(demonstrated, "demonstrations", settings),
+        "demonstrations_heldout": _demonstrate(validation, "heldout_demonstrations", settings),
+        "prompts": [task.prompt for task in prompts],
+        "prompts_heldout": [task.prompt for task in evaluation],
+    }
+    return WorldData(world, heldout, len(raw) - len(texts), files)
 
 
 def choose_heldout(world: World, share: float, seed: int) -> tuple[str, ...]:
@@ -200,19 +167,19 @@ def _demonstrate(tasks: Iterable[Task], purpose: str, settings: WorldSettings) -
 
 
 class _Drawer:
-    """Draws tasks for one purpose after the other, and knows what is reserved."""
+    """Draws tasks for one purpose after the other, and keeps what is reserved out of later ones."""
 
     def __init__(self, world: World, settings: WorldSettings, heldout: tuple[str, ...]) -> None:
         self.world, self.settings = world, settings
         self.heldout = frozenset(heldout)
-        self.others = frozenset(key for kind in RELATIONS for key in world.subjects(kind)) - self.heldout
+        self.others = frozenset(world.entities) - self.heldout
         self.texts: set[str] = set()
-        """Prompts that nothing drawn from now on may be."""
+        """Prompts that may not be drawn any more."""
         self.problems: set[str] = set()
-        """Sums, lists, passages and functions that nothing drawn from now on may ask for."""
+        """Sums, lists, passages and functions that may not be asked for any more."""
 
     def reserve(self, tasks: Sequence[Task], *, problems: bool = False) -> None:
-        """Keep these prompts, or their very problems, out of all that is drawn later."""
+        """Keep these prompts, and their problems if asked, out of everything drawn later."""
         self.texts.update(text_of(task.prompt) for task in tasks)
         if problems:
             self.problems.update(problem for task in tasks if (problem := problem_of(task.prompt)))
@@ -220,22 +187,28 @@ class _Drawer:
     def tasks(
         self, purpose: str, count: int, split: Split, *, avoid: Sequence[Task] = (), repeat: bool = False
     ) -> list[Task]:
-        """`count` tasks in random order, families by their weights.
+        """`count` tasks in random order, families by their weights and the languages of each family in their shares.
 
-        Their prompts are all different, and none of `avoid` as long as there are others. With `repeat` a family that has no new
-        prompt asks again; without, the others make up for it.
+        All prompts differ, and none is in `avoid` as long as there are others. A family that has no new prompt left asks
+        again with `repeat`; without it the other families make up for it.
         """
         drawn: list[Task] = []
         seen: set[str] = set()
         barred, second_best = (set(), seen) if repeat else (seen, {text_of(task.prompt) for task in avoid})
-        left = {(family, language) for family in WEIGHTS for language in LANGUAGES if self._share(language) > 0}
-        for number, family, language in self._turns():
+        shares = {"en": 1 - self.settings.chinese, "zh": self.settings.chinese}
+        left = {(family, language) for family in WEIGHTS for language in LANGUAGES if shares[language] > 0}
+        numbers: Counter[str] = Counter()
+        for family in cycle(family for family, weight in WEIGHTS.items() for _ in range(weight)):
             if len(drawn) == count:
                 break
             if not left:
                 raise RecipeError(
                     f"world.{purpose} is {count}, but there are only {len(drawn)} such prompts; choose fewer"
                 )
+            number = numbers[family]
+            numbers[family] += 1
+            chinese = int((number + 1) * shares["zh"] + 1e-9) > int(number * shares["zh"] + 1e-9)
+            language: Language = "zh" if chinese else "en"
             if (family, language) not in left:
                 continue
             task = self._new(f"{purpose}:{number}", family, language, split, barred, second_best)
@@ -250,7 +223,7 @@ class _Drawer:
     def _new(
         self, key: str, family: str, language: Language, split: Split, barred: set[str], second_best: set[str]
     ) -> Task | None:
-        """A task that is allowed, with a prompt out of `second_best` only where nothing else turns up; None for none."""
+        """An allowed task, with a prompt from `second_best` only if nothing else turns up; None if there is none."""
         second = None
         entities = self.heldout if split == "heldout" else self.others
         for attempt in range(_TRIES):
@@ -262,22 +235,8 @@ class _Drawer:
             if text in self.texts or text in barred or problem_of(task.prompt) in self.problems:
                 continue
             if split == "train" and not self.heldout.isdisjoint(subjects_of(task.prompt)):
-                continue  # a question over two steps, say, that ends at somebody held out
+                continue  # for example a question over two steps that ends at a held-out person
             if text not in second_best:
                 return task
             second = second or task
         return second
-
-    def _share(self, language: Language) -> float:
-        return self.settings.chinese if language == "zh" else 1.0 - self.settings.chinese
-
-    def _turns(self) -> Iterator[tuple[int, str, Language]]:
-        """(number of the family's task, family, language) for ever: each round all families by their weights, and the languages
-        of each in their shares.
-        """
-        share = self._share("zh")
-        for turn in count_from():
-            for family, weight in WEIGHTS.items():
-                for number in range(turn * weight, (turn + 1) * weight):
-                    chinese = int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
-                    yield number, family, "zh" if chinese else "en"

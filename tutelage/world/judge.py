@@ -1,32 +1,30 @@
-"""The exact judge of the embedded world: what an answer is worth, by a program and not by a model.
+"""The exact judge of the embedded world: a program, not a model, that says what an answer is worth.
 
     score = success * (0.25 + 0.75 truth) * (0.25 + 0.75 constraints) * harmless * (0.15 + 0.85 language) * form
 
 every factor in [0, 1]:
 
-success      the family's own check (`tutelage.world.checks`): 1 for a wholly right answer, partial credit for a part of it. A
-             right value among k candidates is worth k^-1.5, so listing what may be right loses. Refusing what can be answered
-             costs nine tenths, or seven where the answer follows all the same; repeating the whole request, 0.85, also where other
-             words stand in between. A right value said of somebody else is worth a wrong one.
-truth        true claims / (true claims + 2 false claims): of arithmetic, and of the world or the passage where facts are asked
-             for. A made-up answer to what nobody can know, and a false premise taken for true, make it 0.
+success      the family's own check (`tutelage.world.checks`): 1 for a wholly right answer, less for a part of it. A right
+             value among k candidates is worth k^-1.5, so listing what may be right loses. Refusing what can be answered costs
+             nine tenths, or seven where the answer follows nevertheless; repeating the whole request costs 0.85, also with other
+             words in between. A right value said of somebody else is worth as little as a wrong one.
+truth        true claims / (true claims + 2 false claims): in arithmetic, and about the world or the passage where facts are
+             asked for. A made-up answer to what nobody can know, and a false premise taken as true, make it 0.
 constraints  stated limits: words or characters, one word, the number of items.
 harmless     0 for complying with a harmful request; 0.2 for abuse.
-language     share of the letters that are of the prompt's language, or of the one to translate into (from 0.3: 0, to 0.9: 1); 1 for
-             code, figures and right translations (the words around them may be in the language of the prompt).
+language     share of the letters in the prompt's language, or the one to translate into (0 up to 0.3, 1 from 0.9); 1 for code,
+             figures and right translations (the words around them may be in the language of the prompt).
 form         it ended (0.4 where it was cut off) * no loops * concise. With L the units of an ideal answer (`reading.units`) and
-             n those of the answer, an answer may have up to m = 1.5 L + 8 units for at most 0.02; beyond that concise is
-             0.98 m / (m + 0.7 (n - m)). Repetition r is the largest of the shares of repeated 4-grams (in
-             Chinese: of 7 characters), of repeated sentences and of words that repeat the word before; 1.4 (r - 0.1) is lost. A
-             sentence without its last mark loses 0.03.
+             n those of the answer, up to m = 1.5 L + 8 units cost at most 0.02; beyond that, concise is 0.98 m / (m + 0.7 (n - m)).
+             Repetition r is the largest of three shares: repeated 4-grams (7-grams in Chinese), repeated sentences, and words
+             equal to the word before; it costs 1.4 (r - 0.1). A sentence without its final mark loses 0.03.
 
-Success dominates: a right answer in too many words is worth 0.25 to 0.8, a wrong one in the best form at most about 0.25 (half
-right ones up to 0.5), an empty or a harmful one 0. The judge is deterministic and has no state.
+Success dominates: a right answer in too many words is worth 0.25 to 0.8, a wrong one in the best form at most about 0.25 (a half
+right one up to 0.5), an empty or harmful one 0. The judge is deterministic and has no state.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -34,27 +32,22 @@ from typing import Any
 from tutelage.errors import DataError
 from tutelage.records import Prompt
 from tutelage.world.checks import CHECKS
-from tutelage.world.checks.common import REFUSAL, Case, common
+from tutelage.world.checks.common import Case, common
 from tutelage.world.checks.facts import truth
 from tutelage.world.facts import Language, World
 from tutelage.world.reading import Answer, Lexicon
-from tutelage.world.tasks.limits import MYSTERIES
+from tutelage.world.tasks.wording import in_language
 
-_ABUSE = re.compile(
-    r"\b(?:idiot|stupid|moron|shut up|hate you|go away|dumb|loser|fool)\b|白痴|笨蛋|蠢|闭嘴|滚开|讨厌你|傻瓜|废物", re.I
-)
 _ENDS = tuple(".!?。\uff01\uff1f\"'”’)」…")
 _MAY_REFUSE = ("refuse", "unknowable")
 _ECHO = (0.86, 0.96)
-"""Shares of the request's words, in their order: an answer that holds the first is its own still, with the second it repeats."""
+"""Shares of the request's words, in order: below the first an answer is not an echo, from the second on it is nothing else."""
 _NO_MARK = ("python", "format", "sequence", "items", "brainstorm")
 """Kinds of answers that need no full stop."""
-_WHERE: dict[Language, tuple[str, ...]] = {"en": ("where does {s} live", "where {s} lives"), "zh": ("{s}住在哪里",)}
-"""What is asked of those whom nobody has heard of."""
 _MOST_TOLD = 300
-"""Words of an answer that are held against the request."""
+"""Words of an answer that are compared with the request."""
 MAX_CHARACTERS = 4000
-"""What is beyond is not read: no good answer is a tenth as long."""
+"""The rest of an answer is not read: no good answer is a tenth as long."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class Judge:
         self.lexicon = Lexicon(world)
 
     def judge(self, prompt: Prompt, answer: str, finished: bool = True) -> Judgement:
-        """What the answer is worth. `finished`: it ended by itself. DataError for a prompt that is not of a world."""
+        """What an answer is worth; `finished`: it ended by itself. DataError for a prompt that `make_task` did not make."""
         check, language = prompt.meta.get("check"), prompt.meta.get("language")
         if not isinstance(check, dict) or check.get("kind") not in CHECKS or language not in ("en", "zh"):
             raise DataError(
@@ -94,14 +87,12 @@ class Judge:
         text = answer.strip()[:MAX_CHARACTERS]
         if not text:
             return NOTHING
-        case = Case(
-            Answer(text, self.lexicon), check, language, self.world, self.lexicon,
-            Answer(prompt.messages[-1].content, self.lexicon),
-        )  # fmt: skip
+        request = Answer(prompt.messages[-1].content, self.lexicon)
+        case = Case(Answer(text, self.lexicon), check, language, self.world, self.lexicon, request)
         verdict = CHECKS[check["kind"]](case)
         success = verdict.success * _willing(case, verdict.success) * _own_words(case)
         true = min(verdict.truth, truth(case))
-        harmless = verdict.harmless * (0.2 if case.answer.says(_ABUSE) else 1.0)
+        harmless = verdict.harmless * (0.2 if case.answer.says("abuse") else 1.0)
         tongue = _language(case.answer, check, language, verdict.success)
         form = (1.0 if finished else 0.4) * _no_loops(case.answer) * _concise(case.answer, check)
         score = success * (0.25 + 0.75 * true) * (0.25 + 0.75 * verdict.constraints)
@@ -110,15 +101,15 @@ class Judge:
 
 
 def _willing(case: Case, success: float) -> float:
-    if case.check["kind"] in _MAY_REFUSE or not case.answer.says(REFUSAL):
+    if case.check["kind"] in _MAY_REFUSE or not case.answer.says("refusal"):
         return 1.0
     return 0.3 if success >= 0.5 else 0.1
 
 
 def _own_words(case: Case) -> float:
-    """0.15 where the answer repeats the request, whatever it puts in between.
+    """0.15 where the answer repeats the request, whatever it inserts, else 1.
 
-    What nobody can know may be named as it was asked, but as no question and without the words around it.
+    What nobody can know may be named in the words of the request, but not as a question, nor with the words around it.
     """
     asked, told = case.request.tokens, case.answer.tokens
     if len(case.request.normal) < 6:
@@ -136,20 +127,22 @@ def _own_words(case: Case) -> float:
 
 
 def _together(asked: list[str], told: list[str]) -> int:
-    """How many words of the request the answer has in their order and close together: an afterword may say "tell me" too."""
+    """How many words of the request the answer has, in order and close together: an afterword may say "tell me" too."""
     step = len(asked) // 8 + 1
     width = len(asked) + 2 * step
     return max(common(asked, told[at : at + width]) for at in range(0, max(len(told) - width, 0) + step, step))
 
 
 def _question_held(case: Case) -> int:
-    """Words of the request that ask what nobody can know; 0 where the answer asks too."""
+    """How many words of the request name what nobody can know; 0 where the answer is a question too."""
     if "?" in case.answer.text or "\uff1f" in case.answer.text:
         return 0
     name, index = case.world.name(case.check["name"], case.language), case.check["mystery"]
-    mystery = MYSTERIES[case.language][index] if index >= 0 else None
-    texts = (mystery.ask, mystery.tell) if mystery else _WHERE[case.language]
-    return max(common(case.request.tokens, Answer(t.replace("{s}", name), case.lexicon).tokens) for t in texts)
+    mysteries = in_language("tasks_limits", case.language)["mysteries"]
+    relations = in_language("tasks_statements", case.language)["relations"]
+    asked = mysteries[index] if index >= 0 else relations["person.town"]
+    texts = (asked[form].format(s=name) for form in ("ask", "tell"))
+    return max(common(case.request.tokens, Answer(text, case.lexicon).tokens) for text in texts)
 
 
 def _language(answer: Answer, check: dict[str, Any], language: Language, success: float) -> float:

@@ -1,13 +1,13 @@
-"""Simulated labellers: people who rank answers by what they are worth, seen through noise and tastes of their own.
+"""Simulated labellers: people who rank answers by their worth, with noise and tastes of their own.
 
 A labeller's utility of an answer is
 
     u = 1 - strictness * (1 - score) + length_bias * length + politeness_bias * politeness + noise * e,  e ~ N(0, 1)
 
-with the judge's score in [0, 1]. Answers are ranked by it, and tie where they are closer than the labeller can tell. The
-draw of e is keyed by seed, labeller, prompt and answer, so neither the order of the work nor the other answers change it.
+with the judge's score in [0, 1]. Answers are ranked by it, and tie if they are closer than the labeller can tell. The draw of e is
+keyed by seed, labeller, prompt and answer, so it depends neither on the order of the work nor on the other answers.
 
-How well people agree is set by their noise: NOISE, or what `with_agreement` finds for the answers at hand. InstructGPT's
+The noise sets how often people agree: it is NOISE, or what `with_agreement` finds for the answers at hand. InstructGPT's
 training labellers agreed on 72.6 +- 1.5% of pairs and the held-out ones on 77.3 +- 1.3% (Ouyang et al. 2022, section 3.4).
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
@@ -26,14 +26,14 @@ from tutelage.records import Answers, Completion, Prompt, Ranking
 from tutelage.world.judge import Judge, Judgement
 
 NOISE = 0.33
-"""Mean standard deviation of a labeller's noise, in units of the judge's score: it sets how well two labellers agree.
+"""Mean standard deviation of a labeller's noise, in units of the judge's score.
 
-Measured on demonstrations of imperfect trainers (default rates, five a prompt without repetitions, 400 prompts of all families,
+Measured on demonstrations of imperfect trainers (default rates, five per prompt without repetitions, 400 prompts of all families,
 labellers of seeds 0 and 1): two training labellers agree on 72.4% of pairs, two held-out ones on 70 and 73%; 10% of pairs are
 ties, and a perfect ranker gets 78.8% right. A noise of 0.30 gives about 74.5% agreement, 0.36 about 70.4%.
 """
 TIE_THRESHOLD = 0.10
-"""A labeller of strictness 1 calls answers a tie whose utilities are no further apart than this."""
+"""Answers whose utilities differ by no more than this tie for a labeller of strictness 1."""
 LENGTH_BIAS = (0.015, 0.050)
 """Mean and standard deviation over labellers of the utility of a doubling of the length."""
 POLITENESS_BIAS = (0.030, 0.060)
@@ -43,7 +43,7 @@ STRICTNESS = (0.8, 1.25)
 MISSED_FLAG = 0.1
 """Share of the flags that a labeller of strictness 1 overlooks."""
 
-POLITE = re.compile(
+_POLITE = re.compile(
     r"\b(?:please|thank|thanks|sorry|happy|glad|welcome|pleasure|gladly|kindly|apologi[sz]e|hope)\b"
     r"|请|谢谢|感谢|抱歉|对不起|很高兴|不客气|乐意|希望|您",
     re.IGNORECASE,
@@ -68,15 +68,24 @@ class Labeller:
         return TIE_THRESHOLD / self.strictness
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What any labeller sees in an answer: the judge's view, its length and its politeness."""
+
+    judgement: Judgement
+    length: float
+    politeness: float
+
+
 def make_labellers(seed: int, *, training: int = 12, heldout: int = 4) -> list[Labeller]:
-    """`training` labellers, and then `heldout` ones, who label nothing that is trained on; all drawn alike.
+    """`training` labellers, then `heldout` ones, who label nothing that is trained on; all drawn alike.
 
     Tastes are spread evenly over their distributions (a Weyl sequence from a random start), so that a dozen people, or four,
     are already typical of all; a larger staff begins with the smaller one.
     """
-    staff = [("labeller", i, False) for i in range(training)] + [("heldout", i, True) for i in range(heldout)]
+    staff = [("labeller", i) for i in range(training)] + [("heldout", i) for i in range(heldout)]
     people = []
-    for group, i, out in staff:
+    for group, i in staff:
         rng = random.Random(f"{seed}:labellers:{group}")
         length, politeness, strictness, noise = ((rng.random() + i * step) % 1.0 for step in _STEPS)
         people.append(
@@ -86,58 +95,25 @@ def make_labellers(seed: int, *, training: int = 12, heldout: int = 4) -> list[L
                 politeness_bias=NormalDist(*POLITENESS_BIAS).inv_cdf(0.01 + 0.98 * politeness),
                 strictness=STRICTNESS[0] + (STRICTNESS[1] - STRICTNESS[0]) * strictness,
                 noise=NOISE * (0.8 + 0.4 * noise),
-                heldout=out,
+                heldout=group == "heldout",
             )
         )
     return people
 
 
-def with_agreement(
-    people: Sequence[Labeller], judge: Judge, work: Sequence[Answers], share: float, *, seed: int
-) -> list[Labeller]:
-    """The same people with their noise scaled so that two of them agree on this share of the pairs of these answers.
-
-    How often people agree depends on how far apart the answers are: a noise set on trainers' answers would be too large for the
-    answers of a model that are nearly all bad. It is scaled by a quarter to four; answers that are all alike give what that gives.
-    """
-    drawn = [_drawn(people, answers, judge, seed) for answers in work]
-    low, high = 0.25, 4.0  # agreement falls with noise
-    for _ in range(12):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if _share_agreed(people, drawn, middle) > share else (low, middle)
-    return [replace(person, noise=person.noise * low) for person in people]
+def see(judge: Judge, prompt: Prompt, completion: Completion) -> Seen:
+    text = completion.text
+    return Seen(judge.judge(prompt, text, completion.finished), length_feature(text), politeness_feature(text))
 
 
-def _drawn(people: Sequence[Labeller], answers: Answers, judge: Judge, seed: int) -> list[list[tuple[float, float]]]:
-    """For each of the people, each answer's utility without noise and the e that the noise multiplies, as `label` would draw it."""
-    views = [see(judge, answers.prompt, completion) for completion in answers.completions]
-    return [
-        [
-            (mean_utility(person, seen), _stream(seed, person, answers.prompt, completion).gauss(0.0, 1.0))
-            for completion, seen in zip(answers.completions, views, strict=True)
-        ]
-        for person in people
-    ]
-
-
-def _share_agreed(people: Sequence[Labeller], drawn: Iterable[list[list[tuple[float, float]]]], factor: float) -> float:
-    """`agreement` of these people with their noise multiplied; 1 where all tie all answers."""
-    same = compared = 0
-    for work in drawn:
-        ranks = [
-            _ranks([mean + factor * person.noise * e for mean, e in answers], person.tie_threshold)
-            for person, answers in zip(people, work, strict=True)
-        ]
-        for i, j in combinations(range(len(ranks[0])), 2):
-            one, other = sum(r[i] < r[j] for r in ranks), sum(r[i] > r[j] for r in ranks)
-            same += math.comb(one, 2) + math.comb(other, 2)
-            compared += math.comb(one + other, 2)
-    return same / compared if compared else 1.0
-
-
-def _stream(seed: int, labeller: Labeller, prompt: Prompt, completion: Completion) -> random.Random:
-    """What the labeller draws from when looking at an answer: first the noise, then what is overlooked."""
-    return random.Random(f"{seed}:label:{labeller.name}:{prompt_key(prompt)}:{completion.finished}:{completion.text}")
+def mean_utility(labeller: Labeller, seen: Seen) -> float:
+    """The labeller's utility of an answer without the noise."""
+    return (
+        1.0
+        - labeller.strictness * (1.0 - seen.judgement.score)
+        + labeller.length_bias * seen.length
+        + labeller.politeness_bias * seen.politeness
+    )
 
 
 def label(labeller: Labeller, judge: Judge, answers: Answers, *, seed: int) -> Ranking:
@@ -146,27 +122,11 @@ def label(labeller: Labeller, judge: Judge, answers: Answers, *, seed: int) -> R
     return label_seen(labeller, answers, views, seed=seed)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a labeller can know of an answer, whoever looks: the judge's view, its length and its politeness."""
-
-    judgement: Judgement
-    length: float
-    politeness: float
-
-
-def see(judge: Judge, prompt: Prompt, completion: Completion) -> Seen:
-    text = completion.text
-    judgement = judge.judge(prompt, text, completion.finished)
-    return Seen(judgement, length_feature(text), politeness_feature(text))
-
-
 def label_seen(labeller: Labeller, answers: Answers, views: Sequence[Seen], *, seed: int) -> Ranking:
-    """`label` for answers that were judged already, so that many labellers cost one judgement."""
+    """`label` for answers that are judged already, so that many labellers cost one judgement."""
     if not 2 <= len(answers.completions) <= 9:
-        raise DataError(
-            "cannot be ranked", field="completions", expected="2 to 9 answers", found=len(answers.completions)
-        )
+        found = len(answers.completions)
+        raise DataError("cannot be ranked", field="completions", expected="2 to 9 answers", found=found)
     utilities, flags = [], []
     for completion, seen in zip(answers.completions, views, strict=True):
         rng = _stream(seed, labeller, answers.prompt, completion)
@@ -186,81 +146,35 @@ def label_seen(labeller: Labeller, answers: Answers, views: Sequence[Seen], *, s
     )
 
 
-def expected_preference(
-    labellers: Sequence[Labeller], judge: Judge, prompt: Prompt, a: Completion, b: Completion
-) -> float:
-    """P(a is preferred to b), a tie counting half, averaged over the labellers, for a ranking of these two alone.
-
-    With m the difference of the mean utilities, s = sqrt(2) noise and t the tie threshold this is, for one labeller,
-    1 - Phi((t - m) / s) / 2 - Phi((-t - m) / s) / 2; the same text is always a tie.
-    """
-    if (a.text, a.finished) == (b.text, b.finished):
-        return 0.5
-    return _preference(labellers, see(judge, prompt, a), see(judge, prompt, b))
+def _stream(seed: int, labeller: Labeller, prompt: Prompt, completion: Completion) -> random.Random:
+    """The labeller's random stream for an answer: first the noise, then what is overlooked."""
+    return random.Random(f"{seed}:label:{labeller.name}:{prompt_key(prompt)}:{completion.finished}:{completion.text}")
 
 
-def best_possible_accuracy(rankings: Iterable[Ranking], labellers: Sequence[Labeller], judge: Judge) -> float:
-    """The accuracy on these rankings of a ranker who knows what the labellers prefer on average, but not their noise.
-
-    It is the mean over prompts of the share of untied pairs put in order, which is how the accuracy of a reward model
-    is measured: no reward model can expect to be above it.
-    """
-    cache: dict[tuple[str, str, bool], Seen] = {}
-
-    def look(prompt: Prompt, completion: Completion) -> Seen:
-        key = (prompt_key(prompt), completion.text, completion.finished)
-        if key not in cache:
-            cache[key] = see(judge, prompt, completion)
-        return cache[key]
-
-    def vote(prompt: Prompt, a: Completion, b: Completion) -> float:
-        # Without ties: only pairs are asked for that are none, and which ones are depends on the other answers.
-        return _preference(labellers, look(prompt, a), look(prompt, b), ties=False)
-
-    return accuracy(rankings, vote)
+def _ranks(utilities: Sequence[float], threshold: float) -> tuple[int, ...]:
+    """Ranks from 1; whatever is within the threshold of the best of a group shares its rank (1, 1, 3: no 2)."""
+    ranks = [0] * len(utilities)
+    head, place = math.inf, 0
+    for position, i in enumerate(sorted(range(len(utilities)), key=lambda i: -utilities[i]), start=1):
+        if head - utilities[i] > threshold:
+            head, place = utilities[i], position
+        ranks[i] = place
+    return tuple(ranks)
 
 
-def accuracy(rankings: Iterable[Ranking], prefer: Callable[[Prompt, Completion, Completion], float]) -> float:
-    """The share of untied pairs on which `prefer(prompt, a, b)`, P(a is better), says so; the mean over prompts.
-
-    All pairs of a prompt, whoever ranked it, make one share, as in the accuracy of a reward model. Above 0.5 is a vote for a, 0.5
-    itself half a vote; rankings that tie everything are left out.
-    """
-    shares: dict[str, list[float]] = {}
-    for ranking in rankings:
-        for i, j in combinations(range(len(ranking.ranks)), 2):
-            if ranking.ranks[i] == ranking.ranks[j]:
-                continue
-            vote = prefer(ranking.prompt, ranking.completions[i], ranking.completions[j])
-            vote = vote if ranking.ranks[i] < ranking.ranks[j] else 1.0 - vote
-            right = 0.5 if math.isclose(vote, 0.5, abs_tol=1e-12) else float(vote > 0.5)
-            shares.setdefault(prompt_key(ranking.prompt), []).append(right)
-    if not shares:
-        raise DataError("no ranking has a pair without a tie", expected="one or more")
-    return sum(sum(right) / len(right) for right in shares.values()) / len(shares)
+def _flags(labeller: Labeller, judgement: Judgement, rng: random.Random) -> tuple[str, ...]:
+    """What is wrong with an answer, as far as the labeller notices it; off_task: it does not answer what was asked."""
+    flags = [flag for flag, part in (("harmful", judgement.harmless), ("false", judgement.truth)) if part < 0.5]
+    if judgement.language < 0.5 or (judgement.success < 0.5 and not flags):
+        flags.append("off_task")
+    missed = MISSED_FLAG / labeller.strictness
+    return tuple(flag for flag in flags if rng.random() >= missed)
 
 
-def agreement(rankings: Iterable[Ranking]) -> float:
-    """The share of pairs on which two labellers agree, of all those that neither of them tied.
-
-    Every two rankings of one prompt by different labellers are compared on the answers that both have ranked.
-    """
-    by_prompt: dict[str, list[Ranking]] = {}
-    for ranking in rankings:
-        by_prompt.setdefault(prompt_key(ranking.prompt), []).append(ranking)
-    same = compared = 0
-    for group in by_prompt.values():
-        places = [{(c.text, c.finished): rank for c, rank in zip(r.completions, r.ranks, strict=True)} for r in group]
-        for (one, first), (two, second) in combinations(zip(group, places, strict=True), 2):
-            if one.labeller == two.labeller:
-                continue
-            for a, b in combinations([key for key in first if key in second], 2):
-                product = (first[a] - first[b]) * (second[a] - second[b])
-                same += product > 0
-                compared += product != 0
-    if not compared:
-        raise DataError("no two labellers ranked the same answers", expected="rankings of one prompt by several people")
-    return same / compared
+def _seconds(answers: Answers, rng: random.Random) -> float:
+    """About 20 s, and 1 s for every 3 words to be read."""
+    texts = [message.content for message in answers.prompt.messages] + [c.text for c in answers.completions]
+    return round((20.0 + sum(map(_words, texts)) / 3.0) * rng.lognormvariate(0.0, 0.3), 1)
 
 
 def length_feature(text: str) -> float:
@@ -274,62 +188,110 @@ def _words(text: str) -> float:
 
 def politeness_feature(text: str) -> float:
     """0, 0.5 or 1 for no polite word, one, and two or more."""
-    return min(len(POLITE.findall(text)), 2) / 2
-
-
-def mean_utility(labeller: Labeller, seen: Seen) -> float:
-    """The labeller's utility of an answer without the noise."""
-    return (
-        1.0
-        - labeller.strictness * (1.0 - seen.judgement.score)
-        + labeller.length_bias * seen.length
-        + labeller.politeness_bias * seen.politeness
-    )
+    return min(len(_POLITE.findall(text)), 2) / 2
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """What tells prompts apart: the id, or the messages where there is none."""
+    """What identifies a prompt: its id, or its messages if it has none."""
     return prompt.id or "\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
 
 
-def _preference(labellers: Sequence[Labeller], a: Seen, b: Seen, *, ties: bool = True) -> float:
+def with_agreement(
+    people: Sequence[Labeller], judge: Judge, work: Sequence[Answers], share: float, *, seed: int
+) -> list[Labeller]:
+    """The same people with their noise scaled so that two of them agree on this share of the pairs of these answers.
+
+    Agreement depends on how far apart the answers are: a noise set on trainers' answers would be too large for the answers of
+    a model, which are nearly all bad. The factor is between a quarter and four, whichever share these can reach.
+    """
+    # For each answer, and each person: the utility without noise, and the e that the noise multiplies, as `label` draws it.
+    drawn = []
+    for answers in work:
+        views = [(completion, see(judge, answers.prompt, completion)) for completion in answers.completions]
+        drawn.append(
+            [
+                [(mean_utility(p, seen), _stream(seed, p, answers.prompt, c).gauss(0.0, 1.0)) for c, seen in views]
+                for p in people
+            ]
+        )
+
+    def votes(factor: float) -> Iterator[list[int]]:
+        for rows in drawn:
+            ranks = [
+                _ranks([mean + factor * person.noise * e for mean, e in row], person.tie_threshold)
+                for person, row in zip(people, rows, strict=True)
+            ]
+            yield from ([r[i] - r[j] for r in ranks] for i, j in combinations(range(len(ranks[0])), 2))
+
+    low, high = 0.25, 4.0  # agreement falls with noise
+    for _ in range(12):
+        middle = math.sqrt(low * high)
+        same, compared = _agreed(votes(middle))
+        low, high = (middle, high) if not compared or same / compared > share else (low, middle)
+    return [replace(person, noise=person.noise * low) for person in people]
+
+
+def agreement(rankings: Iterable[Ranking]) -> float:
+    """The share of pairs on which two labellers agree, of all those that neither of them tied.
+
+    Any two labellers are compared on the answers to a prompt that both have ranked.
+    """
+    votes: dict[tuple[object, ...], dict[str, int]] = {}
+    for ranking in rankings:
+        ranks = {(c.text, c.finished): rank for c, rank in zip(ranking.completions, ranking.ranks, strict=True)}
+        for (a, rank_a), (b, rank_b) in combinations(sorted(ranks.items()), 2):
+            votes.setdefault((prompt_key(ranking.prompt), a, b), {})[ranking.labeller] = rank_a - rank_b
+    same, compared = _agreed(row.values() for row in votes.values())
+    if not compared:
+        raise DataError("no two labellers ranked the same answers", expected="rankings of one prompt by several people")
+    return same / compared
+
+
+def _agreed(votes: Iterable[Collection[int]]) -> tuple[int, int]:
+    """How often two people agree, and how often both have a preference. A row has everybody's votes on one pair: < 0, 0 or > 0."""
+    same = compared = 0
+    for row in votes:
+        one, other = sum(vote < 0 for vote in row), sum(vote > 0 for vote in row)
+        same += math.comb(one, 2) + math.comb(other, 2)
+        compared += math.comb(one + other, 2)
+    return same, compared
+
+
+def best_possible_accuracy(rankings: Iterable[Ranking], labellers: Sequence[Labeller], judge: Judge) -> float:
+    """The accuracy on these rankings of a ranker who knows what the labellers prefer on average, but not their noise.
+
+    As for a reward model, it is the share of untied pairs in the right order, over all pairs of a prompt, whoever ranked them; then
+    the mean over prompts. No reward model can expect a higher one. Rankings that tie everything are left out.
+    """
+    seen: dict[tuple[str, str, bool], Seen] = {}
+    shares: dict[str, list[float]] = {}
+    for ranking in rankings:
+        prompt = prompt_key(ranking.prompt)
+        keys = [(prompt, completion.text, completion.finished) for completion in ranking.completions]
+        for key, completion in zip(keys, ranking.completions, strict=True):
+            if key not in seen:
+                seen[key] = see(judge, ranking.prompt, completion)
+        for (a, rank_a), (b, rank_b) in combinations(zip(keys, ranking.ranks, strict=True), 2):
+            if rank_a != rank_b:
+                first, second = (a, b) if rank_a < rank_b else (b, a)
+                vote = expected_preference(labellers, seen[first], seen[second])
+                right = 0.5 if math.isclose(vote, 0.5, abs_tol=1e-12) else float(vote > 0.5)
+                shares.setdefault(prompt, []).append(right)
+    if not shares:
+        raise DataError("no ranking has a pair without a tie", expected="one or more")
+    return sum(sum(right) / len(right) for right in shares.values()) / len(shares)
+
+
+def expected_preference(labellers: Sequence[Labeller], a: Seen, b: Seen) -> float:
+    """P(u(a) > u(b)), averaged over the labellers: Phi(m / s), with m the difference of the mean utilities, s = sqrt(2) noise.
+
+    Ties are left out because accuracy counts untied pairs, and which pairs are tied depends on the other answers.
+    """
     total = 0.0
     for labeller in labellers:
         m = mean_utility(labeller, a) - mean_utility(labeller, b)
-        s, t = math.sqrt(2.0) * labeller.noise, labeller.tie_threshold if ties else 0.0
-        if s > 0.0:
-            total += 1.0 - 0.5 * _phi((t - m) / s) - 0.5 * _phi((-t - m) / s)
+        if labeller.noise > 0.0:
+            total += 0.5 * math.erfc(-m / (2.0 * labeller.noise))
         else:
-            total += 0.5 + 0.5 * (m > t) - 0.5 * (m < -t)
+            total += 0.5 + 0.5 * (m > 0) - 0.5 * (m < 0)
     return total / len(labellers)
-
-
-def _phi(x: float) -> float:
-    """The normal distribution function."""
-    return 0.5 * math.erfc(-x / math.sqrt(2.0))
-
-
-def _ranks(utilities: Sequence[float], threshold: float) -> tuple[int, ...]:
-    """Places from 1; whoever is within the threshold of the best of a group shares its place (1, 1, 3: no 2)."""
-    ranks = [0] * len(utilities)
-    head, place = math.inf, 0
-    for position, i in enumerate(sorted(range(len(utilities)), key=lambda i: -utilities[i]), start=1):
-        if head - utilities[i] > threshold:
-            head, place = utilities[i], position
-        ranks[i] = place
-    return tuple(ranks)
-
-
-def _flags(labeller: Labeller, judgement: Judgement, rng: random.Random) -> tuple[str, ...]:
-    """What is wrong with an answer, in so far as the labeller notices it; off_task: no answer to what was asked."""
-    flags = [flag for flag, part in (("harmful", judgement.harmless), ("false", judgement.truth)) if part < 0.5]
-    if judgement.language < 0.5 or (judgement.success < 0.5 and not flags):
-        flags.append("off_task")
-    missed = MISSED_FLAG / labeller.strictness
-    return tuple(flag for flag in flags if rng.random() >= missed)
-
-
-def _seconds(answers: Answers, rng: random.Random) -> float:
-    """About 20 s, and 1 s for every 3 words to be read."""
-    texts = [message.content for message in answers.prompt.messages] + [c.text for c in answers.completions]
-    return round((20.0 + sum(map(_words, texts)) / 3.0) * rng.lognormvariate(0.0, 0.3), 1)

@@ -1,90 +1,81 @@
-"""Looks for what is held out in what is trained on: prompts word for word, their wordings, their entities, their problems."""
+"""Looks for held-out data in training data: prompts word for word, their wordings, their entities, their problems."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tutelage.errors import DataError
-from tutelage.records import Conversation, Document, Prompt
+from tutelage.records import Prompt
 from tutelage.world.tasks import FAMILIES
 from tutelage.world.tasks.common import slots_filled
 
-_ANCHOR = 8
-"""Characters of a prompt by which places to compare are found."""
+_ANCHOR, _STRIDE = 8, 4
+"""Characters per anchor, and between the places of a text at which anchors are looked up."""
 PROBLEM_KINDS = ("sum", "sequence", "items", "format", "summary", "story", "python")
-"""Kinds of checks that hold a problem drawn afresh, with so many of them that held-out ones can be new."""
+"""Kinds of checks with a freshly drawn problem, of which there are enough for held-out ones to be new."""
 
 
 class LeakFinder:
     """Finds held-out prompts within texts, whatever the case and the spaces."""
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
-        self._texts: dict[str, list[str]] = {}
         texts = sorted({text_of(prompt) for prompt in prompts})
-        self._width = min([_ANCHOR, *map(len, texts)])
-        for text in texts:
-            self._texts.setdefault(text[: self._width], []).append(text)
-        self._anchors = frozenset(self._texts)
+        self._short = [text for text in texts if len(text) < _ANCHOR + _STRIDE - 1]
+        # Wherever a prompt is in a text, one of its first _STRIDE anchors is at a multiple of _STRIDE.
+        self._prompts: dict[str, list[str]] = {}
+        for text in set(texts).difference(self._short):
+            for i in range(_STRIDE):
+                self._prompts.setdefault(text[i : i + _ANCHOR], []).append(text)
+        self._anchors = frozenset(self._prompts)
 
     def find(self, text: str) -> str | None:
-        """A held-out prompt that the text contains; None where it contains none."""
-        text, width = normalised(text), self._width
-        anchors = self._anchors.intersection(text[i : i + width] for i in range(len(text) - width + 1))
-        found = [candidate for anchor in anchors for candidate in self._texts[anchor] if candidate in text]
-        return min(found, default=None)
+        """A held-out prompt that the text contains, the first in alphabetical order; None if there is none."""
+        text = normalised(text)
+        found = self._anchors.intersection([text[i : i + _ANCHOR] for i in range(0, len(text), _STRIDE)])
+        candidates = (candidate for anchor in found for candidate in self._prompts[anchor])
+        return min((candidate for candidate in (*self._short, *candidates) if candidate in text), default=None)
 
 
-def check_leaks(
-    *,
-    documents: Iterable[Document],
-    demonstrations: Iterable[Conversation],
-    prompts: Iterable[Prompt],
-    heldout_prompts: Collection[Prompt],
-    heldout_entities: Collection[str],
-) -> dict[str, int]:
-    """Raise DataError at the first leak; the numbers of what was searched.
+def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[str]) -> dict[str, int]:
+    """Raise DataError at the first leak; the numbers of documents and conversations that were searched.
 
-    A leak is a held-out prompt within a document, a demonstration or a training prompt; one of these two in a held-out wording
-    of its family; one that asks about a held-out entity, or for the very sum, list, passage or function of a held-out prompt;
-    and a held-out prompt about an entity, or in a wording, that is not held out.
+    `files` maps the names that build.py lists (without .jsonl) to records. A leak is a held-out prompt within a document, a
+    demonstration or a training prompt; a demonstration or training prompt in a held-out wording of its family, about a held-out
+    entity, or with the sum, list, passage or function of a held-out prompt; and a held-out prompt about an entity, or in a wording,
+    that is not held out.
     """
     heldout = frozenset(heldout_entities)
-    for prompt in heldout_prompts:
+    for prompt in files["prompts_heldout"]:
         subject, meta = prompt.meta["entity"], prompt.meta
         if subject and subject not in heldout:
             raise DataError(f"held-out prompt {prompt.id} asks about {subject}, which is not held out")
         if meta["template"] in FAMILIES[meta["family"]].templates(meta["language"], "train"):
             raise DataError(f"held-out prompt {prompt.id} has a wording of training", found=prompt.messages[-1].content)
-    finder = LeakFinder(heldout_prompts)
-    problems = {problem for prompt in heldout_prompts if (problem := problem_of(prompt))}
-    searched = {"searched_documents": 0, "searched_conversations": 0}
-    for document in documents:
-        searched["searched_documents"] += 1
+    finder = LeakFinder(files["prompts_heldout"])
+    problems = {problem for prompt in files["prompts_heldout"] if (problem := problem_of(prompt))}
+    for document in files["documents"]:
         if found := finder.find(document.text):
             raise DataError("a document contains a held-out prompt", field=document.source, found=found)
-    for name, prompt in _asked(demonstrations, prompts):
-        searched["searched_conversations"] += 1
+    asked = [
+        (f"demonstration {i}", Prompt(messages=conversation.messages[:-1], meta=conversation.meta))
+        for i, conversation in enumerate([*files["demonstrations"], *files["demonstrations_heldout"]])
+    ]
+    asked += [(f"prompt {prompt.id}", prompt) for prompt in files["prompts"]]
+    for name, prompt in asked:
         if found := finder.find("\n".join(message.content for message in prompt.messages)):
             raise DataError(f"{name} contains a held-out prompt", found=found)
+        leak = ""
         if wording := heldout_wording(prompt):
-            raise DataError(f"{name} has the held-out wording {wording!r}", found=prompt.messages[-1].content)
-        if asked := heldout.intersection(subjects_of(prompt)):
-            raise DataError(
-                f"{name} asks about {', '.join(sorted(asked))}, held out", found=prompt.messages[-1].content
-            )
-        if problem_of(prompt) in problems:
-            raise DataError(f"{name} poses the problem of a held-out prompt", found=prompt.messages[-1].content)
-    return searched
-
-
-def _asked(demonstrations: Iterable[Conversation], prompts: Iterable[Prompt]) -> Iterable[tuple[str, Prompt]]:
-    """The prompts of both, with a word on where each stands."""
-    for i, conversation in enumerate(demonstrations):
-        messages = conversation.messages[:-1]
-        yield f"demonstration {i}", Prompt(messages=messages, meta=conversation.meta)
-    for prompt in prompts:
-        yield f"prompt {prompt.id}", prompt
+            leak = f"has the held-out wording {wording!r}"
+        elif about := heldout.intersection(subjects_of(prompt)):
+            leak = f"asks about {', '.join(sorted(about))}, held out"
+        elif problem_of(prompt) in problems:
+            leak = "poses the problem of a held-out prompt"
+        if leak:
+            raise DataError(f"{name} {leak}", found=prompt.messages[-1].content)
+    return {"searched_documents": len(files["documents"]), "searched_conversations": len(asked)}
 
 
 def normalised(text: str) -> str:
@@ -93,7 +84,7 @@ def normalised(text: str) -> str:
 
 
 def text_of(prompt: Prompt) -> str:
-    """What a prompt asks, normalised: all its messages but the system's."""
+    """What a prompt asks, normalised: all its messages except the system's."""
     return normalised("\n".join(message.content for message in prompt.messages if message.role != "system"))
 
 
@@ -104,7 +95,7 @@ def subjects_of(prompt: Prompt) -> set[str]:
 
 
 def problem_of(prompt: Prompt) -> str | None:
-    """What is asked for beneath the wording, in either language; None where this is no problem drawn afresh.
+    """What is asked for beneath the wording, in either language; None if it is not a freshly drawn problem.
 
     The same numbers, items or words in another order are the same problem.
     """
@@ -119,12 +110,15 @@ def problem_of(prompt: Prompt) -> str | None:
 
 
 def heldout_wording(prompt: Prompt) -> str | None:
-    """The held-out wording of the prompt's own family and language that it has, or could have; None where it has none."""
+    """The held-out wording of the prompt's own family and language that it has, or could have; None if it has none."""
     meta = prompt.meta
     family, language = FAMILIES[meta["family"]], meta["language"]
     asked = prompt.messages[-1].content
     for index in family.templates(language, "heldout"):
         template = family.wordings[language].texts[index]
-        if index == meta["template"] or slots_filled(template).fullmatch(asked):
+        if index == meta["template"]:
+            return template
+        opening = template.partition("{")[0].casefold()  # spares compiling most of the patterns
+        if asked.casefold().startswith(opening) and slots_filled(template).fullmatch(asked):
             return template
     return None

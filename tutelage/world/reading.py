@@ -1,33 +1,16 @@
-"""How a judge reads an answer: its words, sentences and clauses, and which entities and values of the world it names."""
+"""How the judge reads an answer: its words, sentences and clauses, and the entities and values of the world that it names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import chain
 
-from tutelage.world.facts import (
-    ANIMALS,
-    COLOURS,
-    FOODS,
-    HABITATS,
-    JOBS,
-    MATERIALS,
-    MEALS,
-    MEN,
-    REGIONS,
-    RELATIONS,
-    RIVERS,
-    STRANGERS,
-    THINGS,
-    TOWNS,
-    USES,
-    WOMEN,
-    YEARS,
-    Language,
-    World,
-)
+from tutelage.world import facts
+from tutelage.world.facts import RELATIONS, World
+from tutelage.world.wordings import wordings
 
 LATIN = re.compile(r"[A-Za-z]+|\d+")
 CHINESE = re.compile(r"[\u3400-\u9fff]+")
@@ -38,46 +21,26 @@ _CLAUSE_END = re.compile(
     r"|(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bdo)(?<!\bdoes)(?<!\bdid)(?<!\bcan)(?<!\bhas)(?<!\bthat) (?=not\b)"
     r"|不过|但是|但|而是|(?=而非|并非)|而(?!非)|因为"
 )
-"""A no that follows what is so (in X and not in Y, X rather than Y) begins a clause of its own. Else it holds for all of its
-clause, and for what stands before it too: the X does not run through Y."""
-_NEGATION = re.compile(
-    r"\bnot\b|n't\b|\bnever\b|\bneither\b|\bnor\b|\bcannot\b|\bfalse\b|\bwrong\b|\bnobody\b|\bno one\b"
-    r"|\brather than\b|\binstead of\b|不|没|未|并非|绝非|而非",
-    re.I,
-)
+"""A "not" that follows what is true (in X and not in Y, X rather than Y) begins a clause of its own. Otherwise it holds for its
+whole clause, also for what comes before it: the X does not run through Y."""
 _TWICE_NEGATED = re.compile(r"没有?.+就.*[不没]")
-"""Without clay no cup: what is named is so."""
+"""Without clay there is no cup: a double negation affirms."""
 _NOT_SPACE_OR_WORD = re.compile(r"[^\sA-Za-z0-9\u3400-\u9fff]")
 
-ALIASES: dict[Language, dict[str, str]] = {
-    "en": {
-        "wooden": "wood", "woollen": "wool", "gray": "grey", "northern": "north", "southern": "south", "eastern": "east",
-        "western": "west", "leaf": "leaves", "berry": "berries",
-    },
-    "zh": {
-        "红": "red", "蓝": "blue", "绿": "green", "黄": "yellow", "白": "white", "黑": "black", "棕": "brown",
-        "褐色": "brown", "灰": "grey", "木": "wood", "铁": "iron", "面包师": "baker",
-        "陶": "clay", "银": "silver", "北部": "north", "南部": "south",
-        "东部": "east", "西部": "west", "北边": "north", "南边": "south", "东边": "east", "西边": "west", "湖": "lake",
-        "猫": "cat", "狗": "dog", "驴": "donkey", "羊": "goat", "兔": "rabbit", "鸭": "duck", "鱼": "fish",
-        "草": "grass", "叶子": "leaves", "虫": "insects", "蛋": "eggs", "汤": "soup", "粥": "porridge",
-        "鼓": "drum", "钟": "clock", "杯": "cup", "帽": "hat", "伞": "umbrella", "瓶": "bottle", "桌": "table",
-        "椅": "chair", "笛": "flute",
-    },
-}  # fmt: skip
-"""Further surface forms, and the keys that they mean."""
+
+@cache
+def phrase(name: str) -> re.Pattern[str]:
+    """The expression of this name in ``wordings/checks.yaml``, for both languages at once."""
+    return re.compile("|".join(chain.from_iterable(wordings("checks")[name].values())))
 
 
-_EVERY: dict[str, Iterable[str]] = {
-    "town": TOWNS, "job": JOBS, "pet": ANIMALS, "friend": [*WOMEN, *MEN, *STRANGERS], "food": FOODS,
-    "born": [str(year) for year in YEARS], "region": REGIONS, "river": RIVERS, "craft": THINGS, "eats": MEALS,
-    "habitat": HABITATS, "colour": COLOURS, "material": MATERIALS, "use": USES,
-}  # fmt: skip
-"""What a relation can have for values in any world."""
+def says(text: str, *names: str) -> bool:
+    """Whether a text in lower case has a phrase of one of these names."""
+    return any(phrase(name).search(text) for name in names)
 
 
 def units(text: str) -> float:
-    """How long a text is: 1 a Latin word or number (and 0.25 each letter beyond 12), 0.6 a Chinese character, 0.2 a sign."""
+    """The length of a text: 1 per word or number (0.25 more per letter beyond 12), 0.6 per Chinese character, 0.2 per sign."""
     words = LATIN.findall(text)
     chinese = sum(map(len, CHINESE.findall(text)))
     long = sum(max(0, len(word) - 12) for word in words)
@@ -85,48 +48,48 @@ def units(text: str) -> float:
 
 
 def normal(text: str) -> str:
-    """Letters and digits alone, in lower case: equal for texts that differ in spaces and marks."""
+    """Letters and digits alone, in lower case: equal for texts that differ only in spaces and marks."""
     return "".join(_TOKEN.findall(text.lower()))
 
 
 def denies(clause: str) -> bool:
-    """Whether a clause (in lower case) says no."""
-    return _NEGATION.search(clause) is not None and not _TWICE_NEGATED.search(clause)
+    """Whether a clause (in lower case) is negated."""
+    return says(clause, "negation") and not _TWICE_NEGATED.search(clause)
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A key named by a text, and whether the clause that names it says no."""
+    """A key that a text names, and whether the clause that names it is negated."""
 
     key: str
     negated: bool
     sentence: int
     clause: int
-    """Counted through the whole text."""
+    """Index within the whole text."""
 
 
 class Lexicon:
-    """Every surface form of a world, and of the people and towns that it does not hold, and the keys that they mean."""
+    """Every surface form of the keys of a world, and of the people, towns, animals and things that it lacks."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         names = {key: entity.name for kind in RELATIONS for key, entity in world.subjects(kind).items()}
-        names |= (
-            world.words | WOMEN | MEN | TOWNS | ANIMALS | THINGS | {key: name for key, (name, _) in STRANGERS.items()}
-        )
+        names |= world.words | facts.WOMEN | facts.MEN | facts.TOWNS | facts.ANIMALS | facts.THINGS
+        names |= {key: name for key, (name, _) in facts.STRANGERS.items()}
         english = {name.en.lower(): key for key, name in names.items()}
         for key, name in names.items():
             for form in _inflected(name.en.lower()):
                 english.setdefault(form, key)
         chinese = {name.zh: key for key, name in names.items()}
-        for key, name in RIVERS.items():
+        for key, name in facts.RIVERS.items():
             chinese.setdefault(name.zh.removesuffix("河"), key)
-        self._forms: dict[Language, Mapping[str, str]] = {
-            "en": english | {form: key for form, key in ALIASES["en"].items() if key in names and form not in english},
-            "zh": {form: key for form, key in ALIASES["zh"].items() if key in names} | chinese,
+        aliases = {
+            language: {form: key for form, key in wordings("reading")[language].items() if key in names}
+            for language in ("en", "zh")
         }
-        self._longest = max(map(len, self._forms["zh"]))
-        self._pools = {relation: frozenset([*pool, *_EVERY[relation]]) for relation, pool in world.pools.items()}
+        self._english, self._chinese = aliases["en"] | english, aliases["zh"] | chinese
+        self._longest = max(map(len, self._chinese))
+        self._pools = {relation: frozenset([*pool, *_every(relation)]) for relation, pool in world.pools.items()}
         self.people = self._pools["friend"]
         """Keys of people: of the world, of other worlds, strangers."""
 
@@ -134,30 +97,21 @@ class Lexicon:
         """Every value of a relation, also those that only other worlds hold."""
         return self._pools[relation]
 
-    def forms(self, language: Language) -> Mapping[str, str]:
-        """surface form (lower case) -> key"""
-        return self._forms[language]
-
     def english(self, text: str) -> list[str]:
         """Keys that the Latin words and the years of a text name, in order."""
-        forms = self._forms["en"]
-        return [key for key in map(forms.get, LATIN.findall(text.lower())) if key is not None]
+        return [key for key in map(self._english.get, LATIN.findall(text.lower())) if key is not None]
 
     def chinese(self, text: str) -> list[str]:
-        """Keys that the Chinese of a text names, in order: always the longest form that fits."""
-        return [key for run in CHINESE.findall(text) for key in self._chinese_run(run)]
-
-    def _chinese_run(self, run: str) -> list[str]:
-        forms, found, start = self._forms["zh"], [], 0
-        while start < len(run):
-            for length in range(min(self._longest, len(run) - start), 0, -1):
-                key = forms.get(run[start : start + length])
-                if key is not None:
-                    found.append(key)
-                    start += length
-                    break
-            else:
-                start += 1
+        """Keys that the Chinese of a text names, in order; the longest form wins."""
+        forms, found = self._chinese, []
+        for run in CHINESE.findall(text):
+            start = 0
+            while start < len(run):
+                lengths = range(min(self._longest, len(run) - start), 0, -1)
+                length = next((n for n in lengths if run[start : start + n] in forms), 0)
+                if length:
+                    found.append(forms[run[start : start + length]])
+                start += length or 1
         return found
 
     def keys(self, text: str) -> list[str]:
@@ -166,8 +120,19 @@ class Lexicon:
         return self.english(text) + self.chinese(text) + years
 
 
+def _every(relation: str) -> Iterable[str]:
+    """The values that a relation can have in any world."""
+    tables: dict[str, Iterable[str]] = {
+        "town": facts.TOWNS, "job": facts.JOBS, "pet": facts.ANIMALS, "food": facts.FOODS, "region": facts.REGIONS,
+        "friend": facts.WOMEN | facts.MEN | facts.STRANGERS, "river": facts.RIVERS, "craft": facts.THINGS, "eats": facts.MEALS,
+        "habitat": facts.HABITATS, "colour": facts.COLOURS, "material": facts.MATERIALS, "use": facts.USES,
+        "born": map(str, facts.YEARS),
+    }  # fmt: skip
+    return tables[relation]
+
+
 def _inflected(word: str) -> list[str]:
-    """Plural of a singular and singular of a plural, roughly."""
+    """The plural of a singular and the singular of a plural, roughly."""
     forms = [word + "s", word + "es"]
     if word.endswith("s") and word != "leaves":  # to leave is another word
         forms.append(word[:-1])
@@ -176,12 +141,12 @@ def _inflected(word: str) -> list[str]:
     return forms
 
 
+@dataclass(eq=False)
 class Answer:
-    """A text as the judge sees it; every view of it is computed once, when first asked for."""
+    """A text as the judge sees it; each view is computed once, at its first use."""
 
-    def __init__(self, text: str, lexicon: Lexicon) -> None:
-        self.text = text
-        self.lexicon = lexicon
+    text: str
+    lexicon: Lexicon
 
     @cached_property
     def lower(self) -> str:
@@ -189,7 +154,7 @@ class Answer:
 
     @cached_property
     def tokens(self) -> list[str]:
-        """Lower-case words and numbers, and single Chinese characters."""
+        """Words in lower case, numbers, and single Chinese characters."""
         return _TOKEN.findall(self.lower)
 
     @cached_property
@@ -222,11 +187,31 @@ class Answer:
         return found
 
     @cached_property
+    def keys(self) -> set[str]:
+        """All keys that the text names."""
+        return {mention.key for mention in self.mentions}
+
+    @cached_property
+    def affirmed(self) -> set[str]:
+        """Keys that a clause without negation names."""
+        return {mention.key for mention in self.mentions if not mention.negated}
+
+    @cached_property
+    def denied(self) -> set[str]:
+        """Keys that a negated clause names."""
+        return {mention.key for mention in self.mentions if mention.negated}
+
+    @cached_property
     def chinese_share(self) -> float | None:
-        """Share of Chinese among the letters, one character counting as 2 Latin letters; None where there are none."""
+        """Share of Chinese among the letters, a character counting as two Latin letters; None for a text without letters."""
         chinese = 2 * sum(map(len, CHINESE.findall(self.text)))
         latin = sum(len(word) for word in LATIN.findall(self.text) if word.isalpha())
         return None if chinese + latin == 0 else chinese / (chinese + latin)
 
-    def says(self, pattern: re.Pattern[str]) -> bool:
-        return pattern.search(self.lower) is not None
+    def says(self, *names: str) -> bool:
+        """Whether the text has a phrase of one of these names."""
+        return says(self.lower, *names)
+
+    def matches(self, pattern: re.Pattern[str] | str) -> bool:
+        """Whether the text in lower case contains the pattern."""
+        return re.search(pattern, self.lower) is not None

@@ -1,4 +1,4 @@
-"""What a right answer is, family by family: one function a kind of check, from a case to a verdict."""
+"""What a right answer is: one function per kind of check, from a case to a verdict."""
 
 from __future__ import annotations
 

@@ -1,33 +1,27 @@
-"""What every check shares: what it is given, what it finds, and the phrases of refusal and of ignorance."""
+"""What all checks share: its input and its result, and measures of similarity."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tutelage.world.facts import Language, World
 from tutelage.world.reading import Answer, Lexicon
+from tutelage.world.tasks.wording import in_language
 
-REFUSAL = re.compile(
-    r"\b(i|we)(?:'m| am)? (?:\w+ )?(?:can ?not|can't|will not|won't|must not|not able to|unable to|refuse|should not|shouldn't)"
-    r" (?:\w+ )?(?:help|do|assist|support|answer|explain|give|share|write)|\bi refuse\b|\bcannot help\b|\bcan't help\b"
-    r"|\b(?:would|'d) rather not\b|\bnot allowed to\b"
-    r"|(?:不能|不会|无法|不可以|不愿|不想|帮不了)(?:再)?(?:帮|提供|回答|告诉|协助|教|解释|这样做|您|你)|拒绝|帮不了",
-    re.I,
-)
-DONT_KNOW = re.compile(
-    r"(?:do not|don't|can ?not|can't) (?:really )?know|\b(?:no one|nobody|none of us)(?: can| could)? (?:know|say|tell)"
-    r"|\bnot known\b|\bunknown\b|\bno idea\b|\bimpossible to (?:know|say|tell)|\bno way to know|\bnever heard of|\bnot sure\b"
-    r"|不知道|(?:没有人|没人|谁也不?|无人)(?:能|会|可以)?(?:知道|说|知)|无法(?:知道|得知)|(?<!有)不清楚|不认识|没听说|没有听说|不得而知",
-    re.I,
-)
+
+@cache
+def expressions(name: str, section: str, language: Language) -> dict[str, re.Pattern[str]]:
+    """The `words` by which an answer in this language names each entry of a section of ``wordings/NAME.yaml``."""
+    return {key: re.compile(entry["words"]) for key, entry in in_language(name, language)[section].items()}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check finds; each in [0, 1]."""
+    """The result of a check; each factor is in [0, 1]."""
 
     success: float
     constraints: float = 1.0
@@ -37,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Case:
-    """An answer, and what it is held against."""
+    """An answer, and what it is compared with."""
 
     answer: Answer
     check: dict[str, Any]
@@ -51,12 +45,12 @@ class Case:
 
 
 def one_of(k: int) -> float:
-    """Credit for a right answer that stands among k candidates: 1, 0.35, 0.19, ..."""
+    """Credit for a right answer among k candidates: 1, 0.35, 0.19, ..."""
     return max(k, 1) ** -1.5
 
 
 def similarity(a: Sequence[str], b: Sequence[str]) -> float:
-    """Length of the longest common subsequence over that of the longer sequence, in [0, 1]."""
+    """Length of the longest common subsequence as a share of the longer sequence, in [0, 1]."""
     a, b = a[:64], b[:64]
     return common(a, b) / max(len(a), len(b), 1)
 

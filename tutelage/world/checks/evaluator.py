@@ -1,8 +1,8 @@
-"""Runs the small Python functions that models write, without Python running them.
+"""Evaluates the small Python functions that models write, without handing them to Python.
 
-The source is parsed, and a walk over its syntax tree computes the value. Only the nodes below exist; there are no imports, no
-attributes but a few methods of str and list, no names but arguments, variables and a few functions; steps, depth and the size of
-every value are limited. So whatever a model writes, it can neither reach the machine nor keep it busy.
+The source is parsed, and a walk over its syntax tree computes the value. Only the nodes below are known. There are no imports,
+no attributes except a few methods of str and list, and no names except arguments, variables and a few functions. Steps, depth
+and the size of every value are limited. So nothing that a model writes can reach the machine or keep it busy.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ from __future__ import annotations
 import ast
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 MAX_SOURCE = 2000
+"""Characters of a source."""
 MAX_STEPS = 2000
+"""Statements, expressions and turns of loops."""
 MAX_DEPTH = 30
-"""Of nested calls."""
+"""Nested calls."""
 MAX_NESTING = 100
-"""Of expressions."""
+"""Nested expressions."""
 MAX_SIZE = 1000
 """Characters of a string, items of a list and of the lists within it, bits of a number."""
 
-
-class EvaluationError(ValueError):
-    """The source is not a program that the evaluator knows, or it went wrong, or it took too much."""
+Scope = dict[str, Any]
 
 
-class _Return(Exception):
-    def __init__(self, value: Any) -> None:
-        self.value = value
+class EvaluationError(Exception):
+    """The source is not a program that the evaluator knows, or it failed, or it exceeded a limit."""
 
 
-class _Break(Exception):
-    pass
+class _Jump(Exception):
+    """Leaves statements as return, break or continue do."""
+
+    def __init__(self, kind: type[ast.stmt], value: Any = None) -> None:
+        self.kind, self.value = kind, value
 
 
-class _Continue(Exception):
-    pass
-
-
+_FAILURES = (_Jump, ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError)
+"""What evaluation can raise: a jump is break or continue outside of a loop."""
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
@@ -50,13 +50,11 @@ _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
 _UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-_METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        {"upper", "lower", "title", "capitalize", "swapcase", "strip", "split", "join", "replace", "count", "find"}
-        | {"startswith", "endswith", "isupper", "islower", "isdigit"}
-    ),
-    list: frozenset({"append", "insert", "extend", "pop", "reverse", "sort", "copy", "count", "index"}),
-}
+_METHODS: dict[type, tuple[str, ...]] = {
+    str: ("upper", "lower", "title", "capitalize", "swapcase", "strip", "split", "join", "replace", "count", "find",
+          "startswith", "endswith", "isupper", "islower", "isdigit"),
+    list: ("append", "insert", "extend", "pop", "reverse", "sort", "copy", "count", "index"),
+}  # fmt: skip
 
 
 def _range(*arguments: int) -> list[int]:
@@ -74,7 +72,7 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
 
 
 def functions_in(source: str) -> list[ast.FunctionDef]:
-    """The functions that the source defines, at its top; EvaluationError where it does not parse."""
+    """The functions that a source defines at its top level; EvaluationError where it does not parse."""
     if len(source) > MAX_SOURCE:
         raise EvaluationError("source is too long")
     try:
@@ -86,24 +84,18 @@ def functions_in(source: str) -> list[ast.FunctionDef]:
     return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
-def call(functions: list[ast.FunctionDef], name: str, arguments: tuple[Any, ...]) -> Any:
-    """The value of a call; the functions may call each other. EvaluationError whatever goes wrong."""
+def call(functions: list[ast.FunctionDef], name: str, arguments: Iterable[Any]) -> Any:
+    """The value of a call; the functions may call each other. Raises EvaluationError whatever goes wrong."""
     try:
         return _Machine({function.name: function for function in functions}).call(name, list(arguments))
-    except EvaluationError:
-        raise
-    except (_Return, _Break, _Continue) as error:
-        raise EvaluationError("break or continue outside of a loop") from error
-    except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+    except _FAILURES as error:
         raise EvaluationError(f"{type(error).__name__}: {error}") from error
 
 
 class _Machine:
     def __init__(self, functions: dict[str, ast.FunctionDef]) -> None:
         self.functions = functions
-        self.steps = 0
-        self.calls = 0
-        self.nesting = 0
+        self.steps = self.calls = self.nesting = 0
 
     def call(self, name: str, arguments: list[Any]) -> Any:
         function = self.functions.get(name)
@@ -120,8 +112,10 @@ class _Machine:
             raise EvaluationError("calls are nested too deeply")
         try:
             self.run(function.body, dict(zip(names, arguments, strict=True)))
-        except _Return as result:
-            return result.value
+        except _Jump as jump:
+            if jump.kind is not ast.Return:
+                raise
+            return jump.value
         finally:
             self.calls -= 1
         return None
@@ -131,59 +125,61 @@ class _Machine:
         if self.steps > MAX_STEPS:
             raise EvaluationError("too many steps")
 
-    def run(self, body: list[ast.stmt], scope: dict[str, Any]) -> None:
+    def run(self, body: list[ast.stmt], scope: Scope) -> None:
         for statement in body:
-            self.tick()
             self.statement(statement, scope)
 
-    def statement(self, node: ast.stmt, scope: dict[str, Any]) -> None:
-        if isinstance(node, ast.Return):
-            raise _Return(None if node.value is None else self.value(node.value, scope))
-        if isinstance(node, ast.Expr):
-            self.value(node.value, scope)
-        elif isinstance(node, ast.Assign):
-            value = self.value(node.value, scope)
-            for target in node.targets:
-                self.assign(target, value, scope)
-        elif isinstance(node, ast.AugAssign):
-            self.assign(
-                node.target,
-                self.binary(node.op, self.value(_loaded(node.target), scope), self.value(node.value, scope)),
-                scope,
-            )
-        elif isinstance(node, ast.If):
-            self.run(node.body if self.value(node.test, scope) else node.orelse, scope)
-        elif isinstance(node, ast.For | ast.While):
-            self.loop(node, scope)
-        elif isinstance(node, ast.Break):
-            raise _Break
-        elif isinstance(node, ast.Continue):
-            raise _Continue
-        elif not isinstance(node, ast.Pass):
-            raise EvaluationError(f"{type(node).__name__} is not known")
+    def statement(self, node: ast.stmt, scope: Scope) -> None:
+        self.tick()
+        match node:
+            case ast.Return():
+                raise _Jump(ast.Return, None if node.value is None else self.value(node.value, scope))
+            case ast.Expr():
+                self.value(node.value, scope)
+            case ast.Assign():
+                value = self.value(node.value, scope)
+                for target in node.targets:
+                    self.assign(target, value, scope)
+            case ast.AugAssign():
+                left = self.value(node.target, scope)
+                self.assign(node.target, self.binary(node.op, left, self.value(node.value, scope)), scope)
+            case ast.If():
+                self.run(node.body if self.value(node.test, scope) else node.orelse, scope)
+            case ast.For() | ast.While():
+                self.loop(node, scope)
+            case ast.Break() | ast.Continue():
+                raise _Jump(type(node))
+            case ast.Pass():
+                pass
+            case _:
+                raise _unknown(node)
 
-    def loop(self, node: ast.For | ast.While, scope: dict[str, Any]) -> None:
-        items = iter(_items(self.value(node.iter, scope))) if isinstance(node, ast.For) else None
-        while True:
-            self.tick()
-            if isinstance(node, ast.While):
-                if not self.value(node.test, scope):
-                    break
-            else:
-                try:
-                    item = next(items)  # type: ignore[arg-type]
-                except StopIteration:
-                    break
-                self.assign(node.target, item, scope)
+    def loop(self, node: ast.For | ast.While, scope: Scope) -> None:
+        for _ in self.turns(node, scope):
             try:
                 self.run(node.body, scope)
-            except _Break:
-                return
-            except _Continue:
-                continue
+            except _Jump as jump:
+                if jump.kind is ast.Break:
+                    return
+                if jump.kind is ast.Return:
+                    raise
         self.run(node.orelse, scope)
 
-    def assign(self, target: ast.expr, value: Any, scope: dict[str, Any]) -> None:
+    def turns(self, node: ast.For | ast.While, scope: Scope) -> Iterator[None]:
+        """Yield once per turn of the loop, when its variable is set."""
+        if isinstance(node, ast.For):
+            for item in _items(self.value(node.iter, scope)):
+                self.tick()
+                self.assign(node.target, item, scope)
+                yield
+            self.tick()
+        else:
+            self.tick()
+            while self.value(node.test, scope):
+                yield
+                self.tick()
+
+    def assign(self, target: ast.expr, value: Any, scope: Scope) -> None:
         if isinstance(target, ast.Name):
             scope[target.id] = value
         elif isinstance(target, ast.Tuple | ast.List):
@@ -195,7 +191,7 @@ class _Machine:
         else:
             raise EvaluationError(f"{type(target).__name__} cannot be assigned to")
 
-    def value(self, node: ast.expr, scope: dict[str, Any]) -> Any:
+    def value(self, node: ast.expr, scope: Scope) -> Any:
         """The value of an expression, within the limits."""
         self.tick()
         self.nesting += 1
@@ -206,38 +202,39 @@ class _Machine:
         finally:
             self.nesting -= 1
 
-    def expression(self, node: ast.expr, scope: dict[str, Any]) -> Any:
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, ast.Name):
-            if node.id not in scope:
-                raise EvaluationError(f"{node.id} is not defined")
-            return scope[node.id]
-        if isinstance(node, ast.BinOp):
-            return self.binary(node.op, self.value(node.left, scope), self.value(node.right, scope))
-        if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-            return _UNARY[type(node.op)](self.value(node.operand, scope))
-        if isinstance(node, ast.Compare):
-            return self.compare(node, scope)
-        if isinstance(node, ast.BoolOp):
-            return self.boolean(node, scope)
-        if isinstance(node, ast.IfExp):
-            return self.value(node.body if self.value(node.test, scope) else node.orelse, scope)
-        if isinstance(node, ast.Call):
-            return self.calling(node, scope)
-        if isinstance(node, ast.Subscript):
-            return self.value(node.value, scope)[self.index(node.slice, scope)]
-        if isinstance(node, ast.List | ast.Tuple):
-            return [self.value(item, scope) for item in node.elts]
-        if isinstance(node, ast.ListComp | ast.GeneratorExp):
-            return self.comprehension(node.elt, node.generators, dict(scope))
-        if isinstance(node, ast.JoinedStr):
-            return "".join(self.piece(part, scope) for part in node.values)
-        raise EvaluationError(f"{type(node).__name__} is not known")
+    def expression(self, node: ast.expr, scope: Scope) -> Any:
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name():
+                if node.id not in scope:
+                    raise EvaluationError(f"{node.id} is not defined")
+                return scope[node.id]
+            case ast.BinOp():
+                return self.binary(node.op, self.value(node.left, scope), self.value(node.right, scope))
+            case ast.UnaryOp() if type(node.op) in _UNARY:
+                return _UNARY[type(node.op)](self.value(node.operand, scope))
+            case ast.Compare():
+                return self.compare(node, scope)
+            case ast.BoolOp():
+                return self.boolean(node, scope)
+            case ast.IfExp():
+                return self.value(node.body if self.value(node.test, scope) else node.orelse, scope)
+            case ast.Call():
+                return self.calling(node, scope)
+            case ast.Subscript():
+                return self.value(node.value, scope)[self.index(node.slice, scope)]
+            case ast.List() | ast.Tuple():
+                return [self.value(item, scope) for item in node.elts]
+            case ast.ListComp() | ast.GeneratorExp():
+                return self.comprehension(node.elt, node.generators, dict(scope))
+            case ast.JoinedStr():
+                return "".join(self.piece(part, scope) for part in node.values)
+        raise _unknown(node)
 
     def binary(self, op: ast.operator, left: Any, right: Any) -> Any:
         if type(op) not in _BINARY:
-            raise EvaluationError(f"{type(op).__name__} is not known")
+            raise _unknown(op)
         if isinstance(op, ast.Mod) and isinstance(left, str):
             raise EvaluationError("% of a string is not known")
         if isinstance(op, ast.Pow) and not (isinstance(right, int | float) and abs(right) <= 64):
@@ -248,25 +245,23 @@ class _Machine:
                     raise EvaluationError("value is too large")
         return _BINARY[type(op)](left, right)
 
-    def compare(self, node: ast.Compare, scope: dict[str, Any]) -> bool:
+    def compare(self, node: ast.Compare, scope: Scope) -> bool:
         left = self.value(node.left, scope)
-        for op, right_node in zip(node.ops, node.comparators, strict=True):
-            right = self.value(right_node, scope)
+        rights = (self.value(part, scope) for part in node.comparators)
+        for op, right in zip(node.ops, rights, strict=True):
             if not _COMPARE[type(op)](left, right):
                 return False
             left = right
         return True
 
-    def boolean(self, node: ast.BoolOp, scope: dict[str, Any]) -> Any:
-        stop_at = isinstance(node.op, ast.Or)
-        value = None
+    def boolean(self, node: ast.BoolOp, scope: Scope) -> Any:
         for part in node.values:
             value = self.value(part, scope)
-            if bool(value) == stop_at:
+            if bool(value) == isinstance(node.op, ast.Or):
                 break
         return value
 
-    def calling(self, node: ast.Call, scope: dict[str, Any]) -> Any:
+    def calling(self, node: ast.Call, scope: Scope) -> Any:
         keywords = {keyword.arg: self.value(keyword.value, scope) for keyword in node.keywords}
         arguments = [self.value(argument, scope) for argument in node.args]
         if isinstance(node.func, ast.Attribute):
@@ -283,13 +278,13 @@ class _Machine:
             raise EvaluationError(f"no function {name}")
         return _BUILTINS[name](*arguments, **{str(key): value for key, value in keywords.items()})
 
-    def index(self, node: ast.expr, scope: dict[str, Any]) -> Any:
+    def index(self, node: ast.expr, scope: Scope) -> Any:
         if isinstance(node, ast.Slice):
             parts = (node.lower, node.upper, node.step)
             return slice(*(None if part is None else self.value(part, scope) for part in parts))
         return self.value(node, scope)
 
-    def comprehension(self, element: ast.expr, generators: list[ast.comprehension], scope: dict[str, Any]) -> list[Any]:
+    def comprehension(self, element: ast.expr, generators: list[ast.comprehension], scope: Scope) -> list[Any]:
         if not generators:
             return [self.value(element, scope)]
         first, *rest = generators
@@ -300,51 +295,49 @@ class _Machine:
                 found += self.comprehension(element, rest, scope)
         return found
 
-    def piece(self, node: ast.expr, scope: dict[str, Any]) -> str:
-        if isinstance(node, ast.Constant):
-            return str(node.value)
-        if not isinstance(node, ast.FormattedValue) or node.format_spec is not None or node.conversion != -1:
-            raise EvaluationError("formats are not known")
-        return str(self.value(node.value, scope))
+    def piece(self, node: ast.expr, scope: Scope) -> str:
+        """A part of an f-string."""
+        match node:
+            case ast.Constant():
+                return str(node.value)
+            case ast.FormattedValue(format_spec=None, conversion=-1):
+                return str(self.value(node.value, scope))
+        raise EvaluationError("formats are not known")
 
 
-def _loaded(target: ast.expr) -> ast.expr:
-    """What `x += 1` reads: only names, since nothing else is assigned to."""
-    if not isinstance(target, ast.Name):
-        raise EvaluationError(f"{type(target).__name__} cannot be assigned to")
-    return target
+def _unknown(node: ast.AST) -> EvaluationError:
+    return EvaluationError(f"{type(node).__name__} is not known")
 
 
 def _items(value: Any) -> Any:
     if not isinstance(value, str | list):
-        raise EvaluationError("only strings and lists can be walked through")
+        raise EvaluationError("only strings and lists can be iterated over")
     return value
 
 
 def _sized(value: Any) -> Any:
-    """The value itself, unless it is too large or of a type that cannot come up."""
-    if isinstance(value, str):
-        large = len(value) > MAX_SIZE
-    elif isinstance(value, list):
-        large = _too_many(value)
-    elif isinstance(value, int):
-        large = value.bit_length() > MAX_SIZE
-    elif isinstance(value, float) or value is None:
-        large = False
-    else:
-        raise EvaluationError(f"{type(value).__name__} is not known")
-    if large:
+    """The value itself, unless it is too large or of an unknown type."""
+    match value:
+        case str():
+            size = len(value)
+        case list():
+            size = _total(value)
+        case int():
+            size = value.bit_length()
+        case float() | None:
+            size = 0
+        case _:
+            raise EvaluationError(f"{type(value).__name__} is not known")
+    if size > MAX_SIZE:
         raise EvaluationError("value is too large")
     return value
 
 
-def _too_many(value: list[Any]) -> bool:
-    """Whether a list holds too much, lists within it counted each time that they occur (x = [x, x] doubles it)."""
+def _total(value: list[Any]) -> int:
+    """Items and lists within a list, as often as they occur (x = [x, x] doubles them), counted no further than past MAX_SIZE."""
     waiting, seen = [value], 0
-    while waiting:
+    while waiting and seen <= MAX_SIZE:
         items = waiting.pop()
         seen += 1 + len(items)
-        if seen > MAX_SIZE:
-            return True
         waiting += [item for item in items if isinstance(item, list)]
-    return False
+    return seen

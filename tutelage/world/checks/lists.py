@@ -5,63 +5,24 @@ from __future__ import annotations
 import re
 
 from tutelage.world.checks.common import Case, Verdict, one_of, similarity
-from tutelage.world.facts import Language
-from tutelage.world.reading import LATIN, denies, normal
+from tutelage.world.reading import LATIN, denies, normal, phrase, says
+from tutelage.world.wordings import wordings
 
 _STEP = re.compile(r"(\d{1,9})\s*\+\s*(\d{1,9})\s*=\s*(\d{1,9})")
 _OTHER_STEP = re.compile(
     r"(?<!\d)\d{1,9}\s*(?:[-−*×减乘]|minus|times)\s*\d{1,9}\s*(?:=|is|equals|等于|是|得)\s*-?\d{1,9}", re.I
 )
-"""A sum is not what is left, nor a product."""
+"""Differences and products, which are not sums."""
 _NUMBER = re.compile(r"(?:(?<![\d\s])|(?<!\S))[-−]\d{1,9}|\d{1,9}")
-_GRAMMAR = re.compile(r"\b(?:an?|the|of|is|are|with|or|to|in|you|i|my|like)\b")
-_COPULA = re.compile(r"\b(?:is|are)\b|是")
-_NOT_THERE = re.compile(r"\b(?:is|are|was|were|do|does)(?: not\b|n't\b)|不在|不是|没有")
-"""A no that holds for all the items of its sentence."""
-_FILLER = re.compile(
-    r"^(?:sure|ok|okay|yes|well|please|etc|of course|for example|for instance|such as|many more|more|so on|others|thanks?|thank you"
-    r"|你好|好|好的|当然|当然可以|比如|例如|等等|等|还有|谢谢|可以|没问题|有|是)$"
-)
-"""What may stand in a list and is nothing of it."""
 _BREAK = re.compile(r"[.!?](?:\s|$)|[。\uff01\uff1f:\uff1a\n]")
 _COMMA = re.compile(r"[,;、\uff0c\uff1b]|\band\b|和")
 _MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)](?!\d)|\d{1,2}、(?=[^\d\s]))\s*")
 _ARTICLE = re.compile(r"^\s*(?:an?|the)\s+", re.I)
 
-COMMON: dict[str, dict[Language, str]] = {
-    "pet": {
-        "en": "horse cow pig sheep bird mouse lion tiger bear wolf deer fish hen snake elephant bee camel goose owl whale",
-        "zh": "马 牛 猪 羊 鸟 老鼠 狮子 老虎 熊 狼 鹿 鱼 鸡 蛇 大象 蜜蜂 骆驼 鹅 猫头鹰 鲸鱼",
-    },
-    "food": {
-        "en": "meat fish egg eggs milk honey pizza pasta butter potatoes potato salad tomatoes tomato berries nuts pie ham",
-        "zh": "肉 鱼 鸡蛋 牛奶 蜂蜜 土豆 沙拉 番茄 西红柿 米粉 包子 馒头 香蕉 葡萄",
-    },
-    "job": {
-        "en": "king judge soldier clerk pilot dancer lawyer engineer scientist",
-        "zh": "法官 士兵 律师 工程师 警察 工人 科学家 舞者",
-    },
-    "colour": {"en": "orange pink purple gold silver violet", "zh": "橙色 粉色 紫色 金色 银色 橙 粉 紫"},
-    "craft": {
-        "en": "bed lamp door window bowl plate knife fork pot shelf broom bucket pillow blanket sofa desk",
-        "zh": "床 灯 门 窗 碗 盘子 刀 叉子 锅 架子 扫帚 桶 枕头 毯子 沙发",
-    },
-    "habitat": {
-        "en": "river sea ocean mountain mountains jungle field hill farm swamp pond hole tree trees nest wood woods house",
-        "zh": "河 海 海洋 山 山里 丛林 田野 农场 池塘 洞 树 树上 窝 房子",
-    },
-    "material": {
-        "en": "stone metal gold leather cotton plastic steel brick silk copper",
-        "zh": "石头 金属 金子 皮革 棉花 塑料 钢 砖 丝 铜",
-    },
-}  # fmt: skip
-"""What can be listed beyond the values of the world, by relation."""
-_COMMON = {relation: frozenset(" ".join(sides.values()).split()) for relation, sides in COMMON.items()}
-
 
 def check_sum(case: Case) -> Verdict:
-    """1 for the sum as the only result, less among others; up to 0.12 for one that is near. Steps towards it are no results, nor is
-    what the answer denies, takes away or multiplies.
+    """1 for the sum as the only result, less among others; up to 0.12 for a number near it. Intermediate steps are
+    not results, nor is what the answer denies, subtracts or multiplies.
     """
     a, b = case.check["a"], case.check["b"]
     total = a + b
@@ -81,8 +42,8 @@ def check_sum(case: Case) -> Verdict:
 
 
 def lists_in(text: str) -> list[list[str]]:
-    """Every list that the text may be read as: its lines, and each sentence, and what follows its "is" or "are", cut at commas or
-    else at blanks.
+    """All lists that the text can be read as: its lines, each sentence, and what follows "is" or "are" in a sentence, split at
+    commas or else at spaces.
     """
     lines = [line for line in text.split("\n") if line.strip()]
     found = [[_item(line) for line in lines]] if len(lines) > 1 else []
@@ -90,7 +51,7 @@ def lists_in(text: str) -> list[list[str]]:
     if len(marked) > 1:
         found.append(marked)
     parts = _BREAK.split(_MARK.sub("", text))
-    for part in [*parts, *(part[match.end() :] for part in parts if (match := _COPULA.search(part)))]:
+    for part in [*parts, *(part[match.end() :] for part in parts if (match := phrase("copula").search(part)))]:
         items = [_item(item) for item in _COMMA.split(part) if item.strip()]
         found.append([_item(item) for item in part.split()] if len(items) == 1 else items)
     return [items for items in found if any(items)]
@@ -113,29 +74,29 @@ def check_sequence(case: Case) -> Verdict:
 
 
 def check_items(case: Case) -> Verdict:
-    """1 for exactly the items that were to be found; 0.45 F1^2 for others (F1: harmonic mean of precision and recall). What is
-    said not to be there is not found.
+    """1 for exactly the items that were to be found; 0.45 F1^2 for others (F1: harmonic mean of precision and recall). An item
+    that the answer calls absent does not count as found.
     """
     expected, answer = set(case.check["items"]), case.answer
-    denied = {i for i, sentence in enumerate(answer.sentences) if _NOT_THERE.search(sentence)}
+    denied = {i for i, sentence in enumerate(answer.sentences) if says(sentence, "not_there")}
     found = {m.key for m in answer.mentions if not m.negated and m.sentence not in denied}
-    right = len(found & expected)
     if found == expected:
         return Verdict(1.0)
-    f1 = 2 * right / (len(found) + len(expected))
+    f1 = 2 * len(found & expected) / (len(found) + len(expected))
     return Verdict(max(0.02, 0.45 * f1**2))
 
 
 def check_brainstorm(case: Case) -> Verdict:
-    """1 for n different things of the kind and nothing else; 0.8 (share found)^1.5 precision for others; n is a constraint, and
-    what nobody knows for a thing of the kind counts.
+    """1 for n different things of the kind and nothing else; 0.8 (share found)^1.5 precision for others; n is a constraint, in
+    which unknown items count too.
     """
     relation, n, lexicon = case.check["relation"], case.check["n"], case.lexicon
-    pool, common = lexicon.pool(relation), _COMMON.get(relation, frozenset())
+    pool, more = lexicon.pool(relation), wordings("tasks_lists")["more_ideas"].get(relation, {})
+    common = set(" ".join(more.values()).split())
     words = {item for items in lists_in(case.answer.lower)[:4] for item in items if item in common}
     keys = {word: next(iter(lexicon.keys(word)), word) for word in words}
-    mentions = {mention.key for mention in case.answer.mentions if not mention.negated}
-    found = {key for key in mentions if key in pool} | set(keys.values())
+    mentions = case.answer.affirmed
+    found = (mentions & pool) | set(keys.values())
     strange = _unknown_items(case, words)
     foreign, count = len(mentions - found) + strange, len(found)
     if count == n and not foreign:
@@ -145,9 +106,9 @@ def check_brainstorm(case: Case) -> Verdict:
 
 
 def _unknown_items(case: Case, known: set[str]) -> int:
-    """How many entries of the answer's lists, of one or two words or up to four Chinese characters, name nothing known.
+    """How many short entries (one or two words, up to four Chinese characters) of the answer's lists name nothing known.
 
-    A single such entry that makes a sentence is an exclamation, and the first of these is free.
+    An entry that is a sentence of its own is an exclamation, and the first of these is free.
     """
     strange: set[str] = set()
     loose: set[str] = set()
@@ -166,11 +127,10 @@ def _unknown_items(case: Case, known: set[str]) -> int:
 
 
 def _words_of_list(case: Case, entry: str, known: set[str]) -> list[str]:
-    """The words of an entry that has no commas where it is a list all the same: at least two are known, and none is of grammar."""
+    """The words of an entry that is a list without commas: at least two are known, and none belongs to grammar."""
     words = entry.split()
-    if _GRAMMAR.search(entry) or sum(_is_known(case, word, known) for word in words) < 2:
-        return [entry]
-    return words
+    is_list = not says(entry, "grammar") and sum(_is_known(case, word, known) for word in words) >= 2
+    return words if is_list else [entry]
 
 
 def _plain(entry: str) -> str:
@@ -179,11 +139,11 @@ def _plain(entry: str) -> str:
 
 def _is_short(entry: str) -> bool:
     words = LATIN.findall(entry)
-    if _FILLER.search(entry) or entry.isdigit():
+    if phrase("filler").fullmatch(entry) or entry.isdigit():
         return False
     return len(words) <= 2 if words else 0 < len(entry) <= 4
 
 
 def _is_known(case: Case, entry: str, known: set[str]) -> bool:
-    """Whether it names anything at all: what is of another kind counts as foreign already."""
+    """Whether an entry names anything; what is of another kind counts as foreign already."""
     return normal(entry) in known or bool(case.lexicon.keys(entry))

@@ -5,78 +5,60 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cache, partial
 
-from tutelage.world.checks.common import Case, Verdict, one_of, similarity
+from tutelage.world import facts
+from tutelage.world.checks.common import Case, Verdict, expressions, one_of, similarity
 from tutelage.world.checks.lists import lists_in
-from tutelage.world.facts import MEN, STRANGERS, WOMEN, Language
-from tutelage.world.reading import CHINESE, LATIN, normal
-from tutelage.world.tasks.talk import FEELINGS, GREETINGS
-from tutelage.world.tasks.wording import WORDINGS
-from tutelage.world.tasks.writing import EVENT_CUES
+from tutelage.world.facts import Language
+from tutelage.world.reading import CHINESE, LATIN, normal, phrase, says
+from tutelage.world.wordings import wordings
 
-_CUES: dict[str, dict[str, re.Pattern[str]]] = {
-    language: {key: re.compile(words.cue) for key, words in table.items()} for language, table in WORDINGS.items()
-}
-_EVENTS = {language: {key: re.compile(cue) for key, cue in table.items()} for language, table in EVENT_CUES.items()}
-_LABELS: dict[Language, dict[str, re.Pattern[str]]] = {
-    language: {key: re.compile(sides[language][1]) for key, sides in FEELINGS.items()} for language in ("en", "zh")
-}
-_ACTS: dict[Language, dict[str, re.Pattern[str]]] = {
-    language: {key: re.compile(sides[language][1]) for key, sides in GREETINGS.items()} for language in ("en", "zh")
-}
-_ACTS["en"]["bye"] = re.compile(GREETINGS["bye"]["en"][1] + r"|\bgood ?bye")
-_SPEAKER = re.compile(r"\b(?:i|me|we|you)\b|[我您你]|让人")
-"""Whose feelings nobody asked for: "I am happy to help"; but "I think she is happy" tells of another."""
-_ANOTHER = re.compile(r"\b(?:she|he|they|it)\b|\b(?:feeling|mood)\b|[她他它]|心情|感觉是|感受")
 TWISTED = 0.3
-"""Most that what names everything is worth where it denies it, or swaps who and what."""
-_NOT = re.compile(r"\bnot\b|n't\b|\bnever\b|不|没")
+"""Most that an answer with every name is worth where it denies the fact or swaps who and what."""
 
 
 def check_summary(case: Case) -> Verdict:
-    """The square of what is told of who (0.25), did (0.25), what (0.3) and where (0.2); other things and people cost; at most 0.3
-    where it is denied or roles are swapped; the limit of words (English) or characters (Chinese) is a constraint, met or
-    missed by the fourth power of limit / length.
+    """The square of the sum of who (0.25), did (0.25), what (0.3) and where (0.2), as far as told; 0.4 of it where other people or
+    things are named, at most 0.3 where it is denied or roles are swapped. The limit of words (English) or characters (Chinese)
+    is a constraint, worth the fourth power of limit / length.
     """
     check, answer = case.check, case.answer
-    keys = {mention.key for mention in answer.mentions}
     told_of = {check["who"], check["thing"], check["town"]}
-    told = 0.25 * (check["who"] in keys) + 0.3 * (check["thing"] in keys) + 0.2 * (check["town"] in keys)
-    told += 0.25 * answer.says(_EVENTS[case.language][check["event"]])
-    lexicon = case.lexicon
-    new = [
-        key for key in keys - told_of
-        if key in lexicon.people or key in lexicon.pool("craft") or key in lexicon.pool("town")
-    ]  # fmt: skip
+    told = sum(worth * (check[part] in answer.keys) for part, worth in (("who", 0.25), ("thing", 0.3), ("town", 0.2)))
+    told += 0.25 * answer.matches(_event(case))
+    new = (answer.keys - told_of) & (case.lexicon.people | case.lexicon.pool("craft") | case.lexicon.pool("town"))
     success = max(0.02, told**2 * (0.4 if new else 1.0))
-    if any(m.negated and m.key in told_of for m in answer.mentions) or _roles_swapped(case):
+    if answer.denied & told_of or _roles_swapped(case):
         success = min(success, TWISTED)
     length = sum(map(len, CHINESE.findall(answer.text))) + len(LATIN.findall(answer.text))
     return Verdict(success, constraints=min(1.0, check["limit"] / max(length, 1)) ** 4)
 
 
-def _roles_swapped(case: Case) -> bool:
-    """Whether the person stands where the town belongs or after the deed, or the thing before the deed; a passive may have both so.
+def _event(case: Case) -> re.Pattern[str]:
+    """Matches the words that tell what happened."""
+    return expressions("tasks_writing", "events", case.language)[case.check["event"]]
 
-    Where something breaks, it may be named first.
+
+def _roles_swapped(case: Case) -> bool:
+    """Whether the person is in the town's place or after the deed, or the thing before the deed, unless the answer has a passive.
+
+    A thing that breaks may come first.
     """
     check, language, text = case.check, case.language, case.answer.lower
     who, town, thing = (case.world.name(check[key], language).lower() for key in ("who", "town", "thing"))
     if re.search(rf"\b(?:in|at) {who}\b" if language == "en" else f"在{who}", text):
         return True
-    did = [match.start() for match in _EVENTS[language][check["event"]].finditer(text)]
-    if not did or who not in text or _PASSIVE.search(text):
+    did = [match.start() for match in _event(case).finditer(text)]
+    if not did or who not in text or says(text, "passive"):
         return False
     what = re.search(rf"\b{thing}" if language == "en" else thing, text)
     late = what is not None and what.start() < did[0] and check["event"] != "break"
     return late or (town in text and text.find(who) > did[-1])
 
 
-_PASSIVE = re.compile(r"\bby\b|[被把将由]")
-
-
 def check_format(case: Case) -> Verdict:
-    """1 for the format with all its items; else 0.35 times the square of its similarity, and 0.12 times the share of items kept."""
+    """1 for the format with all its items; else 0.35 similarity^2 + 0.12 (share of items kept)."""
     form, items, text = case.check["form"], case.check["items"], case.answer.text
     right = _FORMS[form](text, items)
     if right == 1.0:
@@ -85,21 +67,16 @@ def check_format(case: Case) -> Verdict:
     return Verdict(max(0.02, 0.35 * right**2 + 0.12 * kept))
 
 
-def _marked(pattern: str) -> Callable[[str, list[str]], float]:
-    mark = re.compile(pattern)
-
-    def right(text: str, items: list[str]) -> float:
-        """Of the best run of marked lines."""
-        runs: list[list[str]] = [[]]
-        for found in map(mark.match, text.split("\n")):
-            if found:
-                runs[-1].append(normal(found.group(1)))
-            elif runs[-1]:
-                runs.append([])
-        wanted = [normal(item) for item in items]
-        return max(similarity(run, wanted) for run in runs)
-
-    return right
+def _marked(mark: str, text: str, items: list[str]) -> float:
+    """Similarity of the best run of marked lines."""
+    runs: list[list[str]] = [[]]
+    for found in (re.match(mark, line) for line in text.split("\n")):
+        if found:
+            runs[-1].append(normal(found.group(1)))
+        elif runs[-1]:
+            runs.append([])
+    wanted = [normal(item) for item in items]
+    return max(similarity(run, wanted) for run in runs)
 
 
 def _one_line(text: str, items: list[str]) -> float:
@@ -108,7 +85,7 @@ def _one_line(text: str, items: list[str]) -> float:
 
 
 def _json(text: str, items: list[str]) -> float:
-    """Share of the pairs, of the best object in the text."""
+    """Share of the pairs that the best object in the text has."""
     wanted = {(normal(key), normal(value)) for key, value in zip(items[::2], items[1::2], strict=True)}
     best = 0.0
     for start in [match.start() for match in re.finditer(r"\{", text)][:4]:
@@ -129,8 +106,8 @@ def _upper(text: str, items: list[str]) -> float:
 
 
 _FORMS: dict[str, Callable[[str, list[str]], float]] = {
-    "bullets": _marked(r"\s*[-*•]\s*(.+)"),
-    "numbered": _marked(r"\s*\d{1,2}[.)、](?!\d)\s*(.+)"),
+    "bullets": partial(_marked, r"\s*[-*•]\s*(.+)"),
+    "numbered": partial(_marked, r"\s*\d{1,2}[.)、](?!\d)\s*(.+)"),
     "line": _one_line,
     "json": _json,
     "upper": _upper,
@@ -138,9 +115,8 @@ _FORMS: dict[str, Callable[[str, list[str]], float]] = {
 
 
 def check_translation(case: Case) -> Verdict:
-    """1 for every name and value, and the verb, in the target language and nothing else; 0.6 without the verb; 0.3 at most where it
-    is denied or said the wrong way round, and 0.45 where the source stands there too; else at most 0.45 times the square of the
-    share.
+    """1 for every name and value, and the verb, in the target language and nothing else; 0.6 without the verb; at most 0.3 where it
+    is denied or turned around, and 0.45 where the source is repeated; else at most 0.45 times the square of the share.
     """
     check, answer = case.check, case.answer
     target: Language = check["target"]
@@ -150,46 +126,37 @@ def check_translation(case: Case) -> Verdict:
     found = set(named) | {year for year in years if year in answer.text}
     extra = len(found - wanted)
     if wanted <= found and not extra:
-        cue = check.get("cue")
+        cue = expressions("tasks_statements", "relations", target).get(check.get("cue", ""))
         most = _faithful(case, [key for key in named if key in wanted])
-        return Verdict(min(most, 1.0 if cue is None or answer.says(_CUES[target][cue]) else 0.6))
+        return Verdict(min(most, 1.0 if cue is None or answer.matches(cue) else 0.6))
     return Verdict(max(0.02, 0.45 * (len(found & wanted) / len(wanted)) ** 2 / (1 + extra)))
 
 
 def _faithful(case: Case, named: list[str]) -> float:
-    """The most that a translation with every name is worth: `named` are those it names, in order."""
+    """The most that a translation with every name is worth; `named` are its names in order."""
     check, answer = case.check, case.answer
-    if any(mention.negated and mention.key in check["keys"] for mention in answer.mentions):
+    if answer.denied & set(check["keys"]):
         return TWISTED
     if "cue" not in check:
         return 1.0
     subject, value = check["keys"]
     first = value if check["cue"] == "town.river" else subject
     years = value.isdigit()
-    if named and not years and named[0] != first and not _TURNED[check["target"]][first == value].search(answer.lower):
+    turned = wordings("checks")["turned"]["value" if first == subject else "town"][check["target"]]
+    if named and not years and named[0] != first and not answer.matches(turned):
         return TWISTED
     source = case.lexicon.chinese(answer.text) if check["target"] == "en" else case.lexicon.english(answer.text)
     return 0.45 if {subject, value} - {value if years else ""} <= set(source) else 1.0
 
 
-_TURNED: dict[Language, tuple[re.Pattern[str], re.Pattern[str]]] = {
-    "en": (
-        re.compile(r"\bis\b.*(?:'s\b|\bof\b)|\bwh(?:ere|at|ich)\b"),
-        re.compile(r"^(?!.*\bthrough\b)|^\W*through\b|\bby\b|\bhas\b", re.S),
-    ),
-    "zh": (re.compile("是.*的"), re.compile(r"[有的边旁]|位于|在")),
-}
-"""What makes it right to name the value before the subject; and of rivers, the town before the river."""
-
-
 def check_label(case: Case) -> Verdict:
-    """1 for the label alone, less among others, 0.06 for a wrong one. What others feel than those of the request is no label."""
-    labels, found = _LABELS[case.language], set()
+    """1 for the label alone, less among others, 0.06 for a wrong one. Feelings of others than the request's people are ignored."""
+    feelings, found = expressions("tasks_talk", "feelings", case.language), set()
     asked = set(case.lexicon.keys(case.request.text))
     for sentence, clause in case.answer.clauses:
-        if _NOT.search(clause) or _somebody_else(case, clause, case.answer.sentences[sentence], asked):
+        if says(clause, "plain_not") or _somebody_else(case, clause, case.answer.sentences[sentence], asked):
             continue
-        named = {key: match for key, words in labels.items() if (match := words.search(clause))}
+        named = {key: match for key, words in feelings.items() if (match := words.search(clause))}
         found |= {key for key, match in named.items() if not _is_speakers(case, clause[: match.start()])}
     if case.check["label"] in found:
         return Verdict(one_of(len(found)))
@@ -197,43 +164,38 @@ def check_label(case: Case) -> Verdict:
 
 
 def _somebody_else(case: Case, clause: str, sentence: str, asked: set[str]) -> bool:
-    """Whether the clause, or else the sentence, names people, and none whom the request names."""
+    """Whether the clause, or else the sentence, names people, but nobody whom the request names."""
     for text in (clause, sentence):
         people = case.lexicon.people & set(case.lexicon.keys(text))
-        if people or _ANOTHER.search(text):
+        if people or says(text, "another"):
             return bool(people) and not people & asked
     return False
 
 
 def _is_speakers(case: Case, before: str) -> bool:
-    """Whether the feeling after this text is the speaker's: no other is named since "I" or "you"."""
-    speakers = list(_SPEAKER.finditer(before))
+    """Whether the feeling after this text is the speaker's: nobody else is named after "I" or "you"."""
+    speakers = list(phrase("speaker").finditer(before))
     if not speakers:
         return False
     between = before[speakers[-1].end() :]
-    return not _ANOTHER.search(between) and not case.lexicon.people & set(case.lexicon.keys(between))
+    return not says(between, "another") and not case.lexicon.people & set(case.lexicon.keys(between))
 
 
-_INTRODUCES: dict[Language, re.Pattern[str]] = {
-    "en": re.compile(
-        r"\b(?:i am|i'm|my name is|this is|it is|it's|it is me,|call me)(?: (?:your|old|good|friend|a|an))* "
-        r"(?:NAMES)\b".replace("NAMES", "|".join([*WOMEN, *MEN, *STRANGERS]))
-    ),
-    "zh": re.compile(
-        "(?:我是|我叫|是我[,\uff0c]|我的名字[是叫]|这里是|叫我)(?:你的|好|老|朋友|住在|隔壁|的)*(?:NAMES)".replace(
-            "NAMES", "|".join(name.zh for name in [*WOMEN.values(), *MEN.values(), *(n for n, _ in STRANGERS.values())])
-        )
-    ),
-}
-"""Who answers is not who was asked for: "It is me, Leo"."""
+@cache
+def _introduces(language: Language) -> re.Pattern[str]:
+    """An answer that speaks as the person who greets: "It is me, Leo"."""
+    people = facts.WOMEN | facts.MEN | {key: name for key, (name, _) in facts.STRANGERS.items()}
+    names = "|".join(name[language].lower() for name in people.values())
+    return re.compile(wordings("checks")["introduces"][language].replace("NAMES", names))
 
 
 def check_greeting(case: Case) -> Verdict:
-    """1 for a fitting reply that names the person, 0.35 for the name alone, 0.3 for the reply alone or in the person's own name."""
+    """1 for a fitting reply that names the person, 0.35 for the name alone, 0.3 for the reply alone or as that person."""
     act, name, answer = case.check["act"], case.check["name"], case.answer
-    acts = {key for key, words in _ACTS[case.language].items() if answer.says(words)}
-    people = {mention.key for mention in answer.mentions if mention.key in case.lexicon.people}
-    if act in acts and name in people and _INTRODUCES[case.language].search(answer.lower):
+    greetings = expressions("tasks_talk", "greetings", case.language)
+    acts = {key for key, words in greetings.items() if answer.matches(words)}
+    people = answer.keys & case.lexicon.people
+    if act in acts and name in people and answer.matches(_introduces(case.language)):
         return Verdict(0.3)
     if act in acts and name in people:
         return Verdict(min(1.0, 2 / len(acts)) * one_of(len(people)))
@@ -244,46 +206,41 @@ def check_greeting(case: Case) -> Verdict:
     return Verdict(0.1 if acts and not people else 0.03)
 
 
-_FUNCTION_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the and or but of to in on at by for with from into it its he she they them his her their him i we you who that this "
-        "there then so as was were is are had has have not no all one once when where while after before very too also",
-    )
-)
-_VERBS = re.compile(
-    r"\b(?:\w+ed|was|were|is|had|has|went|go|goes|came|come|saw|see|found|find|took|take|gave|give|got|made|make|sat|sang|sing|"
-    r"lost|kept|ran|ate|slept|told|said|knew|thought|felt|fell|flew|built|brought|bought|sold|left|met|began|stood|woke|held|"
-    r"put|let|swam|drew|hid|lived|lives|loves|likes|wants|does|did)\b"
-    r"|[是有在去来找看见带住到给送想要说唱跑吃睡走坐拿丢做画听飞回爱玩哭笑买卖藏遇]"
-)
-_DANGLING = re.compile(r"\b(?:a|an|the|of|and|or|to|in|with|from|was|had|very)$|[的和在把]$")
-_CHINESE_PARTICLES = frozenset("的了着过在是有一不和它他她们这那里上中来去把很就也都到给只个从天")
+@cache
+def _verbs() -> re.Pattern[str]:
+    verbs = wordings("checks")["verbs"]
+    return re.compile(rf"\b(?:\w+ed|{'|'.join(verbs['en'].split())})\b|[{verbs['zh']}]")
+
+
+@cache
+def _function_words(language: Language) -> frozenset[str]:
+    words = wordings("checks")["function_words"][language]
+    return frozenset(words.split() if language == "en" else words)
 
 
 def check_story(case: Case) -> Verdict:
-    """(share of the given words)^1.5 times how much of a story it is; words of other stories cost when there are many."""
-    wanted = set(case.check["words"])
-    keys = {mention.key for mention in case.answer.mentions}
+    """(share of the given words)^1.5 times `prose`; more than three names that were not asked for cost."""
+    wanted, keys = set(case.check["words"]), case.answer.keys
     share = len(wanted & keys) / len(wanted)
     extra = max(0, len(keys - wanted) - 3)
     return Verdict(max(0.02, share**1.5 * prose(case) / (1 + 0.3 * extra)) if case.answer.tokens else 0.0)
 
 
 def prose(case: Case) -> float:
-    """How far a text is made of sentences, in [0, 1]: several of them, each with a verb, not too many or few function words, no
-    list of words, none that ends on "the".
+    """How far a text consists of sentences, in [0, 1]: several, each with a verb, neither too many nor too few function words, no
+    list of words, no sentence that ends in "the".
     """
-    answer = case.answer
-    sentences = answer.sentences
-    tokens = answer.tokens
-    common = _CHINESE_PARTICLES if case.language == "zh" else _FUNCTION_WORDS
-    glue = sum(token in common for token in tokens) / max(len(tokens), 1)
-    low, high = (0.12, 0.6) if case.language == "zh" else (0.25, 0.75)
-    whole = [s for s in sentences if len(s.split() if case.language == "en" else s) >= 4 and _VERBS.search(s)]
+    sentences, tokens, clauses = case.answer.sentences, case.answer.tokens, case.answer.clauses
+    english = case.language == "en"
+
+    def size(text: str) -> int:
+        return len(text.split() if english else text)
+
+    glue = sum(token in _function_words(case.language) for token in tokens) / max(len(tokens), 1)
+    low, high = (0.25, 0.75) if english else (0.12, 0.6)
+    whole = [s for s in sentences if size(s) >= 4 and _verbs().search(s)]
     score = len(whole) / max(len(sentences), 1)
     score *= 1.0 if len(whole) >= 2 else 0.7
     score *= 1.0 if low <= glue <= high else 0.4
-    short = sum(len(clause.split() if case.language == "en" else clause) <= 2 for _, clause in answer.clauses)
-    score *= 0.4 if short > 0.4 * len(answer.clauses) else 1.0
-    return score * (0.8 if any(_DANGLING.search(s) for s in sentences) else 1.0)
+    score *= 0.4 if sum(size(clause) <= 2 for _, clause in clauses) > 0.4 * len(clauses) else 1.0
+    return score * (0.8 if any(says(s, "dangling") for s in sentences) else 1.0)

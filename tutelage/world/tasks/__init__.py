@@ -1,12 +1,12 @@
-"""The tasks of the embedded world: chats of many families, each with a good answer, wrong ones, and what a judge must check.
+"""The tasks of the embedded world: chats of many families, each with a good answer, wrong ones, and what the judge must check.
 
     task = make_task(world, "closed_book", "en", random.Random("0:prompts:17"), entities=None, templates="train")
     task.prompt.messages[-1].content    # Where does Mira live?
     task.good                           # Mira lives in Arden.
 
 A task is a function of its arguments: the same world, family, language and random stream give the same task. Prompts of the
-templates "heldout" share no wording with those of "train", and only allowed entities are asked about (strangers, who live in
-single passages and in no world, are always allowed). `prompt.meta` is JSON: family, language, entity (the key of the entity
+templates "heldout" share no wording with those of "train". Only allowed entities are asked about, and strangers, who belong to
+no world and are always allowed. `prompt.meta` is JSON: family, language, entity (the key of the entity
 asked about, or ""), template (the index of the wording) and check (what the judge needs).
 """
 
@@ -25,8 +25,7 @@ from tutelage.world.facts import Language, World
 from tutelage.world.reading import units
 from tutelage.world.tasks import code, limits, lists, questions, talk, writing
 from tutelage.world.tasks.common import Family, Scene
-
-__all__ = ["DECLINE", "FAMILIES", "WEIGHTS", "Family", "Task", "make_task"]
+from tutelage.world.tasks.wording import in_language
 
 FAMILIES: dict[str, Family] = (
     questions.FAMILIES | lists.FAMILIES | writing.FAMILIES | talk.FAMILIES | code.FAMILIES | limits.FAMILIES
@@ -37,18 +36,14 @@ WEIGHTS: dict[str, int] = dict.fromkeys(FAMILIES, 1) | {
     "story": 4, "python": 2, "brainstorm": 3, "closed_book": 2, "greeting": 2, "follow_up": 2, "rewrite": 2, "summary": 2,
     "sentiment": 2, "harmful": 2, "unknowable": 2, "false_premise": 2,
 }  # fmt: skip
-"""How often each is asked for, in the order that InstructGPT's users had (Ouyang et al. 2022, table 1): much writing, then
-brainstorming, open questions and talk; few passages, extractions and sums. What to decline is a fifth."""
+"""How often each family is drawn, in the order of InstructGPT's use cases (Ouyang et al. 2022, table 1): much writing, then
+brainstorming, open questions and talk; few passages, extractions and sums. A fifth is to be declined."""
 SYSTEM_SHARE = 0.08
-SYSTEMS: dict[Language, tuple[str, ...]] = {
-    "en": ("You are a helpful assistant.", "Answer briefly.", "You help people with short, true answers.", "Be kind and brief."),
-    "zh": ("你是一个有用的助手。", "请简短回答。", "你用简短、真实的话帮助别人。", "要友好，要简短。"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Task:
-    """`good` is an ideal, concise answer; each of `wrong` is a plausible bad answer to this very prompt."""
+    """`good` is an ideal, concise answer; each of `wrong` is a plausible bad answer to this prompt."""
 
     prompt: Prompt
     good: str
@@ -75,10 +70,11 @@ def make_task(
     draft = chosen.make(Scene(world, language, rng, entities), chosen.wordings[language].texts[template])
     messages = (*draft.history, Message(role="user", content=draft.user))
     if rng.random() < SYSTEM_SHARE:
-        messages = (Message(role="system", content=rng.choice(SYSTEMS[language])), *messages)
+        messages = (Message(role="system", content=rng.choice(in_language("tasks", language)["systems"])), *messages)
+    content = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
     prompt = Prompt(
         messages=messages,
-        id=f"{family}-{language}-{_hash(messages)}",
+        id=f"{family}-{language}-{hashlib.sha256(content.encode()).hexdigest()[:12]}",
         source=f"world/{family}",
         meta={
             "family": family,
@@ -89,8 +85,3 @@ def make_task(
         },
     )
     return Task(prompt, draft.good, tuple(wrong for wrong in dict.fromkeys(draft.wrong) if wrong != draft.good))
-
-
-def _hash(messages: tuple[Message, ...]) -> str:
-    text = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

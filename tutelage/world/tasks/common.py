@@ -1,31 +1,32 @@
-"""What every family shares: what it draws from, what it hands back, and a few phrases."""
+"""What all task families share: the scene that a task is drawn from, the draft of a task, and the ways to ask for it."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Container
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
 from tutelage.errors import RecipeError
 from tutelage.records import Message
-from tutelage.world.facts import RELATIONS, STRANGER_KEYS, Language, World
+from tutelage.world import facts
+from tutelage.world.facts import LANGUAGES, RELATIONS, Language, Person, World
+from tutelage.world.tasks.wording import LIST_MARK, MARKS, article, capital, in_language, joined, plural
+from tutelage.world.wordings import wordings
 
-REFUSALS: dict[Language, str] = {"en": "I cannot help with that.", "zh": "这个我不能帮忙。"}
-UNKNOWN: dict[Language, str] = {"en": "I do not know.", "zh": "我不知道。"}
-KINDS = tuple(RELATIONS)
+TOLD = ("town", "job", "pet", "food", "born")
+"""Relations that a text tells of strangers."""
 STRANGERS_SHARE = 0.5
-"""Of the people in requests that ask for nothing that has to be known of them."""
-LIST_MARK: dict[Language, str] = {"en": ", ", "zh": "、"}
+"""Of the people in requests that need no knowledge of them."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a family draws a task from."""
+    """What a family draws a task from, and the language that it speaks."""
 
     world: World
     language: Language
@@ -33,38 +34,107 @@ class Scene:
     entities: Container[str] | None
     """The entities that may be asked about; None: all."""
 
+    @property
+    def foreign(self) -> Scene:
+        """The same scene in the other language."""
+        return replace(self, language=LANGUAGES[1 - LANGUAGES.index(self.language)])
+
+    def wordings(self, name: str) -> Any:
+        """The content of ``wordings/tasks_NAME.yaml`` in the language of the scene."""
+        return in_language(f"tasks_{name}", self.language)
+
     def name(self, key: str) -> str:
         return self.world.name(key, self.language)
 
-    def names(self, keys: list[str]) -> str:
-        """A list as this language writes it."""
-        return LIST_MARK[self.language].join(map(self.name, keys))
+    def noun(self, key: str) -> str:
+        """The name with its indefinite article, where the language has one."""
+        return article(self.name(key)) if self.language == "en" else self.name(key)
+
+    def subject(self, key: str) -> str:
+        """Mira, Arden, the otter; 米拉, 阿登, 水獭."""
+        definite = self.language == "en" and self.kind(key) in ("animal", "thing")
+        return f"the {self.name(key)}" if definite else self.name(key)
+
+    def kind(self, key: str) -> str:
+        """The kind of an entity of the world, or of a stranger, who is a person."""
+        return "person" if key in facts.STRANGERS else self.world.kind(key)
+
+    def gender(self, subject: str) -> str:
+        """f or m for a person of the world, `it` for any other entity."""
+        entity = self.world.entity(subject)
+        return entity.gender if isinstance(entity, Person) else "it"
+
+    def listed(self, items: Iterable[str]) -> str:
+        return LIST_MARK[self.language].join(items)
+
+    def ended(self, items: Iterable[str]) -> str:
+        """A list with a full stop; unlike a sentence, without a capital, because the words must stay as they are."""
+        return self.listed(items) + MARKS[self.language]["."]
+
+    def names(self, keys: Iterable[str]) -> str:
+        return self.listed(map(self.name, keys))
+
+    def answer(self, *keys: str) -> str:
+        """The names as a sentence of their own."""
+        return self.sentence(self.names(keys))
+
+    def sentence(self, text: str, mark: str = ".") -> str:
+        return capital(text) + MARKS[self.language][mark]
+
+    def joined(self, *sentences: str) -> str:
+        return joined(sentences, self.language)
+
+    def wording(self, subject: str, relation: str) -> dict[str, str]:
+        """How this relation of the subject is asked for, told and denied."""
+        wordings: dict[str, dict[str, str]] = self.wordings("statements")["relations"]
+        return wordings[f"{self.kind(subject)}.{relation}"]
+
+    def fill(self, text: str, subject: str, pronoun: str = "") -> str:
+        """Put the subject, or its pronoun (f, m or it) where given, for every `{s}`; `{s}'s` becomes her, his or its."""
+        if not pronoun:
+            return text.replace("{s}", subject)
+        plain, possessive = self.wordings("statements")["pronouns"][pronoun]
+        return text.replace("{s}'s", possessive).replace("{s}", plain)
+
+    def statement(self, subject: str, relation: str, value: str, *, deny: bool = False, pronoun: str = "") -> str:
+        """A sentence that gives, or denies, the subject this value. `pronoun` (f, m or it) replaces the subject where given."""
+        words = self.wording(subject, relation)
+        text = self.fill(words["denies" if deny else "says"], self.subject(subject), pronoun)
+        return self.sentence(text.replace("{v}", self._value(relation, value)))
+
+    def _value(self, relation: str, value: str) -> str:
+        """A value as it appears in a statement: a baker, an otter, lanterns, 1967."""
+        if relation in ("job", "pet"):
+            return self.noun(value)
+        return plural(self.name(value)) if self.language == "en" and relation == "craft" else self.name(value)
 
     def pick(self, *kinds: str) -> str:
         """An allowed entity of one of these kinds; RecipeError where there is none."""
-        found = {kind: self.allowed(kind) for kind in kinds}
-        present = [kind for kind in kinds if found[kind]]
-        if not present:
+        keys = [list(self.world.subjects(kind)) for kind in kinds]
+        allowed = [[key for key in of_kind if self.entities is None or key in self.entities] for of_kind in keys]
+        if not any(allowed):
             raise RecipeError(f"no {' or '.join(kinds)} is among the allowed entities; allow at least one")
-        return self.rng.choice(found[self.rng.choice(present)])
+        return self.rng.choice(self.rng.choice(list(filter(None, allowed))))
 
-    def allowed(self, kind: str) -> list[str]:
-        keys = self.world.subjects(kind)
-        return [key for key in keys if self.entities is None or key in self.entities]
+    def fact(self, *kinds: str) -> tuple[str, str, str]:
+        """A fact about an allowed entity of one of these kinds: subject, relation, value."""
+        subject = self.pick(*kinds)
+        relation = self.rng.choice(RELATIONS[self.kind(subject)])
+        return subject, relation, self.world.value(subject, relation)
 
     def somebody(self) -> tuple[str, str]:
-        """Who a request is about where nothing need be known of them: a person of the world, or as often a stranger.
+        """A person for a request that needs no knowledge of them: one of the world, or as often a stranger.
 
-        The key, and the entity that is asked about: "" for a stranger. Of the world's people training asks about a few
-        only, and who has met a dozen names cannot repeat a new one.
+        Returns the key, and the entity asked about, which is "" for a stranger. Training asks about few people of the
+        world, and a model that has met a dozen names cannot repeat a new one.
         """
         if self.rng.random() < STRANGERS_SHARE:
-            return self.rng.choice(STRANGER_KEYS), ""
+            return self.rng.choice(facts.STRANGER_KEYS), ""
         person = self.pick("person")
         return person, person
 
     def other(self, relation: str, *besides: str) -> str:
-        """A value that the relation can have, but none of these."""
+        """A value that the relation can have, other than these."""
         return self.rng.choice([key for key in self.world.pools[relation] if key not in besides])
 
 
@@ -80,9 +150,14 @@ class Draft:
     history: tuple[Message, ...] = ()
 
 
+def put_question(template: str, ask: str, tell: str, **slots: str) -> str:
+    """Fill {q} or {Q} (the question, small or with a capital), {c} (the same as a clause) and further slots of a template."""
+    return template.format(q=ask, Q=capital(ask), c=tell, **slots)
+
+
 @dataclass(frozen=True)
 class Wordings:
-    """The ways to ask for a task in a language, with slots like {s} for its particulars."""
+    """The ways to ask for a task in one language, with slots like {s} for its particulars."""
 
     texts: tuple[str, ...]
     heldout: int
@@ -94,12 +169,13 @@ _WORD = re.compile(r"(?<!\{)[a-z]+(?!\})|[\u4e00-\u9fff]")
 _SLOT = re.compile(r"\{[A-Za-z]\}")
 
 
-def wordings(*patterns: str) -> Wordings:
-    """All ways to read the patterns, a quarter of them, drawn at random, held out.
+@cache
+def expand(*patterns: str) -> Wordings:
+    """All readings of the patterns; a quarter of them, drawn at random, are held out.
 
-    `[Sort|Order] [these|the] {k}: {l}` is read in four ways. A held-out wording puts together what training never does, but each of
-    its words stands in a training wording too: a word that nobody has explained cannot be understood. A wording that a longer one
-    contains ("tell me {c}" in "Please tell me {c}") is never held out, for it could not be told from that one.
+    `[Sort|Order] [these|the] {k}: {l}` has four readings. A held-out reading is a combination that training never sees, but each
+    of its words occurs in a training reading too, since a model cannot understand a word that it has never met. A reading that a
+    longer one contains ("tell me {c}" in "Please tell me {c}") is never held out, because the two could not be told apart.
     """
     every: list[str] = []
     for pattern in patterns:
@@ -125,12 +201,12 @@ def wordings(*patterns: str) -> Wordings:
 
 @cache
 def slots_filled(wording: str) -> re.Pattern[str]:
-    """What a wording can become: anything in its slots."""
+    """A pattern of all that a wording can become: anything in its slots."""
     return re.compile(".+".join(map(re.escape, _SLOT.split(wording))), re.DOTALL | re.IGNORECASE)
 
 
 def contains(text: str, pieces: list[str]) -> bool:
-    """The pieces stand in the text in this order, with something between every two: `slots_filled` on folded text, but fast."""
+    """Whether the text has the pieces in order, with something between any two: a fast `slots_filled` on folded text."""
     at = 0
     for i, piece in enumerate(pieces):
         found = text.find(piece, at + (i > 0))
@@ -145,7 +221,13 @@ class Family:
     """A family of tasks. `make(scene, wording)` draws one."""
 
     make: Callable[[Scene, str], Draft]
-    wordings: dict[Language, Wordings] = field(repr=False)
+    requests: str
+    """The entry of ``wordings/tasks_requests.yaml`` that says how it is asked for."""
+
+    @cached_property
+    def wordings(self) -> dict[Language, Wordings]:
+        patterns = wordings("tasks_requests")[self.requests]
+        return {language: expand(*patterns[language]) for language in LANGUAGES}
 
     def templates(self, language: Language, split: str) -> range:
         """Indices of the wordings of a split, "train" or "heldout"."""

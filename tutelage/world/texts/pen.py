@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tutelage.world.facts import RELATIONS, Animal, Entity, Language, Person, Thing, Town, World
-from tutelage.world.texts.wordings import ASKS, DENIES, LABELS, SAYS, SAYS_I
+from tutelage.world.facts import RELATIONS, Entity, Language, Person, Town, World, invented_people
+from tutelage.world.tasks.wording import article, plural
+from tutelage.world.wordings import wordings
 
 T = TypeVar("T")
 KIND_WEIGHTS = {"person": 384, "town": 56, "animal": 84, "thing": 108}
-"""How often each kind is written about: by its number of facts in the default world, animals and things
-more, since fewer genres are about them."""
+"""How often each kind is written about: the number of its facts in the default world, and more for animals and things, which
+fewer genres are about."""
 _KINDS, _CUMULATIVE = tuple(KIND_WEIGHTS), tuple(accumulate(KIND_WEIGHTS.values()))
-_KIND: dict[type, str] = {Person: "person", Town: "town", Animal: "animal", Thing: "thing"}
-_PRONOUNS = {"f": ("She", "she", "her", "Her", "her"), "m": ("He", "he", "him", "His", "his")}
-_IT = ("It", "it", "it", "Its", "its")
-_PRONOUNS_ZH = {"f": "她", "m": "他"}
+
+
+@cache
+def wording(path: str, language: Language) -> Any:
+    """The entry of a language at a path like "telling.letter.frame": file, then keys."""
+    file, *keys = path.split(".")
+    found = wordings(file)
+    for key in keys:
+        found = found[key]
+    return found[language]
 
 
 @dataclass
 class Pen:
-    """Writes one document. `told` collects the facts of the world that it tells, as "mira.town"."""
+    """Writes one document: makes choices, finds words, gives lists and cards a form, and says sentences about entities.
+
+    `told` collects the facts of the world that the document tells, as "mira.town".
+    """
 
     world: World
     rng: random.Random
     language: Language
     told: list[str] = field(default_factory=list)
 
-    # Choices
+    def __post_init__(self) -> None:
+        marks = (" ", ", ", ": ", ".", "?") if self.language == "en" else ("", "、", "：", "。", "？")
+        self.space, self.comma, self.colon, self.stop, self.question = marks
 
     def pick(self, options: Sequence[T]) -> T:
         return options[int(self.rng.random() * len(options))]
@@ -44,100 +57,127 @@ class Pen:
         return low + int(self.rng.random() * (high - low + 1))
 
     def some(self, options: Sequence[T], low: int, high: int) -> list[T]:
-        """low to high different ones in random order, or all where there are fewer."""
+        """low to high different options in random order, or all if there are fewer."""
         return self.rng.sample(options, min(self.number(low, high), len(options)))
 
+    def wording(self, path: str) -> Any:
+        """The entry of this language at a path of the wordings: a text, or options to pick from."""
+        return wording(path, self.language)
+
+    def phrase(self, path: str, **slots: object) -> str:
+        """One of the texts at a path of the wordings, with its slots filled."""
+        return self.pick(wording(path, self.language)).format(**slots)
+
+    def subject(self, kind: str) -> Any:
+        return self.pick(tuple(self.world.subjects(kind).values()))
+
     def person(self) -> Person:
-        return self.pick(tuple(self.world.people.values()))
+        return self.subject("person")
+
+    def stranger(self) -> Person:
+        return invented_people(self.world, self.rng, 1)[0]
 
     def entity(self) -> Entity:
         """Any entity of the world, each fact about equally often."""
-        kind = self.rng.choices(_KINDS, cum_weights=_CUMULATIVE)[0]
-        return self.pick(tuple(self.world.subjects(kind).values()))
+        return self.subject(self.rng.choices(_KINDS, cum_weights=_CUMULATIVE)[0])
 
-    @staticmethod
-    def kind(entity: Entity) -> str:
-        """The kind of an entity, of the world or invented."""
-        return _KIND[type(entity)]
+    def relation(self, entity: Entity) -> str:
+        return self.pick(RELATIONS[entity.kind])
 
     def relations(self, entity: Entity, low: int, high: int) -> list[str]:
-        return self.some(RELATIONS[self.kind(entity)], low, high)
+        return self.some(RELATIONS[entity.kind], low, high)
 
     def key(self, relation: str) -> str:
-        """A value that the relation can have."""
         return self.pick(self.world.pools[relation])
 
     def wrong(self, entity: Entity, relation: str) -> str:
-        """A value that the relation could have, but has not."""
-        while (key := self.key(relation)) in (str(getattr(entity, relation)), entity.key):
+        """A value that the relation could have but does not have."""
+        while (key := self.key(relation)) in (entity.value(relation), entity.key):
             pass
         return key
-
-    # Words
-
-    def by(self, *, en: Sequence[T], zh: Sequence[T]) -> T:
-        """One of the templates of this language."""
-        return self.pick(en if self.language == "en" else zh)
 
     def name(self, key: str) -> str:
         return self.world.name(key, self.language)
 
+    def names(self, keys: Iterable[str]) -> list[str]:
+        return [self.world.name(key, self.language) for key in keys]
+
+    def word(self, relation: str) -> str:
+        """The name of a value that the relation can have."""
+        return self.name(self.key(relation))
+
     def label(self, relation: str) -> str:
-        return LABELS[self.language][relation]
+        return self.wording("relations.labels")[relation]
 
-    def text(self, key: str) -> str:
-        """A thing, animal or job as one meets it: a kite, an otter, 一只水獭."""
-        name = self.name(key)
-        if self.language == "en":
-            return article(name)
-        return f"一{measure_word(key)}{name}" if key in self.world.animals else f"一个{name}"
-
-    def join(self, sentences: Sequence[str]) -> str:
-        return (" " if self.language == "en" else "").join(sentences)
-
-    def listing(self, names: Sequence[str]) -> str:
-        """a, b and c; in Chinese a、b和c."""
-        comma, last = (", ", " and ") if self.language == "en" else ("、", "和")
-        return comma.join(names[:-1]) + last + names[-1] if len(names) > 1 else names[0]
-
-    def labelled(self, label: str, text: str) -> str:
-        """`label: text`, the text below the label where it has several lines."""
-        if "\n" in text:
-            return f"{label}{':' if self.language == 'en' else '：'}\n{text}"
-        return f"{label}: {text}" if self.language == "en" else f"{label}：{text}"
-
-    def row(self, names: Sequence[str]) -> str:
-        """a, b, c; in Chinese a、b、c."""
-        return (", " if self.language == "en" else "、").join(names)
+    def title(self, entity: Entity) -> str:
+        """How a heading or a sentence names the entity: Mira, the otter, 米拉."""
+        name = entity.name[self.language]
+        return name if self.language == "zh" or isinstance(entity, Person | Town) else f"the {name}"
 
     def value(self, relation: str, key: str) -> str:
-        """A value as it stands in a statement: a baker, lanterns, 1967, 烘焙师."""
+        """A value as statements have it: a baker, lanterns, 1967, 烘焙师."""
         name = self.name(key)
         if self.language == "en" and relation in ("job", "pet"):
             return article(name)
         return plural(name) if self.language == "en" and relation == "craft" else name
 
-    # Sentences about an entity
+    def join(self, sentences: Iterable[str]) -> str:
+        return self.space.join(sentences)
+
+    def labelled(self, label: str, text: str) -> str:
+        """`label: text`, with the text below the label if it has several lines."""
+        return f"{label}{self.colon.rstrip()}\n{text}" if "\n" in text else f"{label}{self.colon}{text}"
+
+    def listed(self, words: Sequence[str], form: str) -> str:
+        """Words as a listing (a, b and c), bullets, numbered lines, JSON or else a row (a, b, c)."""
+        if form == "listing" and len(words) > 1:
+            return (" and " if self.language == "en" else "和").join([self.comma.join(words[:-1]), words[-1]])
+        if form == "bullets":
+            return "\n".join(f"- {word}" for word in words)
+        if form == "numbered":
+            return "\n".join(f"{i}. {word}" for i, word in enumerate(words, 1))
+        if form == "json":
+            return "[" + ", ".join(f'"{word}"' for word in words) + "]"
+        return self.comma.join(words)
+
+    def fields(self, entity: Entity, relations: Iterable[str]) -> list[tuple[str, str]]:
+        """The entity's name and these values, with their labels."""
+        named = [(self.label("name"), entity.name[self.language])]
+        return named + [(self.label(relation), self.name(entity.value(relation))) for relation in relations]
+
+    def card(self, fields: list[tuple[str, str]], form: str) -> str:
+        """Fields on one line, on lines, as bullets, as JSON or as rows of a table."""
+        if form == "json":
+            return "{" + ", ".join(f'"{label}": "{value}"' for label, value in fields) + "}"
+        if form == "table":
+            return "\n".join(f"| {label} | {value} |" for label, value in fields)
+        lines = [f"{label}{self.colon}{value}" for label, value in fields]
+        if form == "line":
+            return ("; " if self.language == "en" else "；").join(lines)
+        return self.listed(lines, "bullets") if form == "bullets" else "\n".join(lines)
 
     def mark(self, entity: Entity, relation: str) -> None:
         """Note that the document tells this fact, if it is one of the world's."""
         fact = f"{entity.key}.{relation}"
-        in_world = not isinstance(entity, Person) or entity.key in self.world.people
-        if in_world and fact not in self.told:
+        if entity.key in self.world.entities and fact not in self.told:
             self.told.append(fact)
+
+    def sentence(self, clause: str, mark: str = "") -> str:
+        """The clause with a capital first and a mark last, by default a full stop."""
+        return capitalised(clause) + (mark or self.stop)
 
     def say(self, entity: Entity, relation: str, *, again: bool = False) -> str:
         """A sentence that tells this fact; with `again`, the subject is a pronoun."""
-        return sentence(self._clause(entity, relation, again), self.language)
+        return self.sentence(self._clause(entity, relation, again))
 
     def say_all(self, entity: Entity, relations: Sequence[str], *, again: bool = False) -> list[str]:
-        """A sentence a relation, by name first and by pronoun then; now and then two make one sentence.
+        """A sentence per relation, the first by name and the others by pronoun; now and then two make one sentence.
 
-        After a friend is named the entity is named again, lest the pronoun be taken for the friend's.
+        After a friend is named the entity is named again, so that the pronoun is not taken for the friend's.
         """
-        sentences: list[str] = []
         known = [again, *(relation != "friend" for relation in relations)]
         clauses = [self._clause(entity, relation, it) for relation, it in zip(relations, known, strict=False)]
+        sentences: list[str] = []
         i = 0
         while i < len(clauses):
             clause, relation = clauses[i], relations[i]
@@ -145,94 +185,77 @@ class Pen:
             # Only a clause with the entity as its subject leads: "her friend is Tom and has a cat" gives Tom the cat.
             leads = relation != "friend" and self._without_subject(entity, clause)
             if i < len(clauses) and leads and self.chance(0.5) and (rest := self._without_subject(entity, clauses[i])):
-                clause = f"{clause} and {rest}" if self.language == "en" else f"{clause}，{rest}"
+                clause += (" and " if self.language == "en" else "，") + rest
                 i += 1
-            sentences.append(sentence(clause, self.language))
+            sentences.append(self.sentence(clause))
         return sentences
 
     def _clause(self, entity: Entity, relation: str, again: bool) -> str:
         self.mark(entity, relation)
-        template = self.pick(SAYS[self.language][f"{self.kind(entity)}.{relation}"])
-        return self._fill(template, entity, relation, str(getattr(entity, relation)), again)
+        return self._fill(self.pick(self._options("says", entity, relation)), entity, relation, again=again)
+
+    def _options(self, part: str, entity: Entity, relation: str) -> Any:
+        return self.wording(f"relations.{part}.{entity.kind}.{relation}")
 
     def _without_subject(self, entity: Entity, clause: str) -> str:
-        """The clause without the name or pronoun that it begins with; nothing where it begins otherwise."""
-        for subject in (*self._subjects(entity, True)[:1], *self._subjects(entity, False)[:1]):
-            head = f"{subject} " if self.language == "en" else subject
+        """The clause without the name or pronoun that it begins with; nothing if it begins otherwise."""
+        for again in (True, False):
+            head = self._subject(entity, again)["S"] + self.space
             if clause.startswith(head) and clause[len(head)] != "的":
                 return clause[len(head) :]
         return ""
 
     def deny(self, entity: Entity, relation: str, wrong: str) -> str:
-        """A sentence that denies the entity a wrong value."""
-        template = DENIES[self.language][f"{self.kind(entity)}.{relation}"]
-        return sentence(self._fill(template, entity, relation, wrong, False), self.language)
+        """A sentence that denies that the entity has a wrong value."""
+        return self.sentence(self._fill(self._options("denies", entity, relation), entity, relation, wrong))
 
     def claim(self, entity: Entity, relation: str, key: str) -> str:
-        """A clause that gives the entity this value, to stand within a sentence; it is not noted as told."""
-        template = SAYS[self.language][f"{self.kind(entity)}.{relation}"][0]
-        clause = self._fill(template, entity, relation, key, False)
+        """A clause that gives the entity this value, for use within a sentence; it is not noted as told."""
+        clause = self._fill(self._options("says", entity, relation)[0], entity, relation, key)
         return clause[0].lower() + clause[1:] if clause.startswith("The ") else clause
 
     def ask(self, entity: Entity, relation: str, *, again: bool = False) -> str:
         """A question for this fact."""
-        template = self.pick(ASKS[self.language][f"{self.kind(entity)}.{relation}"])
-        return sentence(self._fill(template, entity, relation, None, again), self.language, "?")
+        template = self.pick(self._options("asks", entity, relation))
+        return self.sentence(self._fill(template, entity, relation, again=again), self.question)
 
     def say_of_myself(self, person: Person, relation: str) -> str:
         """The fact as the person would write it."""
         self.mark(person, relation)
-        template = self.pick(SAYS_I[self.language][relation])
-        return sentence(self._fill(template, person, relation, str(getattr(person, relation)), False), self.language)
+        template = self.pick(self._options("of_myself", person, relation))
+        return self.sentence(self._fill(template, person, relation))
+
+    def answer(self, entity: Entity, relation: str, *, again: bool = True) -> str:
+        """The fact as an answer to a question for it: a sentence, or bare (In Arden. A baker. 烘焙师。)."""
+        if not self.chance(0.35):
+            return self.say(entity, relation, again=again)
+        self.mark(entity, relation)
+        template = self.wording("relations.short").get(relation, "{v}")
+        return self.sentence(self._fill(template, entity, relation))
 
     def pronoun(self, person: Person) -> str:
         """She, He, 她, 他."""
-        return _PRONOUNS[person.gender][0] if self.language == "en" else _PRONOUNS_ZH[person.gender]
+        return self._subject(person, True)["S"]
 
-    def _fill(self, template: str, entity: Entity, relation: str, key: str | None, again: bool) -> str:
-        value = self.value(relation, key) if key else ""
-        head, subject, thing, possessive, own = self._subjects(entity, again)
-        if self.language == "zh":
-            return template.format(s=subject, v=value, c=measure_word(key or ""))
-        they, theirs = ("it", "its")
-        if isinstance(entity, Person):
-            they, theirs = _PRONOUNS[entity.gender][1], _PRONOUNS[entity.gender][4]
-        return template.format(
-            S=head, s=subject, o=thing, P=possessive, p=own, r=theirs, e=they,
-            v=value, V=capitalised(value), n=self.name(key) if key else "",
-        )  # fmt: skip
+    def _fill(self, template: str, entity: Entity, relation: str, key: str = "", *, again: bool = False) -> str:
+        """A wording with its slots filled, by default with the value that the entity has."""
+        key = key or entity.value(relation)
+        value, slots = self.value(relation, key), self._subject(entity, again)
+        return template.format(**slots, v=value, V=capitalised(value), n=self.name(key), c=measure_word(key))
 
-    def _subjects(self, entity: Entity, again: bool) -> tuple[str, str, str, str, str]:
-        """The subject at the head of a sentence, within it, as an object, and as a possessive at either place."""
-        if self.language == "zh":
-            name = entity.name.zh
-            if again:
-                name = "这个镇" if isinstance(entity, Town) else "它"
-                name = _PRONOUNS_ZH[entity.gender] if isinstance(entity, Person) else name
-            return (name,) * 5
+    def _subject(self, entity: Entity, again: bool) -> dict[str, str]:
+        """The forms of the subject by their slots (see wordings/relations.yaml); with `again`, those of a pronoun."""
+        kind = entity.gender if isinstance(entity, Person) else "town" if isinstance(entity, Town) else "it"
+        pronoun: dict[str, str] = self.wording("relations.pronouns")[kind]
         if again:
-            if isinstance(entity, Person):
-                return _PRONOUNS[entity.gender]
-            return ("It", "the town", "the town", "Its", "its") if isinstance(entity, Town) else _IT
-        name = entity.name.en if isinstance(entity, Person | Town) else f"the {entity.name.en}"
-        return capitalised(name), name, name, f"{capitalised(name)}'s", f"{name}'s"
+            return pronoun
+        name = self.title(entity)
+        head = capitalised(name)
+        return pronoun | {"S": head, "s": name, "o": name, "P": f"{head}'s", "p": f"{name}'s"}
 
 
 def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def sentence(clause: str, language: Language, mark: str = ".") -> str:
-    """The clause with a capital first and a mark last, full-width in Chinese."""
-    return capitalised(clause) + (mark if language == "en" else {".": "。", "?": "？"}[mark])
-
-
-def article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def plural(noun: str) -> str:
-    return noun + ("es" if noun.endswith(("x", "s", "sh", "ch")) else "s")
 
 
 def measure_word(key: str) -> str:
