@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from tutelage import settings as recipe
 from tutelage.assistant.assistant import Assistant
@@ -142,7 +142,7 @@ def values_of(path: str, page: str, kind: type) -> dict[str, object]:
         return recipe.read_yaml(ROOT / path)
     if path == "ours.yaml":
         (printed,) = blocks(page, "yaml")
-        return yaml.safe_load(printed)
+        return YAML(typ="safe", pure=True).load(printed)
     assert re.fullmatch(r"runs/demo/\w+/recipe\.yaml", path), f"{path}: where does this recipe come from?"
     needed = {name: "x" for name, _, default, _ in recipe.describe(kind) if default == "(required)"}
     start = {"tokenizer": "x"} if kind is PretrainSettings else {}  # this or a checkpoint

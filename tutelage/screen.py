@@ -16,13 +16,22 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     """A table on a terminal; elsewhere lines of tab-separated cells, for other programs."""
     screen = console()
     if not screen.is_terminal:
-        print(*([f"\n{title}"] if title else []), *("\t".join(map(str, row)) for row in (headers, *rows)), sep="\n")
+        lines = [headers, *rows] if headers else rows
+        print(*([f"\n{title}"] if title else []), *("\t".join(map(str, row)) for row in lines), sep="\n")
         return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*headers, title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    names = headers or [""] * len(rows[0])
+    drawn = Table(
+        *names,
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=bool(headers),
+    )
     for row in rows:
         drawn.add_row(*(Text(str(cell), overflow="fold") for cell in row))
     screen.print(drawn)

@@ -122,10 +122,10 @@ def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KIN
         where = f"{source}, step {name!r}"
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise RecipeError(f"{where}: a step's name is made of letters, digits, '_', '-' and '.'")
-        kind = _kind_of(values, where, kinds)
+        kind = kind_of(values, where, kinds)
         knobs_class, inputs_class = kinds[kind].classes()
         given = {key: value for key, value in values.items() if key not in ("kind", "inputs")}
-        knobs = validated(knobs_class, merge(_defaults(recipe, knobs_class), given), where)
+        knobs = validated(knobs_class, merge(common(recipe, knobs_class), given), where)
         named = values.get("inputs", {})
         if not isinstance(named, Mapping):
             raise RecipeError(f"{where}: inputs should be a mapping, found {named!r}")
@@ -160,7 +160,7 @@ def shipped_recipe(name: str) -> Path:
     return checkout if checkout.exists() else installed
 
 
-def _kind_of(values: Mapping[str, Any], where: str, kinds: Mapping[str, Kind]) -> str:
+def kind_of(values: Mapping[str, Any], where: str, kinds: Mapping[str, Kind]) -> str:
     kind = values.get("kind")
     if kind is None:
         raise RecipeError(f"{where}: kind is required: one of {', '.join(kinds)}")
@@ -169,7 +169,7 @@ def _kind_of(values: Mapping[str, Any], where: str, kinds: Mapping[str, Kind]) -
     return kind
 
 
-def _defaults(recipe: Recipe, knobs: type[Settings]) -> dict[str, Any]:
+def common(recipe: Recipe, knobs: type[Settings]) -> dict[str, Any]:
     """The recipe's values for knobs that a step may have under the same name."""
     common: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed, "device": recipe.device}
     found = {name: value for name, value in common.items() if name in knobs.model_fields}

@@ -1,26 +1,23 @@
-"""Run folders seen from outside: `tutelage runs list|show|compare|resume|prune`. Reads what runs leave behind, without torch."""
+"""Run folders seen from outside: `tutelage runs list|show|compare|prune`. Reads what runs leave behind, without torch."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from tutelage.errors import RunFolderError, TutelageError, UsageError
 from tutelage.runs.folder import holder, is_run, locked, removable, remove, temporaries
 from tutelage.runs.lineage import LINEAGE, read_lineage
-from tutelage.screen import amount, console, shown, table
-from tutelage.settings import Settings, flat, read_yaml
-
-if TYPE_CHECKING:
-    from rich.tree import Tree
+from tutelage.screen import amount, shown, table
+from tutelage.settings import flat, read_yaml
 
 KEY_FIGURES = {
     "pretrain": ("bits_per_byte", "loss"),
@@ -28,35 +25,10 @@ KEY_FIGURES = {
     "reward": ("heldout_accuracy", "accuracy"),
     "ppo": ("gold", "reward"),
 }
-"""Stage -> the metrics that people look for first; of other stages it is whatever was logged first."""
+"""Kind of step -> the metrics that people look for first; of other kinds it is whatever was logged first."""
 
 INSIDE = {"checkpoint", "checkpoints", "tokens", "data", "tokenizer", "tensorboard", "wandb"}
-"""Folders of a run that hold no other runs."""
-
-
-class ListCommand(Settings):
-    """Settings of ``tutelage runs list``."""
-
-    root: Path = Field(Path("runs"), description="folder to look in, at any depth")
-
-
-class ShowCommand(Settings):
-    """Settings of ``tutelage runs show``."""
-
-    run: Path = Field(description="run folder")
-
-
-class CompareCommand(Settings):
-    """Settings of ``tutelage runs compare``."""
-
-    runs: list[Path] = Field(min_length=2, description="run folders")
-
-
-class PruneCommand(Settings):
-    """Settings of ``tutelage runs prune``."""
-
-    path: Path = Field(description="a run folder, or a folder of them")
-    dry_run: bool = Field(False, description="say what would be deleted, and delete nothing")
+"""Folders of a step that hold no other runs."""
 
 
 @dataclass(frozen=True)
@@ -66,42 +38,30 @@ class Run:
     path: Path
     lineage: dict[str, Any]
     recipe: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
+    closing: dict[str, Any] | None
+    """The closing figures; None while it is not finished."""
+    holder: str | None
+    """Who works in it now."""
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """Raises RunFolderError if this is no run folder, or a damaged one."""
+        """Raises RunFolderError if this is not a run folder, or a damaged one."""
         if not is_run(path):
-            raise RunFolderError(f"{path} is no run folder: there is no recipe.yaml with a {LINEAGE} beside it")
-        return cls(path, read_lineage(path / LINEAGE), read_yaml(path / "recipe.yaml"))
+            raise RunFolderError(f"{path} is not a run folder: there is no recipe.yaml with a {LINEAGE} beside it")
+        lineage, recipe = read_lineage(path / LINEAGE), read_yaml(path / "recipe.yaml")
+        sessions, metrics = _rows(path / "sessions.jsonl"), _rows(path / "metrics.jsonl")
+        return cls(path, lineage, recipe, sessions, metrics, _object(path / "done.json"), holder(path))
 
     @property
     def kind(self) -> str:
         """The kind of step that made it."""
         return self.lineage["kind"]
 
-    @cached_property
-    def sessions(self) -> list[dict[str, Any]]:
-        """The rows of sessions.jsonl."""
-        return _rows(self.path / "sessions.jsonl")
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl."""
-        return _rows(self.path / "metrics.jsonl")
-
-    @cached_property
-    def closing(self) -> dict[str, Any] | None:
-        """The closing figures; None while it is not finished."""
-        return _object(self.path / "done.json")
-
-    @cached_property
-    def holder(self) -> str | None:
-        """Who works in it now."""
-        return holder(self.path)
-
     @property
     def steps(self) -> tuple[int, int]:
-        """Steps done, of how many. For one that waits to go on, the step that it goes on from."""
+        """Steps done, of how many. For a stopped run, the step that it resumes from."""
         total = next((row["steps"] for row in reversed(self.sessions) if "steps" in row), 0)
         logged = int(self.metrics[-1]["step"]) if self.metrics else 0
         if self.closing is not None or self.holder:
@@ -111,27 +71,21 @@ class Run:
     @property
     def state(self) -> str:
         """running, finished, failed or stopped, and where."""
-        if self.holder:
-            return "running"
-        if self.closing is not None:
-            return "finished"
+        if self.holder or self.closing is not None:
+            return "running" if self.holder else "finished"
         done, total = self.steps
-        where = f" at step {done} of {total}" if total else ""
-        return ("failed" if self.error else "stopped") + where
+        return ("failed" if self.error else "stopped") + (f" at step {done} of {total}" if total else "")
 
     @property
     def error(self) -> str | None:
-        """What the last session failed with, if it did."""
+        """The error that ended the last session, if one did."""
         last = self.sessions[-1] if self.sessions else {}
         return last.get("error", "unknown") if last.get("outcome") == "failed" else None
 
     @property
     def figures(self) -> dict[str, Any]:
         """The last value of every metric, and the closing figures, by dotted name."""
-        figures: dict[str, Any] = {}
-        for row in self.metrics:
-            figures |= row
-        return figures | flat(self.closing or {})
+        return {name: value for row in self.metrics for name, value in row.items()} | flat(self.closing or {})
 
     @property
     def key_figure(self) -> str:
@@ -147,16 +101,29 @@ class Run:
         latest = max(path.stat().st_mtime for path in files)
         return datetime.fromtimestamp(latest).strftime("%Y-%m-%d %H:%M")
 
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Kind, state, steps and key figure, for a table."""
+        done, total = self.steps
+        return self.kind, self.state.split(" at ")[0], f"{done}/{total}" if total else "", self.key_figure
+
+
+def recipe_steps(path: Path) -> dict[str, Any] | None:
+    """The steps in the recipe.yaml of a whole recipe's folder; None for any other folder."""
+    if is_run(path) or not (path / "recipe.yaml").is_file():
+        return None
+    return read_yaml(path / "recipe.yaml").get("steps")
+
 
 def find(root: Path) -> list[Path]:
-    """The run folders at or below ``root``, those inside another run among them. UsageError where there is no such folder."""
+    """The run folders at or below ``root``, nested ones included. UsageError where there is no such folder."""
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder")
     found = []
     for folder, below, _ in os.walk(root):
-        below[:] = sorted(name for name in below if name not in INSIDE and not name.startswith("."))
-        if is_run(Path(folder)):
-            found.append(Path(folder))
+        run = is_run(Path(folder))
+        below[:] = sorted(name for name in below if not (name.startswith(".") or (run and name in INSIDE)))
+        found += [Path(folder)] * run
     return found
 
 
@@ -170,144 +137,119 @@ def size_of(path: Path) -> int:
 # ---- the commands
 
 
-def list_runs(command: ListCommand) -> None:
+def list_runs(root: Annotated[Path, Field(description="folder to look in, at any depth")] = Path("runs")) -> None:
     """Print a table of the runs below a folder."""
     rows = []
-    for path in find(command.root):
+    for path in find(root):
         size = amount(size_of(path))
         try:
             run = Run.read(path)
-            done, total = run.steps
-            steps = f"{done}/{total}" if total else ""
-            rows.append((path, run.kind, run.state.split(" at ")[0], steps, run.key_figure, run.when, size))
+            rows.append((path, *run.row, run.when, size))
         except TutelageError as error:
             rows.append((path, "?", "damaged", "", str(error), "", size))
     if not rows:
-        print(f"{command.root}: no runs")
+        print(f"{root}: no runs")
         return
-    table("", ("run", "stage", "state", "steps", "figure", "when", "size"), rows)
+    table("", ("run", "kind", "state", "steps", "figure", "when", "size"), rows)
 
 
-def show_run(command: ShowCommand) -> None:
+def show_run(run: Annotated[Path, Field(description="folder of a step, or of a whole recipe")]) -> None:
     """Print all that a run folder says of itself."""
-    run = Run.read(command.run)
-    print(f"{run.path}: {run.kind}, {run.state}" + (f" by {run.holder}" if run.holder else ""))
-    if run.error:
-        print(f"failed with: {run.error}")
-    print("\nrecipe\n" + (run.path / "recipe.yaml").read_text(encoding="utf-8").rstrip())
+    steps = recipe_steps(run)
+    if steps is not None:
+        rows = [
+            (name, *(Run.read(run / name).row if is_run(run / name) else ("", "not run yet", "", ""))) for name in steps
+        ]
+        table(f"{run}: a recipe", ("step", "kind", "state", "steps", "figure"), rows)
+        return
+    it = Run.read(run)
+    print(f"{run}: {it.kind}, {it.state}" + (f" by {it.holder}" if it.holder else ""))
+    if it.error:
+        print(f"failed with: {it.error}")
+    print("\nrecipe\n" + (run / "recipe.yaml").read_text(encoding="utf-8").rstrip())
     print("\nmade from")
-    console().print(family(run))
+    print(*family(it), sep="\n")
     print("\nsessions")
-    for session in _by_session(run.sessions):
-        print(_session(session))
-    if run.closing is not None:
-        table("closing figures", ("figure", "value"), [(n, shown(v)) for n, v in flat(run.closing).items()])
-    checkpoints = (*sorted(run.path.glob("checkpoints/step-*")), run.path / "checkpoint")
-    best = (run.path / "checkpoints" / "best").resolve()
-    rows = [(p, "best" if p.resolve() == best else "", amount(size_of(p))) for p in checkpoints if p.is_dir()]
+    print(*_sessions(it.sessions), sep="\n")
+    if it.closing is not None:
+        table("closing figures", ("figure", "value"), [(n, shown(v)) for n, v in flat(it.closing).items()])
+    checkpoints = (*sorted(run.glob("checkpoints/step-*")), run / "checkpoint")
+    best = (run / "checkpoints" / "best").resolve()
+    rows = [(str(p), "best" if p.resolve() == best else "", amount(size_of(p))) for p in checkpoints if p.is_dir()]
     if rows:
         table("checkpoints", ("checkpoint", "", "size"), rows)
 
 
-def compare_runs(command: CompareCommand) -> None:
+def compare_runs(runs: Annotated[list[Path], Field(min_length=2, description="run folders")]) -> None:
     """Print the settings in which runs differ, and their figures side by side."""
-    runs = [Run.read(path) for path in command.runs]
-    headers = ("", *(str(run.path) for run in runs))
-    settings = [flat(run.recipe) | {"(kind)": run.kind, "(code)": _code(run.lineage)} for run in runs]
-    names = [name for name in dict.fromkeys(name for values in settings for name in values) if name != "out"]
-    differing = [name for name in names if len({shown(values.get(name)) for values in settings}) > 1]
+    found = [Run.read(path) for path in runs]
+    headers = ("", *map(str, runs))
+    settings = [flat(run.recipe) | {"(code)": _code(run.lineage)} for run in found]
+    differing = [row for row in _side_by_side(settings) if len(set(row[1:])) > 1]
     if differing:
-        table("settings that differ", headers, [(n, *(shown(v.get(n)) for v in settings)) for n in differing])
+        table("settings that differ", headers, differing)
     else:
         print("the settings are the same")
-    figures = [run.figures for run in runs]
-    names = list(dict.fromkeys(name for values in figures for name in values))
-    table("figures", headers, [(name, *(shown(values.get(name)) for values in figures)) for name in names])
+    table("figures", headers, _side_by_side([run.figures for run in found]))
 
 
-def resumption(path: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """The command and arguments that go on with a run. RunFolderError where it is finished or somebody works in it."""
-    run = Run.read(path)
-    if run.holder:
-        raise RunFolderError(f"{path} is held by {run.holder}")
-    if run.closing is not None:
-        raise RunFolderError(f"{path} is finished: there is nothing to go on with")
-    elsewhere = Path(run.recipe.get("out", "")).resolve() != path.resolve()  # moved, or started from another folder
-    place = ["--out", str(path)] if elsewhere else []
-    return run.kind, ["--recipe", str(path / "recipe.yaml"), *place, *overrides]
-
-
-def prune(command: PruneCommand) -> None:
-    """Delete the states and intermediate checkpoints of finished runs, the best and those that other runs began from aside."""
-    paths = find(command.path)
+def prune(
+    path: Annotated[Path, Field(description="a run folder, or a folder of them")],
+    *,
+    dry_run: Annotated[bool, Field(description="say what would be deleted, and delete nothing")] = False,
+) -> None:
+    """Delete states and intermediate checkpoints of finished runs; the best, and those that other runs began from, stay."""
+    paths = find(path)
     if not paths:
-        raise UsageError(f"{command.path}: no runs")
-    beside = command.path.resolve().parent.iterdir() if is_run(command.path) else ()
-    others = [*paths, *(path for folder in beside if is_run(folder) for path in find(folder))]
-    inputs = [read_lineage(path / LINEAGE)["inputs"] for path in others]
+        raise UsageError(f"{path}: no runs")
+    beside = path.resolve().parent.iterdir() if is_run(path) else ()
+    others = [*paths, *(inner for folder in beside if is_run(folder) for inner in find(folder))]
+    inputs = [read_lineage(other / LINEAGE)["inputs"] for other in others]
     used = {Path(entry["path"]).resolve() for named in inputs for entry in named.values()}
     rows, total, kept = [], 0, []
-    for path in paths:
-        if holder(path) or not (path / "done.json").exists():
-            kept.append(path)
+    for folder in paths:
+        if holder(folder) or not (folder / "done.json").exists():
+            kept.append(folder)
             continue
-        with locked(path):
-            for target in _superfluous(path):
+        with locked(folder):
+            states = [folder / name for name in ("state.pt", "state.previous.pt", "progress.json")]
+            states = [state for state in states if state.exists()]
+            for target in (*states, *removable(folder / "checkpoints", 0), *temporaries(folder)):
                 if target.resolve() in used:
                     print(f"{target} stays: another run began from it")
                     continue
                 size = size_of(target)
                 rows.append((target, amount(size)))
                 total += size
-                if not command.dry_run:
+                if not dry_run:
                     remove(target)
     if rows:
-        table("", ("would be deleted" if command.dry_run else "deleted", "size"), rows)
-    print(f"{'would free' if command.dry_run else 'freed'} {amount(total)}")
+        table("", ("would be deleted" if dry_run else "deleted", "size"), rows)
+    print(f"{'would free' if dry_run else 'freed'} {amount(total)}")
     if kept:
         print(f"not finished, so left as they are: {', '.join(map(str, kept))}")
-
-
-COMMANDS: dict[str, tuple[type[Settings], Callable[[Any], None], str]] = {
-    "list": (ListCommand, list_runs, "root"),
-    "show": (ShowCommand, show_run, "run"),
-    "compare": (CompareCommand, compare_runs, "runs"),
-    "prune": (PruneCommand, prune, "path"),
-}
-"""Verb -> its settings, what it does, and the setting that needs no name. `resume` takes the stage's settings."""
 
 
 # ---- parts
 
 
-def family(run: Run) -> Tree:
-    """The run's inputs as a tree, and under each that is a checkpoint what it was made from in turn."""
-    from rich.text import Text
-    from rich.tree import Tree
-
+def family(run: Run) -> Iterator[str]:
+    """The run's inputs, one per line, and indented under each what it was made from in turn."""
     ancestors, drawn = run.lineage.get("ancestors", {}), set()
 
-    def grow(tree: Tree, inputs: Mapping[str, Mapping[str, str]]) -> None:
+    def lines(inputs: Mapping[str, Mapping[str, str]], indent: str) -> Iterator[str]:
         for role, entry in inputs.items():
             digest = entry["sha256"]
             made_by = ancestors.get(digest)
             by = f" by {made_by['kind']} ({_code(made_by)})" if made_by else ""
             above = ", see above" if made_by and digest in drawn else ""
-            branch = tree.add(Text(f"{role}: {entry['path']} [{digest[:12]}]{by}{above}"))
+            yield f"{indent}{role}: {entry['path']} [{digest[:12]}]{by}{above}"
             if made_by and digest not in drawn:
                 drawn.add(digest)
-                grow(branch, made_by.get("inputs", {}))
+                yield from lines(made_by.get("inputs", {}), indent + "  ")
 
-    tree = Tree(Text(f"{run.kind} ({_code(run.lineage)})"))
-    grow(tree, run.lineage["inputs"])
-    return tree
-
-
-def _superfluous(path: Path) -> list[Path]:
-    """What a finished run no longer needs."""
-    names = ("state.pt", "state.previous.pt", "progress.json")
-    states = [path / name for name in names if (path / name).exists()]
-    return [*states, *removable(path / "checkpoints", 0), *temporaries(path)]
+    yield f"{run.kind} ({_code(run.lineage)})"
+    yield from lines(run.lineage["inputs"], "  ")
 
 
 def _code(made_by: Mapping[str, Any]) -> str:
@@ -317,56 +259,44 @@ def _code(made_by: Mapping[str, Any]) -> str:
     return f"tutelage {code['version']}{commit}"
 
 
-def _by_session(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows of sessions.jsonl, those of one session together."""
-    session: list[dict[str, Any]] = []
-    for row in rows:
-        if row.get("event") == "start" and session:
-            yield session
-            session = []
-        session.append(row)
-    if session:
-        yield session
+def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row per name: the value that each run has under it."""
+    names = dict.fromkeys(name for values in runs for name in values)
+    return [(name, *(shown(values.get(name)) for values in runs)) for name in names]
 
 
-def _session(rows: Sequence[Mapping[str, Any]]) -> str:
-    """When a session began and ended and how, on what, and by which command."""
-    events = {row.get("event"): row for row in rows}
-    start, training, end = (events.get(name, {}) for name in ("start", "training", "end"))
-    began, ended = (
-        datetime.fromisoformat(row["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S") if row else "?"
-        for row in (start, end)
-    )
-    lines = [f"{began} to {ended}, {end['outcome']}" if end else f"{began}, killed or still running"]
-    if training:
-        facts = " ".join(
-            f"{name} {training.get(name)}" for name in ("device", "processor", "dtype", "threads", "torch")
+def _sessions(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """When each session began and ended and how, on what machine, and by which command."""
+    starts = [i for i, row in enumerate(rows) if row["event"] == "start"]
+    for first, end_of in zip(starts, [*starts[1:], len(rows)], strict=True):
+        events = {row["event"]: row for row in rows[first:end_of]}
+        start, training, end = (events.get(name, {}) for name in ("start", "training", "end"))
+        began, ended = (
+            datetime.fromisoformat(row["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S") if row else "?"
+            for row in (start, end)
         )
-        lines.append(f"from step {training.get('first')} of {training.get('steps')}, {facts}")
-    return "\n  ".join([*lines, _code(start), start.get("command", "")])
+        yield f"{began} to {ended}, {end['outcome']}" if end else f"{began}, killed or still running"
+        if training:
+            names = ("device", "processor", "dtype", "threads", "torch")
+            facts = " ".join(f"{name} {training.get(name)}" for name in names)
+            yield f"  from step {training.get('first')} of {training.get('steps')}, {facts}"
+        yield f"  {_code(start)}\n  {start.get('command', '')}"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log that another process may be writing: a last line that is cut short is not there yet."""
+    """The rows of a log. A last line that is cut short, because another process is writing it, is left out."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
+        with suppress(ValueError):
+            found.append(json.loads(line))
     return found
 
 
 def _object(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is no such file. RunFolderError if it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunFolderError(f"{path} is damaged ({error})") from None
-    if not isinstance(found, dict):
-        raise RunFolderError(f"{path} is damaged (no JSON object)")
-    return found

@@ -1,0 +1,200 @@
+"""`tutelage run`, `demo` and `runs resume`: commands whose options are those of a recipe's steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tutelage.cli.options import NAME, Option, options_of
+from tutelage.errors import CheckpointError, RecipeError, RunFolderError
+from tutelage.recipes.run import run_recipe
+from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, common, kind_of, plan, read_recipe, select, shipped_recipe
+from tutelage.runs.commands import Run, recipe_steps
+from tutelage.screen import program
+from tutelage.settings import Inputs, Settings, merge, plain, validated, write_yaml
+
+_RESULTS = {"report": ("report", "report.html"), "evaluate": ("results", "results.json")}
+
+Only = Annotated[tuple[str, ...], Field(description="run only the steps of these names")]
+From = Annotated[str | None, Field(description="begin with the step of this name")]
+PrintConfig = Annotated[bool, Field(description="print the recipe with every default spelled out, and do nothing")]
+
+
+def run_whole(
+    recipe: Annotated[Path, Field(description="recipe (YAML); give it first, and --help lists the knobs of its steps")],
+    *,
+    only: Only = (),
+    from_: From = None,
+    print_config: PrintConfig = False,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Run a recipe's steps, and say where the results are."""
+    source = f"{recipe} with the command line" if overrides else str(recipe)
+    written = read_recipe(recipe, overrides)
+    steps = plan(written, source)
+    if print_config:
+        print(spelled_out(written, steps), end="")
+        return
+    chosen = select(steps, only=only, first=from_)
+    for step in chosen:
+        ready(step.knobs, step.inputs, f"{source}, step {step.name!r}")
+    run_recipe(written, chosen)
+    print(*results(chosen), sep="\n")
+
+
+def demo(
+    *, only: Only = (), from_: From = None, print_config: PrintConfig = False, overrides: Mapping[str, Any]
+) -> None:
+    """Run the recipe that comes with the package."""
+    run_whole(shipped_recipe("demo.yaml"), only=only, from_=from_, print_config=print_config, overrides=overrides)
+
+
+def one_step(kind: Kind) -> Callable[..., Any]:
+    """The command that runs a step of a kind by itself."""
+
+    def step(inputs: Inputs, knobs: Settings, *, out: Path) -> Any:
+        ready(knobs, inputs, "command line")
+        return kind.load()(knobs, inputs, out)
+
+    knobs, inputs = kind.classes()
+    out = Annotated[Path, Field(description="folder to write; a run that stopped there is resumed")]
+    step.__annotations__ = {"inputs": inputs, "knobs": knobs, "out": out}
+    return step
+
+
+def resume(
+    run: Annotated[Path, Field(description="run folder; give it first, and --help lists its knobs")],
+    *,
+    overrides: Mapping[str, Any],
+) -> Any:
+    """Go on with a step, or with a whole recipe. Raises RunFolderError if it is finished or somebody works in it."""
+    path = run / "recipe.yaml"
+    if recipe_steps(run) is not None:
+        return run_whole(path, overrides=merge({"out": str(run)}, overrides))
+    values = merge(resumable(run), overrides)
+    kind = KINDS[values.pop("kind")]
+    knobs_class, inputs_class = kind.classes()
+    source = f"{path} with the command line" if overrides else str(path)
+    inputs = validated(inputs_class, values.pop("inputs", {}), f"{source}, inputs")
+    knobs = validated(knobs_class, values, source)
+    ready(knobs, inputs, source)
+    return kind.load()(knobs, inputs, run)
+
+
+# ---- options
+
+
+def step_options(words: Sequence[str]) -> list[Option]:
+    """The options of the recipe that ``words`` begin with; without one, those of every kind of step."""
+    path = _first(words, "recipe")
+    if path is not None:
+        return recipe_options(path, words)
+    kinds = [o for name in KINDS for o in _of_step(name, words, f"Steps of kind {name}", {}, ("steps", NAME))]
+    return [*_of_recipe(None, words), *kinds]
+
+
+def demo_options(words: Sequence[str]) -> list[Option]:
+    """The options of the demo's steps."""
+    return recipe_options(shipped_recipe("demo.yaml"), words)
+
+
+def resume_options(words: Sequence[str]) -> list[Option]:
+    """The options of the step, or of the recipe, whose folder ``words`` begin with."""
+    path = _first(words, "run")
+    if path is None:
+        return []
+    if recipe_steps(path) is not None:
+        return recipe_options(path / "recipe.yaml", words)
+    values = resumable(path)
+    return list(_of_step(values["kind"], words, "Settings", values, ()))
+
+
+def recipe_options(path: Path, words: Sequence[str]) -> list[Option]:
+    """The options of a recipe and of its steps, with the recipe's values as defaults."""
+    recipe = read_recipe(path)
+    options = list(_of_recipe(recipe, words))
+    for name, step in recipe.steps.items():
+        kind = kind_of(step, f"{path}, step {name!r}", KINDS)
+        values = merge(common(recipe, KINDS[kind].classes()[0]), step)
+        options += _of_step(kind, words, f"Step {name}: {KINDS[kind].summary}", values, ("steps", name))
+    return options
+
+
+def _of_recipe(recipe: Recipe | None, words: Sequence[str]) -> Iterator[Option]:
+    return (option for option in options_of(Recipe, words, "Recipe", recipe) if option.path[0] != "steps")
+
+
+def _of_step(
+    kind: str, words: Sequence[str], panel: str, values: Mapping[str, Any], prefix: tuple[str, ...]
+) -> Iterator[Option]:
+    knobs, inputs = KINDS[kind].classes()
+    yield from options_of(inputs, words, panel, values.get("inputs"), (*prefix, "inputs"))
+    yield from options_of(knobs, words, panel, values, prefix)
+
+
+def _first(words: Sequence[str], name: str) -> Path | None:
+    """The first argument, which decides what options there are."""
+    found = re.match(rf"(?:--{name}[=\0])?([^-\0][^\0]*)", "\0".join(words))
+    return Path(found[1]) if found else None
+
+
+# ---- what runs, and what it left
+
+
+def resumable(path: Path) -> dict[str, Any]:
+    """The kind, inputs and knobs of an unfinished step, as its folder has them. Raises RunFolderError."""
+    run = Run.read(path)
+    if run.holder:
+        raise RunFolderError(f"{path} is held by {run.holder}")
+    if run.closing is not None:
+        raise RunFolderError(f"{path} is finished: there is nothing to resume")
+    if run.kind not in KINDS:
+        raise RunFolderError(f"{path} was made by {run.kind!r}, which this version of tutelage does not have")
+    return run.recipe
+
+
+def ready(knobs: Settings, inputs: Inputs, source: str) -> None:
+    """Check what can be checked before a step starts: that inputs suit the knobs, and the device is there."""
+    from tutelage.model.device import pick_device
+
+    try:
+        knobs.check(inputs)
+        for part in (knobs, getattr(knobs, "machine", None)):
+            if (device := getattr(part, "device", None)) is not None:
+                pick_device(device)
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from None
+
+
+def spelled_out(recipe: Recipe, steps: Sequence[Step]) -> str:
+    """A recipe as YAML with every default; what an input names stays as it is written."""
+    values = plain(recipe)
+    for step in steps:
+        inputs = values["steps"][step.name].get("inputs", {})
+        values["steps"][step.name] = {"kind": step.kind, "inputs": inputs} | plain(step.knobs)
+    return write_yaml(values)
+
+
+def results(steps: Sequence[Step]) -> Iterator[str]:
+    """Where the results of a recipe's steps are, how to talk to its last language model, and what it all took."""
+    from tutelage.model.checkpoint import require_kind
+
+    model = None
+    for step in steps:
+        if step.kind in _RESULTS:
+            name, file = _RESULTS[step.kind]
+            yield f"{name}: {step.out / file}"
+        with suppress(CheckpointError):  # a reward model, or no checkpoint
+            require_kind(step.out / "checkpoint", "causal")
+            model = step.out / "checkpoint"
+    if model:
+        yield f"talk to it: {program()} chat {shlex.quote(str(model))}"
+    ends = [row for step in steps for row in Run.read(step.out).sessions if row.get("event") == "end"]
+    peak = max((row.get("peak_rss_gib", 0) for row in ends), default=0)
+    yield f"{sum(row.get('seconds', 0) for row in ends):.0f} s, at most {peak:.2f} GiB"
