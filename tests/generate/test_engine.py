@@ -65,7 +65,7 @@ def alone(model: Decoder, request: Request, index: int = 0, context: int = 160) 
                 below += weights[token]
         ids.append(token)
         logprobs.append(math.log(weights[token] / total))
-        if token in request.stop_ids or (request.stop is not None and request.stop(ids)):
+        if token in request.stop_ids or (request.stop_when is not None and request.stop_when(ids)):
             return Generated(ids, logprobs, "stop")
         if len(ids) == s.max_tokens or len(request.ids) + len(ids) == context:
             return Generated(ids, logprobs, "length")
@@ -230,7 +230,7 @@ def test_stop_ids_and_callback() -> None:
 
     by_id, by_call, by_length = (
         Request(base.ids, base.sampling, frozenset({free[place]})),
-        Request(base.ids, base.sampling, stop=three),
+        Request(base.ids, base.sampling, stop_when=three),
         Request(base.ids, base.sampling.model_copy(update={"max_tokens": place + 1}), frozenset({free[place]})),
     )
     a, b, c = (samples[0] for samples in exact_engine(model).generate([by_id, by_call, by_length]))
@@ -360,8 +360,8 @@ def test_generate_needs_an_idle_engine_and_leaves_one_after_an_error() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.generate([request, Request(ids=[1], sampling=Sampling(), stop=interrupted)])
-    engine.submit(Request(ids=[1], sampling=Sampling(), stop=interrupted))
+        engine.generate([request, Request(ids=[1], sampling=Sampling(), stop_when=interrupted)])
+    engine.submit(Request(ids=[1], sampling=Sampling(), stop_when=interrupted))
     with pytest.raises(KeyboardInterrupt):
         engine.step()
     assert (engine.active, engine.waiting) == (0, 0)
