@@ -219,7 +219,7 @@ class Engine:
         try:
             return self._step(watch)
         except BaseException:
-            self._drop_all()
+            self.clear()
             raise
 
     def _step(self, watch: Watch | None) -> list[Event | Failure]:
@@ -276,7 +276,7 @@ class Engine:
                     one.logprobs.append(event.logprob)
                     one.finish_reason = event.finish_reason or one.finish_reason
         except BaseException:  # a wrong request among them, or Ctrl-C between two steps
-            self._drop_all()
+            self.clear()
             raise
         return list(results.values())
 
@@ -451,6 +451,7 @@ class Engine:
         cache.lengths[torch.tensor(sources, device=cache.lengths.device)] = length
         cache.put(targets, cache.select(sources))
 
-    def _drop_all(self) -> None:
+    def clear(self) -> None:
+        """Drop all samples, active and waiting."""
         self._rows, self._batch = [], None
         self._waiting.clear()
