@@ -9,7 +9,8 @@ import gc
 import math
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -19,10 +20,10 @@ from hypothesis import strategies as st
 from test_engine import alone, assert_same, count_forwards, exact_engine, tiny
 
 from tutelage.errors import QueueFull, TutelageError, UsageError
-from tutelage.generate.request import Generated, Request
+from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
-from tutelage.generate.service import FairQueue, Job, Sample, Service, Ticket
-from tutelage.generate.text import StopStrings
+from tutelage.generate.service import FairQueue, Job, Service, Ticket
+from tutelage.generate.text import TextWriter
 from tutelage.model.decoder import Decoder
 from tutelage.text.tokenizer import Tokenizer
 
@@ -50,10 +51,6 @@ def model() -> Decoder:
 def service(model: Decoder) -> Iterator[Service]:
     with serve(model) as service:
         yield service
-
-
-def generated(sample: Sample) -> Generated:
-    return Generated(sample.ids, sample.logprobs, sample.finish_reason)
 
 
 class Gate:
@@ -134,7 +131,7 @@ def test_of_32_threads_one_fails_one_is_cancelled_and_the_others_get_what_they_g
             assert len(result[0].ids) == 2
         else:
             for sample, single in zip(result, exact_engine(model).generate([request])[0], strict=True):
-                assert_same(generated(sample), single)
+                assert_same(sample, single)
                 assert sample.text.rstrip("\ufffd") == TOKENIZER.decode(single.ids).rstrip("\ufffd")
 
 
@@ -153,7 +150,8 @@ def test_a_list_is_served_as_by_the_engine_to_the_last_bit(model: Decoder, max_b
     expected.autocast = autocast
     with serve(model, max_batch=max_batch, autocast=autocast, eager=False) as service:
         ours = [ticket.result() for ticket in service.submit_all(requests)]
-    assert [[generated(sample) for sample in samples] for samples in ours] == expected.generate(requests)
+    for samples, engines in zip(ours, expected.generate(requests), strict=True):
+        assert [(s.tokens, s.finish_reason) for s in samples] == [(s.tokens, s.finish_reason) for s in engines]
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -167,27 +165,43 @@ def until_stop(text: str, stops: list[str]) -> str:
     return text[: min(ends)[1]] if ends else text
 
 
+@dataclass
+class Pieces:
+    """A decoder whose ids are indices of pieces of text."""
+
+    texts: Sequence[str]
+
+    def push(self, i: int) -> str:
+        return self.texts[i]
+
+    def finish(self) -> str:
+        return ""
+
+
 @given(st.text(CHARACTERS, max_size=30), st.lists(st.text(CHARACTERS, min_size=1, max_size=4), max_size=4), st.data())
 @settings(max_examples=300)
 def test_stop_strings_do_not_depend_on_where_pieces_end(text: str, stops: list[str], data: st.DataObject) -> None:
     if text and data.draw(st.booleans()):  # one that occurs
         start = data.draw(st.integers(0, len(text) - 1))
         stops = [*stops, text[start : start + data.draw(st.integers(1, 5))]]
-    finder, out, place = StopStrings(stops), "", 0
+    pieces, place = [], 0
     while place < len(text):
-        size = data.draw(st.integers(1, 5))
-        out += finder.push(text[place : place + size])
-        place += size
+        pieces.append(text[place : place + data.draw(st.integers(1, 5))])
+        place += len(pieces[-1])
+    writer, out = TextWriter(Pieces(pieces), stops), ""
+    for i in range(len(pieces)):
+        writer.push(i)
+        out += writer.take()
         assert until_stop(text, stops).startswith(out)
-    out += finder.finish()
-    assert out == until_stop(text, stops)
-    assert finder.found == any(stop in text for stop in stops)
+    assert writer.finish() == any(stop in text for stop in stops)
+    assert out + writer.take() == until_stop(text, stops)
 
 
 def test_stop_strings_by_hand() -> None:
     def pieces(stops: list[str], text: str) -> list[str]:
-        finder = StopStrings(stops)
-        return [*(finder.push(char) for char in text), finder.finish()]
+        writer = TextWriter(Pieces(text), stops)
+        taken = [(writer.push(i), writer.take())[1] for i in range(len(text))]
+        return [*taken, (writer.finish(), writer.take())[1]]
 
     assert pieces(["aab"], "aaab-") == ["", "", "a", "", "", ""]
     assert pieces(["ab"], "abc") == ["", "", "", ""], "at offset 0"
@@ -387,7 +401,7 @@ def test_a_fault_ends_its_own_request_alone(model: Decoder) -> None:
             assert max(len(s.tokens) for s in ticket._job.samples) == tokens
         for ticket, singles in zip([tickets[0], *tickets[-3:]], expected, strict=True):
             for sample, single in zip(ticket.result(), singles, strict=True):
-                assert_same(generated(sample), single)
+                assert_same(sample, single)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +482,7 @@ def test_echo_and_top_logprobs_are_those_of_a_plain_forward(model: Decoder) -> N
                 assert [logprob for _, logprob in token.top] == pytest.approx(best.values.tolist(), abs=1e-4)
             for token in sample.tokens:  # greedy: the chosen one is the most likely one, to the last bit
                 assert token.top[0] == (token.id, token.logprob)
-        assert_same(generated(other.result()[0]), alone(model, plain))
+        assert_same(other.result()[0], alone(model, plain))
         assert other.echo == ()
         assert other.result()[0].tokens[0].top == ()
 

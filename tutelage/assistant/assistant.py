@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from tutelage.errors import CheckpointError, RecipeError, UsageError
-from tutelage.generate.request import Request
+from tutelage.generate.request import Generated, Request
 from tutelage.generate.sampler import Sampling
-from tutelage.generate.service import Generator, Sample, Service
+from tutelage.generate.service import Generator, Service
 from tutelage.model.checkpoint import load_model, model_config
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
@@ -229,11 +229,11 @@ class Assistant:
         ) as service:
             yield service
 
-    def _text(self, sample: Sample) -> str:
+    def _text(self, sample: Generated) -> str:
         """The text of all ids: half a character at the length limit and the stop string included."""
         return self.tokenizer.decode(sample.ids).strip()
 
-    def _completion(self, sample: Sample, *, cut: bool, sampling: dict[str, Any], seed: int) -> Completion:
+    def _completion(self, sample: Generated, *, cut: bool, sampling: dict[str, Any], seed: int) -> Completion:
         """The record of a sample. If it is ``cut`` where the next turn begins, its ids are not those of its text."""
         completion = Completion(
             text=before_stop(self._text(sample)) if cut else self._text(sample),

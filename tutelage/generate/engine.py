@@ -130,23 +130,17 @@ def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor) -> KVCache:
 class Engine:
     """Runs requests through a model, many at once. Not thread-safe: one thread owns it.
 
-    ``max_batch``: most samples at a time. ``max_length``: tokens of prompt and answer together, at most the model's
-    context (the default). ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 when ``max_batch`` is small, whatever
-    the number of active rows, so that a sample never changes its precision. The model is switched to eval mode. Its
-    weights may change between requests, but not while any is active.
+    ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 when ``max_batch`` is
+    small, whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval
+    mode. Its weights may change between requests, but not while any is active.
 
     ``generate`` serves a list of requests; a ``Service`` calls ``submit``, ``step`` and ``cancel`` itself.
     """
 
-    def __init__(
-        self, model: Decoder, *, max_batch: int = 64, max_length: int | None = None, autocast: str = "auto"
-    ) -> None:
-        context = model.config.max_position_embeddings
+    def __init__(self, model: Decoder, *, max_batch: int = 64, autocast: str = "auto") -> None:
         if max_batch < 1:
             raise UsageError(f"max_batch must be at least 1, not {max_batch}")
-        if max_length is not None and not 2 <= max_length <= context:
-            raise UsageError(f"max_length must lie between 2 and the model's context of {context}, not {max_length}")
-        self.model, self.max_batch, self.max_length = model, max_batch, max_length or context
+        self.model, self.max_batch, self.max_length = model, max_batch, model.config.max_position_embeddings
         few = autocast == "auto" and max_batch < BF16_ROWS and self.device.type == "cpu"
         self.autocast, self.vocab_size = "fp32" if few else autocast, model.config.vocab_size
         self.hold = max_batch // 8
@@ -171,8 +165,6 @@ class Engine:
     def waiting(self) -> int:
         """Samples that have not joined the batch yet."""
         return sum(entry.left for entry in self._waiting)
-
-    # -- the interface --------------------------------------------------------------------------------
 
     def check(self, request: Request) -> None:
         """Raise UsageError if the request is invalid: see ``submit``. Safe to call from any thread."""
@@ -266,21 +258,18 @@ class Engine:
         results: dict[int, list[Generated]] = {}
         try:
             for request in requests:
-                results[self.submit(request)] = [Generated([], [], "length") for _ in range(request.sampling.n)]
+                results[self.submit(request)] = [Generated() for _ in range(request.sampling.n)]
             while self._rows or self._waiting:
                 for event in self.step():
                     if isinstance(event, Failure):
                         raise event.error
-                    one = results[event.handle][event.sample]
-                    one.ids.append(event.token)
-                    one.logprobs.append(event.logprob)
-                    one.finish_reason = event.finish_reason or one.finish_reason
+                    sample = results[event.handle][event.sample]
+                    sample.tokens.append(event.token)
+                    sample.finish_reason = event.finish_reason
         except BaseException:  # a wrong request among them, or Ctrl-C between two steps
             self.clear()
             raise
         return list(results.values())
-
-    # -- rows join --------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         """Move waiting samples into the batch, unless too few places are free (see ``hold``), and prefill their prompts."""
@@ -347,8 +336,6 @@ class Engine:
                 self._cache.put(range(cache.batch), cache)
         assert self._cache is not None
         self._cache.reserve(length)
-
-    # -- rows go on --------------------------------------------------------------------------------
 
     def _collect(self) -> _Batch:
         """The tensors of the current rows. Called under autocast, because the cache may grow."""
@@ -418,7 +405,7 @@ class Engine:
                 continue
             if reason is not None:
                 ended.append(slot)
-            events.append(Event(handle, row.sample, token, logprob, reason, tops.get(slot, ()), row.echo))
+            events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
             row.echo = ()
         if failures:
             events += [Failure(handle, error) for handle, error in failures.items()]
@@ -426,8 +413,6 @@ class Engine:
             self._waiting = deque(entry for entry in self._waiting if entry.handle not in failures)
         self._remove(ended)
         return events
-
-    # -- rows leave --------------------------------------------------------------------------------
 
     def _remove(self, gone: Sequence[int]) -> None:
         """Take rows out of the batch; rows from its end fill the gaps."""

@@ -57,13 +57,27 @@ class Token(NamedTuple):
 
 @dataclass
 class Generated:
-    """One finished sample."""
+    """One sample of a request."""
 
-    ids: list[int]
-    """Without the prompt; a sampled stop id is the last."""
-    logprobs: list[float]
-    finish_reason: FinishReason
-    """"stop": a stop id, a stop string or ``stop_when``; "length": max_tokens or the context; "cancelled"."""
+    tokens: list[Token] = field(default_factory=list)
+    """All that were sampled; a stop id is the last, and those of a stop string are included."""
+    finish_reason: FinishReason | None = None
+    """"stop": a stop id, a stop string or ``stop_when``; "length": max_tokens or the context; None: it goes on."""
+    pieces: list[str] = field(default_factory=list)
+    """From a ``Service``: the text that became certain with each token."""
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+    @property
+    def logprobs(self) -> list[float]:
+        return [token.logprob for token in self.tokens]
+
+    @property
+    def text(self) -> str:
+        """Ends before a stop string, and before a character that the length limit cut in half."""
+        return "".join(self.pieces)
 
 
 class Event(NamedTuple):
@@ -72,11 +86,9 @@ class Event(NamedTuple):
     handle: int
     sample: int
     """Index among the request's n samples."""
-    token: int
-    logprob: float
+    token: Token
     finish_reason: FinishReason | None
     """None while the sample goes on."""
-    top: tuple[tuple[int, float], ...] = ()
     echo: tuple[Token, ...] = ()
     """With the first token of sample 0, if requested: all tokens of the prompt but the first, which nothing predicts."""
 

@@ -66,8 +66,6 @@ class Sampling(BaseModel):
         return self.temperature == 1 and not self.truncated and not self.penalised
 
 
-# -- randomness --------------------------------------------------------------------------------
-
 _MASK = (1 << 64) - 1
 _GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -97,9 +95,6 @@ def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(_MIX2)
     x = x ^ ((x >> 31) & ((1 << 33) - 1))
     return ((x >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
-
-
-# -- the settings of a batch --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,9 +180,6 @@ class History:
         self.counts[torch.arange(len(ids), device=ids.device), ids] += 1
 
 
-# -- the distribution --------------------------------------------------------------------------------
-
-
 def penalise(logits: Tensor, penalties: Tensor, history: History) -> Tensor:
     """logits [q, v] with repetition, presence and frequency penalties [3, q, 1] applied, in this order."""
     repetition, presence, frequency = penalties
@@ -250,9 +242,6 @@ def sampled_logits(logits: Tensor, rows: SamplingRows, history: History | None =
         cut = cut.masked_fill(cut < _thresholds(cut, rows), -float("inf"))
         logits = cut if len(cut) == len(logits) else logits.index_copy(0, rows.truncated, cut)
     return logits
-
-
-# -- the draw --------------------------------------------------------------------------------
 
 
 def _block_of(blocks: Tensor, block: Tensor) -> Tensor:

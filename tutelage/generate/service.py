@@ -6,12 +6,11 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from tutelage.errors import QueueFull, TutelageError, UsageError
 from tutelage.generate.engine import Engine
-from tutelage.generate.request import Event, Failure, FinishReason, Request, Token
+from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
 from tutelage.generate.text import StreamingTokenizer, TextWriter
 from tutelage.model.decoder import Decoder
 
@@ -28,36 +27,13 @@ class Delta(NamedTuple):
     """None while the sample goes on."""
 
 
-@dataclass
-class Sample:
-    """One sample of a request."""
-
-    tokens: list[Token] = field(default_factory=list)
-    """All that were sampled, those of a stop string too."""
-    pieces: list[str] = field(default_factory=list)
-    """The text that became certain with each token."""
-    finish_reason: FinishReason | None = None
-
-    @property
-    def text(self) -> str:
-        """Ends before a stop string, and before a character that the length limit cut in half."""
-        return "".join(self.pieces)
-
-    @property
-    def ids(self) -> list[int]:
-        return [token.id for token in self.tokens]
-
-    @property
-    def logprobs(self) -> list[float]:
-        return [token.logprob for token in self.tokens]
-
-
 class Job:
     """The engine's side of a ticket. ``news`` guards all fields and is notified when they change."""
 
     def __init__(self, request: Request, client: str, news: threading.Condition) -> None:
         self.request, self.client, self.news = request, client, news
-        self.samples = [Sample() for _ in range(request.sampling.n)]
+        self.samples = [Generated() for _ in range(request.sampling.n)]
+        self.writers: list[TextWriter] = []
         self.running = len(self.samples)
         self.echo: tuple[Token, ...] = ()
         self.error: BaseException | None = None
@@ -66,12 +42,15 @@ class Job:
     def done(self) -> bool:
         return self.error is not None or not self.running
 
-    def add(self, event: Event, text: str, reason: FinishReason | None) -> None:
-        sample = self.samples[event.sample]
-        sample.tokens.append(Token(event.token, event.logprob, event.top))
-        sample.pieces.append(text)
+    def add(self, event: Event) -> None:
+        """Add a token and the text that it completes."""
+        sample, writer, reason = self.samples[event.sample], self.writers[event.sample], event.finish_reason
+        if reason is not None:
+            reason = "stop" if writer.finish() else reason
+            self.running -= 1
+        sample.tokens.append(event.token)
+        sample.pieces.append(writer.take())
         sample.finish_reason = reason
-        self.running -= reason is not None
         self.echo = self.echo or event.echo
 
     def end(self, error: BaseException | None = None) -> None:
@@ -101,8 +80,8 @@ class Ticket:
             for i in sorted(open_samples):
                 sample, start = job.samples[i], seen[i]
                 if len(sample.tokens) > start or sample.finish_reason:
-                    tokens, text = tuple(sample.tokens[start:]), "".join(sample.pieces[start:])
-                    deltas.append(Delta(i, text, tokens, sample.finish_reason))
+                    text = "".join(sample.pieces[start:])
+                    deltas.append(Delta(i, text, tuple(sample.tokens[start:]), sample.finish_reason))
             return deltas
 
         while open_samples:
@@ -111,13 +90,12 @@ class Ticket:
                 deltas = new()
             for delta in deltas:
                 seen[delta.sample] += len(delta.tokens)
-                if delta.finish_reason:
-                    open_samples.remove(delta.sample)
+            open_samples -= {delta.sample for delta in deltas if delta.finish_reason}
             yield from deltas
             if job.error and not deltas:
                 raise job.error
 
-    def result(self) -> list[Sample]:
+    def result(self) -> list[Generated]:
         """Wait for the n samples. Raises the exception that ended the request."""
         with self._job.news:
             self._job.news.wait_for(lambda: self._job.done)
@@ -205,7 +183,6 @@ class Service:
         self._tokenizer, self._max_waiting, self._eager = tokenizer, max_waiting, eager
         self._queue = FairQueue()
         self._jobs: dict[int, Job] = {}  # by the engine's handle
-        self._writers: dict[tuple[int, int], TextWriter] = {}  # by handle and sample
         self._cancelled: deque[Job] = deque()  # without the lock: the garbage collector may cancel at any point
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
@@ -274,7 +251,7 @@ class Service:
                 with self._lock:
                     self._engine.clear()
                     self._end(list(self._jobs.values()), f"generation failed: {problem}", error)
-                    self._jobs, self._writers = {}, {}
+                    self._jobs.clear()
         with self._lock:
             waiting = [self._queue.pop() for _ in range(len(self._queue))]
             self._end([*self._jobs.values(), *waiting], "the service was closed before the request was done")
@@ -294,29 +271,23 @@ class Service:
         wanted = free + (free < engine.hold)  # one more shows the engine that places are short
         while free and len(self._queue) and engine.waiting < wanted:
             job = self._queue.pop()
-            handle = engine.submit(job.request)
-            self._jobs[handle] = job
-            for i in range(len(job.samples)):
-                self._writers[handle, i] = TextWriter(self._tokenizer.stream(), job.request.stop)
+            self._jobs[engine.submit(job.request)] = job
+            job.writers = [TextWriter(self._tokenizer.stream(), job.request.stop) for _ in job.samples]
 
     def _watch(self, handle: int, sample: int, token: int) -> bool:
-        return self._writers[handle, sample].push(token)
+        return self._jobs[handle].writers[sample].push(token)
 
     def _deliver(self, events: Sequence[Event | Failure]) -> None:
-        changed = {}
         for event in events:
-            job = changed[event.handle] = self._jobs[event.handle]
+            job = self._jobs[event.handle]
             if isinstance(event, Failure):
                 job.end(event.error)
-                continue
-            writer, reason = self._writers[event.handle, event.sample], event.finish_reason
-            if reason is not None and writer.finish():
-                reason = "stop"
-            job.add(event, writer.take(), reason)
-        for handle, job in changed.items():
-            job.news.notify_all()
-            if job.done:
-                self._forget(handle)
+            else:
+                job.add(event)
+        for handle in {event.handle for event in events}:
+            self._jobs[handle].news.notify_all()
+            if self._jobs[handle].done:
+                del self._jobs[handle]
 
     def _drop_cancelled(self) -> None:
         while self._cancelled:
@@ -324,11 +295,6 @@ class Service:
             self._queue.remove(job)
             for handle in [handle for handle, other in self._jobs.items() if other is job]:
                 self._engine.cancel(handle)
-                self._forget(handle)
+                del self._jobs[handle]
             if not job.done:
                 job.end()
-
-    def _forget(self, handle: int) -> None:
-        job = self._jobs.pop(handle)
-        for i in range(len(job.samples)):
-            del self._writers[handle, i]

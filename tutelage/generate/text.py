@@ -20,73 +20,43 @@ class StreamingTokenizer(Protocol):
     def stream(self) -> TextStream: ...
 
 
-class StopStrings:
-    """Finds the first of several strings to be completed in a text that arrives in pieces; of two that are completed by
-    the same character, the longer one.
+class TextWriter:
+    """The text of one sample up to a stop string: the one that is completed first, of several then the longest.
 
-    The result depends on the text alone, not on where the pieces end. The automaton of Knuth, Morris and Pratt (1977)
-    keeps the time linear in the text.
+    So the text does not depend on how it is split into tokens. What may be the beginning of a stop string is held back.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [(stop, _borders(stop)) for stop in stops]
-        self._matched = [0] * len(stops)  # length of the longest beginning of each that ends the text so far
-        self._held = ""  # the longest of these beginnings
-        self.found = False
-
-    def push(self, piece: str) -> str:
-        """Add text; returns what is certainly before a stop string. After one is ``found`` that is nothing."""
-        if self.found or not self._stops:
-            return "" if self.found else piece
-        text = self._held + piece
-        for end, char in enumerate(piece, len(self._held) + 1):
-            whole = 0
-            for i, (stop, borders) in enumerate(self._stops):
-                k = self._matched[i]
-                while k and stop[k] != char:
-                    k = borders[k - 1]
-                self._matched[i] = k = k + (stop[k] == char)
-                whole = k if k == len(stop) > whole else whole
-            if whole:
-                self.found = True
-                return text[: end - whole]
-        sure = len(text) - max(self._matched)
-        self._held = text[sure:]
-        return text[:sure]
-
-    def finish(self) -> str:
-        """The text held back. Call it once, after the last piece."""
-        return "" if self.found else self._held
-
-
-def _borders(stop: str) -> list[int]:
-    """For each beginning of ``stop`` the length of its longest proper prefix that is also its suffix."""
-    borders = [0]
-    for char in stop[1:]:
-        k = borders[-1]
-        while k and stop[k] != char:
-            k = borders[k - 1]
-        borders.append(k + (stop[k] == char))
-    return borders
-
-
-class TextWriter:
-    """The text of one sample. ``push`` adds ids; ``take`` returns the new text that is certain."""
-
-    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
-        self._stream, self._stops = stream, StopStrings(stops)
-        self._ready = ""
+    def __init__(self, stream: TextStream, stops: Sequence[str] = ()) -> None:
+        self._stream, self._stops = stream, stops
+        self._held = self._ready = ""
+        self._stopped = False
 
     def push(self, token: int) -> bool:
         """Add an id; returns whether the text has reached a stop string."""
-        self._ready += self._stops.push(self._stream.push(token))
-        return self._stops.found
+        return self._add(self._stream.push(token))
+
+    def finish(self) -> bool:
+        """End the text, without a character that the length limit cut in half; returns whether a stop string was reached."""
+        if not self._add(self._stream.finish().rstrip("\ufffd")):
+            self._ready += self._held
+        return self._stopped
 
     def take(self) -> str:
+        """The text that has become certain since the last call."""
         ready, self._ready = self._ready, ""
         return ready
 
-    def finish(self) -> bool:
-        """End the text, without the character that a length limit cut in half; returns whether it reached a stop string."""
-        self._ready += self._stops.push(self._stream.finish().rstrip("\ufffd")) + self._stops.finish()
-        return self._stops.found
+    def _add(self, piece: str) -> bool:
+        if self._stopped or not piece:
+            return self._stopped
+        text = self._held + piece
+        ends = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        self._stopped = bool(ends)
+        if ends:
+            certain = min(ends)[1]
+        else:
+            begun = [k for stop in self._stops for k in range(1, len(stop)) if text.endswith(stop[:k])]
+            certain = len(text) - max(begun, default=0)
+        self._ready += text[:certain]
+        self._held = text[certain:]
+        return self._stopped
