@@ -379,7 +379,7 @@ FAULTS = [
     (Request([1], GREEDY, mask=lambda ids: []), UsageError, "at least one token", 0),
     (Request([1], GREEDY, mask=lambda ids: torch.zeros(VOCAB, dtype=torch.bool)), UsageError, "at least one token", 0),
     (Request([1], GREEDY, mask=lambda ids: torch.full((VOCAB,), math.nan)), UsageError, "at least one token", 0),
-    (Request([1], GREEDY, mask=lambda ids: torch.zeros(VOCAB - 1)), UsageError, f"each of the {VOCAB}", 0),
+    (Request([1], GREEDY, mask=lambda ids: torch.zeros(VOCAB - 1)), UsageError, f"row of {VOCAB} entries", 0),
     (Request([1], GREEDY, mask=lambda ids: [VOCAB]), IndexError, "out of bounds", 0),
     (Request([1], Sampling(repetition_penalty=1e-300)), UsageError, "less extreme", 0),
     (Request([1], Sampling(temperature=1e-300)), UsageError, "less extreme", 0),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.errors import CheckpointError, RecipeError, UsageError
 from tutelage.generate.request import Generated, Request
@@ -45,6 +46,8 @@ class Assistant:
     ) -> None:
         self.model, self.tokenizer, self.name, self.dtype = model.eval(), tokenizer, name, dtype
         self.device, self.generator = next(model.parameters()).device, generator
+        self._turn_ends = frozenset(tokenizer.end_ids)
+        self._text_ends = self._turn_ends | {tokenizer.bos_id}  # a text ends where the next document begins
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Assistant:
@@ -81,11 +84,9 @@ class Assistant:
         """Answer a conversation whose last message is the user's. Keyword arguments are those of ``Sampling``."""
         turns = tuple(message_of(m) for m in messages)
         if not turns or turns[-1].role != "user":
-            raise UsageError(
-                f"chat answers a user: the last message is {f'by the {turns[-1].role}' if turns else 'missing'}"
-            )
-        prompt = Prompt(messages=turns)
-        return self.answers([prompt], sampling_of(sampling))[0].completions[0].text
+            found = f"by the {turns[-1].role}" if turns else "missing"
+            raise UsageError(f"chat answers a user: the last message is {found}")
+        return self.answers([turns], sampling_of(sampling))[0].completions[0].text
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """The same, piece by piece as it is written. No piece ends inside a character."""
@@ -116,13 +117,10 @@ class Assistant:
             ids = [r.ids for r in rendered]
         else:
             ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(asked, chosen, strict=True)]
-        context = self.context
         for i, (prompt, row) in enumerate(zip(asked, ids, strict=True), 1):
-            if len(row) >= context:
-                name = f" ({prompt.id})" if prompt.id else ""
-                raise UsageError(
-                    f"prompt {i}{name} has {len(row)} tokens; the model's context is {context}: shorten it"
-                )
+            if len(row) >= self.context:
+                which = f"prompt {i} ({prompt.id})" if prompt.id else f"prompt {i}"
+                raise UsageError(f"{which} has {len(row)} tokens; the model's context is {self.context}: shorten it")
         requests = [
             Request(
                 ids=row,
@@ -134,17 +132,13 @@ class Assistant:
         ]
         with self._serving(max_batch, len(requests)) as generator:
             written = [ticket.result() for ticket in generator.submit_all(requests)]
-        used = {name: value for name, value in sampling.model_dump(exclude_defaults=True).items() if name != "seed"}
-        return [
-            Answers(
-                prompt=prompt,
-                completions=tuple(
-                    self._completion(sample, cut=bool(chosen[i]), sampling=used, seed=sampling.seed + i)
-                    for sample in samples
-                ),
-            )
-            for i, (prompt, samples) in enumerate(zip(asked, written, strict=True))
-        ]
+        used = sampling.model_dump(exclude_defaults=True, exclude={"seed"})
+        answers = []
+        for i, (prompt, samples) in enumerate(zip(asked, written, strict=True)):
+            made_by = {"model": self.name, "sampling": used, "seed": sampling.seed + i}
+            completions = tuple(self._completion(sample, made_by, cut=bool(chosen[i])) for sample in samples)
+            answers.append(Answers(prompt=prompt, completions=completions))
+        return answers
 
     def score(self, messages: Sequence[Message | Mapping[str, str]]) -> float:
         """A reward model's score of a conversation that ends with the assistant's answer."""
@@ -168,27 +162,21 @@ class Assistant:
         for i, talk in enumerate(talks):
             if not talk or talk[-1].role != "assistant":
                 found = f"is by the {talk[-1].role}" if talk else "is missing"
-                raise UsageError(
-                    f"dialogue {i}: what is scored is the assistant's answer, but the last message {found}"
-                )
+                raise UsageError(f"dialogue {i}: the assistant's answer is scored, but the last message {found}")
         rendered = [r.until_end().ids for r in render_batch(self.tokenizer, talks)]
         for i, done in enumerate(finished or ()):
             if not done:
                 prompt, answer = render_answers(self.tokenizer, talks[i][:-1], [talks[i][-1].text], [False])
                 rendered[i] = prompt + answer[0]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
-        if order and len(rendered[order[-1]]) > self.context:
-            tokens = len(rendered[order[-1]])
+        if order and (tokens := len(rendered[order[-1]])) > self.context:
             raise UsageError(f"dialogue {order[-1]} is {tokens} tokens long, the model's context is {self.context}")
         scores = [0.0] * len(rendered)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            longest = len(rendered[rows[-1]])
-            ids = torch.full((len(rows), longest), self.tokenizer.pad_id, device=self.device)
-            for place, row in enumerate(rows):
-                ids[place, : len(rendered[row])] = torch.tensor(rendered[row])
+            ids = pad_sequence([torch.tensor(rendered[row]) for row in rows], True, self.tokenizer.pad_id)
             with autocast(self.device, self.dtype):
-                values = self.model(ids)
+                values = self.model(ids.to(self.device))
             for place, row in enumerate(rows):
                 scores[row] = values[place, len(rendered[row]) - 1].item()
         return scores
@@ -204,28 +192,14 @@ class Assistant:
             raise CheckpointError(f"{self.name} is a reward model; only language models write")
         return self.model
 
-    @property
-    def _turn_ends(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.end_ids)
-
-    @property
-    def _text_ends(self) -> frozenset[int]:
-        """A text ends where the next document begins."""
-        return frozenset([*self.tokenizer.end_ids, self.tokenizer.bos_id])
-
     @contextmanager
     def _serving(self, max_batch: int, requests: int = 1) -> Iterator[Generator]:
         """The assistant's own generator, or a Service for this call."""
         if self.generator is not None:
             yield self.generator
-            return
+            return  # whoever made it closes it
         with Service(
-            self._decoder,
-            self.tokenizer,
-            max_batch=max_batch,
-            max_waiting=requests,
-            autocast=self.dtype,
-            eager=False,
+            self._decoder, self.tokenizer, max_batch=max_batch, max_waiting=requests, autocast=self.dtype, eager=False
         ) as service:
             yield service
 
@@ -233,24 +207,19 @@ class Assistant:
         """The text of all ids: half a character at the length limit and the stop string included."""
         return self.tokenizer.decode(sample.ids).strip()
 
-    def _completion(self, sample: Generated, *, cut: bool, sampling: dict[str, Any], seed: int) -> Completion:
+    def _completion(self, sample: Generated, made_by: dict[str, Any], *, cut: bool) -> Completion:
         """The record of a sample. If it is ``cut`` where the next turn begins, its ids are not those of its text."""
-        completion = Completion(
-            text=before_stop(self._text(sample)) if cut else self._text(sample),
-            finished=sample.finish_reason == "stop",
-            model=self.name,
-            sampling=sampling,
-            seed=seed,
-        )
-        return completion if cut else completion.with_ids(sample.ids)
+        text, finished = self._text(sample), sample.finish_reason == "stop"
+        if cut:
+            return Completion(text=before_stop(text), finished=finished, **made_by)
+        return Completion(text=text, finished=finished, **made_by).with_ids(sample.ids)
 
     def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
         """The prompt after as many shots as leave room for the answer; the first ones are dropped first."""
-        context = self.context
         for first in range(len(shots) + 1):
             text = transcript(prompt.messages, shots=shots[first:])
             ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
-            if len(ids) + room <= context:
+            if len(ids) + room <= self.context:
                 break
         return ids
 

@@ -352,7 +352,7 @@ class Engine:
             tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
             settings=settings,
             history=history if held else None,
-            hooks=Hooks.of([row.request for row in rows], self.vocab_size, device),
+            hooks=Hooks.of([row.request for row in rows], self.vocab_size),
             keys=torch.tensor([row.key for row in rows])[:, None],
             steps=torch.tensor([len(row.ids) for row in rows])[:, None],
             longest=longest,

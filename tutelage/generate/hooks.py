@@ -21,50 +21,40 @@ ECHO_POSITIONS = 256
 class Hooks:
     """The hooks of a batch's rows; slots are indices of rows."""
 
-    biased: Tensor | None
-    """int64 [k]: slots with a logit bias."""
-    bias: Tensor
-    """float32 [k, v]"""
-    masks: list[tuple[int, Mask]]
-    """(slot, mask)"""
+    changes: list[tuple[int, Tensor, Mask | None]]
+    """(slot, logit bias as float32 [v], mask)"""
     ranked: list[tuple[int, int]]
     """(slot, number of most likely tokens to report)"""
 
     @classmethod
-    def of(cls, requests: Sequence[Request], vocab_size: int, device: torch.device) -> Hooks | None:
+    def of(cls, requests: Sequence[Request], vocab_size: int) -> Hooks | None:
         """The hooks of a batch; None if it has none."""
         if all(request.plain for request in requests):
             return None
-        biased = [slot for slot, request in enumerate(requests) if request.logit_bias]
-        bias = torch.zeros(len(biased), vocab_size)
-        for row, slot in enumerate(biased):
-            given = requests[slot].logit_bias
-            bias[row, list(given)] = torch.tensor(list(given.values()), dtype=torch.float32)
-        return cls(
-            biased=torch.tensor(biased, device=device) if biased else None,
-            bias=bias.to(device),
-            masks=[(slot, request.mask) for slot, request in enumerate(requests) if request.mask is not None],
-            ranked=[(slot, request.top_logprobs) for slot, request in enumerate(requests) if request.top_logprobs],
-        )
+        changes = []
+        for slot, request in enumerate(requests):
+            if request.mask or request.logit_bias:
+                bias = torch.zeros(vocab_size)
+                bias[list(request.logit_bias)] = torch.tensor(list(request.logit_bias.values()))
+                changes.append((slot, bias, request.mask))
+        return cls(changes, [(slot, r.top_logprobs) for slot, r in enumerate(requests) if r.top_logprobs])
 
     def adjust(self, logits: Tensor, ids: Sequence[list[int]]) -> tuple[Tensor, dict[int, Exception]]:
         """Apply biases and masks to logits [b, v], given the ids of each row's sample so far.
 
-        Returns float32 logits, and the exceptions of masks that failed by slot; their rows are left unmasked.
+        Returns float32 logits, and the exceptions of masks that failed by slot; their rows are left as they are.
         """
-        logits, failed = logits.float(), {}
-        if self.biased is not None:
-            logits = logits.index_add(0, self.biased, self.bias)
         rows: dict[int, Tensor] = {}
-        for slot, mask in self.masks:
+        failed: dict[int, Exception] = {}
+        for slot, bias, mask in self.changes:
             try:
-                rows[slot] = mask_row(mask(ids[slot]), logits.shape[1])
+                rows[slot] = bias if mask is None else bias + mask_row(mask(ids[slot]), len(bias))
             except Exception as error:
                 failed[slot] = error
-        if rows:
-            added = torch.stack(list(rows.values())).to(logits.device)
-            logits = logits.index_add(0, torch.tensor(list(rows), device=logits.device), added)
-        return logits, failed
+        if not rows:
+            return logits, failed
+        added, slots = torch.stack(list(rows.values())), torch.tensor(list(rows))
+        return logits.float().index_add(0, slots.to(logits.device), added.to(logits.device)), failed
 
     def top(self, probs: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
         """The most likely tokens of probs [b, v] for the slots that ask for them; those of probability 0 are left out."""
@@ -82,14 +72,14 @@ def mask_row(returned: Sequence[int] | Tensor, vocab_size: int) -> Tensor:
     """float32 [v]: what a mask's return value adds to the logits. UsageError if that leaves no token."""
     given = returned if isinstance(returned, Tensor) else torch.tensor(list(returned))
     if given.is_floating_point():
-        row = given.float()
+        row = given.float().cpu()
     else:
         row = torch.full((vocab_size,), -math.inf)
         row[given.cpu()] = 0.0
     if row.shape != (vocab_size,) or not math.isfinite(row.max()):
         raise UsageError(
-            f"the mask of logits must allow at least one token and have an entry for each of the {vocab_size}: "
-            f"it returned {'nothing' if not given.numel() else f'{given.dtype} {list(given.shape)}'}"
+            f"a mask must allow at least one token and have a row of {vocab_size} entries, "
+            f"but it returned {given.dtype} {list(given.shape)}"
         )
     return row
 
