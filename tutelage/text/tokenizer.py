@@ -20,6 +20,7 @@ from tutelage.files import write_atomic
 from tutelage.text.codec import checked
 from tutelage.text.folder import read_backend, read_folder, require_rows
 from tutelage.text.imported import ChatFormat, chat_format
+from tutelage.text.stream import TextStream
 
 # Their ids are 0 to 5 in this order. "end" closes a turn: it is trained, and it is never the padding.
 SPECIALS = {
@@ -198,3 +199,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; control tokens are skipped, bytes that are no UTF-8 become U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def stream(self) -> TextStream:
+        """An incremental decoder: ``push(id)`` and finally ``finish()`` return the pieces of ``decode``'s text."""
+        return TextStream(self._backend)
