@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -79,15 +80,28 @@ def in_evaluation() -> None:
 
 
 def in_the_final_save() -> None:
-    """The weights of the result are written, the tokenizer is not."""
-    save = checkpointing.save_model
+    """The weights of the result are written, the tokenizer is not; of SFT's, which is linked, one file is there."""
+    save, link = checkpointing.save_model, os.link
 
-    def then_die(folder: Path, *arguments: Any, **ids: Any) -> None:
+    def save_and_die(folder: Path, *arguments: Any, **ids: Any) -> None:
         save(folder, *arguments, **ids)
         if "checkpoint." in folder.name:
             die()
 
-    checkpointing.save_model = then_die
+    def link_and_die(source: str, target: str) -> None:
+        link(source, target)
+        die()
+
+    checkpointing.save_model, os.link = save_and_die, link_and_die
+
+
+def without_links() -> None:
+    """A file system that has no hard links."""
+
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", source)
+
+    os.link = refuse
 
 
 def before_it_says_that_it_is_done() -> None:
@@ -136,7 +150,8 @@ def test_a_run_killed_at_the_worst_moments_ends_as_an_undisturbed_one(toy, base,
     if moment is in_the_final_save:
         assert not job.out.joinpath("checkpoint").exists(), "half a checkpoint"
         assert saved_step(job.out) == logged(undisturbed[name])[-1]["step"], "the last step is saved before the end"
-    assert finish(start(job)) == 0, said(job).read_text()
+    before = without_links if moment is in_the_final_save else None
+    assert finish(start(job, before)) == 0, said(job).read_text()
     assert_same_end(undisturbed[name], job.out)
 
 
@@ -199,6 +214,10 @@ def test_a_metric_to_keep_the_best_by_must_be_measured(toy, base, tuned, scorer,
     with pytest.raises(RecipeError, match=r"keep_best: 'gold' is not measured here; there are heldout_loss$"):
         sft_job(toy, base, tmp_path / "sft", machine=machine).run()
     assert not (tmp_path / "sft").exists(), "it is said before the first step"
+    by_reward = {"reward_model": scorer, "prompts": toy.folder / "prompts.jsonl"}
+    machine = MACHINE | {"keep_best": "heldout_loss"}
+    with pytest.raises(RecipeError, match="keep_best: the best by reward is the result here and kept anyway"):
+        sft_job(toy, base, tmp_path / "sft", machine=machine, **by_reward).run()
     with pytest.raises(RecipeError, match="keep_best: nothing is measured on held-out data here"):
         ppo_job(toy, tuned, scorer, tmp_path / "ppo", machine=machine).run()
 

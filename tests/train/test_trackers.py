@@ -94,7 +94,7 @@ def test_a_missing_package_is_an_error_before_training(toy, tmp_path, monkeypatc
     problem = rf"machine.tracker: {tracker} is not installed \(.*\); `pip install {tracker}`, or give none"
     with pytest.raises(RecipeError, match=problem):
         tracked(toy, tmp_path / "run", tracker).run()
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_tracker_that_fails_on_the_way_is_said_once_and_the_run_goes_on(toy, tmp_path):

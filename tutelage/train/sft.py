@@ -138,7 +138,7 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
                 result=(model, tokenizer),
                 evaluate=evaluate if measures else None,
                 measures=measures,
-                select=knobs.machine.keep_best or (measures[-1] if measures else None),
+                select=measures[-1] if measures else None,
                 show=("loss", "heldout_loss", "reward"),
             ),
             knobs.machine,
