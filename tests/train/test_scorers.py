@@ -104,9 +104,15 @@ def test_a_function_that_cannot_be_had_is_said_with_the_settings(tmp_path, monke
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"rewrad_model": {"weight": 2.0}}, r"scorers.rewrad_model: give a function, .*; did you mean 'reward_model'\?$"),
+        (
+            {"rewrad_model": {"weight": 2.0}},
+            r"scorers.rewrad_model: give a function, .*; did you mean 'reward_model'\?$",
+        ),
         ({"gold": {"weight": 2.0}}, r"scorers.gold: give a function, or a reward model of this name among the inputs$"),
-        ({"reward_model": {"function": "test_scorers:length"}}, r"scorers.reward_model: .* give the function another name"),
+        (
+            {"reward_model": {"function": "test_scorers:length"}},
+            r"scorers.reward_model: .* give the function another name",
+        ),
     ],
 )
 def test_a_name_that_is_no_scorer_is_refused_before_anything_runs(toy, tmp_path, given, problem):

@@ -105,7 +105,9 @@ def _require_measured(training: Training, machine: Machine) -> None:
         there = ", ".join(training.measures)
         raise RecipeError(f"machine.keep_best: {wanted!r} is not measured here; there are {there}")
     if training.select not in (None, wanted):
-        raise RecipeError(f"machine.keep_best: the best by {training.select} is the result here and kept anyway; leave it out")
+        raise RecipeError(
+            f"machine.keep_best: the best by {training.select} is the result here and kept anyway; leave it out"
+        )
 
 
 def machine_facts(modules: Mapping[str, nn.Module], dtype: str) -> dict[str, Any]:
