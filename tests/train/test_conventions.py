@@ -162,7 +162,8 @@ def test_the_score_is_read_at_the_last_real_token(rollouts):
 def test_a_missing_end_is_penalised_and_a_finished_answer_is_not(rollouts):
     finished = torch.tensor([True, False] * 4)
     part = Rollouts(**(vars(rollouts) | {"finished": finished}))
-    models = some_models(policy := tiny(), tiny_scorer(), reference=policy)
+    policy = tiny()
+    models = some_models(policy, tiny_scorer(), reference=policy)
 
     def returns(penalty: float) -> torch.Tensor:
         some = some_settings(missing_end_penalty=penalty, lam=1.0)

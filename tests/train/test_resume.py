@@ -21,7 +21,6 @@ CASES = [
     "sft lora",
     "sft bf16",
     "reward",
-    "ppo separate",
     "ppo shared",
     "ppo ptx adaptive",
     "ppo lora",
@@ -40,7 +39,6 @@ def make(case: str, toy, base, tuned, scorer, few, out: Path) -> Job:
             toy, base, out, optimizer="muon", machine=SAVING["machine"] | {"weights": "bf16"}
         ),
         "reward": lambda: reward_job(toy, tuned, out, evaluate_every=5, noncontextual=1, surprisal=True, **SAVING),
-        "ppo separate": lambda: ppo_job(toy, tuned, scorer, out, updates=8, **SAVING),
         "ppo shared": lambda: ppo_job(toy, tuned, scorer, out, updates=8, trunk="shared", **SAVING),
         "ppo ptx adaptive": lambda: ppo_job(
             toy, tuned, scorer, out, updates=8, ptx={"coef": 0.1}, average=0.9,

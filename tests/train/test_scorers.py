@@ -80,7 +80,7 @@ def test_an_error_of_ours_in_a_judge_stays_one():
     def judge(prompt: Prompt, answer: str, finished: bool) -> float:
         raise TrainingError("the judge has no facts")
 
-    with pytest.raises(TrainingError, match="^the judge has no facts$"):
+    with pytest.raises(TrainingError, match=r"^the judge has no facts$"):
         score([Scorer("gold", 0.0, function=judge)], ROLLOUTS, PROMPTS, TEXTS, "fp32")
 
 

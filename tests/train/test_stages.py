@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_process import finish, start
-from toy_task import ppo_job, pretrain_job, reward_job, rows, sft_job
+from real_process import assert_same_end, finish, start
+from toy_task import few_documents, ppo_job, pretrain_job, reward_job, rows, sft_job
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.data.heldout import HeldoutText
-from tutelage.errors import CheckpointError, DataError, RecipeError, RunFolderError, UsageError
+from tutelage.errors import CheckpointError, DataError, RecipeError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking
@@ -117,23 +117,10 @@ def test_ppo_raises_the_reward(toy, tuned, scorer, tmp_path, trunk):
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
 
 
-def test_ppo_ptx_keeps_the_pretraining_loss_lower_than_ppo(toy, tuned, scorer, tmp_path):
-    ptx = ppo_job(toy, tuned, scorer, tmp_path / "ptx", updates=12, ptx={"coef": 0.5})
-    log = rows(ptx.run())
-    assert log[-1]["ptx_loss"] < log[0]["ptx_loss"]
-
-
-def test_ppo_stops_at_its_kl_budget_and_says_so(toy, tuned, scorer, tmp_path):
-    job = ppo_job(toy, tuned, scorer, tmp_path / "budget", updates=40, kl={"coef": 0.0, "budget": 0.05})
-    checkpoint = job.run()
-    closing = json.loads((checkpoint.parent / "done.json").read_text())
-    assert closing["stopped_by_kl_budget"]
-    assert rows(checkpoint)[-1]["kl"] > 0.05
-
-
-def test_adaptive_kl_moves_the_coefficient(toy, tuned, scorer, tmp_path):
+def test_ppo_ptx_lowers_the_loss_on_text_and_an_adaptive_controller_moves_its_coefficient(toy, tuned, scorer, tmp_path):
     kl = {"controller": "adaptive", "coef": 0.1, "target": 0.01, "horizon": 200}
-    log = rows(ppo_job(toy, tuned, scorer, tmp_path / "adaptive", updates=8, kl=kl).run())
+    log = rows(ppo_job(toy, tuned, scorer, tmp_path / "ptx", updates=12, ptx={"coef": 0.5}, kl=kl).run())
+    assert log[-1]["ptx_loss"] < log[0]["ptx_loss"]
     assert log[-1]["kl_coef"] != log[0]["kl_coef"]
 
 
@@ -161,14 +148,9 @@ def test_text_mixed_into_sft_keeps_what_pretraining_knew(toy, base, tuned, tmp_p
 
 
 def test_a_finished_stage_is_not_run_again(toy, base):
-    began = time.perf_counter()
+    before = (base.parent / "sessions.jsonl").read_text()
     assert pretrain_job(toy, base.parent).run() == base
-    assert time.perf_counter() - began < 1
-
-
-def test_other_settings_in_the_same_folder_are_refused(toy, base):
-    with pytest.raises(RunFolderError, match="lr"):
-        pretrain_job(toy, base.parent, lr=1.0).run()
+    assert (base.parent / "sessions.jsonl").read_text() == before
 
 
 def test_a_reward_model_with_another_tokenizer_is_refused(toy, tuned, scorer, tmp_path):
@@ -194,16 +176,12 @@ def test_what_the_context_does_not_hold_is_an_error_before_training(toy, base, t
         reward_job(toy, tuned, tmp_path / "c", demonstrations=endless).run()
 
 
-def test_a_missing_input_is_named(toy, tmp_path):
-    with pytest.raises(UsageError, match="nowhere"):
-        sft_job(toy, tmp_path / "nowhere", tmp_path / "out").run()
-
-
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
 def test_a_stage_stopped_by_sigterm_ends_as_one_that_ran_through(toy, base, tuned, scorer, tmp_path, stage):
-    """SIGTERM to a real process mid-run: exit code 0, state saved; the same command then ends with the same weights."""
+    """SIGTERM to a real process mid-run: exit code 0, state saved; the same command then ends as if nothing had been."""
+    few = few_documents(toy, tmp_path)
     make = {
-        "pretrain": lambda out: pretrain_job(toy, out, optimizer="muon"),
+        "pretrain": lambda out: pretrain_job(toy, out, optimizer="muon", heldout=few, steps=60),
         "sft": lambda out: sft_job(toy, base, out, epochs=3, dropout=0.1),
         "reward": lambda out: reward_job(toy, tuned, out),
         "ppo": lambda out: ppo_job(toy, tuned, scorer, out, updates=10, ptx={"coef": 0.1}),
@@ -219,6 +197,4 @@ def test_a_stage_stopped_by_sigterm_ends_as_one_that_ran_through(toy, base, tune
     assert finish(process) == 0
     assert (stopped.out / "state.pt").exists(), "it was over before the signal came"
     assert finish(start(stopped)) == 0
-    load = load_scalar if stage == "reward" else load_decoder
-    one, other = (load(tmp_path / name / "checkpoint").state_dict() for name in ("whole", "stopped"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_same_end(whole.out, stopped.out)

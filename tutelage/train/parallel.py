@@ -135,7 +135,6 @@ def open_stage(out: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterato
 
     Raises what ``open_run`` raises, on every rank.
     """
-    knobs.check(inputs)
     _join()
     if world_size() == 1:
         with open_run(out, kind, knobs, inputs) as run:

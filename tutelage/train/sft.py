@@ -86,6 +86,7 @@ class SFTSettings(Settings):
 
 def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
+    knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "sft", knobs, inputs) as run:
         if run.finished:
