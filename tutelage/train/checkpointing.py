@@ -118,7 +118,7 @@ class Keeper:
             self.training.optimizer.load_state_dict(state["optimizer"])
             for name, item in self.training.state.items():
                 item.load_state_dict(state["extra"][name])
-            if state["best_of"] == self.metric:
+            if state["best_of"] == self.metric and self._folder(state["best_step"]).exists():
                 self.best, self.best_step = state["best"], state["best_step"]
             self.ended = state["ended"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
@@ -139,7 +139,7 @@ class Keeper:
             self.best_step = step
         if not run.writer or not (better or due):
             return
-        folder = run.checkpoints / f"step-{step:08d}"
+        folder = self._folder(step)
         with self.training.complete():
             write_checkpoint(run, folder, *self.training.result, step=step)
         if better:
@@ -156,7 +156,7 @@ class Keeper:
             return
         if self.training.select and self.best_step:
             temporary = temporary_name(run.checkpoint)
-            shutil.copytree(run.checkpoints / f"step-{self.best_step:08d}", temporary, copy_function=os.link)
+            shutil.copytree(self._folder(self.best_step), temporary, copy_function=_link_or_copy)
             if run.checkpoint.exists():
                 remove(run.checkpoint)
             temporary.replace(run.checkpoint)
@@ -164,6 +164,9 @@ class Keeper:
         else:
             with self.training.complete():
                 write_checkpoint(run, run.checkpoint, *self.training.result)
+
+    def _folder(self, step: int) -> Path:
+        return self.run.checkpoints / f"step-{step:08d}"
 
     def _is_best(self, measured: Metrics | None) -> bool:
         """Whether the chosen metric was measured and is better than ever before; remembers it."""
@@ -190,6 +193,14 @@ class Keeper:
         older = path == self.run.state and self.run.previous_state.exists()
         then = f"resumes from {self.run.previous_state.name}, the state before it" if older else "starts from step 0"
         return RunFolderError(f"{path} {what} ({why}); delete it, and the same command {then}")
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """A second name of a file, or a copy on file systems without such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @contextmanager

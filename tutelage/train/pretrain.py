@@ -141,6 +141,7 @@ class PretrainSettings(Settings):
 
 def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
+    knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "pretrain", knobs, inputs) as run:
         if run.finished:

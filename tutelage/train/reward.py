@@ -98,6 +98,7 @@ class RewardSettings(Settings):
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
+    knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "reward", knobs, inputs) as run:
         if run.finished:
