@@ -24,7 +24,8 @@ from typing import Any
 
 import yaml
 
-from tutelage.evaluate.plots import overoptimisation_figure
+from tutelage.evaluate.report.drawing import looks_of
+from tutelage.evaluate.report.plots import overoptimisation_plot
 from tutelage.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,10 +183,10 @@ def write_page(runs: dict[str, dict[str, Any]], over: dict[str, list[dict[str, f
             numbers = " | ".join(f"{number:.3f}" for number in ends(log, name))
             lines += [f"| {which} | {words} | {numbers} | {log[-1]['kl']:.1f} |"]
     lines += [""]
-    drawn = overoptimisation_figure(over)
+    drawn = overoptimisation_plot(over, looks_of(over))
     assert drawn is not None
-    write_atomic(plots / "no-kl-penalty.svg", drawn.svg().encode())
-    lines += [f"![{drawn.description}](plots/no-kl-penalty.svg)", "", "## Plots of seed 0", ""]
+    write_atomic(plots / "no-kl-penalty.svg", drawn.svg.encode())
+    lines += [f"![{drawn.title}](plots/no-kl-penalty.svg)", "", "## Plots of seed 0", ""]
     lines += [
         f"![{path.stem}](plots/{path.name})" for path in sorted(plots.glob("*.svg")) if path.stem != "no-kl-penalty"
     ]
