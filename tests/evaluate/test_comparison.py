@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from toy_task import right
 
+from tutelage.data.formats import read_rankings
 from tutelage.errors import DataError, UsageError
-from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, input_paths, main
+from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, main
 from tutelage.evaluate.measure import Measured, shots_like
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 
@@ -125,6 +126,22 @@ def test_results_have_every_model_in_order_and_every_figure(out):
     assert ranked["named"] == 3 + 120
 
 
+def test_the_accuracy_of_longer_answers_against_a_plain_loop(out, inputs):
+    by_prompt: dict = {}
+    for ranking in read_rankings(inputs.rankings["own"]):
+        pairs = [
+            (len(a.text), len(b.text))
+            for a, rank in zip(ranking.completions, ranking.ranks, strict=True)
+            for b, other in zip(ranking.completions, ranking.ranks, strict=True)
+            if rank < other
+        ]
+        by_prompt.setdefault(ranking.prompt.messages, []).extend((a > b) + 0.5 * (a == b) for a, b in pairs)
+    expected = sum(sum(shares) / len(shares) for shares in by_prompt.values()) / len(by_prompt)
+    figures = json.loads((out / "results.json").read_text())["reward_models"]["first"]["own"]
+    assert figures["longer_wins_accuracy"] == pytest.approx(expected)
+    assert figures["prompts"] == len(by_prompt)
+
+
 def test_models_of_one_checkpoint_share_their_bits_per_byte(out):
     models = json.loads((out / "results.json").read_text())["models"]
     assert models["shown"]["same_as"] == "plain"
@@ -146,7 +163,8 @@ def test_a_finished_step_is_left_alone_and_its_inputs_are_in_the_lineage(out, in
     assert main(SETTINGS, inputs, out, judge=judge) == out
     assert (out / "results.json").stat().st_mtime_ns == before
     recorded = json.loads((out / "lineage.json").read_text())["inputs"]
-    assert set(recorded) == set(input_paths(inputs))
+    names = {"prompts", "reference", "reward_model", "demonstrations", "heldout_text", "rankings.own"}
+    assert set(recorded) == names | {"models.plain", "models.shown", "models.tuned", "reward_models.first"}
     assert recorded["models.tuned"]["path"] == str(inputs.models["tuned"])
 
 
@@ -157,6 +175,7 @@ def test_a_finished_step_is_left_alone_and_its_inputs_are_in_the_lineage(out, in
         ({"ask": {"x": {}}}, {}, "'x' is not one of the models"),
         ({"against": ["tuned"]}, {"reward_model": None}, "win rates need scores"),
         ({"ask": {"plain": {"as_text": True, "shots": 1}}}, {"demonstrations": None}, "drawn from demonstrations"),
+        ({"ask": {"plain": {"shots": 1}}}, {}, "give as_text too"),
         ({"compression": True}, {"heldout_text": None}, "give heldout_text"),
     ],
 )

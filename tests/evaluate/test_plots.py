@@ -52,11 +52,13 @@ def test_running_mean_by_hand() -> None:
 
 def test_win_rates_leave_out_a_model_against_itself() -> None:
     made = fake_run.results()
-    shown = texts(plots.win_rate_plot(Evaluation.of(made, fake_run.INSTRUCT.labels)))
+    drawn = {plot.name: plot for plot in plots.model_plots(Evaluation.of(made, fake_run.INSTRUCT.labels))}
+    assert list(drawn) == ["models_gold", "models_win_rate_vs_sft", "models_win_rate_vs_base"]
+    shown = texts(drawn["models_win_rate_vs_sft"])
     for name in ("base", "ppo_ptx"):
         assert f"{made['models'][name]['win_rate_vs_sft']:.1%}" in shown
     assert "50.0%" not in shown
-    assert {"Preferred to SFT", "Preferred to Base", "PPO-ptx"} <= set(shown)
+    assert "SFT" not in shown
 
 
 def test_kl_is_a_root_and_negative_estimates_count_as_zero() -> None:
@@ -73,7 +75,7 @@ def test_proxy_and_gold_have_a_panel_each_if_they_were_measured() -> None:
 
 def test_panels_are_decided_by_columns_and_shared_by_runs_of_a_kind(every: list[Plot]) -> None:
     names = {plot.name for plot in every}
-    assert {"score", "win_rate", "calibration", "overoptimisation"} <= names
+    assert {"models_gold", "calibration", "overoptimisation"} <= names
     assert {"training_pretrain_loss", "training_rm_loss", "training_rm_accuracy"} <= names
     assert {f"training_one_two_{key}" for key in ("kl", "reward", "entropy", "clip_fraction", "length")} <= names
     by_name = {plot.name: plot for plot in every}
@@ -114,9 +116,8 @@ def test_themed_svgs_share_a_page(every: list[Plot]) -> None:
 
 def test_names_are_text_not_markup_or_formulas() -> None:
     figures = {"gold": 0.5, "gold_ci": [0.4, 0.6]}
-    plot = plots.score_plot(evaluation(**{"sft": figures, "<b>$x^2$</b>": figures}))
+    (plot,) = plots.model_plots(evaluation(**{"sft": figures, "<b>$x^2$</b>": figures}))
     assert "<b>$x^2$</b>" in texts(plot)
-    assert plot is not None
     assert "<b>" not in plot.svg
 
 
@@ -136,5 +137,5 @@ def test_matplotlib_is_loaded_only_to_draw_and_its_settings_are_left_alone() -> 
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    assert plots.score_plot(evaluation())
+    assert plots.model_plots(evaluation())
     assert dict(matplotlib.rcParams) == before

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant, Shots
 from tutelage.data.batches import fitting_prompts
@@ -33,7 +33,7 @@ from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of
 from tutelage.records import Prompt, Ranking
-from tutelage.runs.folder import open_run
+from tutelage.runs.folder import flat, open_run
 from tutelage.settings import Settings
 from tutelage.text.tokenizer import Tokenizer
 
@@ -93,21 +93,18 @@ def main(
         answers that win rates should compare; DataError if no prompt leaves room for an answer.
     """
     _check(settings, inputs, judge)
-    with open_run(out, "evaluate", settings, input_paths(inputs)) as run:
+    with open_run(out, "evaluate", settings, flat(inputs.model_dump(exclude_defaults=True))) as run:
         if run.finished:
             return out
-        yardsticks = Yardsticks(
-            judge, inputs.reward_model, inputs.reference, inputs.heldout_text, settings.device, settings.dtype
-        )
-        sampling = Sampling(
-            temperature=settings.temperature, max_tokens=settings.max_new_tokens, seed=settings.seed * 7_919
-        )
-        measured = measure_all(
-            inputs.models, _fitting(settings, inputs), sampling, yardsticks, _shots(settings, inputs)
-        )
+        scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
+        yardsticks = Yardsticks(judge, scorer, reference, text, settings.device, settings.dtype)
+        longest, seed = settings.max_new_tokens, settings.seed * 7_919
+        sampling = Sampling(temperature=settings.temperature, max_tokens=longest, seed=seed)
+        prompts, shots = _fitting(settings, inputs), _shots(settings, inputs)
+        measured = measure_all(inputs.models, prompts, sampling, yardsticks, shots)
         clear = settings.clear_difference if judge else None
         results = results_of(measured, settings.against, clear) | {
-            "reference": next((name for name, path in inputs.models.items() if path == inputs.reference), None),
+            "reference": next((name for name, path in inputs.models.items() if path == reference), None),
             "reward_models": _reward_models(settings, inputs, ranking_figures),
             "compression": compression(inputs) if settings.compression else None,
         }
@@ -205,18 +202,6 @@ def compression(inputs: EvaluateInputs) -> dict[str, float]:
     }
 
 
-def input_paths(inputs: BaseModel) -> dict[str, Path]:
-    """The paths among a step's inputs by dotted name, those in mappings too: ``models.sft`` -> its path."""
-    paths: dict[str, Path] = {}
-    for name in type(inputs).model_fields:
-        value = getattr(inputs, name)
-        if isinstance(value, Mapping):
-            paths |= {f"{name}.{key}": path for key, path in value.items()}
-        elif value is not None:
-            paths[name] = value
-    return paths
-
-
 def _check(settings: EvaluateSettings, inputs: EvaluateInputs, judge: Judge | None) -> None:
     unknown = [name for name in (*settings.against, *settings.ask) if name not in inputs.models]
     if unknown:
@@ -225,20 +210,17 @@ def _check(settings: EvaluateSettings, inputs: EvaluateInputs, judge: Judge | No
         raise UsageError("evaluate: win rates need scores: give a reward model, or a world whose judge decides")
     if any(ask.shots for ask in settings.ask.values()) and not inputs.demonstrations:
         raise UsageError("evaluate: shots are drawn from demonstrations: give that input, or ask with 0 shots")
+    if any(ask.shots and not ask.as_text for ask in settings.ask.values()):
+        raise UsageError("evaluate: shots are for models that are asked in plain text: give as_text too")
     if settings.compression and not inputs.heldout_text:
         raise UsageError("evaluate: compression is measured on held-out text: give heldout_text")
 
 
 def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shots]:
     """How each model that is asked in plain text gets its shots."""
+    demonstrations = list(read_conversations(inputs.demonstrations)) if inputs.demonstrations else []
     asked = {name: ask.shots for name, ask in settings.ask.items() if ask.as_text}
-    demonstrations = (
-        list(read_conversations(inputs.demonstrations)) if inputs.demonstrations and any(asked.values()) else []
-    )
-    return {
-        name: shots_like(demonstrations, count, settings.seed) if count else (lambda prompt: ())
-        for name, count in asked.items()
-    }
+    return {name: shots_like(demonstrations, count, settings.seed) for name, count in asked.items()}
 
 
 def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:

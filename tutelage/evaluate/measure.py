@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,9 +57,7 @@ class Measured:
     @property
     def quality(self) -> list[float]:
         """What win rates compare: the judge's scores, or without a judge the reward model's."""
-        scores = self.gold if self.gold is not None else self.reward
-        assert scores is not None
-        return scores
+        return self.gold or self.reward or []
 
     def sample(self, i: int) -> dict[str, Any]:
         """What samples.jsonl keeps of an answer."""
@@ -100,7 +97,6 @@ def measure(
 
     ``shots`` asks in plain text, as base models are asked; then no KL is measured. Raises CheckpointError for a reward model.
     """
-    began = time.perf_counter()
     assistant = yardsticks.load(checkpoint)
     model = _decoder(assistant)
     answers = assistant.answers(prompts, sampling, shots=shots)
@@ -131,7 +127,6 @@ def measure(
         text = HeldoutText.read(yardsticks.heldout_text, assistant.tokenizer, window)
         nats = negative_log_likelihood(model, text.ids, text.targets, yardsticks.dtype).sum().item()
         figures["bits_per_byte"] = text.bits_per_byte(nats)
-    figures["seconds"] = time.perf_counter() - began
     return Measured(answers, gold, reward, figures)
 
 

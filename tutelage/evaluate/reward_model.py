@@ -6,7 +6,7 @@ In the functions on scores, ``scores[i][j]`` is the score of ``rankings[i].compl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +22,6 @@ from tutelage.text.chat import render_batch
 Scores = Sequence[Sequence[float]]
 
 
-class Accuracy(NamedTuple):
-    """The mean over prompts of the share of pairs in the ranked order."""
-
-    interval: Interval
-    pairs: int
-    prompts: int
-    """Prompts with at least one pair."""
-
-
 def reward_model_figures(reward_model: Assistant, rankings: Sequence[Ranking]) -> dict[str, Any]:
     """Accuracy on pairs with a 95% interval over prompts, calibration, and the accuracy of "the longer answer is better".
 
@@ -40,16 +31,17 @@ def reward_model_figures(reward_model: Assistant, rankings: Sequence[Ranking]) -
     if not rankings:
         raise UsageError(f"none of {given} rankings fits in the reward model's context: nothing to measure it on")
     scores = score_rankings(reward_model, rankings)
-    accuracy, longer = ranking_accuracy(rankings, scores), longer_wins(rankings)
+    (accuracy, *ends), pairs, prompts = ranking_accuracy(rankings, scores)
+    (longer, *longer_ends), _, _ = ranking_accuracy(rankings, [[len(c.text) for c in r.completions] for r in rankings])
     bins, error = calibration(rankings, scores)
     return {
-        "accuracy": accuracy.interval.mean,
-        "accuracy_ci": accuracy.interval[1:],
-        "pairs": accuracy.pairs,
+        "accuracy": accuracy,
+        "accuracy_ci": ends,
+        "pairs": pairs,
         "too_long": given - len(rankings),
-        "prompts": accuracy.prompts,
-        "longer_wins_accuracy": longer.interval.mean,
-        "longer_wins_accuracy_ci": longer.interval[1:],
+        "prompts": prompts,
+        "longer_wins_accuracy": longer,
+        "longer_wins_accuracy_ci": longer_ends,
         "calibration": bins,
         "calibration_error": error,
     }
@@ -63,22 +55,20 @@ def score_rankings(reward_model: Assistant, rankings: Sequence[Ranking]) -> list
     return [[scores[number] for number in row] for row in rows]
 
 
-def ranking_accuracy(rankings: Sequence[Ranking], scores: Scores) -> Accuracy:
+def ranking_accuracy(rankings: Sequence[Ranking], scores: Scores) -> tuple[Interval, int, int]:
     """The share of pairs that the scores put in the ranked order, averaged over prompts. Equal scores count half.
 
     All pairs of one prompt form one share, whoever labelled it: they depend on each other, so the 95% interval (Student's t)
-    is over prompts. Prompts with equal messages are the same prompt. Raises DataError when the rankings hold no pair.
+    is over prompts. Prompts with equal messages are the same prompt.
+
+    Returns: the mean with its interval, the number of pairs, and that of prompts with a pair.
+    Raises: DataError when the rankings hold no pair.
     """
     prompt, difference = _pairs(rankings, scores)
     right = (difference > 0) + 0.5 * (difference == 0)
     pairs = np.bincount(prompt)
     shares = np.bincount(prompt, weights=right)[pairs > 0] / pairs[pairs > 0]
-    return Accuracy(mean_interval(shares, bounds=(0.0, 1.0)), len(difference), len(shares))
-
-
-def longer_wins(rankings: Sequence[Ranking]) -> Accuracy:
-    """The accuracy of the rule "the longer answer is better" (in characters), which a reward model has to beat."""
-    return ranking_accuracy(rankings, [[len(c.text) for c in r.completions] for r in rankings])
+    return mean_interval(shares, bounds=(0.0, 1.0)), len(difference), len(shares)
 
 
 def calibration(

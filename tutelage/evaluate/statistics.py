@@ -30,14 +30,11 @@ class WinRate(NamedTuple):
     losses: int
 
 
-def mean_interval(
-    values: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> Interval:
-    """The mean of independent values (one per prompt, for example) and its Student's t interval.
+def mean_interval(values: ArrayLike, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
+    """The mean of independent values (one per prompt, for example) and its 95% interval (Student's t).
 
     Args:
         values: [n], n >= 1.
-        level: the share of such intervals that contain the true mean.
         bounds: the smallest and the largest possible mean, (0, 1) for a share. The interval is cut there; of a single value
             it is ``bounds``.
     Raises: ValueError for no values or one that is not finite.
@@ -46,13 +43,12 @@ def mean_interval(
     n, mean = len(x), float(x.mean())
     if n == 1:
         return Interval(mean, *bounds)
-    error = math.sqrt(n / (n - 1) * float(np.square(x - mean).sum())) / n
-    half = student_t_quantile((1 + level) / 2, n - 1) * error
+    half = student_t_quantile(0.975, n - 1) * (math.sqrt(n / (n - 1) * float(np.square(x - mean).sum())) / n)
     return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
 
 
-def win_rate(a: ArrayLike, b: ArrayLike, level: float = 0.95, tie: float = TIE_TOLERANCE) -> WinRate:
-    """How often ``a`` scores above ``b`` on the same prompts, ties split.
+def win_rate(a: ArrayLike, b: ArrayLike, tie: float = TIE_TOLERANCE) -> WinRate:
+    """How often ``a`` scores above ``b`` on the same prompts, ties split, with its 95% interval.
 
     The interval is that of Bonett and Price (2012) for paired proportions: rate = (1 + D) / 2, where D is the difference of the
     shares of wins and losses, each with one case added, with a normal interval for D. Ties narrow the interval, and it does not
@@ -68,14 +64,10 @@ def win_rate(a: ArrayLike, b: ArrayLike, level: float = 0.95, tie: float = TIE_T
         raise ValueError(f"scores are paired by prompt: found {len(x)} and {len(y)}")
     n, tie = len(x), max(tie, TIE_TOLERANCE)
     wins, losses = int((x > y + tie).sum()), int((y > x + tie).sum())
-    rate = 0.5 + 0.5 * (wins - losses) / n
     won, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    half = z * math.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
-    low, high = (1 + won - lost - half) / 2, (1 + won - lost + half) / 2
-    # The added cases draw the centre towards 1/2: at low levels the interval could miss the rate itself.
-    low, high = max(0.0, min(low, rate)), min(1.0, max(high, rate))
-    return WinRate(rate, low, high, wins, n - wins - losses, losses)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
+    low, high = max(0.0, (1 + won - lost - half) / 2), min(1.0, (1 + won - lost + half) / 2)
+    return WinRate(0.5 + 0.5 * (wins - losses) / n, low, high, wins, n - wins - losses, losses)
 
 
 def student_t_quantile(p: float, degrees: int) -> float:

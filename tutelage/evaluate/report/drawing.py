@@ -27,6 +27,7 @@ HUES = {
 GREYS = {"grey": "#8b949e", "slate": "#4b5563"}
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d9dee3", "#fffffe"
 PALETTE = HUES | GREYS | {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER}
+Names = Mapping[str, str]
 _STYLE = Path(__file__).parent / "templates" / "figures.mplstyle"
 
 
@@ -45,10 +46,7 @@ class Look:
 
 
 def looks_of(
-    names: Iterable[str],
-    labels: Mapping[str, str] | None = None,
-    colours: Mapping[str, str] | None = None,
-    grey: Collection[str] = (),
+    names: Iterable[str], labels: Names | None = None, colours: Names | None = None, grey: Collection[str] = ()
 ) -> dict[str, Look]:
     """A look for every name, in order. ``labels`` and ``colours`` override; names in ``grey`` get greys instead of hues."""
     hues, greys, markers = cycle(HUES), cycle(GREYS), cycle("v^osDPX*p")
@@ -98,8 +96,8 @@ def new_figure(width: float, height: float, rows: Sequence[float] = (1,)) -> tup
 
 
 def finish(figure: Figure, name: str, title: str) -> Plot:
-    """The plot of a figure. Call it inside ``drawing``. Equal figures give equal bytes, and ids begin with ``name``."""
-    buffer = io.StringIO()
+    """The plot of a figure. Call it inside ``drawing``. Equal figures give equal bytes, and ids begin with the name."""
+    buffer, name = io.StringIO(), re.sub(r"\W+", "-", name)
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text[text.index("<svg") :])

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tutelage.evaluate.report.drawing import Colour
 from tutelage.evaluate.report.plots import all_plots
-from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, read_results, span
+from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span
 from tutelage.files import write_atomic
 from tutelage.runs.commands import Run
 from tutelage.runs.folder import flat, open_run
@@ -45,24 +45,25 @@ class ReportSettings(Settings):
 def main(settings: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
     """Write report.html and plots/*.svg into ``out`` and return it. The same files give the same bytes.
 
-    Raises UsageError if results.json is missing or damaged, RunFolderError for a folder that is not a run.
+    Raises UsageError if the evaluation is missing, RunFolderError for a folder that is not a run.
     """
-    results, runs = read_results(inputs.results), {name: Run.read(path) for name, path in inputs.runs.items()}
+    runs = {name: Run.read(path) for name, path in inputs.runs.items()}
     sources = {file: inputs.results / file for file in ("results.json", "samples.jsonl")}
     sources |= {f"runs.{name}": path / "recipe.yaml" for name, path in inputs.runs.items()}
     with open_run(out, "report", settings, sources) as run:
         if run.finished:
             return out
-        evaluation = Evaluation.of(results, settings.labels, settings.colours, runs)
+        results, samples = (sources[file].read_text(encoding="utf-8") for file in ("results.json", "samples.jsonl"))
+        evaluation = Evaluation.of(json.loads(results), settings.labels, settings.colours, runs)
         plots = all_plots(evaluation, {name: run.metrics for name, run in runs.items()})
         for plot in plots:
             write_atomic(out / "plots" / f"{plot.name}.svg", plot.svg.encode())
-        samples = [json.loads(row) for row in sources["samples.jsonl"].read_text(encoding="utf-8").splitlines()]
         page = render(
             settings=settings,
             evaluation=evaluation,
-            samples=choose_samples(evaluation, samples),
+            samples=choose_samples(evaluation, [json.loads(row) for row in samples.splitlines()]),
             plots={plot.name: plot for plot in plots},
+            curves=[plot.name for plot in plots if plot.name.startswith("training_")],
             runs={name: facts(run) for name, run in runs.items()},
         )
         write_atomic(out / "report.html", page.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tutelage.evaluate.report.drawing import INK, MUTED, PAPER, Look, Plot, drawing, finish, new_figure
@@ -43,31 +43,34 @@ _DASHED = (0, (4, 3))
 def all_plots(evaluation: Evaluation, logs: Logs) -> list[Plot]:
     """Every plot there are numbers for: of the models, of the reward models, of the runs."""
     rl = {name: rows for name, rows in logs.items() if kind_of(rows) == "rl"}
-    plots = [
-        score_plot(evaluation),
-        win_rate_plot(evaluation),
-        calibration_plot(evaluation),
-        overoptimisation_plot(rl, evaluation.looks),
-    ]
-    return [plot for plot in plots if plot] + training_plots(logs, evaluation.looks)
+    single = (calibration_plot(evaluation), overoptimisation_plot(rl, evaluation.looks))
+    drawn = [plot for plot in single if plot]
+    return [*model_plots(evaluation), *drawn, *training_plots(logs, evaluation.looks)]
 
 
-def score_plot(evaluation: Evaluation) -> Plot | None:
-    """Mean judge score of each model with its interval."""
-    panels = {"": ("gold", list(evaluation.models))}
-    return _dots_plot("score", "Judge’s score", evaluation, panels, "mean judge score per answer", "{:.3f}".format)
-
-
-def win_rate_plot(evaluation: Evaluation) -> Plot | None:
-    """How often each model's answer is preferred to those of the models that win rates are against, ties split."""
-    panels = {
-        f"Preferred to {evaluation.label(other)}": (
-            f"win_rate_vs_{other}",
-            [m for m in evaluation.models if m != other],
-        )
-        for other in evaluation.results["against"]
-    }
-    return _dots_plot("win_rate", "Win rates", evaluation, panels, "share of held-out prompts", "{:.1%}".format)
+def model_plots(evaluation: Evaluation) -> list[Plot]:
+    """The judge's score and each win rate: an axis from 0 to 1, with a row for each model's value and interval."""
+    plots = []
+    for c in evaluation.columns:
+        if c.key != "gold" and not c.key.startswith("win_rate"):
+            continue
+        rows = [(m, v) for m in reversed(evaluation.models) if (v := evaluation.value(m, c)) is not None]
+        with drawing():
+            figure, (ax,) = new_figure(_HALF, 0.9 + 0.36 * len(rows))
+            for y, (model, value) in enumerate(rows):
+                look, ends = evaluation.looks[model], evaluation.models[model][f"{c.key}_ci"]
+                ax.plot(ends, [y, y], color=look.light, linewidth=3, solid_capstyle="butt", alpha=0.6)
+                ax.plot([value], [y], look.marker, color=look.light, markersize=7, markeredgecolor=PAPER, clip_on=False)
+                ax.annotate(c.show(value), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=10)
+            if c.key != "gold":
+                ax.axvline(0.5, color=MUTED, linewidth=1, linestyle=_DASHED, zorder=0)
+            ax.set_yticks(range(len(rows)), [evaluation.label(model) for model, _ in rows])
+            ax.grid(axis="y", visible=False)
+            ax.tick_params(axis="y", length=0, labelcolor=INK)
+            ax.set_ylim(-0.6, len(rows) - 0.4)
+            ax.set_xlim(0, 1)
+            plots.append(finish(figure, f"models_{c.key}", c.title))
+    return plots
 
 
 def calibration_plot(evaluation: Evaluation) -> Plot | None:
@@ -110,10 +113,8 @@ def overoptimisation_plot(logs: Logs, looks: Mapping[str, Look]) -> Plot | None:
         figure, axes = new_figure(_HALF, 0.6 + 2.5 * len(panels), rows=[1] * len(panels))
         for ax, (label, lines) in zip(axes, panels.items(), strict=True):
             for name, xy in lines.items():
-                x, y = _draw_curve(ax, xy, looks[name])
-                ax.plot(
-                    x[-1:], y[-1:], looks[name].marker, color=looks[name].light, markersize=8, markeredgecolor=PAPER
-                )
+                look, (x, y) = looks[name], _draw_curve(ax, xy, looks[name])
+                ax.plot(x[-1:], y[-1:], look.marker, color=look.light, markersize=8, markeredgecolor=PAPER)
             ax.set_ylabel(label)
         axes[0].legend(loc="best")
         axes[-1].set_xlim(left=0)
@@ -190,46 +191,6 @@ def _training_plot(
         if len(lines) > 1:
             ax.legend(loc="best")
         return finish(figure, name, f"{title}, by step")
-
-
-def _dots_plot(
-    name: str,
-    title: str,
-    evaluation: Evaluation,
-    panels: Mapping[str, tuple[str, Sequence[str]]],
-    label: str,
-    show: Callable[[float], str],
-) -> Plot | None:
-    """A panel for each title -> (figure, models), on an axis from 0 to 1: a row per model with its value and interval.
-
-    A panel with a title has a line at one half.
-    """
-    measured = {}
-    for panel, (key, names) in panels.items():
-        rows = [(m, value) for m in reversed(names) if (value := number(evaluation.models[m], key)) is not None]
-        if rows:
-            measured[panel] = (key, rows)
-    if not measured:
-        return None
-    heights = [len(rows) for _, rows in measured.values()]
-    with drawing():
-        figure, axes = new_figure(_HALF, 0.7 + 0.36 * sum(heights) + 0.4 * len(heights), rows=heights)
-        for ax, (panel, (key, rows)) in zip(axes, measured.items(), strict=True):
-            if panel:
-                ax.axvline(0.5, color=MUTED, linewidth=1, linestyle=_DASHED)
-            for y, (model, value) in enumerate(rows):
-                look, ends = evaluation.looks[model], evaluation.models[model][f"{key}_ci"]
-                ax.plot(ends, [y, y], color=look.light, linewidth=3, solid_capstyle="butt", alpha=0.6)
-                ax.plot([value], [y], look.marker, color=look.light, markersize=7, markeredgecolor=PAPER, clip_on=False)
-                ax.annotate(show(value), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=10)
-            ax.set_yticks(range(len(rows)), [evaluation.label(model) for model, _ in rows])
-            ax.set_ylim(-0.6, len(rows) - 0.4)
-            ax.grid(axis="y", visible=False)
-            ax.tick_params(axis="y", length=0, labelcolor=INK)
-            ax.set_title(panel)
-        axes[-1].set_xlim(0, 1)
-        axes[-1].set_xlabel(label)
-        return finish(figure, name, title)
 
 
 def _draw_curve(ax: Axes, xy: Series, look: Look) -> Series:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import UsageError
-from tutelage.evaluate.report.drawing import Look, looks_of
+from tutelage.evaluate.report.drawing import Look, Names, looks_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,11 +58,7 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls,
-        results: Row,
-        labels: Mapping[str, str] | None = None,
-        colours: Mapping[str, str] | None = None,
-        runs: Iterable[str] = (),
+        cls, results: Row, labels: Names | None = None, colours: Names | None = None, runs: Iterable[str] = ()
     ) -> Evaluation:
         """``labels`` and ``colours`` by name; ``runs``: names of training runs. Models asked in plain text are grey."""
         models, reward_models = results["models"], results.get("reward_models") or {}
@@ -135,18 +128,6 @@ class Evaluation:
         return sorted(((name, after[name]["gold"] - before[name]["gold"]) for name in after), key=lambda gain: -gain[1])
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """An evaluation's results.json. Raises UsageError if it is missing, damaged, or without models."""
-    path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): a report needs a finished evaluation") from None
-    if not results.get("models"):
-        raise UsageError(f"{path} has no models: a report needs at least one")
-    return results
-
-
 @dataclass(frozen=True)
 class FamilySamples:
     """Prompts of a family with all answers, chosen by order statistics and not by hand."""
@@ -177,7 +158,7 @@ def choose_samples(evaluation: Evaluation, rows: Sequence[Row], per_family: int 
     return chosen
 
 
-def comparison_table(results: Row, labels: Mapping[str, str] | None = None, *, families: bool = False) -> Table:
+def comparison_table(results: Row, labels: Names | None = None, *, families: bool = False) -> Table:
     """The models for a terminal of 80 columns: values, below them their 95% intervals; ``labels`` by model name.
 
     ``families`` gives the judge's scores by family instead.
