@@ -56,11 +56,19 @@ def pairwise_accuracy(scores: Tensor, ranks: Tensor, mask: Tensor) -> tuple[Tens
     Args: scores, ranks, mask: [p, k].
     Returns: accuracy [p] (0 for a prompt without pairs: weigh or select by the second) and pairs [p], both float32.
     """
-    better = _better(ranks, mask)
+    better = better_pairs(ranks, mask)
     difference = _differences(scores.detach(), mask)
     right = (better & (difference > 0)).sum((1, 2)) + 0.5 * (better & (difference == 0)).sum((1, 2))
     pairs = better.sum((1, 2)).float()
     return right / pairs.clamp(min=1), pairs
+
+
+def better_pairs(ranks: Tensor, mask: Tensor) -> Tensor:
+    """The pairs of each prompt: [p, i, j] True where both completions exist and i is ranked before j.
+
+    Args: ranks, mask: [p, k].
+    """
+    return (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
 
 
 def centring_offset(scores: Tensor) -> Tensor:
@@ -79,14 +87,9 @@ def _differences(scores: Tensor, mask: Tensor) -> Tensor:
     return scores[:, :, None] - scores[:, None, :]
 
 
-def _better(ranks: Tensor, mask: Tensor) -> Tensor:
-    """[p, i, j] True where both are there and i is ranked before j."""
-    return (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
-
-
 def _pair_weights(ranks: Tensor, mask: Tensor, tie: Tie) -> Tensor:
     """How much -log sigmoid(r_i - r_j) counts, [p, i, j]: 1 where i is better, and 1/2 both ways where a tie counts."""
-    weights = _better(ranks, mask).float()
+    weights = better_pairs(ranks, mask).float()
     if tie == "half":
         both = mask[:, :, None] & mask[:, None, :]
         other = ~torch.eye(ranks.shape[1], dtype=torch.bool, device=ranks.device)
