@@ -21,7 +21,7 @@ from tutelage.errors import CheckpointError, UsageError
 from tutelage.model.generation_config import read_generation_config
 from tutelage.records import Message
 from tutelage.text.chat import render
-from tutelage.text.folder import Imported, read_folder
+from tutelage.text.imported.folder import Imported, read_folder
 from tutelage.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
