@@ -213,7 +213,6 @@ WHERE_TOKENIZER: list[tuple[str, Harm, str]] = [
     ("good", imported(as_folder(TOKENIZER_CONFIG)), "/tokenizer_config.json: cannot be read (Is a directory)"),
     ("good", imported(change(TOKENIZER_CONFIG, eos_token=3)), "/tokenizer_config.json: not the configuration of a tokenizer"),
     ("good", imported(change(TOKENIZER_CONFIG, bos_token={"content": 3})), "(ValueError: bos_token is {'content': 3}, which is"),
-    ("good", imported(change(TOKENIZER_CONFIG, chat_template=3)), "/tokenizer_config.json: not the configuration of a tokenizer"),
     ("good", imported(change(TOKENIZER_CONFIG, added_tokens_decoder=[1])), "/tokenizer_config.json: not the configuration of a"),
     ("good", imported(change(TOKENIZER_CONFIG, added_tokens_decoder={"99": {"content": "<|z|>"}})), "should have the id 99"),
     ("good", imported(change(GENERATION, eos_token_id="x")), "/generation_config.json: eos_token_id is 'x': it must be the id"),
