@@ -1,6 +1,6 @@
 """An imported tokenizer's side of a conversation: its template, its control tokens, and which of them ends an answer.
 
-Our own tokenizers have no ChatFormat: their layout is fixed (see chat.py). An imported model keeps its own.
+Our own tokenizers have no ChatFormat: their layout is fixed (see layout.py). An imported model keeps its own.
 """
 
 from __future__ import annotations
@@ -11,34 +11,15 @@ from dataclasses import dataclass
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message
-from tutelage.text.authored import Authored, authors_of
-from tutelage.text.codec import Codec, control_tokens
-from tutelage.text.folder import Imported
-from tutelage.text.template import Template
-
-# For a base model that has no template: plain labels and the end-of-text token, so that the vocabulary need not grow.
-PLAIN_TEMPLATE = """\
-{%- if bos_token is defined %}
-    {{- bos_token }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if message['role'] == 'assistant' %}
-        {{- 'Assistant: ' + message['content'] + eos_token + '\\n\\n' }}
-    {%- elif message['role'] == 'user' %}
-        {{- 'User: ' + message['content'] + '\\n\\n' }}
-    {%- else %}
-        {{- 'Note: ' + message['content'] + '\\n\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- 'Assistant:' }}
-{%- endif %}
-"""
+from tutelage.text.imported.authored import Authored, authors_of
+from tutelage.text.imported.codec import Codec, control_tokens
+from tutelage.text.imported.folder import Imported
+from tutelage.text.imported.template import Template
 
 _PAD = "<|pad|>"
 _ASK, _ANSWER = Message(role="user", content="Ask"), Message(role="assistant", content="Answer")
 _PROBES = ((_ASK, _ANSWER), (Message(role="system", content="Be"), _ASK, _ANSWER))
-# What tokenizer_config.json says and the files that we write say themselves, or what would make a reader change the backend.
+# Keys of tokenizer_config.json that repeat what the written files say, or that would make a reader change the backend.
 _DROPPED = {
     "added_tokens_decoder", "auto_map", "chat_template", "add_bos_token", "add_eos_token", "add_prefix_space", "legacy",
     "from_slow", "name_or_path", "sp_model_kwargs", "tokenizer_file", "use_default_system_prompt", "vocab_file", "backend",
@@ -56,6 +37,8 @@ class ChatFormat:
     pad_id: int
     end_ids: tuple[int, ...]
     """The ids that end an answer: first the one that the template writes, then what else the model stops at."""
+    header: str
+    """What the template adds to a conversation to ask for an answer."""
     opening: str
     """What the template puts before an answer that the prompt for it does not have, such as a space: the model must write it."""
 
@@ -91,39 +74,39 @@ class ChatFormat:
 def chat_format(source: Imported) -> ChatFormat:
     """Work out what the files leave unsaid. May add a padding token to the backend (see ``_choose_pad``).
 
-    Documents begin with bos_token; where there is none with <|endoftext|>, as GPT-2's and Qwen's were, or else with the end
-    token. Raises CheckpointError for a template that is no jinja or cannot render a question and its answer, and where
+    Documents begin with bos_token; where there is none with <|endoftext|>, as GPT-2's and Qwen's did, or else with the end
+    token. Raises CheckpointError for a template that is not jinja or cannot render a question and its answer, and where
     nothing says which token ends an answer.
     """
     backend, names = source.backend, source.names
     template = None if source.template is None else Template(source.template)
     literals = template.literals if template else frozenset[str]()
     codec = Codec(backend, *control_tokens(backend, names.values(), literals))
-    end, opening = (None, "") if template is None else _ending(template, names, codec)
+    end, header, opening = (None, "", "") if template is None else _ending(template, names, codec)
     eos = backend.token_to_id(names["eos_token"]) if "eos_token" in names else None
     ends = [i for i in (end, eos, *source.stop_ids) if i is not None and backend.id_to_token(i) is not None]
     if not ends:
         raise CheckpointError(
-            "nothing says which token ends an answer: name it in tokenizer_config.json, as eos_token, or write it in the template"
+            "nothing says which token ends an answer: name it as eos_token in tokenizer_config.json, or write it in the template"
         )
     pad = _choose_pad(source, ends[0], "\0".join(literals))
-    begins = [backend.token_to_id(text) for text in (names.get("bos_token"), "<|endoftext|>") if text]
-    begin = next(i for i in (*begins, eos, ends[0]) if i is not None)
     if _PAD in source.appended:  # the codec's copies of the backend do not know it
         codec = Codec(backend, *control_tokens(backend, names.values(), literals))
-    return ChatFormat(source, template, codec, begin, pad, tuple(dict.fromkeys(ends)), opening)
+    begins = [backend.token_to_id(text) for text in (names.get("bos_token"), "<|endoftext|>") if text]
+    begin = next(i for i in (*begins, eos, ends[0]) if i is not None)
+    return ChatFormat(source, template, codec, begin, pad, tuple(dict.fromkeys(ends)), header, opening)
 
 
-def _ending(template: Template, names: Mapping[str, str], codec: Codec) -> tuple[int | None, str]:
-    """The token that the template writes after an answer, if any, and what it writes before one that no prompt has.
+def _ending(template: Template, names: Mapping[str, str], codec: Codec) -> tuple[int | None, str, str]:
+    """The token that the template writes after an answer, if any, and a ChatFormat's ``header`` and ``opening``.
 
-    Found by rendering a question and its answer. Raises CheckpointError where the template cannot even do that.
+    Found by rendering a question and its answer. Raises CheckpointError where the template cannot do even that.
     """
     failure: UsageError | None = None
     for messages in _PROBES:
         try:
             text = template.render(messages, names)
-            prompt = template.render(messages[:-1], names, add_generation_prompt=True)
+            asked, prompt = (template.render(messages[:-1], names, add_generation_prompt=ask) for ask in (False, True))
         except UsageError as error:
             failure = failure or error
             continue
@@ -132,8 +115,9 @@ def _ending(template: Template, names: Mapping[str, str], codec: Codec) -> tuple
         if start < 0:
             raise CheckpointError("the chat template leaves out what the assistant says")
         tokens = codec.encode_written([text], [author])[0]
-        after = [i for i, span in zip(tokens.ids, tokens.spans, strict=True) if i in codec.control and span[1] > stop]
-        return after[0] if after else None, str(text[len(prompt) : start]) if text.startswith(prompt) else ""
+        after = [tokens.ids[index] for index in codec.controls(tokens) if tokens.spans[index][1] > stop]
+        opening = str(text[len(prompt) : start]) if text.startswith(prompt) else ""
+        return after[0] if after else None, str(prompt.removeprefix(asked)), opening
     raise CheckpointError(str(failure))
 
 
@@ -141,8 +125,8 @@ def _choose_pad(source: Imported, end: int, written: str) -> int:
     """The id of the padding, which is never the token that ends an answer.
 
     The first of: what the configuration names; a special token called some kind of "pad"; a special token called reserved
-    or unused that the template, ``written``, does not have; the unknown token; a new token at the end of the vocabulary, which
-    ``source.appended`` then lists.
+    or unused that the template's texts, ``written``, do not have; the unknown token; a new token at the end of the vocabulary,
+    which ``source.appended`` then lists.
     """
     backend, names = source.backend, source.names
     special = [t.content for _, t in sorted(backend.get_added_tokens_decoder().items()) if t.special]
