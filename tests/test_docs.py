@@ -15,13 +15,13 @@ from types import ModuleType
 
 import pytest
 from ruamel.yaml import YAML
+from tutelage.recipes.pipeline import Plan, RunSettings
 
 from tutelage import settings as recipe
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli.app import VERBS
 from tutelage.data import formats
 from tutelage.generate.sampler import Sampling
-from tutelage.recipes.pipeline import Plan, RunSettings
 from tutelage.runs import commands as runs
 from tutelage.train.pretrain import PretrainSettings
 from tutelage.world import judge, labellers
