@@ -286,14 +286,14 @@ TWO = Evaluation.of(bare(sft={"gold": 0.1}, ppo={"gold": 0.2}))
 def test_samples_are_the_best_the_middle_and_the_worst() -> None:
     rows = [sample(0.5, 0.5), sample(0.9, 0.1), sample(0.1, 0.2), sample(0.0, 1.0), sample(0.3, 0.2)]
     (family,) = choose_samples(TWO, rows)
-    assert [change for change, _ in family.shown] == pytest.approx([1.0, 0.0, -0.8])
-    assert family.shown[0][1] == rows[3]
-    assert (family.prompts, family.better, family.worse) == (5, 2, 2)
+    assert [change for change, _ in family["shown"]] == pytest.approx([1.0, 0.0, -0.8])
+    assert family["shown"][0][1] == rows[3]
+    assert (family["prompts"], family["better"], family["worse"]) == (5, 2, 2)
 
 
 def test_every_family_is_shown_and_small_ones_whole() -> None:
     rows = [sample(0.5, 0.6, "b"), sample(0.5, 0.6, "a"), sample(0.5, 0.4, "a")]
-    assert [(f.name, len(f.shown)) for f in choose_samples(TWO, rows)] == [("a", 2), ("b", 1)]
+    assert [(f["name"], len(f["shown"])) for f in choose_samples(TWO, rows)] == [("a", 2), ("b", 1)]
 
 
 # ---- the terminal

@@ -1,10 +1,8 @@
 """The step "evaluate": models answer the same held-out prompts, and every figure of every model goes into one results.json.
 
-Models are told apart by the names that the recipe gives them, and the order of those names is the order of every table:
-
-    GPT -> GPT with few shots -> SFT -> PPO -> PPO-ptx        (InstructGPT, figure 1)
-
-Win rates compare two models prompt by prompt, by the judge's score if there is a judge, else by the reward model's score.
+Models go by the names that the recipe gives them, in its order: for example GPT, GPT with few shots, SFT, PPO, PPO-ptx
+(InstructGPT, figure 1). Win rates compare two models prompt by prompt: by the judge's score, or without a judge by the reward
+model's.
 """
 
 from __future__ import annotations
@@ -89,8 +87,7 @@ def main(
     Args:
         judge: gives gold scores. The caller makes it, from ``inputs.world``.
         ranking_figures: adds figures of the labels to those of the reward models, see ``RankingFigures``.
-    Raises: UsageError for names that are not models, for shots without demonstrations, and where nothing scores the
-        answers that win rates should compare; DataError if no prompt leaves room for an answer.
+    Raises: UsageError for settings that the inputs cannot serve; DataError if no prompt leaves room for an answer.
     """
     _check(settings, inputs, judge)
     with open_run(out, "evaluate", settings, flat(inputs.model_dump(exclude_defaults=True))) as run:

@@ -25,8 +25,7 @@ from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
 
-GROUPS = {"families": "family", "languages": "language"}
-"""Figures by group of prompts -> the key in a prompt's ``meta``."""
+GROUPS = {"families": "family", "languages": "language"}  # figures by group -> the key in a prompt's meta
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ class Yardsticks:
 
     judge: Judge | None = None
     reward_model: Path | None = None
-    reference: Path | None = None
-    """The checkpoint that KL is measured against."""
+    reference: Path | None = None  # the checkpoint that KL is measured against
     heldout_text: Path | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -123,18 +121,14 @@ def measure(
         own = answers if sampling == at_one else assistant.answers(prompts, at_one)
         figures["kl"] = divergence(assistant, yardsticks.load(yardsticks.reference), own)
     if yardsticks.heldout_text:
-        window = min(256, assistant.context)
-        text = HeldoutText.read(yardsticks.heldout_text, assistant.tokenizer, window)
+        text = HeldoutText.read(yardsticks.heldout_text, assistant.tokenizer, min(256, assistant.context))
         nats = negative_log_likelihood(model, text.ids, text.targets, yardsticks.dtype).sum().item()
         figures["bits_per_byte"] = text.bits_per_byte(nats)
     return Measured(answers, gold, reward, figures)
 
 
 def written_length(tokenizer: Tokenizer, completion: Completion) -> int:
-    """Tokens of an answer, its end token not counted.
-
-    These are the tokens that the model wrote, where they are known: encoding the text again may give another number.
-    """
+    """Tokens of an answer without its end, as the model wrote them where that is known: encoding again may give others."""
     if completion.ids is None:
         return len(tokenizer.encode(completion.text))
     return sum(i not in tokenizer.end_ids and i != tokenizer.bos_id for i in completion.ids)
@@ -172,9 +166,8 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
     rows = []
     for item in answers:
         completion = item.completions[0]
-        prompt, written = render_answers(
-            assistant.tokenizer, item.prompt.messages, [completion.text], [completion.finished]
-        )
+        text, finished = [completion.text], [completion.finished]
+        prompt, written = render_answers(assistant.tokenizer, item.prompt.messages, text, finished)
         rows.append((prompt, written[0] if completion.ids is None else list(completion.ids)))
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), longest), assistant.tokenizer.pad_id)

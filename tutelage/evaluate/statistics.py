@@ -33,11 +33,8 @@ class WinRate(NamedTuple):
 def mean_interval(values: ArrayLike, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
     """The mean of independent values (one per prompt, for example) and its 95% interval (Student's t).
 
-    Args:
-        values: [n], n >= 1.
-        bounds: the smallest and the largest possible mean, (0, 1) for a share. The interval is cut there; of a single value
-            it is ``bounds``.
-    Raises: ValueError for no values or one that is not finite.
+    ``bounds``: the smallest and the largest possible mean, (0, 1) for a share. The interval is cut there; of a single value it is
+    ``bounds``. Raises ValueError for no values, or one that is not finite.
     """
     x = _numbers(values, "values")
     n, mean = len(x), float(x.mean())
@@ -54,9 +51,7 @@ def win_rate(a: ArrayLike, b: ArrayLike, tie: float = TIE_TOLERANCE) -> WinRate:
     shares of wins and losses, each with one case added, with a normal interval for D. Ties narrow the interval, and it does not
     shrink to a point when one side wins everything.
 
-    Args:
-        a, b: [n] scores by prompt, n >= 1, higher is better.
-        tie: scores no further apart than this tie.
+    Args: a, b: [n] scores by prompt, higher is better; tie: scores no further apart than this tie.
     Raises: ValueError for lists of unequal length, no scores, or one that is not finite.
     """
     x, y = _numbers(a, "a"), _numbers(b, "b")

@@ -28,7 +28,6 @@ GREYS = {"grey": "#8b949e", "slate": "#4b5563"}
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d9dee3", "#fffffe"
 PALETTE = HUES | GREYS | {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER}
 Names = Mapping[str, str]
-_STYLE = Path(__file__).parent / "templates" / "figures.mplstyle"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def drawing() -> Iterator[None]:
     """The style of all figures inside a ``with`` block; matplotlib's own settings are restored after it."""
     import matplotlib
 
-    with matplotlib.rc_context(fname=_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(fname=Path(__file__).parent / "templates/figures.mplstyle"), warnings.catch_warnings():
         # Text remains text in the SVG, so a character that the measuring font lacks is still shown by the viewer.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield

@@ -1,7 +1,6 @@
 """The step "report": report.html and its plots, from the results of an evaluation and the logs of training runs.
 
-The page iterates over what was evaluated and over the given runs, in order. What it shows of a run is decided by the columns of
-its metrics.jsonl. What was not measured is left out.
+The columns of a run's metrics.jsonl decide what is shown of it. What was not measured is left out.
 """
 
 from __future__ import annotations
@@ -75,28 +74,22 @@ def render(**content: Any) -> str:
     """The page, from templates/report.html."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tutelage.evaluate.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "span": span, "printable": printable}
-    environment.filters |= {"two": fixed(2), "three": fixed(3)}
+    loader, strict = jinja2.PackageLoader("tutelage.evaluate.report"), jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    formats = {"percent": percent, "span": span, "two": fixed(2), "three": fixed(3), "printable": printable}
+    environment.filters |= formats
     return environment.get_template("report.html").render(content)
 
 
 def facts(run: Run) -> dict[str, Any]:
     """What a run's folder says of how it was made; a part that is not there is 0 or empty."""
     seconds = sum(row.get("seconds", 0.0) for row in run.sessions)
-    steps = int(run.metrics[-1]["step"]) if run.metrics else 0
     return {
         "seconds": seconds,
         "time": str(timedelta(seconds=round(seconds))),
         "memory": max((row.get("peak_rss_gib", 0.0) for row in run.sessions), default=0.0),
-        "steps": steps,
-        "seconds_per_step": seconds / steps if steps else 0.0,
+        "steps": int(run.metrics[-1]["step"]) if run.metrics else 0,
         "device": next((row["device"] for row in run.sessions if "device" in row), ""),
         "closing": flat(run.closing or {}),
         "recipe": (run.path / "recipe.yaml").read_text(encoding="utf-8"),

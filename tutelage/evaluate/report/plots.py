@@ -12,10 +12,8 @@ from tutelage.evaluate.report.view import Evaluation, Row, number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Logs = Mapping[str, Sequence[Row]]
-"""The rows of metrics.jsonl by name of the run."""
-Series = tuple[list[float], list[float]]
-"""x and y."""
+Logs = Mapping[str, Sequence[Row]]  # name of the run -> the rows of its metrics.jsonl
+Series = tuple[list[float], list[float]]  # x and y
 
 CURVES = {
     # Columns of metrics.jsonl and their axis labels. "heldout_" before the name is the same measure on held-out data.
@@ -35,8 +33,7 @@ CURVES = {
     "value_loss": "value loss",
     "ptx_loss": "pretraining loss, nats per token",
 }
-_HALF, _THIRD = 5.6, 4.0
-"""Widths in inches: half of a desktop page, and a third."""
+_HALF, _THIRD = 5.6, 4.0  # inches: half of a desktop page, and a third
 _DASHED = (0, (4, 3))
 
 
@@ -81,15 +78,13 @@ def calibration_plot(evaluation: Evaluation) -> Plot | None:
     with drawing():
         figure, (ax,) = new_figure(_HALF, 3.9)
         ax.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle=_DASHED)
-        for model, bins in first.items():
+        for model, bins in reversed(first.items()):
             look, x, y = evaluation.looks[model], [b["predicted"] for b in bins], [b["observed"] for b in bins]
             ends = zip(*(wilson(b["observed"], b["n"]) for b in bins), strict=True)
             ax.vlines(x, *ends, color=look.light, linewidth=1.4)
             ax.plot(x, y, color=look.light, marker=look.marker, linewidth=1, label=look.label)
         ax.set_xlim(0.5, 1)
         ax.set_ylim(top=1.02)
-        ax.xaxis.set_major_formatter("{x:.0%}")
-        ax.yaxis.set_major_formatter("{x:.0%}")
         ax.set_xlabel("predicted probability that the answer wins")
         ax.set_ylabel("how often it won")
         ax.legend(loc="best")
@@ -123,19 +118,34 @@ def overoptimisation_plot(logs: Logs, looks: Mapping[str, Look]) -> Plot | None:
 
 
 def training_plots(logs: Logs, looks: Mapping[str, Look]) -> list[Plot]:
-    """One small panel for each logged quantity. Reward models share panels, and so do RL runs, which come last."""
+    """One small panel for each logged quantity: lines of the training steps, dashed ones of checks on held-out data.
+
+    Reward models share panels, and so do RL runs, which come last.
+    """
     groups: dict[str, list[str]] = {}
     for name, rows in sorted(logs.items(), key=lambda log: kind_of(log[1]) == "rl"):
         groups.setdefault(kind_of(rows) or f"alone {name}", []).append(name)
     plots = []
     for kind, names in groups.items():
         for key, unit in CURVES.items():
-            label = "ranking loss, nats per pair" if (kind, key) == ("ranking", "loss") else unit
-            title = label if len(names) > 1 else f"{looks[names[0]].label}: {label}"
             lines = {name: column(logs[name], "step", key) for name in names}
             checks = {name: column(logs[name], "step", f"heldout_{key}") for name in names}
-            if any(len(x) > 1 for x, _ in (*lines.values(), *checks.values())):
-                plots.append(_training_plot(f"training_{'_'.join(names)}_{key}", title, lines, checks, looks))
+            if not any(len(x) > 1 for x, _ in (*lines.values(), *checks.values())):
+                continue
+            label = "ranking loss, nats per pair" if (kind, key) == ("ranking", "loss") else unit
+            title = label if len(names) > 1 else f"{looks[names[0]].label}: {label}"
+            with drawing():
+                figure, (ax,) = new_figure(_THIRD, 2.6)
+                for name in names:
+                    _draw_curve(ax, lines[name], looks[name])
+                    colour = looks[name].light if len(names) > 1 else INK
+                    ax.plot(*checks[name], color=colour, marker=".", linewidth=1.2, linestyle=_DASHED)
+                ax.set_title(title)
+                ax.set_xlabel("step")
+                ax.locator_params(nbins=5)
+                if len(names) > 1:
+                    ax.legend(loc="best")
+                plots.append(finish(figure, f"training_{'_'.join(names)}_{key}", f"{title}, by step"))
     return plots
 
 
@@ -172,25 +182,6 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     reach = window // 2
     parts = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return [math.fsum(part) / len(part) for part in parts]
-
-
-def _training_plot(
-    name: str, title: str, lines: Mapping[str, Series], checks: Mapping[str, Series], looks: Mapping[str, Look]
-) -> Plot:
-    """Lines of the training steps, dashed ones of the held-out checks."""
-    with drawing():
-        figure, (ax,) = new_figure(_THIRD, 2.6)
-        for run, xy in lines.items():
-            _draw_curve(ax, xy, looks[run])
-        for run, (x, y) in checks.items():
-            colour = looks[run].light if len(checks) > 1 else INK
-            ax.plot(x, y, color=colour, marker=".", linewidth=1.2, linestyle=_DASHED)
-        ax.set_title(title)
-        ax.set_xlabel("step")
-        ax.locator_params(nbins=5)
-        if len(lines) > 1:
-            ax.legend(loc="best")
-        return finish(figure, name, f"{title}, by step")
 
 
 def _draw_curve(ax: Axes, xy: Series, look: Look) -> Series:

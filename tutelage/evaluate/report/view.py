@@ -99,20 +99,16 @@ class Evaluation:
     @property
     def columns(self) -> list[Column]:
         """The columns that any model has a number for."""
-        against = [(other, self.label(other)) for other in self.results["against"]]
-        reference, clearly = self.results.get("reference"), "clearly" if len(against) == 1 else ""
+        to = {other: self.label(other) for other in self.results["against"]}
+        reference = self.label(self.results["reference"]) if self.results.get("reference") else "reference"
+        clearly, near = "clearly" if len(to) == 1 else "", "near-ties tie"
         columns = [
             Column("gold", "Judge’s score", "0 to 1", fixed(3), "score"),
-            *(Column(f"win_rate_vs_{k}", f"Preferred to {o}", "ties split", percent, f"vs {o}") for k, o in against),
-            *(
-                Column(f"clear_win_rate_vs_{k}", f"Clearly, to {o}", "near-ties tie", percent, clearly)
-                for k, o in against
-            ),
+            *(Column(f"win_rate_vs_{k}", f"Preferred to {o}", "ties split", percent, f"vs {o}") for k, o in to.items()),
+            *(Column(f"clear_win_rate_vs_{k}", f"Clearly, to {o}", near, percent, clearly) for k, o in to.items()),
             Column("reward", "Reward model", "mean score", fixed(2), "reward"),
             Column("bits_per_byte", "Bits per byte", "held-out text", fixed(3), "bits/byte"),
-            Column(
-                "kl", f"KL to {self.label(reference) if reference else 'reference'}", "nats per answer", fixed(1), "KL"
-            ),
+            Column("kl", f"KL to {reference}", "nats per answer", fixed(1), "KL"),
             Column("length", "Length", "tokens per answer", fixed(1)),
             Column("finished", "Finished", "share of answers", percent),
         ]
@@ -128,21 +124,12 @@ class Evaluation:
         return sorted(((name, after[name]["gold"] - before[name]["gold"]) for name in after), key=lambda gain: -gain[1])
 
 
-@dataclass(frozen=True)
-class FamilySamples:
-    """Prompts of a family with all answers, chosen by order statistics and not by hand."""
+def choose_samples(evaluation: Evaluation, rows: Sequence[Row], per_family: int = 3) -> list[dict[str, Any]]:
+    """``per_family`` prompts of every family, chosen by how much the last model's score is above the baseline's.
 
-    name: str
-    prompts: int
-    better: int
-    """Prompts on which the last model scored above the baseline."""
-    worse: int
-    shown: list[tuple[float, Row]]
-    """The change of the score and the row of samples.jsonl: the best change, those evenly between, and the worst."""
-
-
-def choose_samples(evaluation: Evaluation, rows: Sequence[Row], per_family: int = 3) -> list[FamilySamples]:
-    """``per_family`` prompts of every family, by how much the last model's score is above the baseline's."""
+    Returns: by family its ``name``, number of ``prompts``, on how many the last model was ``better`` and ``worse``, and the
+        ``shown`` rows of samples.jsonl with the change of the score: the best, those evenly between, and the worst.
+    """
     measure = "gold" if evaluation.judge == "the judge" else "reward"
     families: dict[str, list[tuple[float, Row]]] = defaultdict(list)
     for row in rows:
@@ -154,15 +141,12 @@ def choose_samples(evaluation: Evaluation, rows: Sequence[Row], per_family: int 
         count = min(per_family, len(ordered))
         shown = [ordered[round(i * (len(ordered) - 1) / max(1, count - 1))] for i in range(count)]
         better, worse = (sum(sign * change > 1e-9 for change, _ in members) for sign in (1, -1))
-        chosen.append(FamilySamples(name, len(members), better, worse, shown))
+        chosen.append({"name": name, "prompts": len(members), "better": better, "worse": worse, "shown": shown})
     return chosen
 
 
 def comparison_table(results: Row, labels: Names | None = None, *, families: bool = False) -> Table:
-    """The models for a terminal of 80 columns: values, below them their 95% intervals; ``labels`` by model name.
-
-    ``families`` gives the judge's scores by family instead.
-    """
+    """The models for a terminal of 80 columns, values above their 95% intervals; or with ``families`` gold by family."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
