@@ -129,7 +129,9 @@ def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelt name first
+        problems = sorted(
+            error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
+        )  # a misspelt name first
         raise RecipeError(f"{source}: {in_words(kind, problems[0])}") from None
 
 

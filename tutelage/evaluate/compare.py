@@ -22,7 +22,7 @@ from tutelage.assistant.assistant import Assistant, Shots
 from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.heldout import HeldoutText
-from tutelage.errors import DataError, UsageError
+from tutelage.errors import DataError, RecipeError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.measure import GROUPS, Measured, Yardsticks, measure, members_of, shots_like
 from tutelage.evaluate.reward_model import reward_model_figures
@@ -30,27 +30,28 @@ from tutelage.evaluate.statistics import win_rate
 from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of
+from tutelage.model.hub import resolve_model
 from tutelage.records import Prompt, Ranking
-from tutelage.runs.folder import flat, open_run
-from tutelage.settings import Settings
+from tutelage.runs.folder import open_run
+from tutelage.settings import Inputs, ModelPath, Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 
 RankingFigures = Callable[[str, Sequence[Ranking]], Mapping[str, float]]
 """(name of a file of rankings, its rankings) -> figures of the labels themselves, such as the labellers' agreement."""
 
 
-class EvaluateInputs(Settings):
+class EvaluateInputs(Inputs):
     """What is evaluated, and on what."""
 
-    models: dict[str, Path] = Field(min_length=1, description="name -> checkpoint, in the order of the table")
+    models: dict[str, ModelPath] = Field(min_length=1, description="name -> checkpoint, in the order of the table")
     prompts: Path = Field(description="held-out prompts")
-    reference: Path | None = Field(None, description="checkpoint that KL is measured against")
-    reward_model: Path | None = Field(None, description="reward model that scores the answers")
+    reference: ModelPath | None = Field(None, description="checkpoint that KL is measured against")
+    reward_model: ModelPath | None = Field(None, description="reward model that scores the answers")
     demonstrations: Path | None = Field(None, description="conversations that shots are drawn from")
     heldout_text: Path | None = Field(None, description="documents for bits per byte")
     world: Path | None = Field(None, description="folder of an embedded world, whose judge gives gold scores")
     rankings: dict[str, Path] = Field({}, description="name -> rankings that reward models are measured on")
-    reward_models: dict[str, Path] = Field({}, description="name -> reward model to measure on the rankings")
+    reward_models: dict[str, ModelPath] = Field({}, description="name -> reward model to measure on the rankings")
 
 
 class Ask(Settings):
@@ -73,9 +74,24 @@ class EvaluateSettings(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, mps")
     dtype: str = Field("auto", description="auto, bf16, fp32")
 
+    def check(self, inputs: Inputs) -> None:
+        """Names must be models, and what is asked for must be measurable with these inputs."""
+        assert isinstance(inputs, EvaluateInputs)
+        for name in (*self.against, *self.ask):
+            if name not in inputs.models:
+                raise RecipeError(f"{name!r} is not one of the models{nearest(name, list(inputs.models))}")
+        if self.against and not inputs.world and not inputs.reward_model:
+            raise RecipeError("win rates need scores: give reward_model, or a world whose judge decides")
+        if any(ask.shots for ask in self.ask.values()) and not inputs.demonstrations:
+            raise RecipeError("shots are drawn from demonstrations: give that input, or ask with 0 shots")
+        if any(ask.shots and not ask.as_text for ask in self.ask.values()):
+            raise RecipeError("shots are for models that are asked in plain text: give as_text too")
+        if self.compression and not inputs.heldout_text:
+            raise RecipeError("compression is measured on held-out text: give heldout_text")
+
 
 def main(
-    settings: EvaluateSettings,
+    knobs: EvaluateSettings,
     inputs: EvaluateInputs,
     out: Path,
     *,
@@ -89,23 +105,24 @@ def main(
         ranking_figures: adds figures of the labels to those of the reward models, see ``RankingFigures``.
     Raises: UsageError for settings that the inputs cannot serve; DataError if no prompt leaves room for an answer.
     """
-    _check(settings, inputs, judge)
-    with open_run(out, "evaluate", settings, flat(inputs.model_dump(exclude_defaults=True))) as run:
+    inputs = inputs.local(resolve_model)
+    knobs.check(inputs)
+    with open_run(out, "evaluate", knobs, inputs) as run:
         if run.finished:
             return out
         scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
-        yardsticks = Yardsticks(judge, scorer, reference, text, settings.device, settings.dtype)
-        longest, seed = settings.max_new_tokens, settings.seed * 7_919
-        sampling = Sampling(temperature=settings.temperature, max_tokens=longest, seed=seed)
-        prompts, shots = _fitting(settings, inputs), _shots(settings, inputs)
+        yardsticks = Yardsticks(judge, scorer, reference, text, knobs.device, knobs.dtype)
+        longest, seed = knobs.max_new_tokens, knobs.seed * 7_919
+        sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
+        prompts, shots = _fitting(knobs, inputs), _shots(knobs, inputs)
         measured = measure_all(inputs.models, prompts, sampling, yardsticks, shots)
-        clear = settings.clear_difference if judge else None
-        results = results_of(measured, settings.against, clear) | {
+        clear = knobs.clear_difference if judge else None
+        results = results_of(measured, knobs.against, clear) | {
             "reference": next((name for name, path in inputs.models.items() if path == reference), None),
-            "reward_models": _reward_models(settings, inputs, ranking_figures),
-            "compression": compression(inputs) if settings.compression else None,
+            "reward_models": _reward_models(knobs, inputs, ranking_figures),
+            "compression": compression(inputs) if knobs.compression else None,
         }
-        for name, ask in settings.ask.items():
+        for name, ask in knobs.ask.items():
             results["models"][name]["ask"] = ask.model_dump()
         write_atomic(out / "results.json", json.dumps(results, indent=2).encode())
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows(measured))
@@ -197,20 +214,6 @@ def compression(inputs: EvaluateInputs) -> dict[str, float]:
         "gzip": 8 * len(gzip.compress(text, 9)) / len(text),
         "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text),
     }
-
-
-def _check(settings: EvaluateSettings, inputs: EvaluateInputs, judge: Judge | None) -> None:
-    unknown = [name for name in (*settings.against, *settings.ask) if name not in inputs.models]
-    if unknown:
-        raise UsageError(f"evaluate: {unknown[0]!r} is not one of the models ({', '.join(inputs.models)})")
-    if settings.against and not judge and not inputs.reward_model:
-        raise UsageError("evaluate: win rates need scores: give a reward model, or a world whose judge decides")
-    if any(ask.shots for ask in settings.ask.values()) and not inputs.demonstrations:
-        raise UsageError("evaluate: shots are drawn from demonstrations: give that input, or ask with 0 shots")
-    if any(ask.shots and not ask.as_text for ask in settings.ask.values()):
-        raise UsageError("evaluate: shots are for models that are asked in plain text: give as_text too")
-    if settings.compression and not inputs.heldout_text:
-        raise UsageError("evaluate: compression is measured on held-out text: give heldout_text")
 
 
 def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shots]:

@@ -18,11 +18,11 @@ from tutelage.evaluate.report.plots import all_plots
 from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span
 from tutelage.files import write_atomic
 from tutelage.runs.commands import Run
-from tutelage.runs.folder import flat, open_run
-from tutelage.settings import Settings
+from tutelage.runs.folder import open_run
+from tutelage.settings import Inputs, Settings, flat
 
 
-class ReportInputs(Settings):
+class ReportInputs(Inputs):
     """What is reported."""
 
     results: Path = Field(description="folder of an evaluation")
@@ -41,24 +41,24 @@ class ReportSettings(Settings):
     seed: int | None = Field(None, description="seed of what is reported, to be shown")
 
 
-def main(settings: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
+def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
     """Write report.html and plots/*.svg into ``out`` and return it. The same files give the same bytes.
 
     Raises UsageError if the evaluation is missing, RunFolderError for a folder that is not a run.
     """
     runs = {name: Run.read(path) for name, path in inputs.runs.items()}
-    sources = {file: inputs.results / file for file in ("results.json", "samples.jsonl")}
-    sources |= {f"runs.{name}": path / "recipe.yaml" for name, path in inputs.runs.items()}
-    with open_run(out, "report", settings, sources) as run:
+    with open_run(out, "report", knobs, inputs) as run:
         if run.finished:
             return out
-        results, samples = (sources[file].read_text(encoding="utf-8") for file in ("results.json", "samples.jsonl"))
-        evaluation = Evaluation.of(json.loads(results), settings.labels, settings.colours, runs)
+        results, samples = (
+            (inputs.results / file).read_text(encoding="utf-8") for file in ("results.json", "samples.jsonl")
+        )
+        evaluation = Evaluation.of(json.loads(results), knobs.labels, knobs.colours, runs)
         plots = all_plots(evaluation, {name: run.metrics for name, run in runs.items()})
         for plot in plots:
             write_atomic(out / "plots" / f"{plot.name}.svg", plot.svg.encode())
         page = render(
-            settings=settings,
+            settings=knobs,
             evaluation=evaluation,
             samples=choose_samples(evaluation, [json.loads(row) for row in samples.splitlines()]),
             plots={plot.name: plot for plot in plots},
