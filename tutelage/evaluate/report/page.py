@@ -19,14 +19,14 @@ from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, per
 from tutelage.files import write_atomic
 from tutelage.runs.commands import Run
 from tutelage.runs.folder import open_run
-from tutelage.settings import Inputs, Settings, flat
+from tutelage.settings import Inputs, RunPath, Settings, flat
 
 
 class ReportInputs(Inputs):
     """What is reported."""
 
     results: Path = Field(description="folder of an evaluation")
-    runs: dict[str, Path] = Field({}, description="name -> run folder whose training curves are shown")
+    runs: dict[str, RunPath] = Field({}, description="name -> run folder whose training curves are shown")
 
 
 class ReportSettings(Settings):
@@ -60,7 +60,7 @@ def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
         page = render(
             settings=knobs,
             evaluation=evaluation,
-            samples=choose_samples(evaluation, [json.loads(row) for row in samples.splitlines()]),
+            samples=choose_samples(evaluation, [json.loads(row) for row in samples.split("\n") if row]),
             plots={plot.name: plot for plot in plots},
             curves=[plot.name for plot in plots if plot.name.startswith("training_")],
             runs={name: facts(run) for name, run in runs.items()},
