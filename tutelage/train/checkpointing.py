@@ -43,10 +43,9 @@ def write_checkpoint(
 
     Of a model with adapters the merged weights, and the adapters by themselves in the folder ``adapter``.
     """
-    temporary = temporary_name(folder)
     ends = [tokenizer.end_id, *sorted(tokenizer.end_ids - {tokenizer.end_id})]
     ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "end_id": ends, "pad_id": tokenizer.pad_id}
-    try:
+    with _appearing(folder) as temporary:
         with _what_the_disk_said(folder):
             if adapters(model):
                 save_model(temporary, merged(model), **ids)
@@ -55,6 +54,14 @@ def write_checkpoint(
                 save_model(temporary, model, **ids)
         tokenizer.save(temporary)
         write_atomic(temporary / LINEAGE, json.dumps(run.lineage() | facts, indent=2).encode())
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` when the block is done, and is deleted where it fails."""
+    temporary = temporary_name(folder)
+    try:
+        yield temporary
         if folder.exists():
             remove(folder)
         temporary.replace(folder)
@@ -62,6 +69,20 @@ def write_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder.parent)
+
+
+def link_tree(folder: Path, target: Path) -> None:
+    """A second folder with the same files: linked, or copied on file systems without hard links."""
+    target.mkdir()
+    for source in sorted(folder.rglob("*")):
+        place = target / source.relative_to(folder)
+        if source.is_dir():
+            place.mkdir()
+            continue
+        try:
+            os.link(source, place)
+        except OSError:
+            shutil.copy2(source, place)
 
 
 def _base_of(run: RunFolder) -> str:
@@ -155,12 +176,8 @@ class Keeper:
         if not run.writer:
             return
         if self.training.select and self.best_step:
-            temporary = temporary_name(run.checkpoint)
-            shutil.copytree(self._folder(self.best_step), temporary, copy_function=_link_or_copy)
-            if run.checkpoint.exists():
-                remove(run.checkpoint)
-            temporary.replace(run.checkpoint)
-            sync_folder(run.path)
+            with _appearing(run.checkpoint) as temporary:
+                link_tree(self._folder(self.best_step), temporary)
         else:
             with self.training.complete():
                 write_checkpoint(run, run.checkpoint, *self.training.result)
@@ -193,14 +210,6 @@ class Keeper:
         older = path == self.run.state and self.run.previous_state.exists()
         then = f"resumes from {self.run.previous_state.name}, the state before it" if older else "starts from step 0"
         return RunFolderError(f"{path} {what} ({why}); delete it, and the same command {then}")
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    """A second name of a file, or a copy on file systems without such links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 @contextmanager
