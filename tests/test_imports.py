@@ -85,10 +85,6 @@ def test_arrows(part: str, path: Path) -> None:
         assert target == part or target in ALLOWED[part], f"{path}: {part} may not import {module}"
 
 
-KNOWN_CYCLES: set[str] = set()
-"""Modules that import each other in a circle today; none may be added."""
-
-
 def modules() -> dict[str, Path]:
     """Every module of the package and its file."""
     names = {
@@ -118,11 +114,8 @@ def test_no_module_imports_itself_by_way_of_others(name: str) -> None:
         if module not in reached:
             reached.add(module)
             waiting += imported_modules(module)
-    if name in KNOWN_CYCLES:
-        assert name in reached, f"{name} is in no circle any more: take it out of KNOWN_CYCLES"
-    else:
-        circle = sorted(module for module in reached if name in imported_modules(module))
-        assert name not in reached, f"{name} imports modules that lead back to it, through {circle}"
+    circle = sorted(module for module in reached if name in imported_modules(module))
+    assert name not in reached, f"{name} imports modules that lead back to it, through {circle}"
 
 
 def test_only_rollouts_see_the_engine() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 import tokenizers
@@ -22,9 +21,10 @@ class TextStream:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._backend = backend
         self._special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-        steps = _steps(json.loads(backend.to_str())["decoder"])
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if _types(steps) == ["ByteLevel"] else None
-        self._holds = _held_tokens(steps)
+        steps = [] if backend.decoder is None else _steps(json.loads(backend.decoder.__getstate__()))
+        as_bytes = [step["type"] for step in steps] == ["ByteLevel"]
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if as_bytes else None
+        self._held = _held_tokens(steps)
         self._window: list[int] = []  # the last id whose text is out, and the ids held back
         self._before = 0  # characters of the window's text that are out
 
@@ -36,49 +36,36 @@ class TextStream:
         if self._utf8 is not None:
             return self._utf8.decode(_bytes(token))
         self._window.append(i)
-        if self._holds(token):
+        if self._held.fullmatch(token):
             return ""
-        text = self._rest()
+        text = self.finish()
         self._window = [i]
         self._before = len(self._text())
         return text
 
     def finish(self) -> str:
         """The text held back. Call it once, after the last id."""
-        return self._rest() if self._utf8 is None else self._utf8.decode(b"", final=True)
+        return self._text()[self._before :] if self._utf8 is None else self._utf8.decode(b"", final=True)
 
     def _text(self) -> str:
         return str(self._backend.decode(self._window, skip_special_tokens=True))
 
-    def _rest(self) -> str:
-        return self._text()[self._before :]
 
-
-def _held_tokens(steps: list[dict[str, Any]]) -> Callable[[str], bool]:
+def _held_tokens(steps: list[dict[str, Any]]) -> re.Pattern[str]:
     """Which tokens wait for the one after them: none, sentencepiece's bytes, or all where a step may look further than that."""
     for step in steps:
         across = step["type"] not in ("Replace", "ByteFallback", "Fuse", "Strip", "Metaspace")
         across |= step["type"] == "Replace" and len(step["pattern"].get("String", "")) != 1
         across |= step["type"] == "Strip" and (step["start"] > 1 or step["stop"] > 0)
         if across:
-            return lambda token: True
-    if "ByteFallback" in _types(steps):
-        return lambda token: re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token) is not None
-    return lambda token: False
+            return re.compile(".*", re.DOTALL)
+    return re.compile("<0x[0-9A-Fa-f]{2}>" if any(step["type"] == "ByteFallback" for step in steps) else "(?!)")
 
 
-def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if decoder is None:
-        return []
-    return (
-        [inner for step in decoder["decoders"] for inner in _steps(step)]
-        if decoder["type"] == "Sequence"
-        else [decoder]
-    )
-
-
-def _types(steps: list[dict[str, Any]]) -> list[str]:
-    return [step["type"] for step in steps]
+def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:
+    if decoder["type"] != "Sequence":
+        return [decoder]
+    return [inner for step in decoder["decoders"] for inner in _steps(step)]
 
 
 # Byte-level BPE writes each byte as one printable character: itself where it has one, else a character from 256 on.

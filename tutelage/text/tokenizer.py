@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.files import write_atomic
-from tutelage.text.imported.codec import checked
+from tutelage.text.imported.codec import Codec, checked
 from tutelage.text.imported.folder import read_backend, read_folder, require_rows
 from tutelage.text.imported.format import ChatFormat, chat_format
 from tutelage.text.layout import CHAT_TEMPLATE, EARLIER_TEMPLATES, SPECIALS
@@ -55,7 +55,7 @@ class Tokenizer:
         if chat is not None:
             self.bos_id, self.pad_id, self.end_id = chat.bos_id, chat.pad_id, chat.end_ids[0]
             self.end_ids = frozenset(chat.end_ids)
-            self.special_ids = chat.codec.control
+            self.codec = chat.codec
             # Some vocabularies have holes: what counts for an embedding is the largest id.
             self.vocab_size = max(self.vocab_size, max(backend.get_vocab(with_added_tokens=True).values()) + 1)
             return
@@ -63,12 +63,10 @@ class Tokenizer:
         missing = [text for text in SPECIALS.values() if text not in specials]
         if missing:
             raise CheckpointError(f"the tokenizer has no special token {', '.join(missing)}; was it made by tutelage?")
-        # Never serialised, so set on every load: special tokens inside a text are then encoded as plain text.
-        backend.encode_special_tokens = True
         self.own_ids = tuple(specials[text] for text in SPECIALS.values())
         self.bos_id, self.pad_id, self.end_id, self.system_id, self.user_id, self.assistant_id = self.own_ids
         self.end_ids = frozenset([self.end_id])
-        self.special_ids = frozenset(specials.values())
+        self.codec = Codec(backend, frozenset(specials.values()), frozenset())
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -82,12 +80,8 @@ class Tokenizer:
                 f"vocab_size {vocab_size} is too small: 256 bytes and {len(SPECIALS)} special tokens need {_SMALLEST}"
             )
         backend = tokenizers.Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -141,6 +135,10 @@ class Tokenizer:
             write_atomic(Path(folder) / name, data)
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        return self.codec.control
+
+    @property
     def appended(self) -> tuple[str, ...]:
         """Tokens that the import had to add after the end of the vocabulary: the model's embedding needs a row for each."""
         return () if self.chat is None else tuple(self.chat.source.appended)
@@ -165,16 +163,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a plain text: never a control id, even where it spells one. Raises UsageError for lone surrogates."""
-        if self.chat is not None:
-            return self.chat.codec.encode(text)
-        return list(self._backend.encode(checked(text), add_special_tokens=False).ids)
+        return self.codec.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """``encode`` of each text, on all cores."""
-        if self.chat is not None:
-            return self.chat.codec.encode_batch(texts)
-        encodings = self._backend.encode_batch_fast([checked(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return self.codec.encode_batch(texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; control tokens are skipped, bytes that are not UTF-8 become U+FFFD."""
