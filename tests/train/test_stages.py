@@ -17,7 +17,7 @@ from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_setti
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
-from tutelage.data.heldout import HeldoutText
+from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import CheckpointError, DataError, RecipeError, RunFolderError, UsageError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood

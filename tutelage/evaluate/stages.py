@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.heldout import HeldoutText
+from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import CheckpointError
 from tutelage.evaluate.statistics import mean_interval, win_rate
 from tutelage.generate.sampler import Sampling

@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
-from tutelage.data.heldout import HeldoutText
 from tutelage.data.prepare import DataSettings, prepare
+from tutelage.data.tokens.batches import fitting_prompts
+from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import DataError
 from tutelage.evaluate.report import stage_table, write_report
 from tutelage.evaluate.reward_model import reward_model_figures

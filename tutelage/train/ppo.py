@@ -25,8 +25,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_prompts
+from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from tutelage.data.heldout import HeldoutText
+from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.model.compiling import compile_layers, compiled
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder

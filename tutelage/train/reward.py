@@ -21,10 +21,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.batches import pack_ranking, pad_right, tree_mask
 from tutelage.data.formats import read_conversations, read_rankings
-from tutelage.data.mixing import split_by_key
 from tutelage.data.prepare import opening, text_of
+from tutelage.data.tokens.batches import pack_ranking, pad_right, tree_mask
+from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel

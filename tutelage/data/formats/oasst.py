@@ -1,11 +1,26 @@
-"""Open-Assistant's conversation trees: prompters and assistants in turn, sibling answers ranked by people (0: best)."""
+"""Open-Assistant's conversation trees: prompters and assistants alternate, sibling answers are ranked by people (0: best)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tutelage.data.row_parts import Fields, RowError, Skip, as_text
+from tutelage.data.formats.parts import (
+    CannotHold,
+    Fields,
+    Format,
+    Row,
+    Skip,
+    Writer,
+    as_text,
+    check_alternating,
+    has,
+    ranks_without_gaps,
+    some,
+)
+from tutelage.data.read.rows import RowError
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking, Role
 
 _ROLES: dict[str, Role] = {"prompter": "user", "assistant": "assistant"}
@@ -15,10 +30,13 @@ Node = dict[str, Any]
 Path = tuple[Message, ...]
 
 
-def tree_conversations(row: Fields) -> Iterator[Conversation | Skip]:
-    """The best paths: at each question the best-ranked answer, then every follow-up; one conversation a path's end.
+# ---- out of rows
 
-    A path ends at an answer with no follow-up that has a best answer in its turn.
+
+def tree_conversations(row: Fields) -> Iterator[Conversation | Skip]:
+    """The best paths: at each question the best-ranked answer, then every follow-up; one conversation per end of a path.
+
+    A path ends at an answer none of whose follow-ups has a best answer.
     """
     root = _root(row)
     if isinstance(root, Skip):
@@ -40,7 +58,7 @@ def tree_conversations(row: Fields) -> Iterator[Conversation | Skip]:
 
 
 def tree_rankings(row: Fields) -> Iterator[Ranking | Skip]:
-    """Each question with two or more ranked answers, wherever in the tree it stands."""
+    """Each question with two or more ranked answers, wherever in the tree."""
     root = _root(row)
     if isinstance(root, Skip):
         yield root
@@ -69,7 +87,7 @@ def tree_rankings(row: Fields) -> Iterator[Ranking | Skip]:
 
 
 def _best_answer(question: Node) -> tuple[Node | None, list[Skip]]:
-    """The best-ranked answer, or the only one; None where nothing tells which is best. And what is left out for it."""
+    """The best-ranked or the only answer, None where nothing tells which is best; and what is left out for it."""
     replies, skips = _usable_replies(question)
     ranked = [r for r in replies if r.get("rank") is not None]
     if ranked:
@@ -81,8 +99,7 @@ def _best_answer(question: Node) -> tuple[Node | None, list[Skip]]:
 
 def _root(row: Fields) -> Node | Skip:
     """The first message: the row's ``prompt``, or the row itself where a file holds messages with their replies."""
-    state = row.get("tree_state", "ready_for_export")
-    if state != "ready_for_export":
+    if row.get("tree_state", "ready_for_export") != "ready_for_export":
         return Skip("tree is not finished")
     root = row.get("prompt", row)
     _check(root, "prompt")
@@ -93,16 +110,16 @@ def _root(row: Fields) -> Node | Skip:
 
 def _check(node: Any, field: str) -> None:
     if not isinstance(node, dict):
-        raise RowError("is no message", field=field, expected="an object", found=node)
-    if not isinstance(node.get("text"), str):
-        raise RowError("is no text", field=f"{field}.text", expected="a text", found=node.get("text"))
-    if node.get("role") not in _ROLES:
-        raise RowError("is no role", field=f"{field}.role", expected="prompter or assistant", found=node.get("role"))
+        raise RowError("is not a message", field=field, expected="an object", found=node)
+    role, text, rank, replies = (node.get(name) for name in ("role", "text", "rank", "replies"))
+    if not isinstance(text, str):
+        raise RowError("is not text", field=f"{field}.text", expected="text", found=text)
+    if role not in _ROLES:
+        raise RowError("is not a role", field=f"{field}.role", expected="prompter or assistant", found=role)
     if not isinstance(node.get("replies", []), list):
-        raise RowError("is no list", field=f"{field}.replies", expected="a list of messages", found=node["replies"])
-    rank = node.get("rank")
+        raise RowError("is not a list", field=f"{field}.replies", expected="a list of messages", found=replies)
     if rank is not None and (not isinstance(rank, int) or rank < 0):
-        raise RowError("is no rank", field=f"{field}.rank", expected="0 or more", found=rank)
+        raise RowError("is not a rank", field=f"{field}.rank", expected="0 or more", found=rank)
 
 
 def _unusable(node: Node) -> str:
@@ -119,7 +136,7 @@ def _usable_replies(node: Node) -> tuple[list[Node], list[Skip]]:
     for reply in node.get("replies", []):
         _check(reply, "replies")
         if reply["role"] == node["role"]:
-            raise RowError("answers itself", field="replies.role", expected="roles in turn", found=reply["role"])
+            raise RowError("answers itself", field="replies.role", expected="alternating roles", found=reply["role"])
         reason = _unusable(reply)
         if reason:
             skips.append(Skip(reason))
@@ -134,3 +151,47 @@ def _message(node: Node) -> Message:
 
 def _meta(row: Fields, node: Node) -> dict[str, Any]:
     return {k: v for k, v in (("tree", row.get("message_tree_id")), ("lang", node.get("lang"))) if v}
+
+
+# ---- into rows
+
+
+def conversation_row(record: Conversation) -> Row:
+    """A tree without branches."""
+    check_alternating(record.messages[:-1])
+    if record.messages[-1].role != "assistant":
+        raise CannotHold("it does not end with an answer")
+    return _tree(record.messages, [], record.meta, "")
+
+
+def ranking_row(record: Ranking) -> Row:
+    """The dialogue as one path, the completions as ranked siblings at its end. Ids are invented where there are none."""
+    check_alternating(record.prompt.messages)
+    answers = [
+        {"role": "assistant", "text": some(completion.text), "rank": rank - 1, "replies": []}
+        | ({"model_name": completion.model} if completion.model else {})
+        for completion, rank in zip(record.completions, ranks_without_gaps(record.ranks), strict=True)
+    ]
+    return _tree(record.prompt.messages, answers, record.prompt.meta, record.prompt.id)
+
+
+def _tree(path: Sequence[Message], last: list[Row], meta: Row, id: str) -> Row:
+    said = json.dumps([[m.role, m.text] for m in path], ensure_ascii=False) + json.dumps(last, ensure_ascii=False)
+    name = hashlib.sha256(said.encode()).hexdigest()[:16]
+    replies = [reply | {"message_id": f"{name}-{len(path) + i}"} for i, reply in enumerate(last)]
+    names = {"user": "prompter", "assistant": "assistant"}
+    for i in reversed(range(len(path))):
+        own_id = id if id and i == len(path) - 1 else f"{name}-{i}"
+        node: Row = {"message_id": own_id, "role": names[path[i].role], "text": some(path[i].text)}
+        if isinstance(meta.get("lang"), str):
+            node["lang"] = meta["lang"]
+        replies = [node | {"replies": replies}]
+    return {"message_tree_id": name, "tree_state": "ready_for_export", "prompt": replies[0]}
+
+
+OASST = Format(
+    "oasst",
+    has("message_tree_id prompt", "message_id replies"),
+    read={Ranking: tree_rankings, Conversation: tree_conversations},
+    write={Conversation: Writer(conversation_row), Ranking: Writer(ranking_row, keeps=("id", "model"))},
+)

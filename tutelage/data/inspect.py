@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.data.files import Rejects
 from tutelage.data.formats import records_of, what_is_in
-from tutelage.data.sources import ANY_FILE, Source, data_files, name_below
+from tutelage.data.read.rows import Rejects
+from tutelage.data.read.sources import ANY_FILE, Source, data_files, name_below
 from tutelage.errors import DataError
 from tutelage.records import Answers, Conversation, Document, Message, Prompt, Ranking, Record
 
