@@ -203,8 +203,7 @@ def _table(path: Path, file: Any, format: str, writer: Writer) -> Iterator[Add]:
         raise UsageError(f"{path}: writing it needs pyarrow; install it with: pip install 'tutelage[data]'") from None
     if not writer.columns:
         raise UsageError(f"{path}: {format} has no columns that a table could hold; write .jsonl")
-    kinds = _types()
-    schema = pa.schema([(name, kinds[kind]) for name, kind in writer.columns.items()])
+    schema = pa.schema([(name, _arrow(kind)) for name, kind in writer.columns.items()])
     rows: list[tuple[int, Row]] = []
     batches: list[Any] = []
 
@@ -219,7 +218,7 @@ def _table(path: Path, file: Any, format: str, writer: Writer) -> Iterator[Add]:
     with parquet.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as table:
 
         def add(row: Row, number: int) -> None:
-            rows.append((number, {name: _cell(value, writer.columns[name]) for name, value in row.items()}))
+            rows.append((number, _cell(row, writer.columns)))
             if len(rows) == _BATCH:
                 flush(table, group=False)
 
@@ -242,75 +241,27 @@ def _columns(path: Path, rows: list[tuple[int, Row]], schema: Any) -> Any:
         raise
 
 
-def _cell(value: Any, kind: str) -> Any:
-    """A value as its column holds it: objects of free form as their JSON."""
-    match kind:
-        case "json":
-            return dumps(value)
-        case "completions":
-            return [c | {"sampling": dumps(c["sampling"])} if "sampling" in c else c for c in value]
-        case "own prompt":
-            meta = {"meta": dumps(value["meta"])} if "meta" in value else {}
-            return value | meta | {"messages": _cell(value["messages"], "own messages")}
-        case "messages" | "own messages":
-            return [_message_cell(message, plain=kind == "messages") for message in value]
+def _cell(value: Any, kind: Any) -> Any:
+    """A value as a column of this type holds it. Raises CannotHold, so that nothing is dropped."""
+    if kind is dict:
+        return dumps(value)
+    if isinstance(kind, list):
+        return [_cell(item, kind[0]) for item in value]
+    if isinstance(kind, dict):
+        if more := sorted(value.keys() - kind.keys()):
+            raise CannotHold(f"a table of this format has no place for {', '.join(more)}; write .jsonl")
+        return {name: _cell(item, kind[name]) for name, item in value.items()}
+    if kind is str and not isinstance(value, str):
+        raise CannotHold("one of its messages has parts, and a table holds text; write .jsonl")
     return value
 
 
-def _message_cell(message: Row, *, plain: bool) -> Row:
-    if not isinstance(message["content"], str):
-        raise CannotHold("one of its messages has parts, and a table holds text; write .jsonl")
-    more = message.keys() - {"role", "content"}
-    if plain and more:
-        raise CannotHold(f"a table of this format has no column for {', '.join(sorted(more))}; write .jsonl")
-    if "tool_calls" in message:
-        calls = [call | {"arguments": dumps(call.get("arguments", {}))} for call in message["tool_calls"]]
-        return message | {"tool_calls": calls}
-    return message
-
-
-def _types() -> dict[str, Any]:
-    """The types of columns. What is empty in a row is null in the table."""
+def _arrow(kind: Any) -> Any:
+    """The Arrow type of a column. What is empty in a row is null in the table."""
     import pyarrow as pa
 
-    text, whole = pa.string(), pa.int64()
-
-    def objects(**fields: Any) -> Any:
-        return pa.list_(pa.struct(list(fields.items())))
-
-    evidence = objects(id=text, text=text, source=text, title=text)
-    citations = objects(start=whole, end=whole, evidence=text)
-    own_messages = objects(
-        role=text,
-        content=text,
-        reasoning=text,
-        tool_calls=objects(name=text, arguments=text, id=text),
-        tool_call_id=text,
-        name=text,
-        evidence=evidence,
-        citations=citations,
-    )
-    return {
-        "text": text,
-        "texts": pa.list_(text),
-        "json": text,
-        "number": pa.float64(),
-        "flag": pa.bool_(),
-        "numbers": pa.list_(whole),
-        "flags": pa.list_(pa.list_(text)),
-        "messages": objects(role=text, content=text),
-        "own messages": own_messages,
-        "turns": pa.list_(pa.struct([("from", text), ("value", text)])),
-        "history": pa.list_(pa.list_(text)),
-        "own prompt": pa.struct([("messages", own_messages), ("id", text), ("source", text), ("meta", text)]),
-        "completions": objects(
-            text=text,
-            finished=pa.bool_(),
-            model=text,
-            sampling=text,
-            seed=whole,
-            evidence=evidence,
-            citations=citations,
-        ),
-        "scored": objects(model=text, response=text, overall_score=pa.float64()),
-    }
+    if isinstance(kind, list):
+        return pa.list_(_arrow(kind[0]))
+    if isinstance(kind, dict):
+        return pa.struct([(name, _arrow(inner)) for name, inner in kind.items()])
+    return {str: pa.string(), dict: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}[kind]

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from tutelage.data.formats import parts
 from tutelage.data.formats.instructions import answered
 from tutelage.data.formats.messages import OPENAI_KEEPS, messages_of, openai_rows, sharegpt_rows, with_system
-from tutelage.data.formats.parts import (
-    CannotHold,
-    Fields,
-    Format,
-    Row,
-    Skip,
-    Writer,
-    has,
-    one_question,
-    other_columns,
-    some,
-    with_meta,
-)
 from tutelage.records import Conversation, Message
 
 _END_OF_TEXT = "<|endoftext|>"
 
 
-def sharegpt(row: Fields) -> Iterator[Conversation]:
+def sharegpt(row: parts.Fields) -> Iterator[Conversation]:
     """``{conversations: [{from, value}], system?}``; what the tools are stays in ``meta["tools"]``."""
     messages = with_system(row, messages_of(row["conversations"], "conversations"))
-    yield Conversation(messages=tuple(messages), meta=other_columns(row, "conversations", "system"))
+    yield Conversation(messages=tuple(messages), meta=parts.other_columns(row, "conversations", "system"))
 
 
-def sharegpt_row(record: Conversation) -> Row:
+def sharegpt_row(record: Conversation) -> parts.Row:
     """``{conversations: [{from, value}]}``."""
-    return with_meta({"conversations": sharegpt_rows(record.messages)}, record.meta)
+    return parts.with_meta({"conversations": sharegpt_rows(record.messages)}, record.meta)
 
 
-def prompt_completion(row: Fields) -> Iterator[Conversation | Skip]:
+def prompt_completion(row: parts.Fields) -> Iterator[Conversation | parts.Skip]:
     """``{prompt, completion, system?}`` as texts (T0's) or as lists of messages (TRL's).
 
     White space around the texts is stripped, and T0's "<|endoftext|>" at the end: our own end token takes its place.
@@ -45,44 +34,48 @@ def prompt_completion(row: Fields) -> Iterator[Conversation | Skip]:
         answer = completion.removesuffix(_END_OF_TEXT).strip()
         messages = [Message(role="user", content=prompt.strip()), Message(role="assistant", content=answer)]
         if not answer:
-            yield Skip("empty completion")
+            yield parts.Skip("empty completion")
             return
     else:
         messages = [*messages_of(prompt, "prompt"), *messages_of(completion, "completion")]
-    meta = other_columns(row, "prompt", "completion", "system")
+    meta = parts.other_columns(row, "prompt", "completion", "system")
     yield Conversation(messages=tuple(with_system(row, messages)), meta=meta)
 
 
-def prompt_completion_row(record: Conversation) -> Row:
+def prompt_completion_row(record: Conversation) -> parts.Row:
     """Messages: everything before the last answer, and that answer."""
     before, answer = answered(record)
-    return with_meta({"prompt": openai_rows(before), "completion": openai_rows([answer])}, record.meta)
+    return parts.with_meta({"prompt": openai_rows(before), "completion": openai_rows([answer])}, record.meta)
 
 
-def prompt_completion_text_row(record: Conversation) -> Row:
+def prompt_completion_text_row(record: Conversation) -> parts.Row:
     """One question and its answer as bare texts."""
     before, answer = answered(record)
     if answer.text.rstrip().endswith(_END_OF_TEXT):
-        raise CannotHold(f"its answer ends with {_END_OF_TEXT}, which readers take for the end of the text")
-    return with_meta({"prompt": one_question(before), "completion": some(answer.text)}, record.meta)
+        raise parts.CannotHold(f"its answer ends with {_END_OF_TEXT}, which readers take for the end of the text")
+    return parts.with_meta({"prompt": parts.one_question(before), "completion": parts.some(answer.text)}, record.meta)
 
 
-def _columns(kind: str) -> dict[str, str]:
-    return {"prompt": kind, "completion": kind, "meta": "text"}
+def _columns(kind: Any) -> dict[str, Any]:
+    return {"prompt": kind, "completion": kind, "meta": str}
 
 
-SHAREGPT = Format(
+SHAREGPT = parts.Format(
     "sharegpt",
-    has("conversations"),
+    parts.has("conversations"),
     read={Conversation: sharegpt},
-    write={Conversation: Writer(sharegpt_row, {"conversations": "turns", "meta": "text"}, ("meta", "tool_calls"))},
+    write={
+        Conversation: parts.Writer(
+            sharegpt_row, {"conversations": [{"from": str, "value": str}], "meta": str}, ("meta", "tool_calls")
+        )
+    },
 )
-PROMPT_COMPLETION = Format(
+PROMPT_COMPLETION = parts.Format(
     "prompt_completion",
-    has("prompt completion"),
+    parts.has("prompt completion"),
     read={Conversation: prompt_completion},
-    write={Conversation: Writer(prompt_completion_row, _columns("messages"), ("meta", *OPENAI_KEEPS))},
+    write={Conversation: parts.Writer(prompt_completion_row, _columns(parts.MESSAGE_COLUMNS), ("meta", *OPENAI_KEEPS))},
 )
-PROMPT_COMPLETION_TEXT = Format(
-    "prompt_completion_text", write={Conversation: Writer(prompt_completion_text_row, _columns("text"), ("meta",))}
+PROMPT_COMPLETION_TEXT = parts.Format(
+    "prompt_completion_text", write={Conversation: parts.Writer(prompt_completion_text_row, _columns(str), ("meta",))}
 )

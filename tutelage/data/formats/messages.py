@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from tutelage.data.formats.parts import CannotHold, Fields, Row, as_text, check_object, dumps, object_of, text_field
+from tutelage.data.formats import parts
 from tutelage.data.read.rows import RowError
 from tutelage.records import ImagePart, Message, Part, Role, TextPart, ToolCall
 
@@ -51,19 +51,19 @@ def prompt_messages(value: Any, field: str) -> list[Message]:
     return [Message(role="user", content=value)] if isinstance(value, str) else messages_of(value, field)
 
 
-def system_message(row: Fields) -> list[Message]:
+def system_message(row: parts.Fields) -> list[Message]:
     """The row's ``system`` column as a message, if it says something."""
-    return [Message(role="system", content=text_field(row, "system"))] if row.get("system") else []
+    return [Message(role="system", content=parts.text_field(row, "system"))] if row.get("system") else []
 
 
-def with_system(row: Fields, messages: list[Message]) -> list[Message]:
+def with_system(row: parts.Fields, messages: list[Message]) -> list[Message]:
     """The messages with the row's ``system`` in front, unless it is there already."""
     system = system_message(row)
     return messages if messages[: len(system)] == system else [*system, *messages]
 
 
 def _message(turn: Any, field: str) -> Message:
-    check_object(turn, field)
+    parts.check_object(turn, field)
     role_key, text_key = ("from", "value") if "from" in turn else ("role", "content")
     said, content = turn.get(role_key), turn.get(text_key)
     role = ROLES.get(said) if isinstance(said, str) else None
@@ -85,8 +85,8 @@ def _message(turn: Any, field: str) -> Message:
         content=_content(content, f"{field}.{text_key}"),
         reasoning=next((turn[k] for k in ("reasoning", "reasoning_content", "thinking") if turn.get(k)), ""),
         tool_calls=tuple(_tool_call(call, f"{field}.tool_calls.{i}") for i, call in enumerate(calls)),
-        tool_call_id=as_text(turn.get("tool_call_id")),
-        name=as_text(turn.get("name")),
+        tool_call_id=parts.as_text(turn.get("tool_call_id")),
+        name=parts.as_text(turn.get("name")),
         evidence=turn.get("evidence") or (),
         citations=turn.get("citations") or (),
     )
@@ -125,22 +125,22 @@ def _calls_in(value: Any, field: str) -> list[Any]:
 def _tool_call(value: Any, field: str) -> ToolCall:
     inner = value.get("function", value) if isinstance(value, dict) else None
     name, arguments = (inner.get("name"), inner.get("arguments")) if isinstance(inner, dict) else (None, None)
-    given = object_of(arguments or {})
+    given = parts.object_of(arguments or {})
     if not isinstance(name, str) or not name or given is None:
         raise RowError("is not a tool call", field=field, expected=_EXPECTED_CALL, found=value)
-    return ToolCall(name=name, arguments=given, id=as_text(value.get("id")))
+    return ToolCall(name=name, arguments=given, id=parts.as_text(value.get("id")))
 
 
 # ---- into rows
 
 
-def openai_rows(messages: Iterable[Message]) -> list[Row]:
+def openai_rows(messages: Iterable[Message]) -> list[parts.Row]:
     """Messages as the OpenAI API writes them."""
     return [_openai_row(message) for message in messages]
 
 
-def _openai_row(message: Message) -> Row:
-    row: Row = {"role": message.role, "content": message.content}
+def _openai_row(message: Message) -> parts.Row:
+    row: parts.Row = {"role": message.role, "content": message.content}
     if not isinstance(message.content, str):
         row["content"] = [
             {"type": "text", "text": part.text}
@@ -152,7 +152,7 @@ def _openai_row(message: Message) -> Row:
         "reasoning_content": message.reasoning,
         "tool_calls": [
             ({"id": call.id} if call.id else {})
-            | {"type": "function", "function": {"name": call.name, "arguments": dumps(call.arguments)}}
+            | {"type": "function", "function": {"name": call.name, "arguments": parts.dumps(call.arguments)}}
             for call in message.tool_calls
         ],
         "tool_call_id": message.tool_call_id,
@@ -161,7 +161,7 @@ def _openai_row(message: Message) -> Row:
     return row | {name: value for name, value in more.items() if value}
 
 
-def sharegpt_rows(messages: Sequence[Message]) -> list[Row]:
+def sharegpt_rows(messages: Sequence[Message]) -> list[parts.Row]:
     """Messages as ``{from, value}``; a message of tool calls is a ``function_call`` turn, a tool's output an ``observation``."""
     names = {"user": "human", "assistant": "gpt", "tool": "observation"}
     rows = []
@@ -169,8 +169,8 @@ def sharegpt_rows(messages: Sequence[Message]) -> list[Row]:
         said, value = names.get(message.role, message.role), message.text
         if message.tool_calls:
             if value:
-                raise CannotHold("one of its turns has both text and tool calls")
+                raise parts.CannotHold("one of its turns has both text and tool calls")
             calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
-            said, value = "function_call", dumps(calls[0] if len(calls) == 1 else calls)
+            said, value = "function_call", parts.dumps(calls[0] if len(calls) == 1 else calls)
         rows.append({"from": said, "value": value})
     return rows

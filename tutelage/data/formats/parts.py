@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import orjson
 
@@ -37,8 +37,11 @@ class Writer:
 
     row: Callable[[Any], Row]
     """Raises CannotHold."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Column -> its type in a table (writing.py), the same for every file; empty where a table cannot hold the format."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Column -> its type in a table, the same for every file; empty where a table cannot hold the format.
+
+    A type is str, int, float, bool, dict (an object of free form: its JSON), [type], or {field: type}.
+    """
     keeps: Sequence[str] = ()
     """Of the fields that ``writing.says`` names, those that come back when the rows are read."""
 
@@ -171,6 +174,23 @@ def check_alternating(messages: Sequence[Message]) -> None:
     roles = [message.role for message in messages]
     if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
         raise CannotHold("its turns do not alternate between user and assistant")
+
+
+def columns_of(kind: Any) -> Any:
+    """The columns of one of our own records, from its fields; the type of one of its fields."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return {name: columns_of(field.annotation) for name, field in kind.model_fields.items()}
+    if origin is dict or kind is dict:
+        return dict
+    if origin is tuple:
+        return [columns_of(arguments[0])]
+    if origin is Literal:
+        return str
+    return columns_of(arguments[0]) if origin else kind  # of "str | parts" the text, of "type | None" the type
+
+
+MESSAGE_COLUMNS = [{"role": str, "content": str}]
 
 
 def ranks_without_gaps(ranks: Sequence[float]) -> list[int]:
