@@ -119,7 +119,6 @@ UTC = datetime.UTC
         (lambda: pa.array([{"x": 1, "y": None}, None]), [{"x": 1}, None]),
         (lambda: pa.array([[{"x": None}], []]), [[{}], []]),
         (lambda: pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)), [[1.0, 2.0]]),
-        (lambda: pa.array(['{"a": [1]}', None], pa.json_()), [{"a": [1]}, None]),
     ],
 )
 def test_what_tables_hold_beyond_json(tmp_path, array, expected):

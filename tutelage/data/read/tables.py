@@ -6,7 +6,6 @@ timestamp, date, time       ISO 8601 text; a duration its seconds
 decimal, UUID               a number, a text
 bytes                       text if they are UTF-8, else an error
 map                         an object, if its keys are texts
-arrow.json                  the value that the JSON stands for
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from tutelage.data.read.files import ending
 from tutelage.data.read.json_rows import one_line
@@ -50,7 +47,7 @@ def read_table(path: Path) -> Iterator[Row]:
             if len(set(names)) < len(names):
                 raise DataError("has two columns of one name", path=path, found=sorted(names))
             for start in range(0, batch.num_rows, _ROWS):
-                columns = [_cells(column) for column in batch.slice(start, _ROWS).columns]
+                columns = [column.to_pylist() for column in batch.slice(start, _ROWS).columns]
                 for cells in zip(*columns, strict=True):
                     number += 1
                     yield plain_row(number, dict(zip(names, cells, strict=True)), path)
@@ -103,29 +100,6 @@ def plain(value: Any, field: str) -> Any:
     if hasattr(value, "tolist"):  # NumPy, which data sets return if set to
         return plain(value.tolist(), field)
     raise RowError(f"holds a {type(value).__name__}", field=field, expected="text, numbers, lists, objects")
-
-
-def _cells(column: Any) -> list[Any]:
-    values = column.to_pylist()
-    return [_parsed(value, column.type) for value in values] if _holds_json(column.type) else values
-
-
-def _holds_json(kind: Any) -> bool:
-    if getattr(kind, "extension_name", "") == "arrow.json":
-        return True
-    return any(_holds_json(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def _parsed(value: Any, kind: Any) -> Any:
-    """A value of a type that holds JSON somewhere, with that JSON parsed."""
-    if getattr(kind, "extension_name", "") == "arrow.json" and isinstance(value, str):
-        return orjson.loads(value)
-    if isinstance(value, dict):
-        kinds = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-        return {key: _parsed(inner, kinds[key]) for key, inner in value.items()}
-    if isinstance(value, list) and hasattr(kind, "value_type"):
-        return [_parsed(inner, kind.value_type) for inner in value]
-    return value
 
 
 def _parquet(path: Path) -> Iterator[Any]:
