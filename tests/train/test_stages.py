@@ -16,7 +16,7 @@ from toy_task import few_documents, ppo_job, pretrain_job, reward_job, rows, sft
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
-from tutelage.data.heldout import HeldoutText
+from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import CheckpointError, DataError, RecipeError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood

@@ -19,9 +19,9 @@ from typing import Any
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
-from tutelage.data.heldout import HeldoutText
+from tutelage.data.tokens.batches import fitting_prompts
+from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import DataError, RecipeError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.measure import GROUPS, Measured, Yardsticks, measure, members_of, shots_like

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.heldout import HeldoutText
+from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import CheckpointError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.statistics import mean_interval

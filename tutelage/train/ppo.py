@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_prompts
+from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.hub import resolve_model

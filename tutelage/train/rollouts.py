@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tutelage.data.batches import pad_right
+from tutelage.data.tokens.batches import pad_right
 from tutelage.generate.engine import Engine, Request
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder

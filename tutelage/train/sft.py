@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from tutelage.data.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
+from tutelage.data.tokens.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder

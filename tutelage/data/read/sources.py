@@ -1,4 +1,4 @@
-"""From what the user names - a file, a folder, a saved data set, a name on the hub - to files, and from files to rows."""
+"""From what the user names (a file, a folder, a saved data set, a name on the hub) to files, and from files to rows."""
 
 from __future__ import annotations
 
@@ -8,37 +8,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.files import (
-    ARCHIVE_SUFFIXES,
-    JSON_SUFFIXES,
-    TABLE_SUFFIXES,
-    TEXT_SUFFIXES,
-    Rejects,
-    Row,
-    ending,
-    is_about_the_data,
-    kind_of,
-)
-from tutelage.data.hub import HubSplit, hub_splits, is_hub_name, read_hub
-from tutelage.data.json_rows import read_json
-from tutelage.data.tables import read_table
+from tutelage.data.read.files import SUFFIXES, TABLE_SUFFIXES, ending, is_about_the_data, kind_of
+from tutelage.data.read.hub import HubSplit, hub_splits, is_hub_name, read_hub
+from tutelage.data.read.json_rows import read_json
+from tutelage.data.read.rows import Rejects, Row
+from tutelage.data.read.tables import read_table
 from tutelage.errors import DataError
 
 Source = Path | HubSplit
 """What rows are read from: a file, or a split on the hub."""
 
-ANY_FILE = ("text", "rows", "zip")
+ANY_FILE = tuple(SUFFIXES)
 """Every kind of file that can be read."""
 
-_ENDINGS = {"text": TEXT_SUFFIXES, "rows": (*JSON_SUFFIXES, *TABLE_SUFFIXES), "zip": ARCHIVE_SUFFIXES}
 _logger = logging.getLogger("tutelage.data")
 
 
 def data_files(path: Path, kinds: Sequence[str], rejects: Rejects) -> list[Source]:
     """The file itself; a folder's files of these kinds in sorted order, others counted as left out; a hub name's splits.
 
-    In a folder, or as one, `Dataset.save_to_disk` and `DatasetDict.save_to_disk` are read by their own lists of files.
-    Raises DataError if there is nothing to read, or if a folder may not be looked into.
+    What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` wrote is read by their own lists of files. Raises DataError
+    if there is nothing to read, or if a folder may not be looked into.
     """
     try:
         return _files(path, kinds, rejects)
@@ -57,7 +47,7 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def holds_rows(source: Source) -> bool:
-    """True for what ``read_rows`` reads; else it is text, or an archive of texts."""
+    """True for what ``read_rows`` reads; anything else is text, or an archive of texts."""
     return isinstance(source, HubSplit) or kind_of(source) == "rows"
 
 
@@ -69,9 +59,11 @@ def name_below(source: Source, path: Path) -> str:
 
 
 def _files(path: Path, kinds: Sequence[str], rejects: Rejects) -> list[Source]:
+    endings = ", ".join(e for kind in kinds for e in SUFFIXES[kind])
+    expected = f"a name that ends in {endings} (or those with .gz)"
     if path.is_file():
         if kind_of(path) not in kinds:
-            raise DataError("cannot be read by its name's ending", path=path, expected=_endings(kinds))
+            raise DataError("cannot be read by its name's ending", path=path, expected=expected)
         return [path]
     if not path.is_dir():
         if is_hub_name(path) and "rows" in kinds:
@@ -89,12 +81,12 @@ def _files(path: Path, kinds: Sequence[str], rejects: Rejects) -> list[Source]:
         else:
             files.append(file)
     if not files:
-        raise DataError("no file in this folder can be read", path=path, expected=_endings(kinds))
+        raise DataError("no file in this folder can be read", path=path, expected=expected)
     return files
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted by name; of saved data sets the data alone, hidden ones not at all."""
+    """All files below a folder, sorted by name; of saved data sets only the data, of hidden ones nothing."""
     if (folder / "dataset_dict.json").is_file():
         splits = _listed(folder / "dataset_dict.json", "splits")
         _say_splits(folder, splits)
@@ -108,7 +100,7 @@ def _below(folder: Path) -> Iterator[Path]:
         if inner.name.startswith("."):
             continue
         if inner.is_dir():
-            if not (inner.is_symlink() and folder.resolve().is_relative_to(inner.resolve())):  # no way back up
+            if not (inner.is_symlink() and folder.resolve().is_relative_to(inner.resolve())):  # would go round
                 yield from _below(inner)
         elif inner.is_file():
             yield inner
@@ -124,23 +116,18 @@ def _saved(folder: Path) -> Iterator[Path]:
 
 
 def _listed(path: Path, key: str) -> list[Any]:
-    """A list out of one of the JSON files that `datasets` writes."""
+    """A list from one of the JSON files that `datasets` writes."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if state.get("_indices_data_files") or not isinstance(state[key], list):
             raise ValueError("written by an old `datasets`; load and save it again")
         return state[key]
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"is not the list of a saved data set ({error})", path=path) from None
+        raise DataError(f"does not list the files of a saved data set ({error})", path=path) from None
 
 
 def _say_splits(path: Path, splits: Sequence[str]) -> None:
-    """Reading all splits one after another puts test rows beside training rows; one should know."""
+    """Warn that all splits are read: test rows would stand among training rows."""
     if len(splits) > 1:
-        _logger.warning(
-            "%s: reads the splits %s one after another; %s/%s reads one", path, ", ".join(splits), path, splits[0]
-        )
-
-
-def _endings(kinds: Sequence[str]) -> str:
-    return "a name that ends in " + ", ".join(e for kind in kinds for e in _ENDINGS[kind]) + " (or those with .gz)"
+        listed = ", ".join(splits)
+        _logger.warning("%s: reads the splits %s one after another; %s/%s reads one", path, listed, path, splits[0])

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tutelage.data.shards import Shard
+from tutelage.data.tokens.shards import Shard
 from tutelage.errors import DataError
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tutelage.data.formats import read_documents
-from tutelage.data.shards import encode_documents
+from tutelage.data.tokens.shards import encode_documents
 from tutelage.text.tokenizer import Tokenizer
 
 

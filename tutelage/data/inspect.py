@@ -1,6 +1,6 @@
 """What is in a file or folder, read once from end to end: formats, counts, lengths, scripts, turns, rankings, problems.
 
-Memory grows by a few bytes a record (its lengths and a hash of its content), never with the texts.
+Memory grows by a few bytes per record (its lengths and a hash of its content), never with the texts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.data.files import Rejects
 from tutelage.data.formats import records_of, what_is_in
-from tutelage.data.sources import ANY_FILE, Source, data_files, name_below
+from tutelage.data.read.rows import Rejects
+from tutelage.data.read.sources import ANY_FILE, data_files, name_below
 from tutelage.errors import DataError
 from tutelage.records import Answers, Conversation, Document, Message, Prompt, Ranking, Record
 
@@ -30,9 +30,9 @@ _SAMPLE = 1000
 """Characters of each text whose scripts are counted."""
 _EXAMPLES = 2
 _TOGETHER = 256
-"""Records whose texts are tokenised together."""
+"""Texts that are tokenised together."""
 
-SCRIPTS = {
+_LETTERS = {
     "Latin": r"A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff",
     "CJK": r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
     "kana": r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff",
@@ -44,21 +44,33 @@ SCRIPTS = {
     "Devanagari": r"\u0904-\u0939\u0958-\u0961",
     "Thai": r"\u0e01-\u0e2e",
 }
-"""Script -> its letters as a character class. Scripts, not languages: French and Vietnamese are both Latin."""
-_PATTERNS = {name: re.compile(f"[^{letters}]+") for name, letters in SCRIPTS.items()}
+_OTHERS = {script: re.compile(f"[^{letters}]+") for script, letters in _LETTERS.items()}
+"""Script -> what is not a letter of it. Scripts, not languages: French and Vietnamese are both Latin."""
+
+_PLURALS: dict[type[Record], str] = {
+    Document: "documents",
+    Conversation: "conversations",
+    Prompt: "prompts",
+    Ranking: "rankings",
+    Answers: "answers",
+}
+
+
+def _longs() -> array[int]:
+    return array("q")
 
 
 @dataclass
 class Lengths:
     """How long texts of one sort are."""
 
-    characters: array[int] = field(default_factory=lambda: array("q"))
-    tokens: array[int] = field(default_factory=lambda: array("q"))
+    characters: array[int] = field(default_factory=_longs)
+    tokens: array[int] = field(default_factory=_longs)
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of lengths; nearest rank, so each is a length that is there."""
+    """Of lengths; nearest rank, so each is a length that occurs."""
 
     median: int
     p95: int
@@ -75,7 +87,7 @@ class Quantiles:
 
 @dataclass
 class FileFacts:
-    """One file (or split)."""
+    """One file (or split). ``problem`` says why it could not be read, or not to its end."""
 
     name: str
     format: str = ""
@@ -83,7 +95,6 @@ class FileFacts:
     records: int = 0
     left_out: int = 0
     problem: str = ""
-    """Why it could not be read, or not to its end."""
 
 
 @dataclass
@@ -95,7 +106,7 @@ class KindFacts:
     """Part of the record -> how long it is."""
     scripts: Counter[str] = field(default_factory=Counter)
     """Script -> letters of it in the sample."""
-    turns: array[int] = field(default_factory=lambda: array("q"))
+    turns: array[int] = field(default_factory=_longs)
     with_system: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
     """Completions of a ranking -> how many rankings."""
@@ -112,7 +123,7 @@ class KindFacts:
 
     @property
     def duplicates(self) -> int:
-        """Records whose texts (and ranks) stood there before, to the letter."""
+        """Records whose texts (and ranks) occurred before, exactly."""
         return self.records - len(np.unique(np.asarray(self.hashes, dtype=np.uint64)))
 
 
@@ -131,74 +142,40 @@ def inspect_data(
     """Read everything and count it. A file that cannot be read is one of the problems; raises only if there is none."""
     found = Inspection()
     for source in data_files(Path(path), ANY_FILE, found.rejects):
-        facts = FileFacts(name_below(source, path))
-        found.files.append(facts)
+        file = FileFacts(name_below(source, path))
+        found.files.append(file)
         before = found.rejects.counts.total()
         try:
-            facts.format, kind = what_is_in(source, format)
-            facts.kind = _PLURALS[kind]
-            counted = found.kinds.setdefault(facts.kind, KindFacts())
-            _count(counted, _counting(_records(kind, source, path, format, found.rejects, encoding), facts), tokenizer)
+            file.format, kind = what_is_in(source, format)
+            file.kind = _PLURALS[kind]
+            facts = found.kinds.setdefault(file.kind, KindFacts())
+            given = None if format == "text" else format
+            records = records_of(kind, source, path, given, "skip", found.rejects, encoding)
+            waiting: list[tuple[str, str]] = []
+            try:
+                for record in records:
+                    file.records += 1
+                    waiting += _count(facts, record)
+                    if len(waiting) >= _TOGETHER:
+                        _count_tokens(facts, waiting, tokenizer)
+            finally:  # a file that breaks off has been read so far
+                _count_tokens(facts, waiting, tokenizer)
         except DataError as error:
-            facts.problem = str(error)
-        facts.left_out = found.rejects.counts.total() - before
+            file.problem = str(error)
+        file.left_out = found.rejects.counts.total() - before
     return found
 
 
 def scripts_of(text: str) -> Counter[str]:
-    """Letters of each script in a text; what is no letter, or of none of these scripts, is not counted."""
-    if text.isascii():
-        letters = {"Latin": len(_PATTERNS["Latin"].sub("", text))}
-    else:
-        letters = {name: len(others.sub("", text)) for name, others in _PATTERNS.items()}
-    return Counter({name: count for name, count in letters.items() if count})
+    """Letters of each script in a text; other characters are not counted."""
+    scripts = ["Latin"] if text.isascii() else list(_OTHERS)
+    return +Counter({script: len(_OTHERS[script].sub("", text)) for script in scripts})
 
 
-_PLURALS: dict[type[Record], str] = {
-    Document: "documents",
-    Conversation: "conversations",
-    Prompt: "prompts",
-    Ranking: "rankings",
-    Answers: "answers",
-}
-
-
-def _records(
-    kind: type[Record], source: Source, path: Path, format: str | None, rejects: Rejects, encoding: str
-) -> Iterator[Record]:
-    given = None if format == "text" else format
-    return records_of(kind, source, path, given, "skip", rejects, encoding)
-
-
-def _counting(records: Iterator[Record], facts: FileFacts) -> Iterator[Record]:
-    for record in records:
-        facts.records += 1
-        yield record
-
-
-def _count(facts: KindFacts, records: Iterator[Record], tokenizer: Tokenizer | None) -> None:
-    waiting: list[tuple[str, str]] = []
-    try:
-        for record in records:
-            parts = _parts(record)
-            _count_one(facts, record, parts)
-            if tokenizer is not None:
-                waiting += parts
-                if len(waiting) >= _TOGETHER:
-                    _count_tokens(facts, waiting, tokenizer)
-    finally:  # a file that breaks off has been read so far
-        if tokenizer is not None:
-            _count_tokens(facts, waiting, tokenizer)
-
-
-def _count_tokens(facts: KindFacts, waiting: list[tuple[str, str]], tokenizer: Tokenizer) -> None:
-    for (part, _), ids in zip(waiting, tokenizer.encode_batch([text for _, text in waiting]), strict=True):
-        facts.lengths[part].tokens.append(len(ids))
-    waiting.clear()
-
-
-def _count_one(facts: KindFacts, record: Record, parts: list[tuple[str, str]]) -> None:
+def _count(facts: KindFacts, record: Record) -> list[tuple[str, str]]:
+    """Count one record; return its parts."""
     facts.records += 1
+    parts = _parts(record)
     for part, text in parts:
         facts.lengths.setdefault(part, Lengths()).characters.append(len(text))
         facts.scripts += scripts_of(text[:_SAMPLE])
@@ -207,12 +184,19 @@ def _count_one(facts: KindFacts, record: Record, parts: list[tuple[str, str]]) -
     facts.hashes.append(int.from_bytes(digest, "big"))
     if len(facts.examples) < _EXAMPLES:
         facts.examples.append(_example(record))
-    messages = _messages(record)
-    if messages:
+    if messages := _messages(record):
         facts.turns.append(sum(message.role != "system" for message in messages))
         facts.with_system += any(message.role == "system" for message in messages)
     if isinstance(record, Ranking):
         _count_ranking(facts, record)
+    return parts
+
+
+def _count_tokens(facts: KindFacts, waiting: list[tuple[str, str]], tokenizer: Tokenizer | None) -> None:
+    if tokenizer is not None:
+        for (part, _), ids in zip(waiting, tokenizer.encode_batch([text for _, text in waiting]), strict=True):
+            facts.lengths[part].tokens.append(len(ids))
+    waiting.clear()
 
 
 def _count_ranking(facts: KindFacts, record: Ranking) -> None:

@@ -1,9 +1,4 @@
-"""Data sets of the Hugging Face hub by name, read row by row while they come: `org/name`, `org/name/split`,
-`org/name/config` or `org/name/config/split`.
-
-A path is taken for such a name only where it cannot be a local one: nothing stands there, not even a folder of the
-name's first part, and it does not end like a data file.
-"""
+"""Data sets on the Hugging Face hub, streamed: `org/name`, `org/name/split`, `org/name/config`, `org/name/config/split`."""
 
 from __future__ import annotations
 
@@ -11,16 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tutelage.data.files import Row, kind_of
-from tutelage.data.row_parts import RowError
-from tutelage.data.tables import one_line, plain
+from tutelage.data.read.files import kind_of
+from tutelage.data.read.json_rows import one_line
+from tutelage.data.read.rows import Row
+from tutelage.data.read.tables import plain_row
 from tutelage.errors import DataError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w.-]+){0,2}")
 _PATIENCE = 15
-"""Until the hub must have answered [seconds]."""
+"""Time for the hub to answer [seconds]."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class HubSplit:
 
 
 def is_hub_name(path: Path) -> bool:
-    """True for what can only be meant as a data set's name."""
+    """True for what can only be meant as a data set's name: neither it nor a folder of its first part exists here."""
     if path.is_absolute() or path.exists() or kind_of(path) or not _NAME.fullmatch(path.as_posix()):
         return False
     return not Path(path.parts[0]).exists()
@@ -50,20 +45,24 @@ def hub_splits(path: Path) -> list[HubSplit]:
     try:
         import datasets
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     except ImportError:
         raise DataError(f"{nowhere} needs: pip install 'tutelage[data]'", path=path) from None
     try:
         revision = HfApi().dataset_info(dataset, timeout=_PATIENCE).sha or "main"
         configs = datasets.get_dataset_config_names(dataset, revision=revision)
-        config = _chosen(rest, configs, path, "configurations")
+        if rest and rest[0] in configs:
+            config = rest.pop(0)
+        elif len(configs) > 1 and "default" not in configs:
+            problem = f"has several configurations; name one: {path}/NAME"
+            raise DataError(problem, path=path, expected=", ".join(configs))
+        else:
+            config = configs[0] if len(configs) == 1 else "default"
         splits = datasets.get_dataset_split_names(dataset, config, revision=revision)
     except GatedRepoError:
         raise DataError("is a data set that asks for a login: hf auth login", path=path) from None
     except RepositoryNotFoundError:
         raise DataError(f"{nowhere} is unknown (a private one needs: hf auth login)", path=path) from None
-    except HfHubHTTPError as error:
-        raise DataError(f"{nowhere} could not be read ({one_line(error)})", path=path) from None
     except DataError:
         raise
     except Exception as error:  # whatever network libraries raise, and what is wrong with the data set's own files
@@ -82,31 +81,11 @@ def read_hub(source: HubSplit) -> Iterator[Row]:
 
     number = 0
     try:
-        options: dict[str, Any] = {"split": source.split, "revision": source.revision, "streaming": True}
-        for row in datasets.load_dataset(source.dataset, source.config, **options):
-            number += 1
-            yield _row(number, row, source)
-    except Exception as error:
-        if isinstance(error, DataError):
-            raise
-        problem = f"cannot be read on ({type(error).__name__}: {one_line(error)})"
-        raise DataError(problem, path=f"{source}: after row {number}") from None
-
-
-def _row(number: int, row: dict[str, Any], source: HubSplit) -> Row:
-    try:
-        value: Any = {name: plain(cell, name) for name, cell in row.items()}
-    except RowError as bad:
-        value = DataError(
-            bad.problem, path=f"{source}: row {number}", field=bad.field, expected=bad.expected, found=bad.found
+        rows = datasets.load_dataset(
+            source.dataset, source.config, split=source.split, revision=source.revision, streaming=True
         )
-    return Row(number, value, in_array=True)
-
-
-def _chosen(rest: list[str], names: list[str], path: Path, what: str) -> str:
-    """The first of ``rest`` if it is one of the names (then it is taken out of ``rest``), else the only or default one."""
-    if rest and rest[0] in names:
-        return rest.pop(0)
-    if len(names) > 1 and "default" not in names:
-        raise DataError(f"has several {what}; name one: {path}/NAME", path=path, expected=", ".join(names))
-    return names[0] if len(names) == 1 else "default"
+        for number, row in enumerate(rows, 1):
+            yield plain_row(number, row, source)
+    except Exception as error:
+        problem = f"breaks off ({type(error).__name__}: {one_line(error)})"
+        raise DataError(problem, path=f"{source}: after row {number}") from None
