@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_task import Toy, make_toy, pretrain_settings, reward_settings, sft_settings
-
-from tutelage.train import pretrain, reward, sft
+from toy_task import Toy, make_toy, pretrain_job, reward_job, sft_job
 
 
 @pytest.fixture(scope="session")
@@ -19,14 +17,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 @pytest.fixture(scope="session")
 def base(toy, tmp_path_factory) -> Path:
-    return pretrain.main(pretrain_settings(toy, tmp_path_factory.mktemp("run") / "base"))
+    return pretrain_job(toy, tmp_path_factory.mktemp("run") / "base").run()
 
 
 @pytest.fixture(scope="session")
 def tuned(toy, base, tmp_path_factory) -> Path:
-    return sft.main(sft_settings(toy, base, tmp_path_factory.mktemp("run") / "sft"))
+    return sft_job(toy, base, tmp_path_factory.mktemp("run") / "sft").run()
 
 
 @pytest.fixture(scope="session")
 def scorer(toy, tuned, tmp_path_factory) -> Path:
-    return reward.main(reward_settings(toy, tuned, tmp_path_factory.mktemp("run") / "reward"))
+    return reward_job(toy, tuned, tmp_path_factory.mktemp("run") / "reward").run()

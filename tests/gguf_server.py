@@ -9,6 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tutelage.export.gguf import ExportSettings, export
+
+
+def export_gguf(checkpoint: Path, out: Path, kind: str = "bf16") -> list[str]:
+    """Export a folder; returns the notes."""
+    closing, *notes = export(ExportSettings(checkpoint=checkpoint, out=out, type=kind)).splitlines()
+    assert closing.startswith(f"{out}: ")
+    assert closing.endswith(f" MiB, {kind}")
+    return [note.removeprefix("note: ") for note in notes]
+
 
 def llama_cpp(path: Path):
     """A llama.cpp server on the file: one thread, attention in full precision."""
@@ -20,7 +30,7 @@ def llama_cpp(path: Path):
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(params)
-    # Answered by its main loop. One that is let go before that has begun misses the call to end, and is waited for without end.
+    # Answered by its main loop. A server dropped before its main loop runs misses the call to end, and is waited for without end.
     with urllib.request.urlopen(server.listening_address + "/slots", timeout=20) as answer:
         json.load(answer)
     return server

@@ -22,6 +22,9 @@ from pathlib import Path
 from statistics import mean, variance
 from typing import Any
 
+from tutelage.evaluate.report.drawing import looks_of
+from tutelage.evaluate.report.plots import overoptimisation_plot
+from tutelage.files import write_atomic
 from tutelage.settings import merge, read_yaml, write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,7 +196,12 @@ def write_page(runs: dict[str, dict[str, Any]], over: dict[str, list[dict[str, f
         for name, words in (("reward", "proxy (reward model)"), ("gold", "gold (judge)")):
             numbers = " | ".join(f"{number:.3f}" for number in ends(log, name))
             lines += [f"| {OVER[step]} | {words} | {numbers} | {log[-1]['kl']:.1f} |"]
-    return [*lines, "", "## Plots of seed 0", "", *plots_of(first, ROOT / "docs" / "plots" / "demo")]
+    logs = {OVER[step]: log for step, log in over.items()}
+    drawn = overoptimisation_plot(logs, looks_of(logs))
+    assert drawn is not None
+    write_atomic(ROOT / "docs" / "plots" / "no-kl-penalty.svg", drawn.svg.encode())
+    lines += ["", f"![{drawn.title}](plots/no-kl-penalty.svg)", "", "## Plots of seed 0", ""]
+    return [*lines, *plots_of(first, ROOT / "docs" / "plots" / "demo")]
 
 
 def write_long_page(run: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,8 @@ def parts() -> Iterator[tuple[str, Path]]:
         yield (relative.parts[0] if len(relative.parts) > 1 else relative.stem), path
 
 
-def imports(path: Path, *, type_checking: bool = False) -> Iterator[str]:
-    """Every module named by an import statement, wherever it stands (`if TYPE_CHECKING:` aside)."""
+def statements(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Every import statement, wherever it is (`if TYPE_CHECKING:` aside)."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
         id(inner)
@@ -50,12 +51,17 @@ def imports(path: Path, *, type_checking: bool = False) -> Iterator[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    yield from (
+        node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in skipped
+    )
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module named by an import statement."""
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative imports hide the arrows"
             if node.module == "tutelage":
                 yield from (f"tutelage.{alias.name}" for alias in node.names)
@@ -77,6 +83,39 @@ def test_arrows(part: str, path: Path) -> None:
         if path.name == "rollouts.py" and target == "generate":
             continue
         assert target == part or target in ALLOWED[part], f"{path}: {part} may not import {module}"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package and its file."""
+    names = {
+        path: ".".join(("tutelage", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in PACKAGE.rglob("*.py")
+    }
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+@cache
+def imported_modules(name: str) -> frozenset[str]:
+    """The modules of the package that a module's import statements load, those inside functions too."""
+    known, found = modules(), set()
+    for node in statements(known[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        else:  # from a.b import c: c is a module, or else a name in a.b
+            base = node.module or ""
+            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names}
+    return frozenset(found & known.keys() - {name})
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_no_module_imports_itself_by_way_of_others(name: str) -> None:
+    reached, waiting = set(), list(imported_modules(name))
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += imported_modules(module)
+    circle = sorted(module for module in reached if name in imported_modules(module))
+    assert name not in reached, f"{name} imports modules that lead back to it, through {circle}"
 
 
 def test_only_rollouts_see_the_engine() -> None:

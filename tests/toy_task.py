@@ -6,18 +6,18 @@ can be asserted.
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from tutelage.data.formats import write_jsonl
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
+from tutelage.settings import Inputs, Settings, merge
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.ppo import PPOSettings
-from tutelage.train.pretrain import PretrainSettings
-from tutelage.train.reward import RewardSettings
-from tutelage.train.sft import SFTSettings
+from tutelage.train import ppo, pretrain, reward, sft
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,11 +88,33 @@ MACHINE = {"device": "cpu", "dtype": "fp32"}
 SHAPE = {"layers": 2, "hidden_size": 64, "heads": 2, "context": 128}
 
 
-def pretrain_settings(toy, out, **changes: Any) -> PretrainSettings:
+@dataclass(frozen=True)
+class Job:
+    """A stage with its knobs, its inputs and its run folder."""
+
+    main: Callable[[Any, Any, Path], Path]
+    knobs: Settings
+    inputs: Inputs
+    out: Path
+
+    def run(self) -> Path:
+        """Run it here; returns the checkpoint folder."""
+        return self.main(self.knobs, self.inputs, self.out)
+
+
+def make_job(main: Callable[..., Path], out: Path, values: dict[str, Any], changes: dict[str, Any]) -> Job:
+    """A job of ``values`` with ``changes`` merged in, each put among the knobs or the inputs by its name."""
+    hints = get_type_hints(main)
+    knobs_class, inputs_class = hints["knobs"], hints["inputs"]
+    merged = merge(values, changes)
+    inputs = {name: merged.pop(name) for name in list(merged) if name in inputs_class.model_fields}
+    return Job(main, knobs_class.model_validate(merged), inputs_class.model_validate(inputs), out)
+
+
+def pretrain_job(toy: Toy, out: Path, **changes: Any) -> Job:
     values = {
-        "out": out,
         "tokenizer": toy.folder / "tokenizer",
-        "sources": {"toy": {"path": toy.folder / "documents.jsonl"}},
+        "text": {"toy": toy.folder / "documents.jsonl"},
         "heldout": toy.folder / "documents.jsonl",
         "model": SHAPE,
         "sequence": 64,
@@ -102,12 +124,11 @@ def pretrain_settings(toy, out, **changes: Any) -> PretrainSettings:
         "warmup": 5,
         "machine": MACHINE,
     }
-    return PretrainSettings.model_validate(values | changes)
+    return make_job(pretrain.main, out, values, changes)
 
 
-def sft_settings(toy, base, out, **changes: Any) -> SFTSettings:
+def sft_job(toy: Toy, base: Path, out: Path, **changes: Any) -> Job:
     values = {
-        "out": out,
         "checkpoint": base,
         "demonstrations": toy.folder / "demonstrations.jsonl",
         "heldout": toy.folder / "demonstrations.jsonl",
@@ -116,14 +137,14 @@ def sft_settings(toy, base, out, **changes: Any) -> SFTSettings:
         "lr": 2e-3,
         "warmup": 2,
         "max_new_tokens": 8,
+        "ptx": {"sequence": 64},
         "machine": MACHINE,
     }
-    return SFTSettings.model_validate(values | changes)
+    return make_job(sft.main, out, values, changes)
 
 
-def reward_settings(toy, tuned, out, **changes: Any) -> RewardSettings:
+def reward_job(toy: Toy, tuned: Path, out: Path, **changes: Any) -> Job:
     values = {
-        "out": out,
         "checkpoint": tuned,
         "rankings": toy.folder / "rankings.jsonl",
         "demonstrations": toy.folder / "demonstrations.jsonl",
@@ -133,24 +154,40 @@ def reward_settings(toy, tuned, out, **changes: Any) -> RewardSettings:
         "warmup": 2,
         "machine": MACHINE,
     }
-    return RewardSettings.model_validate(values | changes)
+    return make_job(reward.main, out, values, changes)
 
 
-def ppo_settings(toy, tuned, scorer, out, **changes: Any) -> PPOSettings:
+def ppo_job(toy: Toy, tuned: Path, scorer: Path, out: Path, **changes: Any) -> Job:
     values = {
-        "out": out,
         "checkpoint": tuned,
         "reward_model": scorer,
         "prompts": toy.folder / "prompts.jsonl",
+        "text": {"toy": toy.folder / "documents.jsonl"},
         "batch_size": 32,
         "minibatch": 16,
         "max_new_tokens": 8,
         "lr": 3e-4,
         "value_lr": 1e-3,
         "kl": {"coef": 0.02},
-        "ptx_sources": {"toy": {"path": toy.folder / "documents.jsonl"}},
-        "ptx_windows": 4,
-        "ptx_sequence": 64,
+        "ptx": {"windows": 4, "sequence": 64},
         "machine": MACHINE,
     }
-    return PPOSettings.model_validate(values | changes)
+    return make_job(ppo.main, out, values, changes)
+
+
+def few_documents(toy: Toy, folder: Path) -> Path:
+    """A short held-out file, so that evaluation takes a moment and not a second."""
+    path = folder / "few.jsonl"
+    path.write_text("".join((toy.folder / "documents.jsonl").read_text().splitlines(keepends=True)[:40]))
+    return path
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl, without what a clock says."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+
+
+def rows(checkpoint: Path) -> list[dict[str, float]]:
+    """``logged`` of the run that made this checkpoint."""
+    return logged(checkpoint.parent)

@@ -6,6 +6,7 @@ TutelageError              exit code 1; the command line prints its message as o
 │   ├── DataError          a data file: names file, line, field, what was expected and what stood there
 │   ├── CheckpointError    a model or tokenizer folder: missing, damaged, or not of the kind that was asked for
 │   └── RunFolderError     a run folder: held by another process, or made with other settings
+├── QueueFull              too many requests wait for an engine; try again later
 ├── TrainingError          a run went wrong by itself: the loss is not a number, nothing is left to train on
 └── Interrupted            exit code 0; SIGTERM or Ctrl-C arrived, the state is saved, `resume` goes on
 """
@@ -62,6 +63,10 @@ class CheckpointError(UsageError):
 
 class RunFolderError(UsageError):
     """A run folder is held by another process, or was made with other settings."""
+
+
+class QueueFull(TutelageError):
+    """Too many requests wait for an engine; the same request may succeed later."""
 
 
 class TrainingError(TutelageError):

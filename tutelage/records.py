@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_serializer, model_validator
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -35,6 +35,10 @@ class TextPart(Record):
     type: Literal["text"] = "text"
     text: str
 
+    @model_serializer
+    def _with_type(self) -> dict[str, str]:  # which tells parts apart, so it is written though it is a default
+        return {"type": self.type, "text": self.text}
+
 
 class ImagePart(Record):
     """A picture in a message, by reference."""
@@ -42,6 +46,10 @@ class ImagePart(Record):
     type: Literal["image"] = "image"
     image: str = Field(min_length=1)
     """A path, relative to the file that holds the record, or a URL."""
+
+    @model_serializer
+    def _with_type(self) -> dict[str, str]:
+        return {"type": self.type, "image": self.image}
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]

@@ -22,6 +22,8 @@ from tutelage.errors import RecipeError
 
 ModelPath = Annotated[Path, "model"]
 """A checkpoint folder, or a model's name on the Hugging Face hub."""
+RunPath = Annotated[Path, "run"]
+"""The folder of a run, not its result."""
 
 
 class Settings(BaseModel):
@@ -64,7 +66,7 @@ class Inputs(Settings):
     def local(self, resolve: Callable[[Path], Path]) -> Self:
         """The same with ``resolve`` applied to every model, which turns hub names into folders; ``as_given`` keeps the names."""
         changed: dict[str, Any] = {}
-        for name in self.model_names():
+        for name in self.marked("model"):
             value = getattr(self, name)
             if isinstance(value, Mapping):
                 changed[name] = {key: resolve(path) for key, path in value.items()}
@@ -79,10 +81,10 @@ class Inputs(Settings):
         return plain(self) if self._given is None else self._given
 
     @classmethod
-    def model_names(cls) -> frozenset[str]:
-        """The fields that take a model's name on a hub as well as a path."""
+    def marked(cls, mark: str) -> frozenset[str]:
+        """The fields whose type is ``ModelPath`` (mark "model") or ``RunPath`` (mark "run")."""
         return frozenset(
-            name for name, field in cls.model_fields.items() if "model" in (*field.metadata, *_marks(field.annotation))
+            name for name, field in cls.model_fields.items() if mark in (*field.metadata, *_marks(field.annotation))
         )
 
 
@@ -129,7 +131,9 @@ def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelt name first
+        problems = sorted(
+            error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
+        )  # a misspelt name first
         raise RecipeError(f"{source}: {in_words(kind, problems[0])}") from None
 
 

@@ -14,8 +14,8 @@ import tutelage
 from tutelage.assistant.assistant import before_stop
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings
 from tutelage.errors import CheckpointError, RecipeError, UsageError
+from tutelage.evaluate.measure import written_length
 from tutelage.evaluate.reward_model import reward_model_figures
-from tutelage.evaluate.stages import written_length
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Completion, Message, Prompt
 from tutelage.text.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ text = st.text(letters, max_size=20)
 some = text.filter(str.strip)
 stripped = some.map(str.strip)
 free = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 2**70) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    st.none() | st.booleans() | st.integers(-9, 2**62) | st.floats(allow_nan=False, allow_infinity=False) | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
 )
 meta = st.dictionaries(st.text(letters, min_size=1, max_size=6).filter(lambda k: k != "completions"), free, max_size=3)

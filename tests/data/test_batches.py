@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.data.batches import encode_conversations, length_buckets, pack_ranking, pad_right, tree_mask
+from tutelage.data.tokens.batches import encode_conversations, length_buckets, pack_ranking, pad_right, tree_mask
 from tutelage.records import Conversation, Message
 from tutelage.text import Tokenizer, render
 

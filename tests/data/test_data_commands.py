@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.cli import app as cli
-from tutelage.data.files import write_jsonl
-from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
-from tutelage.data.inspection import Quantiles, inspect_data, scripts_of
+from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
+from tutelage.data.inspect import Quantiles, inspect_data, scripts_of
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
 from tutelage.text import Tokenizer
 
@@ -132,7 +131,7 @@ def test_inspect_says_what_is_there_and_what_is_wrong(run, tmp_path):
         "answer\tcharacters\t3\t2\t3\t3\t6",
         "scripts of the letters\tLatin 100.0%",
         "1\tuser: do",
-        f"wrong row: output\t1\t{tmp_path}/b.jsonl:2: field 'output': is missing; expected a text, found ['instruction']",
+        f"wrong row: output\t1\t{tmp_path}/b.jsonl:2: field 'output': is missing; expected text, found ['instruction']",
         f"file of another kind\t1\t{tmp_path}/x.png",
     ):
         assert line in out.splitlines()
@@ -238,7 +237,7 @@ def test_convert_skips_counts_and_keeps_the_rejects(run, tmp_path, alpaca):
         (f"{alpaca}:3", "empty output", json.dumps(ALPACA | {"output": ""})),
         (f"{alpaca}:4", "wrong row: not readable", "{'a': 'ü'}"),
     ]
-    assert rows[0]["problem"].startswith(f"{alpaca}:2: field 'output': is missing; expected a text")
+    assert rows[0]["problem"].startswith(f"{alpaca}:2: field 'output': is missing; expected text")
 
 
 def test_rejected_bytes_and_rows_of_arrays_and_tables_keep_their_text(run, tmp_path):
@@ -333,7 +332,7 @@ def test_texts_become_documents_and_back(run, tmp_path):
     ("arguments", "message"),
     [
         (["--out", "o.csv"], "the ending says what is written"),
-        (["--out", "o.jsonl", "--to", "alpace"], "there is no format 'alpace' to write; there are document, text"),
+        (["--out", "o.jsonl", "--to", "alpace"], "there is no format 'alpace' to write; there are ranking, answers"),
         (["--out", "o.jsonl", "--to", "text"], "bare text is written as .txt"),
         (["--out", "a.jsonl"], "what is read is not overwritten"),
         (["--out", "o.jsonl", "--rejects", "o.jsonl"], "what is read is not overwritten"),

@@ -3,8 +3,8 @@ import logging
 
 import pytest
 
-from tutelage.data.files import Rejects
 from tutelage.data.formats import detect, read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.read.rows import Rejects
 from tutelage.errors import DataError
 
 
@@ -419,47 +419,47 @@ SHARE = {"conversations": [{"from": "human", "value": "q"}]}
 @pytest.mark.parametrize(
     ("read", "rows", "message"),
     [
-        (read_conversations, [ALPACA, {"instruction": "do"}], "x.jsonl:2: field 'output': is missing; expected a text"),
+        (read_conversations, [ALPACA, {"instruction": "do"}], "x.jsonl:2: field 'output': is missing; expected text"),
         (
             read_conversations,
             [ALPACA, ALPACA | {"output": 3}],
-            "x.jsonl:2: field 'output': is no text; expected a text, found 3",
+            "x.jsonl:2: field 'output': is not text; expected text, found 3",
         ),
-        (read_conversations, [ALPACA, ALPACA | {"input": 3}], "field 'input': is no text"),
-        (read_conversations, [ALPACA, ["x"]], "x.jsonl:2: is no object; expected an object, found ['x']"),
-        (read_conversations, [ALPACA | {"history": "h"}], "field 'history': is no list of pairs"),
+        (read_conversations, [ALPACA, ALPACA | {"input": 3}], "field 'input': is not text"),
+        (read_conversations, [ALPACA, ["x"]], "x.jsonl:2: is not an object; expected an object, found ['x']"),
+        (read_conversations, [ALPACA | {"history": "h"}], "field 'history': is not a list of pairs"),
         (
             read_conversations,
-            [{"conversations": [{"from": "human", "value": "q"}, {"from": "observation", "value": "{}"}]}],
-            "x.jsonl:1: field 'conversations.1.from': is no known role; expected human, gpt or system, found 'observation'",
+            [{"conversations": [{"from": "human", "value": "q"}, {"from": "robot", "value": "{}"}]}],
+            "x.jsonl:1: field 'conversations.1.from': is not a known role; expected system, developer, human, user, ",
         ),
-        (read_conversations, [{"conversations": []}], "field 'conversations': is no list of messages"),
+        (read_conversations, [{"conversations": []}], "field 'conversations': is not a list of messages"),
         (read_conversations, [SHARE, {"messages": []}], "x.jsonl:2: field 'conversations': is not like the first row"),
         (
             read_conversations,
             [{"conversations": [{"from": "gpt", "value": None}]}],
-            "field 'conversations.0.value': is no text",
+            "field 'conversations.0.value': is not text",
         ),
         (
             read_conversations,
             [{"messages": [{"role": "user"}]}],
-            "x.jsonl:1: field 'messages.0.content': Field required",
+            "x.jsonl:1: field 'messages.0.content': is not text",
         ),
         (read_conversations, [{"messages": [{"role": "bot", "content": "x"}]}], "field 'messages.0.role'"),
         (read_conversations, [{"messages": "hi"}], "field 'messages'"),
-        (read_conversations, [{"messages": [], "meta": 3}], "field 'meta': is no object"),
-        (read_conversations, [{"messages": [{"role": "user", "content": "\ud800"}]}], "x.jsonl:1: holds half of a"),
-        (read_conversations, [{"instruction": "do", "instances": 3}], "field 'instances': is no list"),
-        (read_conversations, [{"instruction": "do", "instances": [3]}], "field 'instances': is no object"),
-        (read_conversations, [{"prompt": "q", "completion": 3}], "field 'prompt': is no list of messages"),
+        (read_conversations, [{"messages": QUESTION, "meta": 3}], "field 'meta': is not an object"),
+        (read_conversations, [{"messages": [{"role": "user", "content": "\ud800"}]}], "half of a surrogate pair"),
+        (read_conversations, [{"instruction": "do", "instances": 3}], "field 'instances': is not a list"),
+        (read_conversations, [{"instruction": "do", "instances": [3]}], "field 'instances': is not an object"),
+        (read_conversations, [{"prompt": "q", "completion": 3}], "field 'prompt': is not a list of messages"),
         (read_documents, [{"text": ""}], "x.jsonl:1: field 'text': String should have at least 1 character"),
         (read_documents, [{"text": None}], "x.jsonl:1: field 'text'"),
-        (read_prompts, [{"turns": []}], "field 'turns': is no list of texts"),
-        (read_prompts, [{"prompt": 3}], "field 'prompt': is no list of messages"),
+        (read_prompts, [{"turns": []}], "field 'turns': is not a list of texts"),
+        (read_prompts, [{"prompt": 3}], "field 'prompt': is not a list of messages"),
         (read_prompts, [{"prompt": [GOOD]}], "a prompt ends with a user message"),
         (read_prompts, ["q", {"prompt": "q"}], "x.jsonl:2: "),
-        (read_rankings, [{"chosen": "hi", "rejected": "ho"}], "field 'chosen': is no transcript"),
-        (read_rankings, [{"prompt": "q", "chosen": 3, "rejected": "x"}], "field 'chosen.0': is no object"),
+        (read_rankings, [{"chosen": "hi", "rejected": "ho"}], "field 'chosen': is not a transcript"),
+        (read_rankings, [{"prompt": "q", "chosen": 3, "rejected": "x"}], "field 'chosen.0': is not an object"),
         (
             read_rankings,
             [{"prompt": "other", "chosen": [*QUESTION, GOOD], "rejected": [*QUESTION, BAD]}],
@@ -470,11 +470,11 @@ SHARE = {"conversations": [{"from": "human", "value": "q"}]}
             [{"prompt": "q", "system": "or not", "chosen": [BE, *QUESTION, GOOD], "rejected": [*QUESTION, BAD]}],
             "x.jsonl:1: field 'chosen': has a system message of its own; expected the prompt's",
         ),
-        (read_prompts, [{"prompt": "q", "system": 3}], "field 'system': is no text"),
+        (read_prompts, [{"prompt": "q", "system": 3}], "field 'system': is not text"),
         (
             read_rankings,
             [{"instruction": "q", "output_1": "a", "output_2": "b", "preference": 7}],
-            "field 'preference': is no preference",
+            "field 'preference': is not a preference",
         ),
         (
             read_rankings,
@@ -486,13 +486,13 @@ SHARE = {"conversations": [{"from": "human", "value": "q"}]}
             [{"prompt": {"messages": QUESTION}, "completions": [{"text": "a"}, {"text": "b"}], "ranks": [1]}],
             "ranks has 1 entries for 2 completions",
         ),
-        (read_rankings, [tree({"role": "prompter"})], "field 'prompt.text': is no text"),
-        (read_rankings, [tree(node("robot", "x"))], "field 'prompt.role': is no role"),
+        (read_rankings, [tree({"role": "prompter"})], "field 'prompt.text': is not text"),
+        (read_rankings, [tree(node("robot", "x"))], "field 'prompt.role': is not a role"),
         (read_rankings, [tree(node("assistant", "x"))], "does not start with a question"),
         (read_rankings, [tree(node("prompter", "x", replies=[node("prompter", "y")]))], "answers itself"),
-        (read_rankings, [tree(node("prompter", "x", replies=[node("assistant", "y", "best")]))], "is no rank"),
-        (read_rankings, [tree(node("prompter", "x") | {"replies": 3})], "field 'prompt.replies': is no list"),
-        (read_rankings, [tree(7)], "field 'prompt': is no message"),
+        (read_rankings, [tree(node("prompter", "x", replies=[node("assistant", "y", "best")]))], "is not a rank"),
+        (read_rankings, [tree(node("prompter", "x") | {"replies": 3})], "field 'prompt.replies': is not a list"),
+        (read_rankings, [tree(7)], "field 'prompt': is not a message"),
     ],
 )
 def test_wrong_rows_are_named(write, read, rows, message):

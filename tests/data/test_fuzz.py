@@ -7,7 +7,6 @@ import random
 import pytest
 from test_formats import BAD, CONVERSATIONS, GOOD, HH, PROMPTS, QUESTION, TREE
 
-from tutelage.data.files import Rejects
 from tutelage.data.formats import (
     read_answers,
     read_conversations,
@@ -16,8 +15,8 @@ from tutelage.data.formats import (
     read_rankings,
     recognise,
 )
-from tutelage.data.row_parts import RowError
-from tutelage.data.tables import plain
+from tutelage.data.read.rows import Rejects, RowError
+from tutelage.data.read.tables import plain
 
 ROWS = 20_000
 COMPLETIONS = [{"text": "a", "seed": 1, "sampling": {"temperature": 1}}, {"text": "b"}]
@@ -69,7 +68,7 @@ SOUND = {
     "oasst": (read_rankings, TREE),
     "oasst paths": (read_conversations, TREE),
 }
-DEEP = json.loads("[" * 400 + "]" * 400)
+DEEP = json.loads("[" * 150 + "]" * 150)
 STRANGE = [None, True, -1, 0, 1e300, 10**30, "", "\0", "x" * 9, HH, "{", '{"a": 1}', [], [[]], {}, DEEP]
 STRANGE += [{"role": "user"}, {"from": "gpt"}, [None], ["x", "y"], [["x", "y"]], {"text": "x"}, math.inf]
 NAMES = ["messages", "rank", "text", "meta", "system", "history", "label", "sampling", "overall_score", "id", "flags"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.data.hub import is_hub_name
+from tutelage.data.read.hub import is_hub_name
 
 SHA = "a" * 40
 FILES = {

@@ -26,7 +26,7 @@ def run(act, *arguments):
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from tutelage.data.formats import read_conversations\n"
-        "from tutelage.data.inspection import inspect_data\n"
+        "from tutelage.data.inspect import inspect_data\n"
         "from tutelage.data.writing import write_records\n"
         f"{act}\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"

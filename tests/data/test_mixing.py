@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.data.mixing import Mixture, even_pattern, permuted, split_by_key
-from tutelage.data.shards import Shard
+from tutelage.data.tokens.mixing import Mixture, even_pattern, permuted, split_by_key
+from tutelage.data.tokens.shards import Shard
 from tutelage.errors import DataError
 
 

@@ -1,11 +1,12 @@
 """One's own files, split: what is held out is nowhere else, and what is left out is counted."""
 
+import json
 import logging
 
 import pytest
 
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings, write_jsonl
-from tutelage.data.prepare import DataSettings, opening, prepare, questions
+from tutelage.data.prepare import DataSettings, Part, gather, opening, prepare, questions
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
 
 
@@ -153,3 +154,36 @@ def test_where_nothing_is_left_out_nothing_is_said(made, caplog):
         counts, _ = made()
     assert {counts[name] for name in counts if name.startswith("left_out")} == {0}
     assert caplog.messages == []
+
+
+def test_a_limit_keeps_the_rows_that_it_kept_before_records_gained_fields(tmp_path):
+    """The numbers are those of version 0.1.0, whose records had no tool calls, evidence, notes and weights."""
+
+    def asked(i):
+        return [{"role": "user", "content": f"Question {i}? 好"}]
+
+    answer = {"role": "assistant", "content": "Answer."}
+    files = {
+        "c": [
+            {"messages": [*asked(i), answer | {"content": f"Answer {i}."}], "meta": {"n": i, "x": i / 3}}
+            for i in range(40)
+        ],
+        "r": [
+            {
+                "prompt": {"messages": asked(i), "id": str(i)},
+                "completions": [{"text": "a", "seed": i}, {"text": "b"}],
+                "ranks": [1, 2],
+            }
+            for i in range(40)
+        ],
+        "p": [{"messages": asked(i), "id": str(i)} for i in range(40)],
+    }
+    for name, rows in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row | {"source": "s"}) + "\n" for row in rows))
+
+    def kept(read, name):
+        return gather({"a": Part(path=tmp_path / f"{name}.jsonl", limit=6)}, read, 11)
+
+    assert [c.meta["n"] for c in kept(read_conversations, "c")] == [24, 20, 32, 9, 0, 3]
+    assert [int(r.prompt.id) for r in kept(read_rankings, "r")] == [9, 38, 16, 26, 17, 28]
+    assert [int(p.id) for p in kept(read_prompts, "p")] == [34, 23, 29, 1, 36, 27]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.data.files import Rejects
 from tutelage.data.formats import detect, read_conversations, read_documents, read_prompts, read_rankings
-from tutelage.data.inspection import inspect_data
+from tutelage.data.inspect import inspect_data
+from tutelage.data.read.rows import Rejects
 from tutelage.data.writing import write_records
 from tutelage.errors import DataError
 
@@ -83,11 +83,16 @@ def test_conversations(name, format, count, left_out):
     assert not any("<|endoftext|>" in c.messages[-1].content for c in conversations)
 
 
-def test_tool_calls_are_refused_by_name():
-    with pytest.raises(DataError, match=r"row 1: field 'conversations.3.from': is no known role.*'function_call'"):
-        read(read_conversations, "llama-factory/glaive_toolcall_en_demo.json")
-    conversations, left_out = read(read_conversations, "llama-factory/glaive_toolcall_en_demo.json", on_bad="skip")
-    assert (len(conversations), left_out) == (147, {"wrong row: conversations.from": 153})
+def test_tool_calls_are_kept():
+    conversations, left_out = read(read_conversations, "llama-factory/glaive_toolcall_en_demo.json")
+    assert (len(conversations), left_out) == (300, {})
+    calls = [call for c in conversations for message in c.messages for call in message.tool_calls]
+    outputs = [message for c in conversations for message in c.messages if message.role == "tool"]
+    assert len(calls) == len(outputs) > 150
+    first = next(c for c in conversations if any(m.tool_calls for m in c.messages))
+    assert [m.role for m in first.messages[2:6]] == ["user", "assistant", "tool", "assistant"]
+    assert first.messages[3].tool_calls[0].name == "search_recipe"
+    assert "search_recipe" in first.meta["tools"]
     with pytest.raises(DataError, match="unpaired preference"):
         read(read_conversations, "llama-factory/kto_en_demo.json", on_bad="skip")
 
@@ -146,7 +151,7 @@ def test_prompts(name, format, count):
 
 
 def test_what_is_no_data_is_said():
-    with pytest.raises(DataError, match="an array of rows, or one object a line"):
+    with pytest.raises(DataError, match="an array of rows, or one object per line"):
         read(read_prompts, "open-assistant/wikipedia_emergency_info.json")
     with pytest.raises(DataError, match="there is no such file or folder"):
         read(read_prompts, "nowhere")

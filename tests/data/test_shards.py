@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tutelage.data.shards import Shard, encode_documents, tokenise
+from tutelage.data.tokens.shards import Shard, encode_documents, tokenise
 from tutelage.errors import DataError
 from tutelage.records import Document
 from tutelage.text import Tokenizer

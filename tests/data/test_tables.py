@@ -16,12 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from tutelage.data import tables
-from tutelage.data.files import Rejects
 from tutelage.data.formats import detect, read_conversations, read_documents, read_prompts, read_rankings
-from tutelage.data.row_parts import RowError
-from tutelage.data.sources import data_files, read_rows
-from tutelage.data.tables import plain
+from tutelage.data.read import tables
+from tutelage.data.read.rows import Rejects, RowError
+from tutelage.data.read.sources import data_files, read_rows
+from tutelage.data.read.tables import plain
 from tutelage.data.writing import write_records
 from tutelage.errors import DataError
 from tutelage.records import Document
@@ -89,7 +88,7 @@ def test_a_saved_dataset_that_lacks_a_file(tmp_path):
     with pytest.raises(DataError, match=r"data-00001-of-00002\.arrow: a file of this saved data set is missing"):
         data_files(tmp_path / "x", ("rows",), Rejects())
     (tmp_path / "x" / "state.json").write_text("{")
-    with pytest.raises(DataError, match=r"state\.json: is not the list of a saved data set"):
+    with pytest.raises(DataError, match=r"state\.json: does not list the files of a saved data set"):
         data_files(tmp_path / "x", ("rows",), Rejects())
 
 
@@ -120,7 +119,6 @@ UTC = datetime.UTC
         (lambda: pa.array([{"x": 1, "y": None}, None]), [{"x": 1}, None]),
         (lambda: pa.array([[{"x": None}], []]), [[{}], []]),
         (lambda: pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)), [[1.0, 2.0]]),
-        (lambda: pa.array(['{"a": [1]}', None], pa.json_()), [{"a": [1]}, None]),
     ],
 )
 def test_what_tables_hold_beyond_json(tmp_path, array, expected):
@@ -130,26 +128,16 @@ def test_what_tables_hold_beyond_json(tmp_path, array, expected):
 @pytest.mark.parametrize(
     ("array", "problem"),
     [
-        (lambda: pa.array([math.inf]), "row 1: field 'a': is no finite number, found inf"),
-        (lambda: pa.array([b"\xff\xfe"], pa.binary()), "row 1: field 'a': holds bytes that are no text"),
-        (lambda: pa.array([{"b": [b"\xff"]}]), "row 1: field 'a.b.0': holds bytes that are no text"),
-        (lambda: pa.array([2**60], pa.timestamp("ms")), "row 1: field 'a': cannot be read ("),
-        (lambda: pa.array([[(1, 2)]], pa.map_(pa.int64(), pa.int64())), "field 'a': is no object; expected a map"),
-        (lambda: pa.array(['{"a": NaN}'], pa.json_()), "row 1: field 'a': is not JSON: NaN is no number"),
-        (
-            lambda: pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xff")),
-            "row 1: field 'a': cannot be read ('utf-8' codec",
-        ),
+        (lambda: pa.array([math.inf]), "row 1: field 'a': is not a finite number, found inf"),
+        (lambda: pa.array([b"\xff\xfe"], pa.binary()), "row 1: field 'a': holds bytes that are not text"),
+        (lambda: pa.array([{"b": [b"\xff"]}]), "row 1: field 'a.b.0': holds bytes that are not text"),
+        (lambda: pa.array([[(1, 2)]], pa.map_(pa.int64(), pa.int64())), "field 'a': is not an object; expected a map"),
     ],
 )
 def test_what_has_no_plain_form_is_a_bad_row(tmp_path, array, problem):
     (found,) = column(tmp_path, array())
     assert problem in found
     assert "\n" not in found
-
-
-def test_one_cell_that_cannot_be_read_does_not_hide_the_others(tmp_path):
-    assert column(tmp_path, pa.array([0, 2**60], pa.timestamp("ms")))[0] == "1970-01-01T00:00:00"
 
 
 @given(

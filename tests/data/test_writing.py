@@ -22,7 +22,6 @@ from record_strategies import (
     text,
 )
 
-from tutelage.data.files import Rejects, read_lines
 from tutelage.data.formats import (
     detect,
     read_answers,
@@ -32,9 +31,11 @@ from tutelage.data.formats import (
     read_rankings,
     what_is_in,
 )
-from tutelage.data.sources import read_rows
-from tutelage.data.writers import pairs_of
-from tutelage.data.writing import WRITERS, write_records
+from tutelage.data.formats.table import WRITERS
+from tutelage.data.read.files import read_lines
+from tutelage.data.read.rows import Rejects
+from tutelage.data.read.sources import read_rows
+from tutelage.data.writing import pairs_of, write_records
 from tutelage.errors import DataError, UsageError
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
 
@@ -302,7 +303,7 @@ LONG = Prompt(messages=(QUESTION, Message(role="assistant", content="a"), QUESTI
         (
             "alpaca",
             Conversation(messages=(QUESTION, BE, TALK.messages[1])),
-            "not the user's and the assistant's by turns",
+            "do not alternate between user and assistant",
         ),
         ("alpaca", Conversation(messages=(BE, TALK.messages[1])), "a system message and no question"),
         (
@@ -321,16 +322,16 @@ LONG = Prompt(messages=(QUESTION, Message(role="assistant", content="a"), QUESTI
             Conversation(messages=(TALK.messages[1],)),
             "does not end with a question and its answer",
         ),
-        ("oasst", Conversation(messages=(BE, *TALK.messages)), "not the user's and the assistant's by turns"),
+        ("oasst", Conversation(messages=(BE, *TALK.messages)), "do not alternate between user and assistant"),
         (
             "oasst",
             PAIR.model_copy(update={"completions": (Completion(text=""), ANSWERS[1])}),
             "one of its turns is empty",
         ),
         ("prompt_text", LONG, "its prompt is more than one question"),
-        ("document", Document(text="x", meta={"n": float("nan")}), "holds what is no JSON (Out of range float"),
-        ("document", Document(text="x", meta={"n": {1, 2}}), "holds what is no JSON (Object of type set"),
-        ("document", Document(text="x", meta={"n": "\ud800"}), "holds what is no JSON ('utf-8' codec can't encode"),
+        ("document", Document(text="x", meta={"n": float("nan")}), "holds what is not JSON (Out of range float"),
+        ("document", Document(text="x", meta={"n": {1, 2}}), "holds what is not JSON (Object of type set"),
+        ("document", Document(text="x", meta={"n": "\ud800"}), "holds what is not JSON ('utf-8' codec can't encode"),
     ],
 )
 def test_what_a_format_cannot_hold_is_named_and_nothing_is_written(tmp_path, name, record, message):
@@ -366,8 +367,8 @@ def test_one_record_of_another_kind(tmp_path):
         ("x.parquet.gz", None, [TALK], "the ending says what is written"),
         ("x.txt", "alpaca", [TALK], ".txt is bare text"),
         ("x.jsonl", "text", [Document(text="t")], "bare text is written as .txt"),
-        ("x.txt", None, [TALK], "Conversations cannot be written as 'text'; there are conversation, prompt_completion"),
-        ("x.jsonl", "hh", [TALK], "Conversations cannot be written as 'hh'; there are conversation"),
+        ("x.txt", None, [TALK], "Conversations cannot be written as 'text'; there are oasst, sharegpt"),
+        ("x.jsonl", "hh", [TALK], "Conversations cannot be written as 'hh'; there are oasst"),
         ("x.jsonl", "alpace", [TALK], "Conversations cannot be written as 'alpace'"),
         ("x.parquet", "oasst", [PAIR], "oasst has no columns that a table could hold; write .jsonl"),
         ("x.jsonl", None, [], "there is nothing to write"),
@@ -381,7 +382,7 @@ def test_what_cannot_be_written_at_all(tmp_path, name, format, records, message)
 
 
 def test_a_number_too_large_for_a_table_is_named(tmp_path):
-    big = PAIR.model_copy(update={"completions": (Completion(text="a", seed=2**70), ANSWERS[1])})
+    big = PAIR.model_copy(update={"completions": (Completion(text="a", seed=2**63), ANSWERS[1])})
     with pytest.raises(DataError, match=r"x\.parquet: record 3 does not fit into a table"):
         write_records(tmp_path / "x.parquet", [PAIR, PAIR, big])
     assert list(tmp_path.iterdir()) == []

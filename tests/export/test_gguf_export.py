@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf_server import ask, greedy, llama_cpp, logprobs
+from gguf_server import ask, export_gguf, greedy, llama_cpp, logprobs
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli import app as cli
 from tutelage.errors import CheckpointError
-from tutelage.export.gguf import export_gguf, neighbouring_pairs, tensors
+from tutelage.export.gguf import neighbouring_pairs, tensors
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder, save_model
 from tutelage.model.config import ModelConfig, RopeScaling
@@ -139,11 +139,11 @@ def next_logprobs(model: Decoder, tokens: list[int]) -> torch.Tensor:
     [
         ("llama", {"kind": "dynamic", "factor": 2.0}, "no dynamic RoPE scaling"),
         ("qwen2", {"kind": "llama3"} | BANDS, "llama3's RoPE scaling in a llama or mistral model only, not in qwen2"),
-        ("qwen2", {"kind": "yarn", "truncate": False} | FAR, "a yarn of other beta_fast .* only, not in qwen2"),
+        ("qwen2", {"kind": "yarn", "truncate": False} | FAR, "yarn with other beta_fast .* only, not in qwen2"),
         (
             "qwen3",
             {"kind": "yarn", "beta_slow": 0.1} | FAR,
-            "a yarn of other beta_fast .* only, not in qwen3",
+            "yarn with other beta_fast .* only, not in qwen3",
         ),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_window_ends_the_context(tmp_path):
     folder = checkpoint(tmp_path / "model", "mistral", True)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"sliding_window": 48}))
-    notes = export_gguf(folder, tmp_path / "model.gguf").notes
+    notes = export_gguf(folder, tmp_path / "model.gguf")
     assert notes == ["the context ends at 48 tokens: llama.cpp has no window in a mistral model"]
     assert gguf.GGUFReader(tmp_path / "model.gguf").fields["llama.context_length"].contents() == 48
 
@@ -212,4 +212,4 @@ def test_weights_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path):
 
 def test_a_gguf_file_is_named_so(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "merged")]) == 2
-    assert "its name must end so" in capsys.readouterr().err
+    assert "out must end in .gguf" in capsys.readouterr().err

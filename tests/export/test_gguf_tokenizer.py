@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import random
 import unicodedata
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from gguf_server import ask, greedy, llama_cpp
+from gguf_server import ask, export_gguf, greedy, llama_cpp
 from text.chat_formats import CORPUS, FORMATS, byte_pieces, write_folder
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tutelage.errors import CheckpointError
-from tutelage.export.gguf import ExportSettings, export, export_gguf
 from tutelage.export.gguf_tokenizer import PRE_TOKENIZERS, portable_template
 from tutelage.model.checkpoint import save_model
 from tutelage.model.config import ModelConfig
@@ -63,7 +61,7 @@ def same_tokens(
 ) -> list[str]:
     """llama.cpp cuts texts as we do, and its template's prompts are ours; returns the export's notes."""
     tokenizer = with_model(folder, missing)
-    notes = export_gguf(folder, folder / "model.gguf").notes
+    notes = export_gguf(folder, folder / "model.gguf")
     server = llama_cpp(folder / "model.gguf")
     for text in checked:
         found = ask(server, "/tokenize", content=text, parse_special=False)["tokens"]
@@ -187,89 +185,9 @@ def test_vocab_and_merges(kind, tmp_path):
     assert begun == [len(vocabulary), vocabulary["a"]]
 
 
-LLAMA = {
-    "model_type": "bpe", "vocab_size": 520, "byte_fallback": True, "normalization_rule_name": "identity",
-    "remove_extra_whitespaces": False, "split_digits": True, "user_defined_symbols": ["<|mark|>"], "control_symbols": ["<ctl>"],
-}  # fmt: skip
-UNIGRAM = {"model_type": "unigram", "vocab_size": 300}
-EXACT = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-
-
-def sentencepiece_folder(folder: Path, template: str | None = None, legacy: bool = False, **settings: object) -> Path:
-    """A model trained by sentencepiece itself."""
-    sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece trains the models of this test")
-    file, lines = io.BytesIO(), [line for text in CORPUS for line in text.split("\n") if line.strip()]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=file,
-        minloglevel=2,
-        hard_vocab_limit=False,
-        num_threads=1,
-        **settings,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(file.getvalue())
-    config = {"legacy": legacy} | ({} if template is None else {"chat_template": template})
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
-LLAMA_2, MISTRAL = FORMATS["llama-2"].template, FORMATS["mistral-v0.2"].template
-
-
-@pytest.mark.parametrize(
-    ("legacy", "template", "settings", "begun", "words"),
-    [
-        (True, LLAMA_2, LLAMA, True, ["begin with one"]),
-        (False, None, LLAMA, True, ["follows a control token", "begin with one"]),
-        (False, LLAMA_2, LLAMA | {"add_dummy_prefix": False}, False, []),
-        (True, LLAMA_2, UNIGRAM | EXACT, True, ["begin with one"]),
-        (True, LLAMA_2, UNIGRAM | EXACT | {"remove_extra_whitespaces": True}, False, []),
-        (False, None, UNIGRAM | EXACT | {"add_dummy_prefix": False}, False, []),
-        (False, None, UNIGRAM, True, ["follows a control token", "begin with one", "sequences such as"]),
-        (True, None, UNIGRAM | {"normalization_rule_name": "nfkc_cf", "pad_id": 3}, False, ["sequences such as"]),
-    ],
-)
-def test_sentencepiece_models(legacy, template, settings, begun, words, tmp_path):
-    """BPE and Unigram; a space before texts always, at the beginning, never. Where a text may begin with spaces is a note."""
-    controls = settings.get("normalization_rule_name") == "identity"
-    folder = sentencepiece_folder(tmp_path, template, legacy, **settings)
-    notes = same_tokens(folder, texts(begun=begun, controls=controls), DIALOGUES if template else ())
-    assert len(notes) == len(words)
-    assert all(word in note for word, note in zip(words, notes, strict=True))
-
-
-def test_the_tokenizer_json_of_llama_2_and_of_gemma(tmp_path):
-    """Made from the same model: spaces are put in by a normalizer, before texts that begin with one too.
-
-    Gemma's pieces of many spaces are added tokens as well, and llama.cpp still has to write them as spaces.
-    """
-    folder = sentencepiece_folder(tmp_path, LLAMA_2, **LLAMA, allow_whitespace_only_pieces=True)
-    described = json.loads(Tokenizer.load(folder).chat.source.backend.to_str())
-    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": LLAMA_2}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    prepend = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
-    cut = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
-    wide = described["added_tokens"][-1] | {"id": described["model"]["vocab"]["▁▁"], "content": "▁▁", "special": False}
-    described["added_tokens"].append(wide)
-    for normalizer, cutting in ((prepend, None), (replace, cut)):
-        described |= {"normalizer": normalizer, "pre_tokenizer": cutting}
-        (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
-        assert same_tokens(folder, texts(), DIALOGUES) == []
-    ids = Tokenizer.load(folder).encode("a  b 😀")
-    assert {wide["id"], described["model"]["vocab"]["<0xF0>"]} <= set(ids)
-    assert ask(llama_cpp(folder / "model.gguf"), "/detokenize", tokens=ids)["content"] == "a  b 😀"
-
-
-def test_a_space_at_the_beginning_alone(tmp_path):
-    """Behind a template that begins with a control token there is none, so llama.cpp puts none; other templates are refused."""
-    folder = sentencepiece_folder(tmp_path, MISTRAL, **LLAMA)
-    notes = same_tokens(folder, [], [DIALOGUES[0], DIALOGUES[1][1:]])
-    assert notes == ["a text without chat template has no space before it in llama.cpp"]
-    sentencepiece_folder(tmp_path, FORMATS["vicuna"].template, **LLAMA)
-    with pytest.raises(CheckpointError, match="at the beginning of a text, with which the chat template begins"):
-        export_gguf(folder, tmp_path / "x.gguf")
+def test_sentencepiece_is_left_to_llama_cpp(tmp_path):
+    refused(write_folder(FORMATS["llama-2"], tmp_path / "bpe"), "convert_hf_to_gguf.py")
+    refused(write_folder(FORMATS["gemma"], tmp_path / "gemma"), "only byte-level BPE tokenizers are exported")
 
 
 def changed(folder: Path, name: str, **changes: object) -> None:
@@ -277,11 +195,6 @@ def changed(folder: Path, name: str, **changes: object) -> None:
     path = folder / name
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.write_text(json.dumps(old | changes), encoding="utf-8")
-
-
-def without(described: dict, piece: str) -> dict:
-    vocabulary = described["model"]["vocab"]
-    return {"vocab": {("<another>" if text == piece else text): i for text, i in vocabulary.items()}}
 
 
 @pytest.mark.parametrize(
@@ -297,23 +210,6 @@ def without(described: dict, piece: str) -> dict:
 )  # fmt: skip
 def test_byte_level_tokenizers_that_llama_cpp_does_not_have_are_refused(part, change, words, tmp_path):
     refused(edited(write_folder(FORMATS["phi-3-small"], tmp_path), part, change), words)
-
-
-@pytest.mark.parametrize(
-    ("part", "change", "words"),
-    [
-        ("model", lambda old: {"merges": old["model"]["merges"][:-9]}, "llama.cpp joins '.+' and '.+', the tokenizer does not"),
-        ("model", lambda old: {"merges": old["model"]["merges"][::2] + old["model"]["merges"][1::2]}, "two places in their order"),
-        ("model", lambda old: without(old, "<0x41>"), "the tokenizer has no <0x41>"),
-        ("model", lambda _: {"ignore_merges": True}, "knows no ignore_merges"),
-        ("pre_tokenizer", lambda old: old["pre_tokenizer"] | {"split": True}, "does not cut texts at spaces.* goes across"),
-        ("normalizer", lambda _: {"type": "NFKC"}, "does not know this step of a normalizer: .*NFKC"),
-    ],
-)  # fmt: skip
-def test_merges_that_llama_cpp_would_not_follow_are_refused(part, change, words, tmp_path):
-    folder = sentencepiece_folder(tmp_path, **LLAMA, split_by_whitespace=False)
-    same_tokens(folder, texts(begun=True))
-    refused(edited(folder, part, change), words)
 
 
 def edited(folder: Path, part: str, change) -> Path:
@@ -333,20 +229,6 @@ def refused(folder: Path, words: str, missing: int = 0) -> None:
     assert not list(folder.glob("*x.gguf*"))
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (LLAMA | {"normalization_rule_name": "nfkc"}, "the tokenizer has a table of normal forms"),
-        (LLAMA | {"remove_extra_whitespaces": True}, "the tokenizer takes extra spaces out"),
-        (UNIGRAM | {"byte_fallback": True, "vocab_size": 400}, "unknown characters as one token in a Unigram"),
-        (UNIGRAM | {"add_dummy_prefix": False}, "it puts one before a text, the tokenizer does not"),
-        (UNIGRAM | {"user_defined_symbols": ["<|mark|>"]}, r"does not normalise texts with '<\|mark\|>'"),
-    ],
-)
-def test_sentencepiece_models_that_llama_cpp_does_not_have_are_refused(settings, words, tmp_path):
-    refused(sentencepiece_folder(tmp_path, **settings), words)
-
-
 def test_a_token_for_which_the_model_has_no_embedding_is_refused(tmp_path):
     folder = write_folder(FORMATS["qwen-2.5"], tmp_path)
     refused(folder, r"the token '<\|fim_prefix\|>' has the id \d+, but the model has only \d+ tokens", missing=1)
@@ -362,7 +244,7 @@ def test_all_end_tokens_stop_llama_cpp(tmp_path):
     }
     changed(folder, "generation_config.json", eos_token_id=[tokenizer.end_id, *ids.values()])
     assert Tokenizer.load(folder).end_ids == {tokenizer.end_id, *ids.values()}
-    note = export_gguf(folder, tmp_path / "model.gguf").notes[-1]
+    note = export_gguf(folder, tmp_path / "model.gguf")[-1]
     assert note == "llama.cpp has room for three end tokens and does not stop at 'a'"
     server = llama_cpp(tmp_path / "model.gguf")
 
@@ -371,8 +253,6 @@ def test_all_end_tokens_stop_llama_cpp(tmp_path):
 
     found = {i for i in range(tokenizer.vocab_size) if stops_at(i)}
     assert found == {tokenizer.end_id, *ids.values()} - {ids["a"]}
-    line = export(ExportSettings(checkpoint=folder, out=tmp_path / "model.gguf"))
-    assert line.splitlines()[-1] == f"note: {note}"
 
 
 def test_templates_with_tags_and_variables_that_llama_cpp_does_not_have(tmp_path):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tutelage.errors import TutelageError, UsageError
 from tutelage.generate import engine as engine_module
-from tutelage.generate.engine import Engine, Event, Generated, Request, prefill_groups
+from tutelage.generate.engine import Engine, Event, Generated, Request, Token, prefill_groups
 from tutelage.generate.sampler import Sampling, stream_key, uniforms
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
@@ -65,10 +65,10 @@ def alone(model: Decoder, request: Request, index: int = 0, context: int = 160) 
                 below += weights[token]
         ids.append(token)
         logprobs.append(math.log(weights[token] / total))
-        if token in request.stop_ids or (request.stop is not None and request.stop(ids)):
-            return Generated(ids, logprobs, "stop")
+        if token in request.stop_ids or (request.stop_when is not None and request.stop_when(ids)):
+            return Generated(list(map(Token, ids, logprobs)), "stop")
         if len(ids) == s.max_tokens or len(request.ids) + len(ids) == context:
-            return Generated(ids, logprobs, "length")
+            return Generated(list(map(Token, ids, logprobs)), "length")
 
 
 def assert_same(ours: Generated, plain: Generated) -> None:
@@ -85,7 +85,7 @@ def prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
 def collect(events: Sequence[Event]) -> dict[tuple[int, int], list[int]]:
     out: dict[tuple[int, int], list[int]] = {}
     for event in events:
-        out.setdefault((event.handle, event.sample), []).append(event.token)
+        out.setdefault((event.handle, event.sample), []).append(event.token.id)
     return out
 
 
@@ -230,7 +230,7 @@ def test_stop_ids_and_callback() -> None:
 
     by_id, by_call, by_length = (
         Request(base.ids, base.sampling, frozenset({free[place]})),
-        Request(base.ids, base.sampling, stop=three),
+        Request(base.ids, base.sampling, stop_when=three),
         Request(base.ids, base.sampling.model_copy(update={"max_tokens": place + 1}), frozenset({free[place]})),
     )
     a, b, c = (samples[0] for samples in exact_engine(model).generate([by_id, by_call, by_length]))
@@ -246,8 +246,6 @@ def test_the_context_ends_a_sample() -> None:
     ((ours,),) = exact_engine(model).generate([request])
     assert_same(ours, alone(model, request, context=12))
     assert (len(ours.ids), ours.finish_reason) == (7, "length")
-    ((short,),) = exact_engine(model, max_length=6).generate([request])
-    assert (short.ids, short.finish_reason) == (ours.ids[:1], "length")
 
 
 # -- the interface of a server -----------------------------------------------------------------------------------------
@@ -345,11 +343,8 @@ def test_wrong_prompts(ids: list[int], message: str) -> None:
 
 
 def test_wrong_sizes() -> None:
-    model = tiny(context=12)
-    with pytest.raises(UsageError, match=r"max_length must lie between 2 and .* 12, not 13"):
-        exact_engine(model, max_length=13)
     with pytest.raises(UsageError, match="max_batch"):
-        exact_engine(model, max_batch=0)
+        exact_engine(tiny(), max_batch=0)
 
 
 def test_generate_needs_an_idle_engine_and_leaves_one_after_an_error() -> None:
@@ -360,8 +355,8 @@ def test_generate_needs_an_idle_engine_and_leaves_one_after_an_error() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.generate([request, Request(ids=[1], sampling=Sampling(), stop=interrupted)])
-    engine.submit(Request(ids=[1], sampling=Sampling(), stop=interrupted))
+        engine.generate([request, Request(ids=[1], sampling=Sampling(), stop_when=interrupted)])
+    engine.submit(Request(ids=[1], sampling=Sampling(), stop_when=interrupted))
     with pytest.raises(KeyboardInterrupt):
         engine.step()
     assert (engine.active, engine.waiting) == (0, 0)

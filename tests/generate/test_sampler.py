@@ -96,7 +96,7 @@ def test_frequencies_follow_softmax(v: int) -> None:
     n, temperature = 60_000, 1.7
     logits = random_logits(1, v, seed=v)
     rows = SamplingRows.of([Sampling(temperature=temperature)] * n, v)
-    ids, _ = sample(logits.expand(n, v), rows, draws(n))
+    ids, _, _ = sample(logits.expand(n, v), rows, draws(n))
     expected = (logits[0] / temperature).softmax(0) * n
     big = expected >= 5  # the usual condition of the test; the rest is one bin
     seen = torch.bincount(ids, minlength=v).double()
@@ -163,7 +163,7 @@ def test_a_draw_depends_on_its_own_row_only() -> None:
     ]
     together = sample(logits, SamplingRows.of(mixed, 300), u)
     for i, one in enumerate(mixed):
-        ids, logprobs = sample(logits[i : i + 1], SamplingRows.of([one], 300), u[i : i + 1])
+        ids, logprobs, _ = sample(logits[i : i + 1], SamplingRows.of([one], 300), u[i : i + 1])
         assert ids[0] == together[0][i]
         assert logprobs[0] == together[1][i]
 
@@ -171,7 +171,7 @@ def test_a_draw_depends_on_its_own_row_only() -> None:
 def test_logprobs_are_of_the_distribution_sampled() -> None:
     logits, u = random_logits(3, 50), draws(3)
     rows = SamplingRows.of([Sampling(temperature=0.5), Sampling(top_k=4), Sampling(temperature=0)], 50)
-    ids, logprobs = sample(logits.bfloat16(), rows, u)
+    ids, logprobs, _ = sample(logits.bfloat16(), rows, u)
     exact = logits.bfloat16().double()
     cut = exact[1].masked_fill(exact[1] < exact[1].topk(4).values[-1], -math.inf)
     expected = [(exact[0] / 0.5).log_softmax(0)[ids[0]], cut.log_softmax(0)[ids[1]], exact[2].log_softmax(0).max()]
@@ -308,7 +308,7 @@ def test_invariants(row: list[float], temperature: float, top_k: int, top_p: flo
 @given(st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=150, unique=True), st.floats(0, 0.999999))
 def test_top_k_one_is_greedy(row: list[float], u: float) -> None:
     logits, draw = torch.tensor([row, row]), torch.tensor([u, u], dtype=torch.float64)
-    ids, logprobs = sample(logits, SamplingRows.of([Sampling(top_k=1), Sampling(temperature=0)], len(row)), draw)
+    ids, logprobs, _ = sample(logits, SamplingRows.of([Sampling(top_k=1), Sampling(temperature=0)], len(row)), draw)
     assert ids[0] == ids[1] == logits[0].argmax()
     assert logprobs[0] == 0
 
@@ -346,7 +346,7 @@ def test_penalties_come_before_temperature_and_filters() -> None:
     ours = final_probs(logits, one, history=History.of([[0]], [[]], 3))
     torch.testing.assert_close(ours, torch.tensor([[4.0, 6.0, -math.inf]]).softmax(1))
     greedy = Sampling(repetition_penalty=2.0, temperature=0)
-    ids, logprobs = sample(logits, SamplingRows.of([greedy], 3), draws(1), History.of([[0]], [[]], 3))
+    ids, logprobs, _ = sample(logits, SamplingRows.of([greedy], 3), draws(1), History.of([[0]], [[]], 3))
     assert ids.tolist() == [1]
     torch.testing.assert_close(logprobs, torch.tensor([2.0, 3.0, 0.0]).log_softmax(0)[1:2])
 

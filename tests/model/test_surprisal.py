@@ -7,7 +7,7 @@ import pytest
 import torch
 from model_helpers import build, small
 
-from tutelage.data.batches import pack_ranking, pad_right, tree_mask
+from tutelage.data.tokens.batches import pack_ranking, pad_right, tree_mask
 from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import READER, load_model, load_scalar, save_model
 from tutelage.model.heads import ScalarModel

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.objectives import ppo
-from tutelage.objectives.language import next_token_loss, token_logprobs
 
 seeds = st.integers(0, 10_000)
 
@@ -37,8 +36,6 @@ def test_whiten_by_hand():
     mask = torch.tensor([[True, True, False], [True, True, False]])
     expected = torch.tensor([[-1.341641, -0.447214, 0.0], [0.447214, 1.341641, 0.0]])
     torch.testing.assert_close(ppo.whiten(x, mask), expected, atol=1e-5, rtol=0)
-    kept = expected + torch.tensor([2.5, 2.5, 0.0])
-    torch.testing.assert_close(ppo.whiten(x, mask, shift_mean=False), kept, atol=1e-5, rtol=0)
 
 
 def test_whiten_of_one_value_and_of_equal_values():
@@ -257,7 +254,6 @@ def everything(x):
     value = ppo.value_loss(x["values"], x["old_values"], x["returns"], mask)
     (policy + value).backward()
     advantages, returns = ppo.gae(x["rewards"], x["values"], mask, 0.9, 0.8)
-    weights, mismatch = ppo.importance_weights(x["old_logprobs"], x["logprobs"], mask, cap=1.3)
     per_token = {
         "policy gradient": x["logprobs"].grad,
         "value gradient": x["values"].grad,
@@ -265,14 +261,11 @@ def everything(x):
         "advantages": advantages,
         "returns": returns,
         "whitened": ppo.whiten(x["advantages"], mask),
-        "whitened, mean kept": ppo.whiten(x["advantages"], mask, shift_mean=False),
-        "weights": weights,
     }
     others = {
         "policy": policy,
         "value": value,
         **stats,
-        **mismatch,
         "kl": ppo.kl_per_answer(ppo.kl_k1(x["logprobs"], x["ref_logprobs"]), mask),
         "explained": ppo.explained_variance(x["values"], x["returns"], mask),
     }
@@ -316,20 +309,6 @@ def test_bfloat16_inputs_are_computed_in_float32():
             torch.testing.assert_close(found, expected, msg=lambda m, name=name: f"{name}: {m}")
 
 
-# ---- sampler mismatch
-
-
-def test_importance_weights_by_hand():
-    sampler = torch.tensor([[-1.0, -1.0, -1.0, math.nan]])
-    trainer = torch.tensor([[-1.0, -1.0 + math.log(3), -1.0 - math.log(2), 0.0]])
-    weights, stats = ppo.importance_weights(sampler, trainer, torch.tensor([[True, True, True, False]]), cap=2.0)
-    assert weights[0].tolist() == pytest.approx([1.0, 2.0, 0.5, 0.0])
-    assert stats["mismatch_mean"].item() == pytest.approx((math.log(3) + math.log(2)) / 3)
-    assert stats["mismatch_max"].item() == pytest.approx(math.log(3))
-    assert stats["mismatch_kl"].item() == pytest.approx(((3 - 1 - math.log(3)) + (0.5 - 1 + math.log(2))) / 3)
-    assert stats["capped_fraction"].item() == pytest.approx(1 / 3)
-
-
 # ---- KL controllers
 
 
@@ -368,29 +347,3 @@ def test_fixed_controller_stays():
     resumed = ppo.FixedKL(0.5)
     resumed.load_state_dict(controller.state_dict())
     assert resumed.coef == 0.02
-
-
-def test_ptx_gradient_is_the_sum_of_the_two():
-    """PPO-ptx needs no function of its own: one backward of loss + coefficient * pretraining loss."""
-    generator = torch.Generator().manual_seed(0)
-    x, text = torch.randn(2, 5, 4, generator=generator), torch.randn(6, 4, generator=generator)
-    ids, targets = torch.randint(3, (2, 5), generator=generator), torch.randint(3, (6,), generator=generator)
-    batch = draw_batch(1, b=2, s=5)
-
-    def losses(weight):
-        policy, _ = ppo.policy_loss(
-            token_logprobs(x @ weight, ids), batch["old_logprobs"] - 1, batch["advantages"], batch["mask"]
-        )
-        return policy, next_token_loss(text @ weight, targets, 6)
-
-    start = torch.randn(4, 3, generator=generator)
-    alone = []
-    for i in range(2):
-        weight = start.clone().requires_grad_()
-        losses(weight)[i].backward()
-        alone.append(weight.grad)
-    weight = start.clone().requires_grad_()
-    policy, pretraining = losses(weight)
-    (policy + 27.8 * pretraining).backward()
-    assert alone[0].abs().sum() > 0
-    torch.testing.assert_close(weight.grad, alone[0] + 27.8 * alone[1])

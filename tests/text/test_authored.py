@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.text.authored import TEMPLATE, UNKNOWN, Authored, attribute, authors_of, joined
+from tutelage.text.imported.authored import TEMPLATE, UNKNOWN, Authored, authors_of, follow, joined
 
 # Each letter stands for its author: A's characters are upper case, B's lower case, the template's anything else.
 letters = st.text("ABCabc -\n<|>", max_size=12)
@@ -34,26 +33,19 @@ def test_what_templates_do_keeps_text_and_authors(text, other, third, start, sto
     assert kept("-" + ours, "-" + text)
     assert kept(ours[start:stop], text[start:stop])
     assert kept(ours[::-1], text[::-1])
-    assert kept(ours * 2, text * 2)
-    assert kept(2 * ours, 2 * text)
     assert kept(list(ours), list(text))
+    assert kept(follow(str.__mul__, ours, 2), text * 2)
+    assert kept(follow("{0}<{1}|{0}-".format, ours, written(other)), f"{text}<{other}|{text}-")
+    assert kept(follow("<%s-%s".__mod__, (ours, written(third))), f"<{text}-{third}")
     for chars in (None, " ", "Aa\n"):
         assert kept(ours.strip(chars), text.strip(chars))
         assert kept(ours.lstrip(chars), text.lstrip(chars))
         assert kept(ours.rstrip(chars), text.rstrip(chars))
     assert kept(ours.split(), text.split())
     assert kept(ours.split(None, count), text.split(None, count))
-    assert kept(ours.rsplit(None, count), text.rsplit(None, count))
-    assert kept(ours.splitlines(), text.splitlines())
-    assert kept(ours.splitlines(True), text.splitlines(True))
     assert kept(written(", ").join([ours, written(other)]), ", ".join([text, other]))
-    assert kept(ours.removeprefix(other), text.removeprefix(other))
-    assert kept(ours.removesuffix(other), text.removesuffix(other))
     if other:
         assert kept(ours.split(other, count), text.split(other, count))
-        assert kept(ours.rsplit(other, count), text.rsplit(other, count))
-        assert kept(ours.partition(other), text.partition(other))
-        assert kept(ours.rpartition(other), text.rpartition(other))
         assert kept(ours.replace(other, written(third)), text.replace(other, third))
         assert kept(ours.replace(other, written(third), count), text.replace(other, third, count))
     assert (ours == text, hash(ours) == hash(text), ours in [text], other in ours) == (True, True, True, other in text)
@@ -67,19 +59,19 @@ def test_what_templates_do_keeps_text_and_authors(text, other, third, start, sto
 def test_one_author_for_all_or_one_each():
     assert authors_of(Authored("abc", "\3")) == "\3\3\3"
     assert authors_of("abc") == TEMPLATE * 3
-    with pytest.raises(ValueError, match="2 authors for 3 characters"):
-        Authored("abc", "\1\2")
     assert authors_of(joined(["a", written("B"), 1], "-")) == "\0\0\1\0\0"
 
 
 def test_nobody_takes_a_rewritten_text_for_the_templates():
-    text = Authored("a<b>", "\1")
-    assert authors_of(attribute("[a<b>, a<b>]", [text])) == "\0\1\1\1\1\0\0\1\1\1\1\0"  # as it was
-    assert authors_of(attribute(str.upper(text), [text])) == "\1\1\1\1"  # rewritten
-    both = json.dumps({"x": text, "y": "é"})
-    assert authors_of(attribute(both, {"x": text, "y": Authored("é", "\2")})) == UNKNOWN * len(both)
-    assert authors_of(attribute("nothing of it", ["plain"])) == TEMPLATE * 13
-    assert attribute(7, [text]) == 7
-    first, rest = attribute(["a<b>!", "!"], {"deep": [{"er": (text,)}]})
-    assert authors_of(first) == "\1\1\1\1\0"
-    assert authors_of(rest) == "\1"  # not found in it: rather its author's than the template's
+    text, other = Authored("a<b>", "\1"), Authored("é", "\2")
+    assert authors_of(follow("[{0}, {0}] a<b>".format, text)) == "\0\1\1\1\1\0\0\1\1\1\1" + "\0" * 6  # as it was
+    assert authors_of(follow(str.upper, text)) == "\1\1\1\1"  # rewritten
+    quoted = {"x": Authored('"', "\1"), "y": [("n", other)]}
+    assert authors_of(follow(json.dumps, quoted)) == UNKNOWN * len(json.dumps(quoted))
+    assert authors_of(follow(json.dumps, {"x": text}, ensure_ascii=False)) == "\0" * 7 + "\1\1\1\1" + "\0\0"
+    assert authors_of(follow(str.upper, "plain")) == "\0" * 5
+    assert follow(len, text) == 4
+    first, rest = follow(lambda found: [str.upper(found), "!"], text)
+    assert (authors_of(first), authors_of(rest)) == ("\1\1\1\1", "\1")  # rather its author's than the template's
+    long = Authored("x" * 200_000, "\1")
+    assert authors_of(follow("-{}".format, long)) == "\1" * 200_001

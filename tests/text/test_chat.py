@@ -2,8 +2,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.records import Conversation, Message
+from tutelage.errors import UsageError
+from tutelage.records import Conversation, ImagePart, Message, TextPart, ToolCall
 from tutelage.text import CHAT_TEMPLATE, SPECIALS, TRANSCRIPT_STOPS, Tokenizer, render, render_batch, transcript
+from tutelage.text.layout import message_fields
 
 CORPUS = ["Hello there, how are you today? I am well.", "你好，今天怎么样？我很好。", "3 + 4 = 7"] * 10
 
@@ -90,18 +92,63 @@ def hugging_face(tokenizer, tmp_path_factory):
 
 # Without "<|" no control token can be spelt; with it a template cannot tell text from control: only `render` is safe.
 plain = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda s: "<|" not in s)
-plain_dialogue = st.lists(
-    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=plain), min_size=1
+content = st.one_of(plain, st.lists(st.builds(TextPart, text=plain)).map(tuple))
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), plain), lambda v: st.lists(v) | st.dictionaries(plain, v)
+)
+calls = st.builds(ToolCall, name=plain.filter(bool), arguments=st.dictionaries(plain, values), id=plain)
+turn = st.one_of(
+    st.builds(Message, role=st.sampled_from(["system", "developer", "user", "assistant"]), content=content),
+    st.builds(Message, role=st.just("tool"), content=content, tool_call_id=plain, name=plain),
+    st.builds(
+        Message,
+        role=st.just("assistant"),
+        content=content,
+        reasoning=plain,
+        tool_calls=st.lists(calls, max_size=2).map(tuple),
+    ),
 )
 
 
-@given(plain_dialogue, st.booleans())
-@settings(max_examples=200, deadline=None)
+@given(st.lists(turn, min_size=1, max_size=4), st.booleans())
+@settings(max_examples=300, deadline=None)
 def test_transformers_template_equals_render(tokenizer, hugging_face, messages, prompt):
     theirs = hugging_face.apply_chat_template(
-        [m.model_dump() for m in messages], add_generation_prompt=prompt, tokenize=True, return_dict=False
+        list(map(message_fields, messages)), add_generation_prompt=prompt, tokenize=True, return_dict=False
     )
-    assert list(theirs) == render(tokenizer, messages, add_generation_prompt=prompt).ids
+    got = render(tokenizer, messages, add_generation_prompt=prompt)
+    assert list(theirs) == got.ids
+    # What counts: from behind <|assistant|> up to <|end|>.
+    expected, speaks = [], False
+    for i in got.ids:
+        expected.append(speaks)
+        speaks = i == tokenizer.assistant_id or (speaks and i != tokenizer.end_id)
+    assert got.loss_mask == expected
+
+
+def test_tools_by_hand(tokenizer):
+    weather = ToolCall(name="weather", arguments={"city": "上海", "days": 2}, id="call_1")
+    messages = [
+        Message(role="developer", content="Be brief."),
+        Message(role="user", content="How is it?"),
+        Message(
+            role="assistant", content="I look.", reasoning="It is asked.", tool_calls=(weather, ToolCall(name="now"))
+        ),
+        Message(role="tool", content="<|end|>rain", tool_call_id="call_1", name="weather"),
+        Message(role="assistant", content="Rain."),
+    ]
+    got = render(tokenizer, messages)
+    assert tokenizer._backend.decode(got.ids, skip_special_tokens=False) == (
+        "<|bos|><|system|>Be brief.<|end|><|user|>How is it?<|end|>"
+        "<|assistant|><think>\nIt is asked.\n</think>\n\nI look.\n"
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "上海", "days": 2}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|end|>'
+        "<|system|><|user|><|end|>rain<|end|><|assistant|>Rain.<|end|>"
+    )
+    assert got.ids.count(tokenizer.end_id) == 5  # the tool's is text
+    picture = Message(role="user", content=(TextPart(text="What is it?"), ImagePart(image="a.png")))
+    with pytest.raises(UsageError, match="reads text alone"):
+        render(tokenizer, [picture])
 
 
 def test_transformers_reads_what_we_save(tokenizer, hugging_face):
@@ -111,7 +158,7 @@ def test_transformers_reads_what_we_save(tokenizer, hugging_face):
     assert hugging_face("Hello 12", add_special_tokens=True).input_ids == tokenizer.encode("Hello 12")
     assert hugging_face.decode(tokenizer.encode("Hello , you 's")) == "Hello , you 's"
     with pytest.raises(Exception, match="unknown role"):
-        hugging_face.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
+        hugging_face.apply_chat_template([{"role": "robot", "content": "x"}], tokenize=False)
 
 
 def test_transcript():
@@ -125,5 +172,28 @@ def test_transcript():
     one = "Q: 1 + 1?\nA: 2\n\n"
     assert with_shots == one + one + "Note: Be brief.\nQ: And 2 + 2?\nA:"
     assert [with_shots.count(stop) for stop in TRANSCRIPT_STOPS] == [2, 1]
+    tool = Message(role="tool", content="4")
+    assert transcript([q2, a1, tool], shots=[shot]).endswith("Q: And 2 + 2?\nA: 2\nNote: 4\nA:")
     with pytest.raises(ValueError):
         transcript([q1, a1])
+
+
+def test_folders_of_earlier_versions_are_still_our_own(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    earlier = """\
+{{ bos_token }}
+{%- for message in messages %}
+    {%- if message['role'] not in ['system', 'user', 'assistant'] %}
+        {{- raise_exception("unknown role: " + message['role']) }}
+    {%- endif %}
+    {{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+{%- endif %}
+"""
+    (tmp_path / "chat_template.jinja").write_text(earlier, encoding="utf-8")
+    again = Tokenizer.load(tmp_path)
+    assert (again.chat, again.fingerprint) == (None, tokenizer.fingerprint)
+    (tmp_path / "chat_template.jinja").write_text(earlier + "!", encoding="utf-8")
+    assert Tokenizer.load(tmp_path).chat is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 
 import pytest
 from chat_formats import FILES, FORMATS, Format, write_folder
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import CheckpointError, UsageError
-from tutelage.records import Message
+from tutelage.records import Message, TextPart, ToolCall
 from tutelage.text import CHAT_TEMPLATE, PLAIN_TEMPLATE, SPECIALS, Tokenizer, render, render_answers, render_batch
+from tutelage.text.layout import message_fields
 
 transformers = pytest.importorskip("transformers")
 
@@ -96,7 +98,7 @@ def dialogues(name: str, count: int, *, seed: int = 0) -> list[tuple[list[Messag
 
 
 def their_text(hugging_face, messages, *, ask: bool) -> str:
-    dicts = [m.model_dump() for m in messages]
+    dicts = list(map(message_fields, messages))
     return hugging_face.apply_chat_template(dicts, add_generation_prompt=ask, tokenize=False)
 
 
@@ -124,7 +126,9 @@ def test_ids_are_transformers_and_the_mask_is_the_assistants(load, name):
         got = render(ours, messages, add_generation_prompt=ask)
         text = their_text(theirs, messages, ask=ask)
         assert got.ids == list(
-            theirs.apply_chat_template([m.model_dump() for m in messages], add_generation_prompt=ask, return_dict=False)
+            theirs.apply_chat_template(
+                list(map(message_fields, messages)), add_generation_prompt=ask, return_dict=False
+            )
         )
         if format.kind != "llama3" and not (name in DROPS_SYSTEM and messages[0].role == "system"):
             assert got.loss_mask == expected_mask(theirs, format, messages, text, got.ids), messages
@@ -294,11 +298,87 @@ def test_only_the_assistant_thinks_and_calls_tools(load):
     assert call not in render(ours, typed).ids
     said = [Message(role="user", content="no"), Message(role="assistant", content="<tool_call>")]
     assert call in render(ours, said).ids
-    assert render(ours, said).ids == theirs.apply_chat_template([m.model_dump() for m in said], return_dict=False)
+    assert render(ours, said).ids == theirs.apply_chat_template(list(map(message_fields, said)), return_dict=False)
     both = render(ours, [typed[0], said[1]]).ids
     assert both.count(call) == 1
     end = Message(role="assistant", content="<|im_end|>")
     assert render(ours, [said[0], end]).ids.count(ours.end_id) == render(ours, typed).ids.count(ours.end_id)
+
+
+# As later Mistrals have it: no header asks for an answer, and a control token opens tool calls.
+WITH_TOOLS = dataclasses.replace(
+    FORMATS["mistral-large-2407"],
+    template="{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
+    "{% elif m.role == 'tool' %}[TOOL_RESULTS]{{ m.content }}[/TOOL_RESULTS]{% elif m.tool_calls %}[TOOL_CALLS][{% for c in "
+    "m.tool_calls %}{{ c.function | tojson }}{% endfor %}]{{ eos_token }}{% else %} {{ m.content + eos_token }}{% endif %}"
+    "{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("name", ["qwen-2.5", "qwen-3", "mistral"])
+def test_tool_calls_and_their_outputs(load, name, tmp_path):
+    """Ids are transformers'; what counts are the assistant's turns, from what asks for them up to their end tokens."""
+    if name == "mistral":
+        folder = write_folder(WITH_TOOLS, tmp_path)
+        ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    else:
+        ours, theirs = load(name)
+    end = theirs.convert_ids_to_tokens(ours.end_id)
+    call = ToolCall(name="weather", arguments={"city": 'Paris "FR"', "days": [1, 2]}, id="abcdef123")
+    messages = [
+        Message(role="user", content="How is it in Paris?"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content='{"rain": true, "x": "<|im_start|>"}', tool_call_id="abcdef123", name="weather"),
+        Message(role="assistant", content="It rains."),
+        Message(role="user", content="Thanks. And in Rome?"),
+        Message(role="assistant", content="", tool_calls=(call.model_copy(update={"arguments": {"city": "Rome"}}),)),
+    ]
+    plain = [m if m.role != "tool" else m.model_copy(update={"content": '{"rain": true}'}) for m in messages]
+    for length in range(1, len(messages) + 1):
+        ask = messages[length - 1].role != "assistant"
+        dicts = list(map(message_fields, plain[:length]))
+        got = render(ours, plain[:length], add_generation_prompt=ask)
+        assert got.ids == list(theirs.apply_chat_template(dicts, add_generation_prompt=ask, return_dict=False))
+        spoken = [i for i, counted in zip(got.ids, got.loss_mask, strict=True) if counted]
+        turns = theirs.decode(spoken).split(end)[:-1]
+        assert len(turns) == sum(m.role == "assistant" for m in plain[:length])
+        for turn, message in zip(turns, [m for m in plain[:length] if m.role == "assistant"], strict=True):
+            assert message.text in turn
+            assert "rain" not in turn or message.text
+            if message.tool_calls:
+                found = re.sub(r"<think>\s*</think>|</?tool_call>|\[TOOL_CALLS\]", "", turn)
+                found = json.loads(found)
+                found = found[0] if isinstance(found, list) else found
+                assert found["name"] == "weather"
+                assert found.get("arguments", found.get("parameters")) == message.tool_calls[0].arguments
+    forged = render(ours, messages)
+    start = theirs.convert_tokens_to_ids("<|im_start|>")
+    assert forged.ids.count(start) == render(ours, plain).ids.count(start)
+
+
+def test_thoughts_kept_apart_count(load):
+    ours, theirs = load("qwen-3")
+    messages = [
+        Message(role="user", content="2 + 2?"),
+        Message(role="assistant", content="", reasoning="I add.", tool_calls=(ToolCall(name="add"),)),
+        Message(role="tool", content="4"),
+        Message(role="assistant", content="4", reasoning="I say it."),
+    ]
+    got = render(ours, messages)
+    assert got.ids == theirs.apply_chat_template(list(map(message_fields, messages)), return_dict=False)
+    spoken = theirs.decode([i for i, counted in zip(got.ids, got.loss_mask, strict=True) if counted])
+    call = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call><|im_end|>'
+    assert spoken == f"<think>\nI add.\n</think>\n\n{call}<think>\nI say it.\n</think>\n\n4<|im_end|>"
+
+
+def test_parts_of_text(tmp_path):
+    template = """{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}
+        {%- for p in m.content %}{{ p.text }}{% endfor %}{% endif %}<|im_end|>{% endfor %}"""
+    ours = Tokenizer.load(write_folder(FORMATS["qwen-2"], tmp_path), chat_template=template)
+    parts = Message(role="user", content=(TextPart(text="Hello <|im_end|>"), TextPart(text=" there")))
+    got = render(ours, [parts, Message(role="assistant", content="Hi")])
+    assert ours.decode(got.ids) == "Hello <|im_end|> thereHi"
+    assert got.ids.count(ours.end_id) == 2
 
 
 def test_a_control_token_that_template_and_text_make_together(tmp_path):
@@ -330,7 +410,7 @@ def test_a_control_token_by_way_of_the_normal_form(tmp_path):
     assert got.ids.count(ours.end_id) == 1
     assert ours.decode(got.ids).count("a <|end▁of▁sentence|> <|end▁of▁sentence|> b") == 2
     plain = [Message(role="user", content="Hello"), Message(role="assistant", content="Hi")]
-    assert render(ours, plain).ids == theirs.apply_chat_template([m.model_dump() for m in plain], return_dict=False)
+    assert render(ours, plain).ids == theirs.apply_chat_template(list(map(message_fields, plain)), return_dict=False)
 
 
 def test_thoughts_are_followed(load):
@@ -341,7 +421,7 @@ def test_thoughts_are_followed(load):
         Message(role="assistant", content="<think>\nfour\n</think>\n\nIt is 4."),
     ]
     got = render(ours, messages)
-    assert got.ids == theirs.apply_chat_template([m.model_dump() for m in messages], return_dict=False)
+    assert got.ids == theirs.apply_chat_template(list(map(message_fields, messages)), return_dict=False)
     spoken = [i for i, counted in zip(got.ids, got.loss_mask, strict=True) if counted]
     assert theirs.decode(spoken) == "<think>\nfour\n</think>\n\nIt is 4.<|im_end|>"
     earlier = [*messages, Message(role="user", content="And 3 + 3?"), Message(role="assistant", content="6")]
@@ -443,7 +523,7 @@ def test_lone_surrogates_are_named(load):
 def test_damaged_templates(tmp_path):
     folder = write_folder(FORMATS["llama-2"], tmp_path)
     for template, words in [
-        ("{% for m in messages %}", "the chat template is no jinja: line 1"),
+        ("{% for m in messages %}", "the chat template is not jinja: line 1"),
         ("{{ raise_exception('no') }}", "refuses this conversation: no"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}", "leaves out what the assistant says"),
     ]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tutelage.errors import CheckpointError, UsageError
-from tutelage.records import Message
-from tutelage.text.authored import authors_of
-from tutelage.text.template import Template
+from tutelage.records import Message, ToolCall
+from tutelage.text.imported.authored import authors_of
+from tutelage.text.imported.template import Template
+from tutelage.text.layout import message_fields
 
 MESSAGES = [
     Message(role="system", content=" Be <kind> & brief. "),
@@ -61,7 +60,10 @@ CONSTRUCTS = {
 def test_constructs_render_as_in_transformers(name, ask):
     chat_template_utils = pytest.importorskip("transformers.utils.chat_template_utils")
     theirs, _ = chat_template_utils.render_jinja_template(
-        [[m.model_dump() for m in MESSAGES]], chat_template=CONSTRUCTS[name], add_generation_prompt=ask, bos_token="<s>"
+        [list(map(message_fields, MESSAGES))],
+        chat_template=CONSTRUCTS[name],
+        add_generation_prompt=ask,
+        bos_token="<s>",
     )
     assert Template(CONSTRUCTS[name]).render(MESSAGES, {"bos_token": "<s>"}, add_generation_prompt=ask) == theirs[0]
 
@@ -97,38 +99,68 @@ REFUSED = {
     "{{ messages.append(1) }}": "append.* is unsafe",
     "{{ cycler.__init__.__globals__ }}": "unsafe",
     "{{ messages[0].content._authors.x }}": "_authors.* is unsafe",
-    "{{ namespace(__init__=1) }}": "__init__",
-    "{% set ns = namespace() %}{% set ns.__class__ = 1 %}": "__class__",
+    "{{ messages[0].content.format('x') }}": "a message's text cannot be a format",
     "{% include 'other' %}": "no loader",
     "{% extends 'other' %}": "no loader",
-    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "may never end",
     "{% for i in range(999999999) %}{% endfor %}": "Range too big",
-    "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}": "calls itself without end",
-    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}": "may never end",
-    "{{ 'x' * 10**9 }}": "by repetition",
-    "{{ 10**9 * [1] }}": "by repetition",
-    "{{ 9**9**9 }}": "too large",
+    "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}": "RecursionError",
 }
 
 
 @pytest.mark.parametrize("source", REFUSED)
 def test_what_goes_wrong_is_one_line(source):
-    begin = time.process_time()
     with pytest.raises(UsageError, match=f"^the chat template .*{REFUSED[source]}") as caught:
         Template(source).render(MESSAGES, {})
     assert "\n" not in str(caught.value)
-    assert time.process_time() - begin < 10
 
 
 @pytest.mark.parametrize(
     "source", ["{% if %}", "{{ 'x }}", "{% unknown %}", "{% for m in messages %}", "{{ x | nothing }}", "{{ (" * 3000]
 )
-def test_no_jinja(source):
-    with pytest.raises(CheckpointError, match=r"^the chat template is no jinja") as caught:
+def test_not_jinja(source):
+    with pytest.raises(CheckpointError, match=r"^the chat template is not jinja") as caught:
         Template(source)
     assert "\n" not in str(caught.value)
 
 
-def test_steps_are_counted_for_each_rendering_alone():
-    busy = Template("{% for i in range(30000) %}{% for j in range(9) %}{% endfor %}{% endfor %}ok")
-    assert [busy.render(MESSAGES, {}) for _ in range(4)] == ["ok"] * 4
+# Texts that also stand in the template, and ways to use them that are no concatenation: bug reports of other projects.
+TANGLED = {
+    "get": ("{% for m in messages %}<|{{ m.get('role') }}|>{{ m.get('content') }}<|end|>{% endfor %}", "e"),
+    "format": ("{% for m in messages %}{{ '<|{}|>{}<|end|>'.format(m.role, m.content) }}{% endfor %}", "e"),
+    "percent": ("{% for m in messages %}{{ '<|%s|>%s<|end|>' % (m.role, m.content) }}{% endfor %}", "%s"),
+    "join": ("{% for m in messages %}{{ ['<|', m.role, '|>', m.content, '<|end|>'] | join }}{% endfor %}", "user"),
+    "filter": ("{% for m in messages %}{{ '<|%s|>%s<|end|>' | format(m.role, m.content) }}{% endfor %}", "|>"),
+}
+
+
+@pytest.mark.parametrize("name", TANGLED)
+def test_authors_are_exact_where_text_and_template_are_alike(name):
+    source, said = TANGLED[name]
+    text = Template(source).render([Message(role="user", content=said)], {})
+    assert text == f"<|user|>{said}<|end|>"
+    assert authors_of(text) == "\0" * 8 + "\1" * len(said) + "\0" * 7
+
+
+def test_the_clock_stands_still(monkeypatch):
+    """A conversation must begin as the prompt for its answer did, at whatever time."""
+    template = Template("{{ strftime_now('%Y %f') }}")
+    assert len({template.render(MESSAGES, {}) for _ in range(50)}) == 1
+
+
+def test_a_byte_order_mark_is_left_out():
+    assert Template("\ufeff{{ messages[0].content }}").render(MESSAGES, {}) == MESSAGES[0].content
+
+
+def test_a_developer_is_the_system_to_templates_without_the_role():
+    messages = [Message(role="developer", content="Be brief.")]
+    roles = "{% for m in messages %}{{ m.role }}{% endfor %}"
+    assert Template(roles).render(messages, {}) == "system"
+    assert Template(roles + "{% if messages[0].role == 'developer' %}!{% endif %}").render(messages, {}) == "developer!"
+
+
+@pytest.mark.parametrize("field", [{"tool_calls": (ToolCall(name="f"),)}, {"reasoning": "hm"}])
+def test_what_a_template_has_no_place_for_is_refused(field):
+    with pytest.raises(UsageError, match="the chat template leaves out"):
+        Template("{% for m in messages %}{{ m.content }}{% endfor %}").render(
+            [Message(role="assistant", content="", **field)], {}
+        )

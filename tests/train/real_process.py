@@ -1,6 +1,6 @@
-"""Stages as processes of their own that can be killed, and what a killed one is held to.
+"""Stages as processes that can be killed, one or several ranks of them, and what a killed run is held to.
 
-They are forked from a process that has already imported torch: starting one costs a tenth of a second and not four.
+They are forked from a server process that has already imported torch: starting one costs a tenth of a second and not four.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from toy_task import MACHINE
+from toy_task import MACHINE, Job, logged
 
+from tutelage.errors import Interrupted, TutelageError
 from tutelage.runs.folder import hash_of
-from tutelage.settings import dump
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 FORKS = multiprocessing.get_context("forkserver")
@@ -27,22 +28,32 @@ FORKS.set_forkserver_preload(  # torch imports its compiler, four seconds of it,
     ["torch._dynamo", *(f"tutelage.train.{stage}" for stage in ("pretrain", "sft", "reward", "ppo"))]
 )
 
-
 SAVING = {"machine": MACHINE | {"save_every": 3}}
 
 
-def start(arguments: list[str], said: Path, before: Callable[[], Any] | None = None) -> BaseProcess:
-    """Begin `tutelage ARGUMENTS`, after ``before()``, with what it prints in the file ``said``."""
-    process = FORKS.Process(target=_enter, args=(arguments, said, before))
+def start(
+    job: Job,
+    before: Callable[[], Any] | None = None,
+    *,
+    output: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> BaseProcess:
+    """Begin a job after ``before()``; what it prints goes to ``output``, by default beside its run folder."""
+    process = FORKS.Process(target=_enter, args=(job, output or said(job), before, env or {}))
     process.start()
     return process
 
 
-def stage(name: str, settings: Any, before: Callable[[], Any] | None = None) -> BaseProcess:
-    """Begin a stage; its recipe and what it prints stand beside its run folder."""
-    recipe = settings.out.with_suffix(".yaml")
-    recipe.write_text(dump(settings))
-    return start([name, "--recipe", str(recipe)], said(settings), before)
+def start_ranks(job: Job, before: Sequence[Callable[[], Any] | None] = (None, None)) -> list[BaseProcess]:
+    """Begin a job on as many ranks as there are ``before``, in the environment that torchrun gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(len(before)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(job, first, output=said(job, rank), env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, first in enumerate(before)
+    ]
 
 
 def finish(process: BaseProcess, limit: float = 120) -> int:
@@ -52,21 +63,23 @@ def finish(process: BaseProcess, limit: float = 120) -> int:
     return process.exitcode
 
 
-def said(settings: Any) -> Path:
+def said(job: Job, rank: int | None = None) -> Path:
     """The file with what the latest process of a run printed."""
-    return settings.out.with_suffix(".said")
+    return job.out.with_suffix(".said" if rank is None else f".said{rank}")
+
+
+def one_line(job: Job, rank: int | None = None) -> str:
+    """What the latest process said of its error: one line."""
+    text = said(job, rank).read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("tutelage: ")]
+    assert "Traceback" not in text
+    return line
 
 
 def saved_step(run: Path) -> int:
     """The step of the state that a run would go on from; 0: none yet."""
     progress = run / "progress.json"
     return json.loads(progress.read_text())["step"] if progress.exists() else 0
-
-
-def logged(run: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl, without what a clock says."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
 
 
 def assert_same_end(whole: Path, disturbed: Path) -> None:
@@ -84,17 +97,19 @@ def die() -> None:
     time.sleep(60)
 
 
-def _enter(arguments: list[str], said: Path, before: Callable[[], Any] | None) -> None:
-    from tutelage.cli import app as cli
-
-    sys.stdout = sys.stderr = said.open("w", buffering=1)
+def _enter(job: Job, output: Path, before: Callable[[], Any] | None, env: Mapping[str, str]) -> None:
+    """Run the job as the command line does: an error is one line and an exit code, SIGTERM a clean stop."""
+    sys.stdout = sys.stderr = output.open("w", buffering=1)
+    os.environ.update(env)
+    signal.signal(signal.SIGTERM, _stop)
     if before:
         before()
-    sys.exit(cli.main(arguments))
+    try:
+        job.run()
+    except TutelageError as error:
+        print("tutelage:", " ".join(str(error).splitlines()))
+        sys.exit(error.exit_code)
 
 
-def few_documents(toy: Any, folder: Path) -> Path:
-    """A short held-out file: evaluation takes a moment, not a second."""
-    path = folder / "few.jsonl"
-    path.write_text("".join((toy.folder / "documents.jsonl").read_text().splitlines(keepends=True)[:40]))
-    return path
+def _stop(number: int, frame: object) -> None:
+    raise Interrupted("stopped")

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from toy_task import MACHINE, ppo_settings, pretrain_settings, reward_settings, sft_settings
+from toy_task import MACHINE, ppo_job, pretrain_job, reward_job, rows, sft_job
 
 from tutelage.model.checkpoint import load_scalar
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train import ppo, pretrain, reward, sft
 from tutelage.train.models import averaged_of, load_scorer, load_trainable, new_critic
 from tutelage.train.settings import LoRA, Machine
 
 HALF = {"machine": MACHINE | {"weights": "bf16"}}
 IDS = torch.randint(20, 300, (2, 17), generator=torch.Generator().manual_seed(0))
-
-
-def rows(checkpoint: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
 
 
 def types(checkpoint: Path) -> set[str]:
@@ -31,17 +25,17 @@ def types(checkpoint: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def half_base(toy, tmp_path_factory) -> Path:
-    return pretrain.main(pretrain_settings(toy, tmp_path_factory.mktemp("half") / "base", **HALF))
+    return pretrain_job(toy, tmp_path_factory.mktemp("half") / "base", **HALF).run()
 
 
 @pytest.fixture(scope="module")
 def half_sft(toy, half_base, tmp_path_factory) -> Path:
-    return sft.main(sft_settings(toy, half_base, tmp_path_factory.mktemp("half") / "sft", epochs=3, **HALF))
+    return sft_job(toy, half_base, tmp_path_factory.mktemp("half") / "sft", epochs=3, **HALF).run()
 
 
 @pytest.fixture(scope="module")
 def half_scorer(toy, half_sft, tmp_path_factory) -> Path:
-    return reward.main(reward_settings(toy, half_sft, tmp_path_factory.mktemp("half") / "reward", **HALF))
+    return reward_job(toy, half_sft, tmp_path_factory.mktemp("half") / "reward", **HALF).run()
 
 
 def test_pretraining_in_bf16_learns_as_much_as_in_fp32(base, half_base):
@@ -60,8 +54,8 @@ def test_sft_and_the_reward_model_learn(half_sft, half_scorer):
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
 def test_ppo_raises_the_reward_and_begins_where_its_reference_is(toy, half_sft, half_scorer, tmp_path, trunk):
-    settings = ppo_settings(toy, half_sft, half_scorer, tmp_path / trunk, trunk=trunk, updates=16, lr=1e-3, **HALF)
-    log = rows(ppo.main(settings))
+    job = ppo_job(toy, half_sft, half_scorer, tmp_path / trunk, trunk=trunk, updates=16, lr=1e-3, **HALF)
+    log = rows(job.run())
     first, last = (sum(r["reward"] for r in part) / 4 for part in (log[:4], log[-4:]))
     assert last > first + 0.1
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)

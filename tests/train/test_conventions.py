@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import copy
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.data.batches import Example
+from tutelage.data.tokens.batches import Example
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.language import next_token_loss
-from tutelage.objectives.ppo import policy_loss, value_loss
+from tutelage.objectives.ppo import FixedKL, policy_loss, value_loss
 from tutelage.objectives.ranking import kwise_loss
 from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.models import new_scorer
-from tutelage.train.ppo import PPOSettings, blend, experience, forward, minibatch_backward, minibatch_rows, prompt_order
-from tutelage.train.pretraining_text import text_backward
-from tutelage.train.reward import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
+from tutelage.train.ppo_update import (
+    Models,
+    PPOSettings,
+    blend,
+    experience,
+    forward,
+    minibatch_backward,
+    minibatch_rows,
+    prompt_order,
+)
+from tutelage.train.pretraining_text import Ptx, PtxSettings
+from tutelage.train.rankings import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.sft import demonstration_loss
 
@@ -53,8 +63,16 @@ def tiny_scorer(seed: int = 1) -> ScalarModel:
 
 
 def some_settings(**changes) -> PPOSettings:
-    needed = {"out": "o", "checkpoint": "c", "reward_model": "r", "prompts": "p", "batch_size": 8, "minibatch": 4}
-    return PPOSettings.model_validate(needed | {"machine": {"device": "cpu", "dtype": "fp32"}} | changes)
+    needed = {"batch_size": 8, "minibatch": 4, "machine": {"device": "cpu", "dtype": "fp32"}}
+    return PPOSettings.model_validate(needed | changes)
+
+
+def some_models(policy: Decoder, critic: ScalarModel, reference: Decoder | None = None) -> Models:
+    """What an update reads of the networks; it samples and scores nothing, and takes no step."""
+    return Models(
+        policy, reference or tiny(5), critic, averaged=policy, scorers=(), optimizer=None, kl=FixedKL(0.1),
+        tokenizer=None, ptx=None,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -101,29 +119,30 @@ def test_the_first_ratio_is_one_token_by_token(rollouts, dtype, shared, minibatc
     critic = ScalarModel(policy) if shared else tiny_scorer()
     minibatches, first_pass = minibatch_rows(rollouts.total_lengths, some)
     assert sorted(torch.cat(first_pass).tolist()) == list(range(8))
-    batch, _ = experience(rollouts, torch.zeros(8), policy, critic, tiny(5), 0.1, some, first_pass)
+    models = some_models(policy, critic)
+    batch, _ = experience(rollouts, torch.zeros(8), models, 0.1, some, first_pass)
     for pieces in minibatches:  # no step in between: the ratio is 1 on all of them
-        stats = minibatch_backward(policy, critic, batch, pieces, some)
+        stats = minibatch_backward(models, batch, pieces, some)
         assert stats["farthest_ratio"] == pytest.approx(1.0, abs=1e-6)
         assert stats["clip_fraction"] == 0.0
 
 
 def test_rows_depend_on_themselves_alone(rollouts):
-    policy, critic = tiny(), tiny_scorer()
-    batch, _ = experience(rollouts, torch.zeros(8), policy, critic, tiny(5), 0.1, some_settings(), WHOLE)
+    models = some_models(tiny(), tiny_scorer())
+    batch, _ = experience(rollouts, torch.zeros(8), models, 0.1, some_settings(), WHOLE)
     for size in (1, 3):
-        stats = minibatch_backward(policy, critic, batch, torch.arange(8).split(size), some_settings())
+        stats = minibatch_backward(models, batch, torch.arange(8).split(size), some_settings())
         assert stats["farthest_ratio"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):
-    critic, policy, reference = tiny_scorer(), tiny(), tiny(5)
+    models = some_models(tiny(), tiny_scorer())
     wide = padded(rollouts, 7, tokenizer.pad_id)
     results = []
     for part in (rollouts, wide):
         scores = end_scores(tiny_scorer(2), part, "fp32")
-        batch, metrics = experience(part, scores, policy, critic, reference, 0.1, some_settings(minibatch=8), WHOLE)
-        logprobs, _, values = forward(tiny(9), critic, part, 1.0, "fp32")
+        batch, metrics = experience(part, scores, models, 0.1, some_settings(minibatch=8), WHOLE)
+        logprobs, _, values = forward(tiny(9), models.critic, part, 1.0, "fp32")
         loss, _ = policy_loss(logprobs, batch.logprobs, batch.advantages, part.mask)
         critic_loss = value_loss(values + 0.3, batch.values, batch.returns, part.mask)
         results.append((scores, loss, critic_loss, torch.tensor(list(metrics.values()))))
@@ -143,24 +162,23 @@ def test_the_score_is_read_at_the_last_real_token(rollouts):
 def test_a_missing_end_is_penalised_and_a_finished_answer_is_not(rollouts):
     finished = torch.tensor([True, False] * 4)
     part = Rollouts(**(vars(rollouts) | {"finished": finished}))
-    policy, critic = tiny(), tiny_scorer()
+    policy = tiny()
+    models = some_models(policy, tiny_scorer(), reference=policy)
 
     def returns(penalty: float) -> torch.Tensor:
         some = some_settings(missing_end_penalty=penalty, lam=1.0)
-        batch, _ = experience(part, torch.zeros(8), policy, critic, policy, 0.0, some, WHOLE)
+        batch, _ = experience(part, torch.zeros(8), models, 0.0, some, WHOLE)
         return (batch.returns * part.mask).sum(1) / part.lengths
 
     torch.testing.assert_close(returns(2.0) - returns(0.0), torch.where(finished, 0.0, -2.0), atol=1e-5, rtol=0)
 
 
 def test_kl_is_zero_against_itself_and_positive_against_another(rollouts):
-    policy = tiny()
-    critic = tiny_scorer()
-
     def metrics(reference: Decoder) -> dict[str, float]:
-        return experience(rollouts, torch.zeros(8), policy, critic, reference, 0.1, some_settings(), WHOLE)[1]
+        models = some_models(tiny(), tiny_scorer(), reference)
+        return experience(rollouts, torch.zeros(8), models, 0.1, some_settings(), WHOLE)[1]
 
-    same, other = metrics(copy.deepcopy(policy)), metrics(tiny(5))
+    same, other = metrics(tiny()), metrics(tiny(5))
     assert same["kl"] == pytest.approx(0.0, abs=1e-4)
     assert other["kl_k3"] > 0.5
 
@@ -256,14 +274,14 @@ def test_where_nothing_of_another_prompt_fits_a_ranking_stays_as_it_is():
 @pytest.mark.parametrize("shared", [False, True])
 def test_ppo_one_times_eight_is_eight_times_one(rollouts, shared):
     """The stage's own minibatch step, cut into forwards of eight, three and one answers: the same gradient."""
-    old = tiny()
-    batch, _ = experience(rollouts, torch.arange(8.0), old, tiny_scorer(), tiny(5), 0.1, some_settings(), WHOLE)
+    old = some_models(tiny(), tiny_scorer())
+    batch, _ = experience(rollouts, torch.arange(8.0), old, 0.1, some_settings(), WHOLE)
 
     def gradient(size: int) -> list[torch.Tensor]:
         policy = tiny(9)
         torch.manual_seed(0)
         critic = ScalarModel(policy) if shared else tiny_scorer()
-        minibatch_backward(policy, critic, batch, torch.arange(8).split(size), some_settings())
+        minibatch_backward(some_models(policy, critic), batch, torch.arange(8).split(size), some_settings())
         return gradients(policy) + gradients(critic.head if shared else critic)
 
     whole = gradient(8)
@@ -275,8 +293,8 @@ def test_ppo_one_times_eight_is_eight_times_one(rollouts, shared):
 
 def test_while_the_critic_warms_up_the_policy_gets_no_gradient(rollouts):
     policy, critic = tiny(9), tiny_scorer()
-    batch, _ = experience(rollouts, torch.arange(8.0), tiny(), critic, tiny(5), 0.1, some_settings(), WHOLE)
-    minibatch_backward(policy, critic, batch, WHOLE, some_settings(), critic_alone=True)
+    batch, _ = experience(rollouts, torch.arange(8.0), some_models(tiny(), critic), 0.1, some_settings(), WHOLE)
+    minibatch_backward(some_models(policy, critic), batch, WHOLE, some_settings(), critic_alone=True)
     assert all(gradient.abs().max() == 0 for gradient in gradients(policy))
     assert any(gradient.abs().max() > 0 for gradient in gradients(critic))
 
@@ -312,19 +330,17 @@ def test_a_shared_prefix_gives_the_scores_of_separate_sequences(tokenizer, famil
 def test_the_ptx_gradient_is_the_sum_of_the_two(rollouts):
     """One joint gradient: that of the PPO loss plus ptx_coef times that of the pretraining loss."""
     windows = torch.randint(20, VOCABULARY, (3, 17))
-    settings_ = some_settings(ptx_coef=0.7, ptx_sources={"x": {"path": "x"}})
+    ptx = Ptx(PtxSettings(coef=0.7, windows=3, sequence=16), SimpleNamespace(batch=lambda *_: windows.numpy()), "fp32")
     critic = tiny_scorer()
-    batch, _ = experience(rollouts, torch.arange(8.0), tiny(), critic, tiny(5), 0.1, settings_, WHOLE)
-
-    def ppo_part(model: Decoder) -> None:
-        minibatch_backward(model, critic, batch, WHOLE, settings_)
-
+    batch, _ = experience(rollouts, torch.arange(8.0), some_models(tiny(), critic), 0.1, some_settings(), WHOLE)
     joint, alone, text = tiny(9), tiny(9), tiny(9)
-    ppo_part(joint)
-    text_backward(joint, windows, settings_.ptx_coef, "fp32")
-    ppo_part(alone)
+    for model in (joint, alone):
+        minibatch_backward(some_models(model, critic), batch, WHOLE, some_settings())
+    loss = ptx.backward(joint, 0)
     logits = text.logits(text(windows[:, :-1]))
-    next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), 48).backward()
+    expected = next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), 48)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
     for both, one, other in zip(gradients(joint), gradients(alone), gradients(text), strict=True):
         torch.testing.assert_close(both, one + 0.7 * other, atol=1e-5, rtol=1e-4)
 

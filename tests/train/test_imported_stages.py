@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_settings
+from toy_task import ppo_job, pretrain_job, reward_job, rows, sft_job
 
 import tutelage
 from tutelage.errors import CheckpointError, RecipeError, TutelageError
@@ -21,7 +21,7 @@ from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.records import Message
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train import ppo, pretrain, reward, sft
+from tutelage.train import pretrain
 
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
@@ -61,19 +61,18 @@ def template(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def grown(toy, folder, tmp_path_factory) -> Path:
-    settings = pretrain_settings(toy, tmp_path_factory.mktemp("theirs") / "more").model_dump(exclude={"model"})
-    changes = {"tokenizer": None, "checkpoint": folder, "steps": 60}
-    return pretrain.main(pretrain.PretrainSettings.model_validate(settings | changes))
+    out = tmp_path_factory.mktemp("theirs") / "more"
+    return pretrain_job(toy, out, tokenizer=None, checkpoint=folder, model=pretrain.Shape(), steps=60).run()
 
 
 @pytest.fixture(scope="module")
 def tuned(toy, grown, template, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("theirs") / "sft"
-    return sft.main(sft_settings(toy, grown, out, chat_template=template, lora=LORA, lr=1e-2, epochs=3))
+    return sft_job(toy, grown, out, chat_template=template, lora=LORA, lr=1e-2, epochs=3).run()
 
 
 def test_pretraining_goes_on_from_their_model(folder, grown):
-    log = [json.loads(line) for line in (grown.parent / "metrics.jsonl").read_text().splitlines()]
+    log = rows(grown)
     assert log[-1]["loss"] < log[0]["loss"] - 1
     theirs, ours = Tokenizer.load(folder), Tokenizer.load(grown)
     assert theirs.encode("The cup is red.") == ours.encode("The cup is red.")
@@ -95,10 +94,10 @@ def test_the_checkpoint_carries_the_template_and_transformers_reads_and_answers_
 
 
 def test_the_whole_circle_through_adapters(toy, tuned, tmp_path, capsys):
-    scorer = reward.main(reward_settings(toy, tuned, tmp_path / "reward", lora=LORA, lr=1e-2))
-    aligned = ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "ppo", updates=4, lr=5e-3, lora=LORA))
+    scorer = reward_job(toy, tuned, tmp_path / "reward", lora=LORA, lr=1e-2).run()
+    aligned = ppo_job(toy, tuned, scorer, tmp_path / "ppo", updates=4, lr=5e-3, lora=LORA).run()
     assert "trunk of its own" not in capsys.readouterr().out
-    log = [json.loads(line) for line in (aligned.parent / "metrics.jsonl").read_text().splitlines()]
+    log = rows(aligned)
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert log[-1]["kl"] > 0.01
     assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)
@@ -107,7 +106,7 @@ def test_the_whole_circle_through_adapters(toy, tuned, tmp_path, capsys):
 
 def test_without_a_template_the_error_says_what_to_give(toy, grown, tmp_path):
     with pytest.raises(TutelageError, match="template"):
-        sft.main(sft_settings(toy, grown, tmp_path / "sft"))
+        sft_job(toy, grown, tmp_path / "sft").run()
 
 
 @pytest.mark.parametrize(
@@ -117,12 +116,12 @@ def test_a_template_that_does_not_work_is_refused_before_anything_runs(toy, grow
     path = tmp_path / "chat.jinja"
     path.write_bytes(text)
     with pytest.raises(TutelageError, match=problem):
-        sft.main(sft_settings(toy, grown, tmp_path / "sft", chat_template=path))
+        sft_job(toy, grown, tmp_path / "sft", chat_template=path).run()
 
 
 def test_a_model_by_a_name_that_is_nothing(toy, tmp_path):
     with pytest.raises(CheckpointError, match="is no folder, and no name on the Hugging Face hub"):
-        sft.main(sft_settings(toy, tmp_path / "nowhere", tmp_path / "sft"))
+        sft_job(toy, tmp_path / "nowhere", tmp_path / "sft").run()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +135,7 @@ def test_a_model_by_a_name_that_is_nothing(toy, tmp_path):
 )
 def test_pretraining_settings_that_contradict_each_other(toy, tmp_path, changes):
     with pytest.raises((RecipeError, ValueError), match=r"give either|lora needs|shape of a new"):
-        pretrain_settings(toy, tmp_path / "out", **changes)
+        pretrain_job(toy, tmp_path / "out", **changes).run()
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -166,4 +165,4 @@ def test_weights_that_are_not_finite_are_named_before_training(toy, base, tmp_pa
     weights[name].view(-1)[3] = torch.nan
     save_file(weights, damaged / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="holds numbers that are not finite: training cannot start from it"):
-        sft.main(sft_settings(toy, damaged, tmp_path / "sft"))
+        sft_job(toy, damaged, tmp_path / "sft").run()

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import json
+import os
+import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from toy_task import ppo_settings, reward_settings, sft_settings
+from toy_task import ROOT, Job, ppo_job, reward_job, sft_job
 
 from tutelage.model.checkpoint import save_model
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.settings import dump
 from tutelage.text.tokenizer import Tokenizer
 
 LORA = {"r": 8, "alpha": 16.0}
 
 
-def peak(stage: str, settings: object, folder: Path) -> float:
-    """Run a stage; the largest resident set of its process, less that of a process that has only imported it [MiB]."""
-    recipe = folder / f"{stage}.yaml"
-    recipe.write_text(dump(settings))
+def peak(job: Job) -> float:
+    """Run a job; the largest resident set of its process, less that of a process that has only imported it [MiB]."""
     code = (
-        "import json, sys, torch, torch._dynamo\n"
-        "from tutelage import cli\n"
+        "import pickle, sys, torch, torch._dynamo\n"
         "from tutelage.model.device import peak_rss_gib\n"
-        f"import tutelage.train.{stage}\n"
+        "job = pickle.load(sys.stdin.buffer)\n"
         "torch.set_num_threads(1)\n"
         "before = peak_rss_gib()\n"
-        "code = cli.main(sys.argv[1:])\n"
-        "print(json.dumps([code or 0, 1024 * (peak_rss_gib() - before)]))"
+        "job.run()\n"
+        "print(1024 * (peak_rss_gib() - before))"
     )
-    command = [sys.executable, "-c", code, stage, "--recipe", str(recipe)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    status, size = json.loads(run.stdout.splitlines()[-1])
-    assert status == 0, run.stderr
-    return size
+    path = os.pathsep.join([*map(str, (ROOT, ROOT / "tests")), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(job),
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    return float(run.stdout.splitlines()[-1])
 
 
 @pytest.mark.proof
@@ -54,12 +54,12 @@ def test_rlhf_on_one_trunk_needs_at_most_1_3_times_the_memory_of_sft(toy, tmp_pa
     tokenizer.save(base)
     common = {"lora": LORA, "machine": {"device": "cpu", "dtype": "fp32"}}
     few = {"epochs": 1, "batch_size": 8}
-    sizes = {"sft": peak("sft", sft_settings(toy, base, tmp_path / "sft", **few, **common), tmp_path)}
+    sizes = {"sft": peak(sft_job(toy, base, tmp_path / "sft", **few, **common))}
     tuned = tmp_path / "sft" / "checkpoint"
-    sizes["reward"] = peak("reward", reward_settings(toy, tuned, tmp_path / "reward", **few, **common), tmp_path)
+    sizes["reward"] = peak(reward_job(toy, tuned, tmp_path / "reward", **few, **common))
     scorer = tmp_path / "reward" / "checkpoint"
-    settings = ppo_settings(toy, tuned, scorer, tmp_path / "ppo", updates=2, minibatch=8, microbatch=8, **common)
-    sizes["ppo"] = peak("ppo", settings, tmp_path)
+    job = ppo_job(toy, tuned, scorer, tmp_path / "ppo", updates=2, minibatch=8, microbatch=8, **common)
+    sizes["ppo"] = peak(job)
     weights = (base / "model.safetensors").stat().st_size / 2**20
     with capsys.disabled():
         print(

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_task import ppo_settings, reward_settings, sft_settings
+from toy_task import ppo_job, reward_job, rows, sft_job
 
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.lora import adapters
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train import ppo, reward, sft
 from tutelage.train.models import critic_on, load_scorer, load_trainable, new_critic, reference_of
 from tutelage.train.settings import LoRA, Machine
 
@@ -22,10 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
 SMALL = {"r": 8, "alpha": 16.0}
 IDS = torch.randint(20, 300, (2, 17), generator=torch.Generator().manual_seed(0))
-
-
-def rows(checkpoint: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +34,12 @@ def imported(base, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(toy, imported, tmp_path_factory) -> Path:
-    return sft.main(sft_settings(toy, imported, tmp_path_factory.mktemp("lora") / "sft", lora=SMALL, lr=5e-3, epochs=3))
+    return sft_job(toy, imported, tmp_path_factory.mktemp("lora") / "sft", lora=SMALL, lr=5e-3, epochs=3).run()
 
 
 @pytest.fixture(scope="module")
 def scorer(toy, tuned, tmp_path_factory) -> Path:
-    return reward.main(reward_settings(toy, tuned, tmp_path_factory.mktemp("lora") / "reward", lora=SMALL, lr=5e-3))
+    return reward_job(toy, tuned, tmp_path_factory.mktemp("lora") / "reward", lora=SMALL, lr=5e-3).run()
 
 
 def test_sft_learns_and_its_adapter_in_peft_is_its_merged_model(imported, tuned):
@@ -80,8 +75,8 @@ def test_the_reward_models_adapter_scores_in_peft_as_the_merged_one(toy, tuned, 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
 def test_ppo_raises_the_reward_through_adapters(toy, tuned, scorer, tmp_path, trunk, capsys):
-    settings = ppo_settings(toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=16, lr=3e-3, lora=SMALL)
-    log = rows(ppo.main(settings))
+    job = ppo_job(toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=16, lr=3e-3, lora=SMALL)
+    log = rows(job.run())
     first, last = (sum(r["reward"] for r in part) / 4 for part in (log[:4], log[-4:]))
     assert last > first + 0.1
     assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)
@@ -133,8 +128,8 @@ def test_the_critic_learns_without_moving_the_reward_model(tuned, scorer):
 def test_a_reward_model_from_elsewhere_gets_a_trunk_of_its_own_and_says_so(
     toy, imported, tuned, scorer, tmp_path, capsys
 ):
-    other = sft.main(sft_settings(toy, imported, tmp_path / "other", lora=SMALL, epochs=1))
-    ppo.main(ppo_settings(toy, other, scorer, tmp_path / "ppo", updates=1, lora=SMALL))
+    other = sft_job(toy, imported, tmp_path / "other", lora=SMALL, epochs=1).run()
+    ppo_job(toy, other, scorer, tmp_path / "ppo", updates=1, lora=SMALL).run()
     assert f"was not trained with LoRA from {other}" in capsys.readouterr().out
 
 
@@ -153,9 +148,9 @@ def test_a_bf16_trunk_stays_bf16_under_fp32_adapters(imported, tuned, scorer):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_every_stage_runs_on_a_bf16_trunk_and_keeps_its_type(toy, imported, tmp_path, dtype):
     some = {"lora": SMALL | {"trunk": "bf16"}, "machine": {"device": "cpu", "dtype": dtype, "recompute": True}}
-    tuned = sft.main(sft_settings(toy, imported, tmp_path / "sft", epochs=1, lr=5e-3, **some))
-    scorer = reward.main(reward_settings(toy, tuned, tmp_path / "reward", epochs=1, lr=5e-3, **some))
-    aligned = ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "ppo", updates=2, **some))
+    tuned = sft_job(toy, imported, tmp_path / "sft", epochs=1, lr=5e-3, **some).run()
+    scorer = reward_job(toy, tuned, tmp_path / "reward", epochs=1, lr=5e-3, **some).run()
+    aligned = ppo_job(toy, tuned, scorer, tmp_path / "ppo", updates=2, **some).run()
     assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in rows(aligned))
     for checkpoint in (tuned, scorer, aligned):
         assert json.loads((checkpoint / "config.json").read_text())["torch_dtype"] == "bfloat16"
@@ -164,14 +159,14 @@ def test_every_stage_runs_on_a_bf16_trunk_and_keeps_its_type(toy, imported, tmp_
 def test_dropout_of_adapters_is_off_in_ppo(toy, tuned, scorer, tmp_path):
     """With it the policy would sample, be held to its old self and learn through three different masks."""
     lora = SMALL | {"dropout": 0.5}
-    log = rows(ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "ppo", updates=3, lr=3e-3, lora=lora)))
+    log = rows(ppo_job(toy, tuned, scorer, tmp_path / "ppo", updates=3, lr=3e-3, lora=lora).run())
     assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("given", [{"alpha": 8.0}, {"trunk": "bf16"}, {"targets": ["mlp.up"]}])
 def test_settings_of_adapters_without_adapters_are_refused(given):
-    with pytest.raises(ValueError, match=f"{next(iter(given))} is of adapters, and there are none"):
+    with pytest.raises(ValueError, match=f"{next(iter(given))} concerns adapters, and there are none"):
         LoRA.model_validate(given)
 
 

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,35 +15,37 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from real_process import SAVING, assert_same_end, die, finish, said, saved_step, stage
+from real_process import SAVING, assert_same_end, die, finish, one_line, said, saved_step, start
 from torch import nn
-from toy_task import MACHINE, pretrain_settings
+from toy_task import MACHINE, Job, pretrain_job
 
 from tutelage.errors import RunFolderError
 from tutelage.runs.folder import hash_of, open_run, temporaries
-from tutelage.train import checkpointing as keeping
+from tutelage.settings import Inputs
+from tutelage.train import checkpointing
 from tutelage.train.checkpointing import Keeper
 from tutelage.train.optimizer import adamw
 from tutelage.train.settings import Machine
+from tutelage.train.training import Schedule, Training
 
 STEPS = 9
 
 
-def small(toy, out: Path, **changes: Any) -> Any:
+def small(toy, out: Path, **changes: Any) -> Job:
     """A run of a second, with states after steps 3, 6 and 9."""
-    return pretrain_settings(toy, out, **{"steps": STEPS, "heldout": None, "batch_size": 4} | SAVING | changes)
+    return pretrain_job(toy, out, **{"steps": STEPS, "heldout": None, "batch_size": 4} | SAVING | changes)
 
 
 def after_two_states() -> None:
     """SIGKILL when the second state has its name."""
-    note = keeping.RunFolder.note_progress
+    note = checkpointing.RunFolder.note_progress
 
     def then_die(run: Any, step: int, steps: int) -> None:
         note(run, step, steps)
         if step == 6:
             die()
 
-    keeping.RunFolder.note_progress = then_die
+    checkpointing.RunFolder.note_progress = then_die
 
 
 def with_files_of_at_most(size: int) -> None:
@@ -55,25 +56,18 @@ def with_files_of_at_most(size: int) -> None:
 @pytest.fixture(scope="module")
 def whole(toy, tmp_path_factory) -> Path:
     """The run that had a good day."""
-    settings = small(toy, tmp_path_factory.mktemp("whole") / "run")
-    assert finish(stage("pretrain", settings)) == 0
-    return settings.out
+    job = small(toy, tmp_path_factory.mktemp("whole") / "run")
+    assert finish(start(job)) == 0
+    return job.out
 
 
 @pytest.fixture
-def stopped(toy, tmp_path) -> Any:
+def stopped(toy, tmp_path) -> Job:
     """A run that was killed after step 6, with the states of steps 3 and 6."""
-    settings = small(toy, tmp_path / "run")
-    assert finish(stage("pretrain", settings, after_two_states)) == -signal.SIGKILL
-    assert saved_step(settings.out) == 6
-    return settings
-
-
-def one_line(settings: Any) -> str:
-    """What the latest process said of its error: one line."""
-    (line,) = [line for line in said(settings).read_text().splitlines() if line.startswith("tutelage: ")]
-    assert "Traceback" not in said(settings).read_text()
-    return line
+    job = small(toy, tmp_path / "run")
+    assert finish(start(job, after_two_states)) == -signal.SIGKILL
+    assert saved_step(job.out) == 6
+    return job
 
 
 # ---- no room
@@ -82,37 +76,35 @@ def one_line(settings: Any) -> str:
 def test_a_full_disk_while_saving_keeps_the_state_before(whole, stopped):
     """Where the state does not fit, the last one that did stays, and the run goes on from it."""
     state = hash_of(stopped.out / "state.pt")
-    assert finish(stage("pretrain", stopped, partial(with_files_of_at_most, 200_000))) == 1
+    assert finish(start(stopped, partial(with_files_of_at_most, 200_000))) == 1
     line = one_line(stopped)
     assert line.startswith(f"tutelage: {stopped.out}: no room left on the disk for {stopped.out / 'state.pt'}")
     assert line.endswith("the same command goes on from the last saved state")
     assert hash_of(stopped.out / "state.pt") == state
     assert not temporaries(stopped.out), "what did not fit takes no room"
-    assert finish(stage("pretrain", stopped)) == 0
+    assert finish(start(stopped)) == 0
     assert_same_end(whole, stopped.out)
 
 
 def test_a_full_disk_while_the_result_is_written_loses_nothing(toy, whole, tmp_path):
-    settings = small(toy, tmp_path / "run")
-    assert finish(stage("pretrain", settings, full_at_the_end)) == 1
-    assert f"no room left on the disk for {settings.out / 'checkpoint'}" in one_line(settings)
-    assert not (settings.out / "checkpoint").exists()
-    assert not temporaries(settings.out)
-    assert finish(stage("pretrain", settings)) == 0
-    assert_same_end(whole, settings.out)
+    job = small(toy, tmp_path / "run")
+    assert finish(start(job, full_at_the_end)) == 1
+    assert f"no room left on the disk for {job.out / 'checkpoint'}" in one_line(job)
+    assert not (job.out / "checkpoint").exists()
+    assert not temporaries(job.out)
+    assert finish(start(job)) == 0
+    assert_same_end(whole, job.out)
 
 
 def full_at_the_end() -> None:
     """Room for all states, none for the result."""
-    save = keeping.save_checkpoint
+    write = checkpointing.write_checkpoint
 
-    def without_room(*arguments: Any) -> None:
+    def without_room(*arguments: Any, **facts: Any) -> None:
         with_files_of_at_most(100_000)
-        save(*arguments)
+        write(*arguments, **facts)
 
-    from tutelage.train import pretrain
-
-    pretrain.save_checkpoint = without_room
+    checkpointing.write_checkpoint = without_room
 
 
 def test_a_disk_that_is_really_full(toy, whole, tmp_path):
@@ -123,15 +115,15 @@ def test_a_disk_that_is_really_full(toy, whole, tmp_path):
     if mounted.returncode:
         pytest.skip("mounting is not allowed here; the limits on the size of files are tested above")
     try:
-        settings = small(toy, tmp_path / "run")
+        job = small(toy, tmp_path / "run")
         (tmp_path / "run").symlink_to(disk)
-        process = stage("pretrain", settings)
+        process = start(job)
         assert finish(process) == 1
-        assert "no room left on the disk" in one_line(settings)
-        assert "(No space left on device)" in one_line(settings)
+        assert "no room left on the disk" in one_line(job)
+        assert "(No space left on device)" in one_line(job)
         assert not temporaries(disk)
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
-        assert finish(stage("pretrain", settings)) == 0
+        assert finish(start(job)) == 0
         assert hash_of(disk / "checkpoint") == hash_of(whole / "checkpoint")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -143,13 +135,13 @@ def test_a_disk_that_is_really_full(toy, whole, tmp_path):
 def test_a_damaged_state_is_named_and_the_one_before_it_serves(whole, stopped):
     state = stopped.out / "state.pt"
     state.write_bytes(state.read_bytes()[:-1000])
-    assert finish(stage("pretrain", stopped)) == 2
-    advice = "delete it, and the same command goes on from state.previous.pt, the state before it"
+    assert finish(start(stopped)) == 2
+    advice = "delete it, and the same command resumes from state.previous.pt, the state before it"
     assert one_line(stopped).startswith(f"tutelage: {state} is damaged (")
     assert one_line(stopped).endswith(advice)
     state.unlink()
-    assert finish(stage("pretrain", stopped)) == 0
-    assert "goes on from step 3/9" in said(stopped).read_text()
+    assert finish(start(stopped)) == 0
+    assert "resumes from step 3/9" in said(stopped).read_text()
     assert_same_end(whole, stopped.out)
 
 
@@ -159,17 +151,17 @@ def test_without_a_sound_state_the_run_begins_anew(whole, stopped):
     damaged = bytearray(previous.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     previous.write_bytes(damaged)
-    assert finish(stage("pretrain", stopped)) == 2
+    assert finish(start(stopped)) == 2
     assert "wrong check sum" in one_line(stopped)
-    assert one_line(stopped).endswith("delete it, and the same command begins anew")
+    assert one_line(stopped).endswith("delete it, and the same command starts from step 0")
     previous.unlink()
-    assert finish(stage("pretrain", stopped)) == 0
+    assert finish(start(stopped)) == 0
     assert_same_end(whole, stopped.out)
 
 
 def test_a_state_that_does_not_fit_is_named(stopped):
     torch.save({"step": 6}, stopped.out / "state.pt")
-    assert finish(stage("pretrain", stopped)) == 2
+    assert finish(start(stopped)) == 2
     assert "does not fit this run ('modules')" in one_line(stopped)
 
 
@@ -178,11 +170,10 @@ def keeper(tmp_path_factory):
     """A keeper of one small matrix, with the bytes of its state."""
     torch.manual_seed(0)
     module = nn.Linear(8, 8)
-    with open_run(tmp_path_factory.mktemp("keeper") / "run", "x", Machine(), {}) as run:
-        made = Keeper(
-            run, Machine(), steps=9, modules={"m": module}, optimizer=adamw([(module, 0.1)], weight_decay=0.0),
-            extra={}, result=None, complete=nullcontext,
-        )  # fmt: skip
+    optimizer = adamw([(module, 0.1)], weight_decay=0.0)
+    training = Training({"m": module}, optimizer, update=None, schedule=Schedule(9, 0, 1.0, 0), result=None)
+    with open_run(tmp_path_factory.mktemp("keeper") / "run", "x", Machine(), Inputs()) as run:
+        made = Keeper(run, training, Machine())
         made.save(3, ended=False)
         yield made, run.state.read_bytes(), {name: value.clone() for name, value in module.state_dict().items()}
 
@@ -202,14 +193,14 @@ def test_whatever_happens_to_a_state_it_is_whole_or_refused(keeper, data, cut):
         damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     made.run.state.write_bytes(damaged)
     with torch.no_grad():
-        made.modules["m"].weight.zero_()
+        made.training.modules["m"].weight.zero_()
     try:
         step = made.restore()
     except RunFolderError as error:
         assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
         return
     assert step == 3
-    assert all(torch.equal(value, weights[name]) for name, value in made.modules["m"].state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in made.training.modules["m"].state_dict().items())
 
 
 # ---- inputs
@@ -217,34 +208,33 @@ def test_whatever_happens_to_a_state_it_is_whole_or_refused(keeper, data, cut):
 
 def test_an_input_that_is_gone_or_changed_is_named_and_back_again_is_fine(toy, whole, stopped, tmp_path):
     """The text that a stopped run was made from; its folder is a copy, so that nothing else is hurt."""
-    text = stopped.sources["toy"].path
+    text = stopped.inputs.text["toy"]
     aside = tmp_path / "aside"
     shutil.move(text, aside)
     try:
-        assert finish(stage("pretrain", stopped)) == 2
-        assert one_line(stopped) == f"tutelage: pretrain: text_toy not found: {text}"
+        assert finish(start(stopped)) == 2
+        assert one_line(stopped) == f"tutelage: pretrain: text.toy not found: {text}"
         text.write_text(aside.read_text() + '{"text": "one more"}\n')
-        assert finish(stage("pretrain", stopped)) == 2
-        assert f"its text_toy ({text}) has changed since the run began" in one_line(stopped)
+        assert finish(start(stopped)) == 2
+        assert f"its input text.toy ({text}) has changed since the run began" in one_line(stopped)
     finally:
         shutil.move(aside, text)
-    assert finish(stage("pretrain", stopped)) == 0
+    assert finish(start(stopped)) == 0
     assert_same_end(whole, stopped.out)
 
 
 def test_a_second_process_on_the_same_folder_is_refused_while_the_first_goes_on(toy, tmp_path):
-    settings = small(toy, tmp_path / "run", steps=400, machine=MACHINE | {"save_every": 1})
-    first = stage("pretrain", settings)
-    while saved_step(settings.out) < 1:
+    job = small(toy, tmp_path / "run", steps=400, machine=MACHINE | {"save_every": 1})
+    first = start(job)
+    while saved_step(job.out) < 1:
         first.join(0.01)
         assert first.exitcode is None
-    mine = settings.model_copy(update={"seed": 1})
-    second = stage("pretrain", mine)
+    second = start(job, output=tmp_path / "second")
     assert finish(second) == 2
-    assert f"{settings.out} is held by process {first.pid} on " in said(settings).read_text()
+    assert f"{job.out} is held by process {first.pid} on " in (tmp_path / "second").read_text()
     assert first.exitcode is None
     first.terminate()
     assert finish(first) == 0
-    ends = [json.loads(row) for row in (settings.out / "sessions.jsonl").read_text().splitlines()]
+    ends = [json.loads(row) for row in (job.out / "sessions.jsonl").read_text().splitlines()]
     assert [row["event"] for row in ends] == ["start", "training", "end"]
     assert ends[-1]["outcome"] == "stopped"

@@ -11,25 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_process import finish
-from real_process import stage as start_stage
-from toy_task import ppo_settings, pretrain_settings, reward_settings, sft_settings
+from real_process import assert_same_end, finish, start
+from toy_task import few_documents, ppo_job, pretrain_job, reward_job, rows, sft_job
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
-from tutelage.data.heldout import HeldoutText
-from tutelage.errors import CheckpointError, DataError, RecipeError, RunFolderError, UsageError
+from tutelage.data.tokens.heldout import HeldoutText
+from tutelage.errors import CheckpointError, DataError, RecipeError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking
 from tutelage.runs.folder import hash_of
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train import ppo, pretrain, reward, sft
 from tutelage.train.settings import longest_row
-
-
-def rows(checkpoint: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_pretraining_lowers_bits_per_byte(base):
@@ -71,11 +65,11 @@ def test_answers_to_other_prompts_teach_the_reward_model_what_was_asked(toy, tun
             prompt = Prompt(messages=tuple(conversation(kind, good.text, thing)[:1]))
             rankings.append(Ranking(prompt=prompt, completions=(good, bad), ranks=(1, 2)))
     write_jsonl(tmp_path / "rankings.jsonl", rankings)
-    settings = reward_settings(
+    job = reward_job(
         toy, tuned, tmp_path / "run", rankings=tmp_path / "rankings.jsonl", heldout=tmp_path / "rankings.jsonl",
         noncontextual=1, epochs=20, demonstrations=None,
     )  # fmt: skip
-    scorer = Assistant.load(reward.main(settings), device="cpu", dtype="fp32")
+    scorer = Assistant.load(job.run(), device="cpu", dtype="fp32")
     (one, (good_one, bad_one)), (two, (good_two, bad_two)) = kinds.items()
     for kind, best, *worse in ((one, good_one, bad_one, good_two), (two, good_two, bad_two, good_one)):
         top, *rest = scorer.scores([conversation(kind, answer, things[-1]) for answer in (best, *worse)])
@@ -84,7 +78,7 @@ def test_answers_to_other_prompts_teach_the_reward_model_what_was_asked(toy, tun
 
 @pytest.fixture(scope="module")
 def reading_scorer(toy, tuned, tmp_path_factory) -> Path:
-    return reward.main(reward_settings(toy, tuned, tmp_path_factory.mktemp("reading") / "run", surprisal=True))
+    return reward_job(toy, tuned, tmp_path_factory.mktemp("reading") / "run", surprisal=True).run()
 
 
 def test_a_reward_model_that_reads_surprisals_ranks_and_keeps_whom_it_reads(tuned, reading_scorer):
@@ -97,7 +91,7 @@ def test_a_reward_model_that_reads_surprisals_ranks_and_keeps_whom_it_reads(tune
 
 def test_weights_in_bf16_leave_what_only_a_scorer_has_in_fp32(toy, tuned, tmp_path):
     machine = {"device": "cpu", "weights": "bf16"}
-    scorer = load_scalar(reward.main(reward_settings(toy, tuned, tmp_path / "run", surprisal=True, machine=machine)))
+    scorer = load_scalar(reward_job(toy, tuned, tmp_path / "run", surprisal=True, machine=machine).run())
     assert {scorer.decoder.embed.weight.dtype, scorer.reader.decoder.embed.weight.dtype} == {torch.bfloat16}
     assert {scorer.head.weight.dtype, scorer.surprisal.dtype} == {torch.float32}
     assert scorer.surprisal.abs().min() > 0
@@ -105,57 +99,42 @@ def test_weights_in_bf16_leave_what_only_a_scorer_has_in_fp32(toy, tuned, tmp_pa
 
 @pytest.mark.parametrize("changes", [{}, {"trunk": "shared"}, {"lora": {"r": 2}}])
 def test_ppo_takes_a_reward_model_that_reads_surprisals(toy, tuned, reading_scorer, tmp_path, changes):
-    checkpoint = ppo.main(ppo_settings(toy, tuned, reading_scorer, tmp_path / "run", updates=2, **changes))
+    checkpoint = ppo_job(toy, tuned, reading_scorer, tmp_path / "run", updates=2, **changes).run()
     assert all(row["first_ratio"] == pytest.approx(1, abs=1e-6) for row in rows(checkpoint))
 
 
 def test_surprisal_and_lora_are_not_both_taken(toy, tuned, tmp_path):
     with pytest.raises(ValueError, match="leave out surprisal or lora"):
-        reward_settings(toy, tuned, tmp_path / "run", surprisal=True, lora={"r": 2})
+        reward_job(toy, tuned, tmp_path / "run", surprisal=True, lora={"r": 2})
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
 def test_ppo_raises_the_reward(toy, tuned, scorer, tmp_path, trunk):
-    log = rows(ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=20, lr=5e-4)))
+    log = rows(ppo_job(toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=20, lr=5e-4).run())
     first, last = (sum(r["reward"] for r in part) / 4 for part in (log[:4], log[-4:]))
     assert last > first + 0.1
     assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)
     assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
 
 
-def test_ppo_ptx_keeps_the_pretraining_loss_lower_than_ppo(toy, tuned, scorer, tmp_path):
-    ptx = ppo_settings(toy, tuned, scorer, tmp_path / "ptx", updates=12, ptx_coef=0.5)
-    log = rows(ppo.main(ptx))
-    assert log[-1]["ptx_loss"] < log[0]["ptx_loss"]
-
-
-def test_ppo_stops_at_its_kl_budget_and_says_so(toy, tuned, scorer, tmp_path):
-    settings = ppo_settings(toy, tuned, scorer, tmp_path / "budget", updates=40, kl={"coef": 0.0, "budget": 0.05})
-    checkpoint = ppo.main(settings)
-    closing = json.loads((checkpoint.parent / "done.json").read_text())
-    assert closing["stopped_by_kl_budget"]
-    assert rows(checkpoint)[-1]["kl"] > 0.05
-
-
-def test_adaptive_kl_moves_the_coefficient(toy, tuned, scorer, tmp_path):
+def test_ppo_ptx_lowers_the_loss_on_text_and_an_adaptive_controller_moves_its_coefficient(toy, tuned, scorer, tmp_path):
     kl = {"controller": "adaptive", "coef": 0.1, "target": 0.01, "horizon": 200}
-    log = rows(ppo.main(ppo_settings(toy, tuned, scorer, tmp_path / "adaptive", updates=8, kl=kl)))
+    log = rows(ppo_job(toy, tuned, scorer, tmp_path / "ptx", updates=12, ptx={"coef": 0.5}, kl=kl).run())
+    assert log[-1]["ptx_loss"] < log[0]["ptx_loss"]
     assert log[-1]["kl_coef"] != log[0]["kl_coef"]
 
 
 def test_sft_can_choose_its_epoch_by_reward(toy, base, scorer, tmp_path):
-    settings = sft_settings(
-        toy, base, tmp_path / "chosen", reward_model=scorer, prompts=toy.folder / "prompts.jsonl", epochs=2
-    )
-    checkpoint = sft.main(settings)
+    job = sft_job(toy, base, tmp_path / "chosen", reward_model=scorer, prompts=toy.folder / "prompts.jsonl", epochs=2)
+    checkpoint = job.run()
     measured = {row["step"]: row["reward"] for row in rows(checkpoint) if "reward" in row}
     closing = json.loads((checkpoint.parent / "done.json").read_text())
     assert closing["best_step"] == max(measured, key=lambda step: measured[step])
 
 
 def test_text_mixed_into_sft_keeps_what_pretraining_knew(toy, base, tuned, tmp_path):
-    text = {"toy": {"path": toy.folder / "documents.jsonl"}}
-    mixed = sft.main(sft_settings(toy, base, tmp_path / "mixed", ptx_coef=1.0, ptx_sources=text, ptx_sequence=64))
+    text = {"toy": toy.folder / "documents.jsonl"}
+    mixed = sft_job(toy, base, tmp_path / "mixed", ptx={"coef": 1.0}, text=text).run()
     held = HeldoutText.read(toy.folder / "documents.jsonl", Tokenizer.load(base), 64)
 
     def nats(checkpoint: Path) -> float:
@@ -163,20 +142,15 @@ def test_text_mixed_into_sft_keeps_what_pretraining_knew(toy, base, tuned, tmp_p
 
     assert nats(mixed) < 0.8 * nats(tuned)
     lineage = json.loads((mixed / "lineage.json").read_text())
-    assert lineage["inputs"]["text_toy"]["sha256"] == hash_of(toy.folder / "documents.jsonl")
-    with pytest.raises(ValueError, match="ptx_sources"):
-        sft_settings(toy, base, tmp_path / "none", ptx_coef=1.0)
+    assert lineage["inputs"]["text.toy"]["sha256"] == hash_of(toy.folder / "documents.jsonl")
+    with pytest.raises(RecipeError, match=r"ptx.coef is above 0, but the inputs name no text"):
+        sft_job(toy, base, tmp_path / "none", ptx={"coef": 1.0}).run()
 
 
 def test_a_finished_stage_is_not_run_again(toy, base):
-    began = time.perf_counter()
-    assert pretrain.main(pretrain_settings(toy, base.parent)) == base
-    assert time.perf_counter() - began < 1
-
-
-def test_other_settings_in_the_same_folder_are_refused(toy, base):
-    with pytest.raises(RunFolderError, match="lr"):
-        pretrain.main(pretrain_settings(toy, base.parent, lr=1.0))
+    before = (base.parent / "sessions.jsonl").read_text()
+    assert pretrain_job(toy, base.parent).run() == base
+    assert (base.parent / "sessions.jsonl").read_text() == before
 
 
 def test_a_reward_model_with_another_tokenizer_is_refused(toy, tuned, scorer, tmp_path):
@@ -185,40 +159,36 @@ def test_a_reward_model_with_another_tokenizer_is_refused(toy, tuned, scorer, tm
     shutil.copytree(scorer, other)
     Tokenizer.train(["quite another text, with other merges"] * 9, 320).save(other)
     with pytest.raises(CheckpointError, match="another tokenizer"):
-        ppo.main(ppo_settings(toy, tuned, other, tmp_path / "out"))
+        ppo_job(toy, tuned, other, tmp_path / "out").run()
 
 
 def test_what_the_context_does_not_hold_is_an_error_before_training(toy, base, tuned, tmp_path):
     assert [longest_row(256, 100), longest_row(64, 100)] == [96, 64]
-    text = {"toy": {"path": toy.folder / "documents.jsonl"}}
+    text = {"toy": toy.folder / "documents.jsonl"}
     with pytest.raises(RecipeError, match="windows of 500 tokens are longer than the model's context of 128"):
-        sft.main(sft_settings(toy, base, tmp_path / "a", ptx_coef=1.0, ptx_sources=text, ptx_sequence=500))
+        sft_job(toy, base, tmp_path / "a", ptx={"coef": 1.0, "sequence": 500}, text=text).run()
     with pytest.raises(DataError, match=r"no conversation fits in 4 tokens"):
-        sft.main(sft_settings(toy, base, tmp_path / "b", max_length=4))
+        sft_job(toy, base, tmp_path / "b", max_length=4).run()
     endless = tmp_path / "endless.jsonl"
     question = Message(role="user", content="and?")
     write_jsonl(endless, [Conversation(messages=(question, Message(role="assistant", content="so"), question))])
     with pytest.raises(DataError, match=r"endless\.jsonl: no demonstration ends with the assistant"):
-        reward.main(reward_settings(toy, tuned, tmp_path / "c", demonstrations=endless))
-
-
-def test_a_missing_input_is_named(toy, tmp_path):
-    with pytest.raises(UsageError, match="nowhere"):
-        sft.main(sft_settings(toy, tmp_path / "nowhere", tmp_path / "out"))
+        reward_job(toy, tuned, tmp_path / "c", demonstrations=endless).run()
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
 def test_a_stage_stopped_by_sigterm_ends_as_one_that_ran_through(toy, base, tuned, scorer, tmp_path, stage):
-    """SIGTERM to a real process mid-run: exit code 0, state saved; the same command then ends with the same weights."""
+    """SIGTERM to a real process mid-run: exit code 0, state saved; the same command then ends as if nothing had been."""
+    few = few_documents(toy, tmp_path)
     make = {
-        "pretrain": lambda out: pretrain_settings(toy, out, optimizer="muon"),
-        "sft": lambda out: sft_settings(toy, base, out, epochs=3, dropout=0.1),
-        "reward": lambda out: reward_settings(toy, tuned, out),
-        "ppo": lambda out: ppo_settings(toy, tuned, scorer, out, updates=10, ptx_coef=0.1),
+        "pretrain": lambda out: pretrain_job(toy, out, optimizer="muon", heldout=few, steps=60),
+        "sft": lambda out: sft_job(toy, base, out, epochs=3, dropout=0.1),
+        "reward": lambda out: reward_job(toy, tuned, out),
+        "ppo": lambda out: ppo_job(toy, tuned, scorer, out, updates=10, ptx={"coef": 0.1}),
     }[stage]
     whole, stopped = make(tmp_path / "whole"), make(tmp_path / "stopped")
-    assert finish(start_stage(stage, whole)) == 0
-    process = start_stage(stage, stopped)
+    assert finish(start(whole)) == 0
+    process = start(stopped)
     log = stopped.out / "metrics.jsonl"
     while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= 2):
         time.sleep(0.005)
@@ -226,7 +196,5 @@ def test_a_stage_stopped_by_sigterm_ends_as_one_that_ran_through(toy, base, tune
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process) == 0
     assert (stopped.out / "state.pt").exists(), "it was over before the signal came"
-    assert finish(start_stage(stage, stopped)) == 0
-    load = load_scalar if stage == "reward" else load_decoder
-    one, other = (load(tmp_path / name / "checkpoint").state_dict() for name in ("whole", "stopped"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert finish(start(stopped)) == 0
+    assert_same_end(whole.out, stopped.out)

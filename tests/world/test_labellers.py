@@ -8,9 +8,9 @@ from statistics import NormalDist
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tutelage.evaluate.ranking_accuracy import ranking_accuracy
 
 from tutelage.errors import DataError
-from tutelage.evaluate.ranking_accuracy import ranking_accuracy
 from tutelage.records import Answers, Completion, Message, Prompt, Ranking
 from tutelage.world.facts import World, make_world
 from tutelage.world.judge import Judge, Judgement

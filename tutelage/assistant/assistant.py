@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.errors import CheckpointError, RecipeError, UsageError
-from tutelage.generate.engine import Engine, Generated, Request
+from tutelage.generate.request import Generated, Request
 from tutelage.generate.sampler import Sampling
+from tutelage.generate.service import Generator, Service
 from tutelage.model.checkpoint import load_model, model_config
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
@@ -24,15 +27,27 @@ from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_
 from tutelage.text.tokenizer import Tokenizer
 
 Shots = Callable[[Prompt], Sequence[Conversation]]
-"""Picks the demonstrations that stand before a prompt when a base model is asked in plain text."""
+"""Picks the demonstrations that precede a prompt when a base model is asked in plain text."""
 
 
 class Assistant:
-    """A language model or a reward model with its tokenizer."""
+    """A language model or a reward model with its tokenizer.
 
-    def __init__(self, model: Decoder | ScalarModel, tokenizer: Tokenizer, name: str = "", dtype: str = "auto") -> None:
+    ``generator`` serves all requests; without one, every call starts a ``Service`` of its own.
+    """
+
+    def __init__(
+        self,
+        model: Decoder | ScalarModel,
+        tokenizer: Tokenizer,
+        name: str = "",
+        dtype: str = "auto",
+        generator: Generator | None = None,
+    ) -> None:
         self.model, self.tokenizer, self.name, self.dtype = model.eval(), tokenizer, name, dtype
-        self.device = next(model.parameters()).device
+        self.device, self.generator = next(model.parameters()).device, generator
+        self._turn_ends = frozenset(tokenizer.end_ids)
+        self._text_ends = self._turn_ends | {tokenizer.bos_id}  # a text ends where the next document begins
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Assistant:
@@ -43,18 +58,18 @@ class Assistant:
         return cls(model, tokenizer, str(path), dtype)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """Token ids [s] -> logits [s, vocabulary] as float32: position i predicts token i + 1.
+        """Token ids [s] -> logits [s, vocabulary] as float32, computed in ``dtype``: position i predicts token i + 1.
 
-        They are computed in ``dtype``. Raises UsageError for ids that the model cannot read.
+        Raises UsageError for ids that the model does not have.
         """
         decoder = self._decoder
-        words = decoder.config.vocab_size
+        largest = decoder.config.vocab_size - 1
         try:
-            row = [operator.index(i) for i in ids]  # numpy's and torch's whole numbers too
+            row = [operator.index(i) for i in ids]  # integers of numpy and torch too
         except TypeError:
             row = []
-        if not row or min(row) < 0 or max(row) >= words:
-            raise UsageError(f"logits takes a list of token ids from 0 to {words - 1}, at least one")
+        if not row or min(row) < 0 or max(row) > largest:
+            raise UsageError(f"logits takes a list of token ids from 0 to {largest}, at least one")
         with torch.no_grad(), autocast(self.device, self.dtype):
             return decoder.logits(decoder(torch.tensor([row], device=self.device)))[0].float()
 
@@ -62,34 +77,25 @@ class Assistant:
         """Continue plain text, as a base model does. Keyword arguments are those of ``Sampling``."""
         ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
         request = Request(ids=ids, sampling=sampling_of(sampling), stop_ids=self._text_ends)
-        return self._text(self._engine(1).generate([request])[0][0])
+        with self._serving(1) as generator:
+            return self._text(generator.submit(request).result()[0])
 
     def chat(self, messages: Sequence[Message | Mapping[str, str]], **sampling: Any) -> str:
         """Answer a conversation whose last message is the user's. Keyword arguments are those of ``Sampling``."""
         turns = tuple(message_of(m) for m in messages)
         if not turns or turns[-1].role != "user":
-            raise UsageError(
-                f"chat answers a user: the last message is {f'by the {turns[-1].role}' if turns else 'missing'}"
-            )
-        prompt = Prompt(messages=turns)
-        return self.answers([prompt], sampling_of(sampling))[0].completions[0].text
+            found = f"by the {turns[-1].role}" if turns else "missing"
+            raise UsageError(f"chat answers a user: the last message is {found}")
+        return self.answers([turns], sampling_of(sampling))[0].completions[0].text
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """The same, piece by piece as it is written; a piece ends where the bytes so far are whole characters."""
+        """The same, piece by piece as it is written. No piece ends inside a character."""
         ids = render(self.tokenizer, messages, add_generation_prompt=True).ids
-        engine = self._engine(1)
-        engine.submit(Request(ids=ids, sampling=sampling, stop_ids=self._turn_ends))
-        written: list[int] = []
-        shown = ""
-        done = False
-        while not done:
-            for event in engine.step():
-                written.append(event.token)
-                done = done or event.finish_reason is not None
-            text = self.tokenizer.decode(written)
-            if done or not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
+        request = Request(ids=ids, sampling=sampling, stop_ids=self._turn_ends)
+        with self._serving(1) as generator, generator.submit(request) as ticket:
+            for delta in ticket:
+                if delta.text:
+                    yield delta.text
 
     def answers(
         self,
@@ -99,10 +105,10 @@ class Assistant:
         shots: Shots | None = None,
         max_batch: int = 128,
     ) -> list[Answers]:
-        """``sampling.n`` completions for each prompt, a record or its messages. Prompt i draws from seed ``sampling.seed + i``.
+        """``sampling.n`` completions for each prompt, a record or its messages. Prompt i uses seed ``sampling.seed + i``.
 
-        With ``shots`` the prompts are put as plain text, for a base model that was never taught to chat: where it picks none,
-        the bare prompt, and the answer is all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
+        With ``shots`` prompts are plain text, for a base model that was never taught to chat. Where it picks none, the prompt
+        stands alone and the answer is all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
         """
         asked = [prompt_of(prompt) for prompt in prompts]
         chosen = [shots(prompt) if shots else () for prompt in asked]
@@ -111,34 +117,28 @@ class Assistant:
             ids = [r.ids for r in rendered]
         else:
             ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(asked, chosen, strict=True)]
-        context = self.context
         for i, (prompt, row) in enumerate(zip(asked, ids, strict=True), 1):
-            if len(row) >= context:
-                name = f" ({prompt.id})" if prompt.id else ""
-                raise UsageError(
-                    f"prompt {i}{name} has {len(row)} tokens; the model's context is {context}: shorten it"
-                )
+            if len(row) >= self.context:
+                which = f"prompt {i} ({prompt.id})" if prompt.id else f"prompt {i}"
+                raise UsageError(f"{which} has {len(row)} tokens; the model's context is {self.context}: shorten it")
         requests = [
             Request(
                 ids=row,
                 sampling=sampling.model_copy(update={"seed": sampling.seed + i}),
                 stop_ids=self._turn_ends if shots is None else self._text_ends,
-                stop=self._starts_next_turn if chosen[i] else None,
+                stop=TRANSCRIPT_STOPS if chosen[i] else (),
             )
             for i, row in enumerate(ids)
         ]
-        written = self._engine(max_batch).generate(requests)
-        used = {name: value for name, value in sampling.model_dump(exclude_defaults=True).items() if name != "seed"}
-        return [
-            Answers(
-                prompt=prompt,
-                completions=tuple(
-                    self._completion(sample, cut=bool(chosen[i]), sampling=used, seed=sampling.seed + i)
-                    for sample in samples
-                ),
-            )
-            for i, (prompt, samples) in enumerate(zip(asked, written, strict=True))
-        ]
+        with self._serving(max_batch, len(requests)) as generator:
+            written = [ticket.result() for ticket in generator.submit_all(requests)]
+        used = sampling.model_dump(exclude_defaults=True, exclude={"seed"})
+        answers = []
+        for i, (prompt, samples) in enumerate(zip(asked, written, strict=True)):
+            made_by = {"model": self.name, "sampling": used, "seed": sampling.seed + i}
+            completions = tuple(self._completion(sample, made_by, cut=bool(chosen[i])) for sample in samples)
+            answers.append(Answers(prompt=prompt, completions=completions))
+        return answers
 
     def score(self, messages: Sequence[Message | Mapping[str, str]]) -> float:
         """A reward model's score of a conversation that ends with the assistant's answer."""
@@ -162,27 +162,21 @@ class Assistant:
         for i, talk in enumerate(talks):
             if not talk or talk[-1].role != "assistant":
                 found = f"is by the {talk[-1].role}" if talk else "is missing"
-                raise UsageError(
-                    f"dialogue {i}: what is scored is the assistant's answer, but the last message {found}"
-                )
+                raise UsageError(f"dialogue {i}: the assistant's answer is scored, but the last message {found}")
         rendered = [r.until_end().ids for r in render_batch(self.tokenizer, talks)]
         for i, done in enumerate(finished or ()):
             if not done:
                 prompt, answer = render_answers(self.tokenizer, talks[i][:-1], [talks[i][-1].text], [False])
                 rendered[i] = prompt + answer[0]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
-        if order and len(rendered[order[-1]]) > self.context:
-            tokens = len(rendered[order[-1]])
+        if order and (tokens := len(rendered[order[-1]])) > self.context:
             raise UsageError(f"dialogue {order[-1]} is {tokens} tokens long, the model's context is {self.context}")
         scores = [0.0] * len(rendered)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            longest = len(rendered[rows[-1]])
-            ids = torch.full((len(rows), longest), self.tokenizer.pad_id, device=self.device)
-            for place, row in enumerate(rows):
-                ids[place, : len(rendered[row])] = torch.tensor(rendered[row])
+            ids = pad_sequence([torch.tensor(rendered[row]) for row in rows], True, self.tokenizer.pad_id)
             with autocast(self.device, self.dtype):
-                values = self.model(ids)
+                values = self.model(ids.to(self.device))
             for place, row in enumerate(rows):
                 scores[row] = values[place, len(rendered[row]) - 1].item()
         return scores
@@ -198,49 +192,40 @@ class Assistant:
             raise CheckpointError(f"{self.name} is a reward model; only language models write")
         return self.model
 
-    @property
-    def _turn_ends(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.end_ids)
-
-    @property
-    def _text_ends(self) -> frozenset[int]:
-        """A text ends where the next document begins."""
-        return frozenset([*self.tokenizer.end_ids, self.tokenizer.bos_id])
-
-    def _engine(self, max_batch: int) -> Engine:
-        return Engine(self._decoder, max_batch=max_batch, autocast=self.dtype)
+    @contextmanager
+    def _serving(self, max_batch: int, requests: int = 1) -> Iterator[Generator]:
+        """The assistant's own generator, or a Service for this call."""
+        if self.generator is not None:
+            yield self.generator
+            return  # whoever made it closes it
+        with Service(
+            self._decoder, self.tokenizer, max_batch=max_batch, max_waiting=requests, autocast=self.dtype, eager=False
+        ) as service:
+            yield service
 
     def _text(self, sample: Generated) -> str:
+        """The text of all ids: half a character at the length limit and the stop string included."""
         return self.tokenizer.decode(sample.ids).strip()
 
-    def _completion(self, sample: Generated, *, cut: bool, sampling: dict[str, Any], seed: int) -> Completion:
-        """The record of a sample; one that is ``cut`` where the next turn begins has no tokens of its own."""
-        completion = Completion(
-            text=before_stop(self._text(sample)) if cut else self._text(sample),
-            finished=sample.finish_reason == "stop",
-            model=self.name,
-            sampling=sampling,
-            seed=seed,
-        )
-        return completion if cut else completion.with_ids(sample.ids)
+    def _completion(self, sample: Generated, made_by: dict[str, Any], *, cut: bool) -> Completion:
+        """The record of a sample. If it is ``cut`` where the next turn begins, its ids are not those of its text."""
+        text, finished = self._text(sample), sample.finish_reason == "stop"
+        if cut:
+            return Completion(text=before_stop(text), finished=finished, **made_by)
+        return Completion(text=text, finished=finished, **made_by).with_ids(sample.ids)
 
     def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
-        """As many of the shots as leave room for the answer, the later ones first to stay."""
-        context = self.context
+        """The prompt after as many shots as leave room for the answer; the first ones are dropped first."""
         for first in range(len(shots) + 1):
             text = transcript(prompt.messages, shots=shots[first:])
             ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
-            if len(ids) + room <= context:
+            if len(ids) + room <= self.context:
                 break
         return ids
 
-    def _starts_next_turn(self, ids: list[int]) -> bool:
-        tail = self.tokenizer.decode(ids[-16:])
-        return any(stop in tail for stop in TRANSCRIPT_STOPS)
-
 
 def before_stop(text: str) -> str:
-    """A transcript answer without the next turn that the model went on to invent."""
+    """A transcript answer without the next turn that the model invented after it."""
     cut = min((place for stop in TRANSCRIPT_STOPS if (place := ("\n" + text).find(stop)) >= 0), default=len(text) + 1)
     return text[: max(0, cut - 1)].strip() if cut <= len(text) else text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from pydantic import Field
@@ -21,7 +20,7 @@ class ChatSettings(Settings):
     checkpoint: Path = Field(description="folder of the model to talk to")
     system: str = Field("", description="system message that opens the conversation")
     message: str = Field("", description="say this one thing, print the answer and leave")
-    temperature: float = Field(0.7, ge=0, description="of sampling; 0: the likeliest token each time")
+    temperature: float = Field(0.7, ge=0, description="divides the logits; 0: the likeliest token")
     top_p: float = Field(0.95, gt=0, le=1, description="sample from the likeliest tokens that make up this probability")
     max_new_tokens: int = Field(200, gt=0, description="longest answer [tokens]")
     seed: int = Field(0, description="seed of sampling")
@@ -66,16 +65,11 @@ def main(settings: ChatSettings) -> None:
 
 def say(assistant: Assistant, history: list[Message], settings: ChatSettings, turn: int) -> str:
     """Print one answer as it is written; returns it whole."""
-    sampling = Sampling(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_tokens=settings.max_new_tokens,
-        seed=settings.seed + turn,
-    )
-    pieces = []
+    seed, longest = settings.seed + turn, settings.max_new_tokens
+    sampling = Sampling(temperature=settings.temperature, top_p=settings.top_p, max_tokens=longest, seed=seed)
+    answer = ""
     for piece in assistant.stream(history, sampling):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-        pieces.append(piece)
+        print(piece, end="", flush=True)
+        answer += piece
     print()
-    return "".join(pieces).strip()
+    return answer.strip()

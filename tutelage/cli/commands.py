@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,12 +11,13 @@ from tutelage.assistant import terminal
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_prompts, write_jsonl
 from tutelage.errors import UsageError
-from tutelage.evaluate.stages import StageResult, evaluate_stage
-from tutelage.evaluate.stages import compare as add_win_rates
+from tutelage.evaluate.compare import measure_all, results_of
+from tutelage.evaluate.measure import Yardsticks
+from tutelage.evaluate.report.view import comparison_table
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import require_kind
 from tutelage.model.hub import resolve_model
-from tutelage.screen import table
+from tutelage.screen import console
 from tutelage.settings import ModelPath
 
 Model = Annotated[ModelPath, Field(description="checkpoint folder, or a model's name on the Hugging Face hub")]
@@ -84,15 +85,11 @@ def compare(
         require_kind(resolve_model(reward_model), "scalar")
     asked = list(read_prompts(prompts))
     judge = load_judge(world).judge if world else None
-    results = {
-        name: evaluate_stage(
-            checkpoint, asked, sampling=sampling, judge=judge, reward_model=reward_model, reference=b, device=device
-        )
-        for name, checkpoint in (("a", a), ("b", b))
-    }
-    add_win_rates(results, against=("b",), clear=TIE_THRESHOLD)
-    table(f"{len(asked)} prompts", ("", "a", "b"), _comparison(results))
-    figures = results["a"].figures
+    yardsticks = Yardsticks(judge, reward_model, reference=b, device=device)
+    measured = measure_all({"a": a, "b": b}, asked, sampling, yardsticks)
+    results = results_of(measured, ["b"], TIE_THRESHOLD if judge else None) | {"reference": "b"}
+    console().print(comparison_table(results), comparison_table(results, families=True) if judge else "")
+    figures = results["models"]["a"]
 
     def share(name: str) -> str:
         low, high = figures[f"{name}_ci"]
@@ -102,15 +99,6 @@ def compare(
     if "clear_win_rate_vs_b" in figures:
         said += f"; {share('clear_win_rate_vs_b')} where scores within {TIE_THRESHOLD:.2f} tie as well"
     return said
-
-
-def _comparison(results: dict[str, StageResult]) -> list[tuple[str, ...]]:
-    """Figures of both sides, and gold by family where a judge decided."""
-    figures: list[dict[str, Any]] = [results[side].figures for side in "ab"]
-    names = [n for n in ("gold", "reward", "length", "finished", "kl") if figures[0].get(n) is not None]
-    rows = [(name, *(f"{side[name]:.3f}" for side in figures)) for name in names]
-    families = figures[0].get("families", {})
-    return [*rows, *((f, *(f"{side['families'][f]['gold']:.3f}" for side in figures)) for f in families)]
 
 
 def export(

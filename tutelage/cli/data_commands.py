@@ -10,11 +10,11 @@ from typing import IO, Annotated
 from pydantic import Field
 
 from tutelage.data import writing
-from tutelage.data.files import Rejects
 from tutelage.data.formats import OnBad, records_of, what_is_in
-from tutelage.data.inspection import FileFacts, Inspection, KindFacts, Quantiles, inspect_data
-from tutelage.data.sources import ANY_FILE, data_files
-from tutelage.data.writers import pairs_of
+from tutelage.data.formats.table import WRITERS
+from tutelage.data.inspect import FileFacts, Inspection, KindFacts, Quantiles, inspect_data
+from tutelage.data.read.rows import Rejects
+from tutelage.data.read.sources import ANY_FILE, data_files
 from tutelage.errors import DataError, UsageError
 from tutelage.files import atomic_file
 from tutelage.records import Ranking, Record
@@ -187,7 +187,7 @@ class _Pairs:
             if not isinstance(record, Ranking):
                 raise UsageError("--pairs is for rankings, and this file holds none")
             k = len(record.ranks)
-            pairs = list(pairs_of(record))
+            pairs = list(writing.pairs_of(record))
             self.ties += k * (k - 1) // 2 - len(pairs)
             self.rankings += k > 2
             self.made += len(pairs) if k > 2 else 0
@@ -196,9 +196,9 @@ class _Pairs:
 
 def _records(path: Path, how: Conversion, format: str | None, encoding: str, rejects: Rejects) -> Iterator[Record]:
     """All records of the kind that is to be written: the format's, or else the first file's own."""
-    kinds = writing.WRITERS.get(how.to or "", {})
+    kinds = WRITERS.get(how.to or "", {})
     if how.to is not None and not kinds:
-        raise UsageError(f"there is no format {how.to!r} to write; there are {', '.join(writing.WRITERS)}")
+        raise UsageError(f"there is no format {how.to!r} to write; there are {', '.join(WRITERS)}")
     kind: type[Record] | None = None
     for source in data_files(path, ANY_FILE, rejects):
         if kind is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,16 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from rich.table import Table
 
 from tutelage.cli.options import NAME, Option, options_of
 from tutelage.errors import CheckpointError, RecipeError, RunFolderError
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, common, kind_of, plan, read_recipe, select, shipped_recipe
 from tutelage.runs.commands import Run, recipe_steps
-from tutelage.screen import program
+from tutelage.screen import console, program
 from tutelage.settings import Inputs, Settings, merge, plain, validated, write_yaml
 
-_RESULTS = {"report": ("report", "report.html"), "evaluate": ("results", "results.json")}
+_RESULTS = {"report": ("report", "report.html"), "evaluate": ("figures", "results.json")}
 
 Only = Annotated[tuple[str, ...], Field(description="run only the steps of these names")]
 From = Annotated[str | None, Field(description="begin with the step of this name")]
@@ -45,6 +47,8 @@ def run_whole(
     for step in chosen:
         ready(step.knobs, step.inputs, f"{source}, step {step.name!r}")
     run_recipe(written, chosen)
+    for table in tables(chosen):
+        console().print(table)
     print(*results(chosen), sep="\n")
 
 
@@ -179,6 +183,21 @@ def spelled_out(recipe: Recipe, steps: Sequence[Step]) -> str:
         inputs = values["steps"][step.name].get("inputs", {})
         values["steps"][step.name] = {"kind": step.kind, "inputs": inputs} | plain(step.knobs)
     return write_yaml(values)
+
+
+def tables(steps: Sequence[Step]) -> Iterator[Table]:
+    """The figures of every evaluation among the steps, under the labels of the reports about it."""
+    from tutelage.evaluate.report.view import comparison_table
+
+    for step in steps:
+        if step.kind == "evaluate":
+            about = [
+                plain(s.knobs)["labels"]
+                for s in steps
+                if s.kind == "report" and s.inputs.files()["results"] == step.out
+            ]
+            figures = json.loads((step.out / "results.json").read_text(encoding="utf-8"))
+            yield comparison_table(figures, about[0] if about else None)
 
 
 def results(steps: Sequence[Step]) -> Iterator[str]:

@@ -13,14 +13,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
-from tutelage.data.mixing import split_by_key
+from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError
-from tutelage.records import Message, Prompt
+from tutelage.records import Message, Prompt, Ranking
 from tutelage.settings import Settings
 
 R = TypeVar("R", bound=BaseModel)
@@ -128,10 +128,28 @@ def gather(parts: dict[str, Part], read: Callable[[Path], Iterator[R]], seed: in
         if not records:
             raise DataError(f"{name} has no usable rows", path=part.path)
         if part.limit and len(records) > part.limit:
-            records = sorted(records, key=lambda r: hashlib.sha256(f"{seed}{r.model_dump_json()}".encode()).digest())
+            records = sorted(records, key=lambda r: hashlib.sha256(f"{seed}{_content(r)}".encode()).digest())
             records = records[: part.limit]
         gathered += records
     return gathered
+
+
+_ADDED = {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"}
+_ADDED_IN: dict[str, Any] = {
+    "messages": {"__all__": _ADDED},
+    "prompt": {"messages": {"__all__": _ADDED}},
+    "completions": {"__all__": _ADDED},
+}
+
+
+def _content(record: BaseModel) -> str:
+    """The record as JSON. Fields that records gained later are in it only where one says something: limits keep the same
+    rows as before."""
+    added = (
+        _ADDED_IN | dict.fromkeys(["id", "weight", "note", "meta"], True) if isinstance(record, Ranking) else _ADDED_IN
+    )
+    before = record.model_dump_json(exclude=added)
+    return before if type(record).model_validate_json(before) == record else record.model_dump_json()
 
 
 def unique(prompts: Iterable[Prompt]) -> list[Prompt]:

@@ -1,45 +1,42 @@
-"""Records to files: JSON lines, a JSON array or Parquet by the name's ending, in any format that writers.py knows. Atomic."""
+"""Records to files: JSON lines, a JSON array or Parquet by the name's ending, in any format that has a writer. Atomic."""
 
 from __future__ import annotations
 
 import gzip
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tutelage.data import writers
-from tutelage.data.files import TEXT_SUFFIXES, Rejects, ending
-from tutelage.data.formats import OnBad
-from tutelage.data.tables import one_line
-from tutelage.data.writers import CannotHold
+from tutelage.data.formats.parts import EVERYTHING, CannotHold, Row, Writer, dumps
+from tutelage.data.formats.reading import OnBad
+from tutelage.data.formats.table import WRITERS
+from tutelage.data.read.files import TEXT_SUFFIXES, ending
+from tutelage.data.read.json_rows import one_line
+from tutelage.data.read.rows import Rejects
 from tutelage.errors import DataError, UsageError
 from tutelage.files import atomic_file
-from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
+from tutelage.records import Answers, Completion, Conversation, Document, ImagePart, Message, Prompt, Ranking, Record
 
-Row = dict[str, Any]
 Add = Callable[[Row, int], None]
-"""Takes a row and its number. Raises ValueError or TypeError, and takes nothing, if the file cannot hold it."""
+"""Takes a row and its number. Raises ValueError, TypeError or CannotHold, and takes nothing, if the file cannot hold it."""
 
 _ROW_GROUP = 64 << 20
 """Of a Parquet file [bytes]; large enough to compress well, small enough to hold."""
 _BATCH = 500
 """Rows that are made into columns together."""
 
-
-@dataclass(frozen=True)
-class Writer:
-    """How records of one kind are written in one format."""
-
-    row: Callable[[Any], Row]
-    columns: dict[str, str] = field(default_factory=dict)
-    """Column -> type (``_types``), the same for every file; empty where a table cannot hold the format."""
-    keeps: frozenset[str] = frozenset()
-    """Of the fields that ``writers.lost`` looks at, those that come back."""
+OWN: dict[type[Record], str] = {
+    Document: "document",
+    Conversation: "conversation",
+    Prompt: "conversation",
+    Ranking: "ranking",
+    Answers: "answers",
+}
+"""The format that loses nothing, for each kind of record."""
 
 
 @dataclass(frozen=True)
@@ -52,95 +49,6 @@ class Written:
     """Field -> how many records had something there that is not in the file."""
 
 
-_META = {"meta": "text"}  # JSON already, in formats of others
-_OWN_META = {"source": "text", "meta": "json"}
-_RANKING_COLUMNS = {
-    "prompt": "prompt",
-    "completions": "completions",
-    "ranks": "ranks",
-    "ratings": "ranks",
-    "flags": "flags",
-    "all_bad": "flag",
-    "labeller": "text",
-    "seconds": "number",
-    "source": "text",
-}
-_EVERYTHING = frozenset(
-    ["id", "meta", "finished", "model", "sampling", "seed", "ratings", "flags", "all_bad", "labeller", "seconds"]
-)
-_KEEPS_META = frozenset(["meta"])
-_KEEPS_ID = frozenset(["meta", "id"])
-_TURNS = {"prompt": "messages", "chosen": "messages", "rejected": "messages"} | _META
-_TEXTS = {"prompt": "text", "chosen": "text", "rejected": "text"} | _META
-
-WRITERS: dict[str, dict[type[Record], Writer]] = {
-    "document": {Document: Writer(writers.own, {"text": "text"} | _OWN_META, _EVERYTHING)},
-    "text": {Document: Writer(writers.text)},
-    "conversation": {
-        Conversation: Writer(writers.own, {"messages": "messages"} | _OWN_META, _EVERYTHING),
-        Prompt: Writer(writers.own, {"messages": "messages", "id": "text"} | _OWN_META, _EVERYTHING),
-    },
-    "prompt_completion": {
-        Conversation: Writer(
-            writers.prompt_completion, {"prompt": "messages", "completion": "messages"} | _META, _KEEPS_META
-        )
-    },
-    "prompt_completion_text": {
-        Conversation: Writer(
-            writers.prompt_completion_text, {"prompt": "text", "completion": "text"} | _META, _KEEPS_META
-        )
-    },
-    "alpaca": {
-        Conversation: Writer(
-            writers.alpaca,
-            dict.fromkeys(["instruction", "input", "output", "system"], "text") | {"history": "history"} | _META,
-            _KEEPS_META,
-        )
-    },
-    "sharegpt": {Conversation: Writer(writers.sharegpt, {"conversations": "turns"} | _META, _KEEPS_META)},
-    "prompt": {Prompt: Writer(writers.prompt, {"prompt": "messages", "id": "text"} | _META, _KEEPS_ID)},
-    "prompt_text": {Prompt: Writer(writers.prompt_text, {"prompt": "text", "id": "text"} | _META, _KEEPS_ID)},
-    "ranking": {Ranking: Writer(writers.own, _RANKING_COLUMNS, _EVERYTHING)},
-    "answers": {Answers: Writer(writers.own, {"prompt": "prompt", "completions": "completions"}, _EVERYTHING)},
-    "preference": {Ranking: Writer(writers.preference, _TURNS, _KEEPS_META)},
-    "preference_implicit": {
-        Ranking: Writer(
-            writers.preference_implicit, {"chosen": "messages", "rejected": "messages"} | _META, _KEEPS_META
-        )
-    },
-    "preference_text": {Ranking: Writer(writers.preference_text, _TEXTS, _KEEPS_META)},
-    "hh": {Ranking: Writer(writers.hh, {"chosen": "text", "rejected": "text"} | _META, _KEEPS_META)},
-    "ultrafeedback": {
-        Ranking: Writer(
-            writers.ultrafeedback,
-            {"instruction": "text", "models": "texts", "completions": "scored", "id": "text"} | _META,
-            _KEEPS_ID | {"model"},
-        )
-    },
-    "ultrafeedback_binarized": {
-        Ranking: Writer(
-            writers.ultrafeedback_binarized,
-            {"prompt": "text", "prompt_id": "text"} | _TURNS | {"prompt": "text", "messages": "messages"},
-            _KEEPS_ID,
-        )
-    },
-    "oasst": {
-        Conversation: Writer(writers.tree_of_conversation),
-        Ranking: Writer(writers.tree_of_ranking, keeps=frozenset(["id", "model"])),
-    },
-}
-"""Format -> kind of record -> how it is written."""
-
-OWN: dict[type[Record], str] = {
-    Document: "document",
-    Conversation: "conversation",
-    Prompt: "conversation",
-    Ranking: "ranking",
-    Answers: "answers",
-}
-"""The format that loses nothing, for each kind of record."""
-
-
 def write_records(
     path: Path,
     records: Iterable[Record],
@@ -149,12 +57,12 @@ def write_records(
     on_bad: OnBad = "stop",
     rejects: Rejects | None = None,
 ) -> Written:
-    """Write records of one kind in a format, by default our own; what stands at ``path`` is replaced when all is written.
+    """Write records of one kind in a format, by default our own; the file at ``path`` is replaced when all is written.
 
-    The ending says what file it is: .jsonl or .ndjson (one row a line), .json (one array), .parquet, and .txt, .text or
+    The ending says what file it is: .jsonl or .ndjson (one row per line), .json (one array), .parquet, and .txt, .text or
     .md for bare text; all but .parquet also with .gz. A record that the format cannot hold raises DataError naming it, or
     with ``on_bad="skip"`` is counted in ``rejects``. Raises DataError if there is nothing to write, UsageError for an
-    ending or a format that there is not.
+    unknown ending or format.
     """
     path, rejects = Path(path), rejects if rejects is not None else Rejects()
     check_ending(path, format)
@@ -162,14 +70,18 @@ def write_records(
     first = next(rest, None)
     if first is None:
         raise DataError(f"there is nothing to write (left out: {rejects})", path=path)
-    name = format or ("text" if ending(path) in TEXT_SUFFIXES else OWN[type(first)])
-    writer = writer_of(name, type(first))
+    kind = type(first)
+    name = format or ("text" if ending(path) in TEXT_SUFFIXES else OWN[kind])
+    if kind not in WRITERS.get(name, {}):
+        there = ", ".join(name for name, kinds in WRITERS.items() if kind in kinds)
+        raise UsageError(f"{kind.__name__.rstrip('s')}s cannot be written as {name!r}; there are {there}")
+    writer = WRITERS[name][kind]
     count, losses = 0, Counter[str]()
     with _file(path) as file, _rows_into(path, file, name, writer) as add:
         for number, record in enumerate(chain([first], rest), 1):
             try:
-                if type(record) is not type(first):
-                    raise CannotHold(f"it is a {type(record).__name__} among {type(first).__name__}s")
+                if type(record) is not kind:
+                    raise CannotHold(f"it is a {type(record).__name__} among {kind.__name__}s")
                 add(writer.row(record), number)
             except (CannotHold, ValueError, TypeError) as error:
                 bad = _cannot(path, number, record, name, error)
@@ -177,23 +89,16 @@ def write_records(
                     raise bad from None
                 rejects.add(f"cannot be written as {name}", str(bad), text=record.model_dump_json)
                 continue
-            losses.update(writers.lost(record, writer.keeps))
+            if writer.keeps != EVERYTHING:
+                losses.update(field for field in says(record) if field not in writer.keeps)
             count += 1
         if not count:
             raise DataError(f"there is nothing to write (left out: {rejects})", path=path)
     return Written(count, name, losses)
 
 
-def writer_of(format: str, kind: type[Record]) -> Writer:
-    """The writer of a kind of record. Raises UsageError that lists the formats there are for it."""
-    if kind not in WRITERS.get(format, {}):
-        there = ", ".join(name for name, kinds in WRITERS.items() if kind in kinds)
-        raise UsageError(f"{kind.__name__.rstrip('s')}s cannot be written as {format!r}; there are {there}")
-    return WRITERS[format][kind]
-
-
 def check_ending(path: Path, format: str | None) -> None:
-    """UsageError for a name whose ending says nothing, or something that the format is not."""
+    """UsageError for an ending that says nothing, or contradicts the format."""
     last = ending(path)
     if last in TEXT_SUFFIXES:
         if format not in (None, "text"):
@@ -204,17 +109,51 @@ def check_ending(path: Path, format: str | None) -> None:
         raise UsageError(f"{path}: name it .jsonl, .jsonl.gz, .json, .parquet or .txt: the ending says what is written")
 
 
-def dumps(value: Any) -> str:
-    """JSON by the letter on one line. Raises ValueError or TypeError for what JSON has not, half surrogate pairs too."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    text.encode()
-    return text
+def pairs_of(record: Ranking) -> Iterator[Ranking]:
+    """All pairs of a ranking that are not ties, the better answer first."""
+    for i, better in enumerate(record.ranks):
+        for j, worse in enumerate(record.ranks):
+            if better < worse:
+                taken = {
+                    name: (values[i], values[j])
+                    for name in ("completions", "ratings", "flags")
+                    if (values := getattr(record, name)) is not None
+                }
+                yield record.model_copy(update=taken | {"ranks": (1, 2)})
+
+
+def says(record: Record) -> list[str]:
+    """Fields beyond roles, texts and ranks in which this record says something; ``Writer.keeps`` uses these names."""
+    if isinstance(record, Ranking | Answers):
+        messages, completions = record.prompt.messages, record.completions
+        found = {"id": bool(record.prompt.id), "meta": bool(record.prompt.meta)}
+    elif isinstance(record, Conversation | Prompt):
+        messages, completions = record.messages, ()
+        found = {"id": isinstance(record, Prompt) and bool(record.id), "meta": bool(record.meta)}
+    else:
+        return ["meta"] if isinstance(record, Document) and record.meta else []
+    blank = Completion(text="")
+    for name in ("finished", "model", "sampling", "seed", "evidence", "citations"):
+        found[name] = any(getattr(completion, name) != getattr(blank, name) for completion in completions)
+    for name in ("reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"):
+        found[name] = found.get(name, False) or any(getattr(message, name) for message in messages)
+    found["tool_call_id"] |= any(call.id for message in messages for call in message.tool_calls)
+    found["images"] = any(_has_image(message) for message in messages)
+    if isinstance(record, Ranking):
+        found |= {name: bool(getattr(record, name)) for name in ("ratings", "flags", "all_bad", "labeller", "note")}
+        found |= {"seconds": record.seconds is not None, "weight": record.weight != 1}
+        found |= {"the ranking's id": bool(record.id), "the ranking's meta": bool(record.meta)}
+    return [name for name, something in found.items() if something]
+
+
+def _has_image(message: Message) -> bool:
+    return not isinstance(message.content, str) and any(isinstance(part, ImagePart) for part in message.content)
 
 
 def _cannot(path: Path, number: int, record: Record, format: str, error: Exception) -> DataError:
     source = getattr(record, "source", "")
     of = f" (of {source})" if source else ""
-    why = str(error) if isinstance(error, CannotHold) else f"it holds what is no JSON ({one_line(error)})"
+    why = str(error) if isinstance(error, CannotHold) else f"it holds what is not JSON ({one_line(error)})"
     return DataError(f"record {number}{of} cannot be written as {format}: {why}", path=path)
 
 
@@ -264,8 +203,7 @@ def _table(path: Path, file: Any, format: str, writer: Writer) -> Iterator[Add]:
         raise UsageError(f"{path}: writing it needs pyarrow; install it with: pip install 'tutelage[data]'") from None
     if not writer.columns:
         raise UsageError(f"{path}: {format} has no columns that a table could hold; write .jsonl")
-    kinds = _types()
-    schema = pa.schema([(name, kinds[kind]) for name, kind in writer.columns.items()])
+    schema = pa.schema([(name, _arrow(kind)) for name, kind in writer.columns.items()])
     rows: list[tuple[int, Row]] = []
     batches: list[Any] = []
 
@@ -280,7 +218,7 @@ def _table(path: Path, file: Any, format: str, writer: Writer) -> Iterator[Add]:
     with parquet.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as table:
 
         def add(row: Row, number: int) -> None:
-            rows.append((number, {name: _cell(value, writer.columns[name]) for name, value in row.items()}))
+            rows.append((number, _cell(row, writer.columns)))
             if len(rows) == _BATCH:
                 flush(table, group=False)
 
@@ -291,47 +229,39 @@ def _table(path: Path, file: Any, format: str, writer: Writer) -> Iterator[Add]:
 def _columns(path: Path, rows: list[tuple[int, Row]], schema: Any) -> Any:
     import pyarrow as pa
 
+    errors = (pa.ArrowException, OverflowError, ValueError, TypeError)
     try:
         return pa.RecordBatch.from_pylist([row for _, row in rows], schema)
-    except (pa.ArrowException, OverflowError, ValueError, TypeError):
+    except errors:
         for number, row in rows:
             try:
                 pa.RecordBatch.from_pylist([row], schema)
-            except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
+            except errors as error:
                 raise DataError(f"record {number} does not fit into a table ({one_line(error)})", path=path) from None
         raise
 
 
-def _cell(value: Any, kind: str) -> Any:
-    """A value as its column holds it: objects of free form as their JSON."""
-    if kind == "json":
+def _cell(value: Any, kind: Any) -> Any:
+    """A value as a column of this type holds it. Raises CannotHold, so that nothing is dropped."""
+    if kind is dict:
         return dumps(value)
-    if kind == "prompt":
-        return value | {"meta": dumps(value["meta"])} if "meta" in value else value
-    if kind == "completions":
-        return [c | {"sampling": dumps(c["sampling"])} if "sampling" in c else c for c in value]
+    if isinstance(kind, list):
+        return [_cell(item, kind[0]) for item in value]
+    if isinstance(kind, dict):
+        if more := sorted(value.keys() - kind.keys()):
+            raise CannotHold(f"a table of this format has no place for {', '.join(more)}; write .jsonl")
+        return {name: _cell(item, kind[name]) for name, item in value.items()}
+    if kind is str and not isinstance(value, str):
+        raise CannotHold("one of its messages has parts, and a table holds text; write .jsonl")
     return value
 
 
-def _types() -> dict[str, Any]:
-    """The types of columns. What is empty in a row is null in the table."""
+def _arrow(kind: Any) -> Any:
+    """The Arrow type of a column. What is empty in a row is null in the table."""
     import pyarrow as pa
 
-    text, whole = pa.string(), pa.int64()
-    messages = pa.list_(pa.struct([("role", text), ("content", text)]))
-    completion = [("text", text), ("finished", pa.bool_()), ("model", text), ("sampling", text), ("seed", whole)]
-    return {
-        "text": text,
-        "texts": pa.list_(text),
-        "json": text,
-        "number": pa.float64(),
-        "flag": pa.bool_(),
-        "ranks": pa.list_(whole),
-        "flags": pa.list_(pa.list_(text)),
-        "messages": messages,
-        "turns": pa.list_(pa.struct([("from", text), ("value", text)])),
-        "history": pa.list_(pa.list_(text)),
-        "prompt": pa.struct([("messages", messages), ("id", text), ("source", text), ("meta", text)]),
-        "completions": pa.list_(pa.struct(completion)),
-        "scored": pa.list_(pa.struct([("model", text), ("response", text), ("overall_score", pa.float64())])),
-    }
+    if isinstance(kind, list):
+        return pa.list_(_arrow(kind[0]))
+    if isinstance(kind, dict):
+        return pa.struct([(name, _arrow(inner)) for name, inner in kind.items()])
+    return {str: pa.string(), dict: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}[kind]

@@ -1,63 +1,122 @@
-"""How well a reward model predicts rankings it has not seen: accuracy with its interval, and calibration."""
+"""How well a reward model predicts rankings that it was not trained on: accuracy with its interval, and calibration.
+
+In the functions on scores, ``scores[i][j]`` is the score of ``rankings[i].completions[j]``, and pairs of equal rank are left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from tutelage.assistant.assistant import Assistant
-from tutelage.errors import UsageError
-from tutelage.evaluate.ranking_accuracy import calibration, longer_wins, ranking_accuracy
-from tutelage.records import Message, Ranking
+from tutelage.errors import DataError, UsageError
+from tutelage.evaluate.statistics import Interval, mean_interval
+from tutelage.objectives.ranking import better_pairs
+from tutelage.records import Completion, Message, Ranking
 from tutelage.text.chat import render_batch
 
-
-def score_rankings(reward_model: Assistant, rankings: Sequence[Ranking]) -> list[list[float]]:
-    """The reward model's score of every completion; equal dialogues (many labellers of one prompt) are scored once."""
-    dialogues: dict[tuple[tuple[Message, ...], bool], int] = {}
-    places = []
-    for ranking in rankings:
-        row = []
-        for completion in ranking.completions:
-            dialogue = (*ranking.prompt.messages, Message(role="assistant", content=completion.text))
-            row.append(dialogues.setdefault((dialogue, completion.finished), len(dialogues)))
-        places.append(row)
-    scores = reward_model.scores([d for d, _ in dialogues], finished=[f for _, f in dialogues])
-    return [[scores[place] for place in row] for row in places]
-
-
-def fitting(reward_model: Assistant, rankings: Sequence[Ranking]) -> list[Ranking]:
-    """The rankings of which every completion fits with its prompt in the reward model's context."""
-    kept = []
-    for ranking in rankings:
-        ends = [Message(role="assistant", content=completion.text) for completion in ranking.completions]
-        rows = render_batch(reward_model.tokenizer, [(*ranking.prompt.messages, end) for end in ends])
-        if all(len(row.ids) <= reward_model.context for row in rows):
-            kept.append(ranking)
-    return kept
+Scores = Sequence[Sequence[float]]
 
 
 def reward_model_figures(reward_model: Assistant, rankings: Sequence[Ranking]) -> dict[str, Any]:
-    """Accuracy on pairs with a 95% interval over prompts, calibration, and the rule "the longer answer wins" beside it.
+    """Accuracy on pairs with a 95% interval over prompts, calibration, and the accuracy of "the longer answer is better".
 
-    Rankings that do not fit in the model's context are left out and counted; UsageError where none fits.
+    Rankings that do not fit in the model's context are left out and counted. Raises UsageError if none fits.
     """
-    given, rankings = len(rankings), fitting(reward_model, rankings)
+    given, rankings = len(rankings), [ranking for ranking in rankings if _fits(reward_model, ranking)]
     if not rankings:
-        raise UsageError(
-            f"none of {given} rankings fits in the reward model's context: there is nothing to measure it on"
-        )
+        raise UsageError(f"none of {given} rankings fits in the reward model's context: nothing to measure it on")
     scores = score_rankings(reward_model, rankings)
-    accuracy, calibrated = ranking_accuracy(rankings, scores), calibration(rankings, scores)
-    longer = longer_wins(rankings)
+    (accuracy, *ends), pairs, prompts = ranking_accuracy(rankings, scores)
+    (longer, *longer_ends), _, _ = ranking_accuracy(rankings, [[len(c.text) for c in r.completions] for r in rankings])
+    bins, error = calibration(rankings, scores)
     return {
-        "accuracy": accuracy.mean,
-        "accuracy_ci": [accuracy.low, accuracy.high],
-        "pairs": accuracy.pairs,
+        "accuracy": accuracy,
+        "accuracy_ci": ends,
+        "pairs": pairs,
         "too_long": given - len(rankings),
-        "prompts": accuracy.prompts,
-        "longer_wins_accuracy": longer.mean,
-        "longer_wins_accuracy_ci": [longer.low, longer.high],
-        "calibration": [{"predicted": b.predicted, "observed": b.observed, "n": b.pairs} for b in calibrated.bins],
-        "calibration_error": calibrated.error,
+        "prompts": prompts,
+        "longer_wins_accuracy": longer,
+        "longer_wins_accuracy_ci": longer_ends,
+        "calibration": bins,
+        "calibration_error": error,
     }
+
+
+def score_rankings(reward_model: Assistant, rankings: Sequence[Ranking]) -> list[list[float]]:
+    """The reward model's score of every completion. Equal dialogues (several labellers of one prompt) are scored once."""
+    numbers: dict[tuple[tuple[Message, ...], bool], int] = {}
+    rows = [[numbers.setdefault((_dialogue(r, c), c.finished), len(numbers)) for c in r.completions] for r in rankings]
+    scores = reward_model.scores([d for d, _ in numbers], finished=[finished for _, finished in numbers])
+    return [[scores[number] for number in row] for row in rows]
+
+
+def ranking_accuracy(rankings: Sequence[Ranking], scores: Scores) -> tuple[Interval, int, int]:
+    """The share of pairs that the scores put in the ranked order, averaged over prompts. Equal scores count half.
+
+    All pairs of one prompt form one share, whoever labelled it: they depend on each other, so the 95% interval (Student's t)
+    is over prompts. Prompts with equal messages are the same prompt.
+
+    Returns: the mean with its interval, the number of pairs, and that of prompts with a pair.
+    Raises: DataError when the rankings hold no pair.
+    """
+    prompt, difference = _pairs(rankings, scores)
+    right = (difference > 0) + 0.5 * (difference == 0)
+    pairs = np.bincount(prompt)
+    shares = np.bincount(prompt, weights=right)[pairs > 0] / pairs[pairs > 0]
+    return mean_interval(shares, bounds=(0.0, 1.0)), len(difference), len(shares)
+
+
+def calibration(
+    rankings: Sequence[Ranking], scores: Scores, bins: int = 10
+) -> tuple[list[dict[str, float | int]], float]:
+    """Whether pairs with the predicted probability p = sigmoid(r_a - r_b) are decided for a in a share p of cases.
+
+    a is the completion with the higher score, so p is at least 1/2 and the order of the completions in a file is irrelevant.
+
+    Returns: for each bin (equally wide, empty ones left out) the mean ``predicted`` and ``observed`` share and the number
+        ``n`` of its pairs; and the expected calibration error, the mean over pairs of |predicted - observed| of their bin.
+    Raises: DataError when the rankings hold no pair.
+    """
+    _, difference = _pairs(rankings, scores)
+    predicted = 1 / (1 + np.exp(-np.abs(difference)))
+    observed = (difference > 0) + 0.5 * (difference == 0)
+    place = np.minimum(((predicted - 0.5) * 2 * bins).astype(int), bins - 1)
+    rows = [
+        {
+            "predicted": float(predicted[inside].mean()),
+            "observed": float(observed[inside].mean()),
+            "n": int(inside.sum()),
+        }
+        for inside in (place == i for i in range(bins))
+        if inside.any()
+    ]
+    return rows, sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(difference)
+
+
+def _pairs(rankings: Sequence[Ranking], scores: Scores) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each pair: the number of its prompt, and the score of the better completion minus that of the other."""
+    numbers: dict[tuple[Message, ...], int] = {}
+    prompts: list[int] = []
+    differences: list[NDArray[np.float64]] = []
+    for ranking, row in zip(rankings, scores, strict=True):
+        ranks, values = torch.tensor([ranking.ranks]), np.asarray(row, dtype=np.float64)
+        better, worse = better_pairs(ranks, torch.ones_like(ranks, dtype=torch.bool))[0].nonzero().numpy().T
+        differences.append(values[better] - values[worse])
+        prompts += [numbers.setdefault(ranking.prompt.messages, len(numbers))] * len(better)
+    if not prompts:
+        raise DataError("no ranking prefers one completion to another: there is no pair to measure accuracy on")
+    return np.array(prompts), np.concatenate(differences)
+
+
+def _dialogue(ranking: Ranking, completion: Completion) -> tuple[Message, ...]:
+    return (*ranking.prompt.messages, Message(role="assistant", content=completion.text))
+
+
+def _fits(reward_model: Assistant, ranking: Ranking) -> bool:
+    rendered = render_batch(reward_model.tokenizer, [_dialogue(ranking, c) for c in ranking.completions])
+    return all(len(row.ids) <= reward_model.context for row in rendered)

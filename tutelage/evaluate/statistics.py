@@ -1,19 +1,16 @@
-"""Means and win rates with confidence intervals, in closed form: no seed, the same numbers give the same interval."""
+"""Means and win rates with confidence intervals in closed form: the same numbers always give the same interval."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-UNBOUNDED = (-math.inf, math.inf)
 TIE_TOLERANCE = 1e-9
-"""Scores that differ by no more are equal: sums of the same parts in another order must stay a tie."""
+"""Scores that differ by no more are equal: sums of the same parts in another order must remain a tie."""
 
 
 class Interval(NamedTuple):
@@ -22,9 +19,8 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class WinRate:
-    """How often the first of two was better on the same prompts, ties as half a win, with an interval of the rate."""
+class WinRate(NamedTuple):
+    """How often the first of two was better on the same prompts, with ties as half a win, and an interval of that rate."""
 
     rate: float
     low: float
@@ -34,81 +30,47 @@ class WinRate:
     losses: int
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED) -> Interval:
-    """The mean of independent values (one a prompt, say) and Student's t interval for it.
+def mean_interval(values: ArrayLike, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
+    """The mean of independent values (one per prompt, for example) and its 95% interval (Student's t).
 
-    Args:
-        values: [n], n >= 1.
-        level: the share of such intervals that hold the true mean.
-        bounds: the least and the largest mean there can be, (0, 1) for a share; the interval is cut there. The interval
-            of one value alone is ``bounds``.
-    Raises: ValueError for no values or one that is not a number.
+    ``bounds``: the smallest and the largest possible mean, (0, 1) for a share. The interval is cut there; of a single value it is
+    ``bounds``. Raises ValueError for no values, or one that is not finite.
     """
     x = _numbers(values, "values")
-    return clustered_mean_interval(x, range(len(x)), level, bounds)
-
-
-def clustered_mean_interval(
-    values: ArrayLike,
-    clusters: Sequence[Hashable],
-    level: float = 0.95,
-    bounds: tuple[float, float] = UNBOUNDED,
-) -> Interval:
-    """The mean of values that depend on each other within a cluster (answers to one prompt, labels of one person).
-
-    The variance of the mean is that of Liang and Zeger 1986: with e = x - mean and G clusters of n values in all,
-    G / (G - 1) sum_g (sum_{i in g} e_i)^2 / n^2; the interval is Student's t with G - 1 degrees of freedom. With a
-    cluster for each value it is ``mean_interval``.
-
-    Args: values: [n]; clusters: [n], equal entries are one cluster; level, bounds: as in ``mean_interval``.
-    """
-    x = _numbers(values, "values")
-    if len(clusters) != len(x):
-        raise ValueError(f"{len(x)} values need as many clusters, found {len(clusters)}")
-    names: dict[Hashable, int] = {}
-    index = [names.setdefault(name, len(names)) for name in clusters]
-    groups, mean = len(names), float(x.mean())
-    if groups == 1:
+    n, mean = len(x), float(x.mean())
+    if n == 1:
         return Interval(mean, *bounds)
-    sums = np.bincount(index, weights=x - mean)
-    error = math.sqrt(groups / (groups - 1) * float(np.square(sums).sum())) / len(x)
-    half = student_t_quantile((1 + level) / 2, groups - 1) * error
+    half = student_t_quantile(0.975, n - 1) * (math.sqrt(n / (n - 1) * float(np.square(x - mean).sum())) / n)
     return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
 
 
-def win_rate(a: ArrayLike, b: ArrayLike, level: float = 0.95, tie: float = TIE_TOLERANCE) -> WinRate:
-    """How often ``a`` scores above ``b`` on the same prompts, ties split.
+def win_rate(a: ArrayLike, b: ArrayLike, tie: float = TIE_TOLERANCE) -> WinRate:
+    """How often ``a`` scores above ``b`` on the same prompts, ties split, with its 95% interval.
 
-    The interval is Bonett and Price's for paired proportions (2012): rate = (1 + D) / 2, D the difference of the shares
-    of wins and losses, each with one made-up case added, and a normal interval for D from them. Ties narrow it as they
-    should, and it does not shrink to a point when one side wins everything.
+    The interval is that of Bonett and Price (2012) for paired proportions: rate = (1 + D) / 2, where D is the difference of the
+    shares of wins and losses, each with one case added, with a normal interval for D. Ties narrow the interval, and it does not
+    shrink to a point when one side wins everything.
 
-    Args: a, b: [n] scores by prompt, n >= 1, higher is better; no further apart than ``tie`` they are a tie.
+    Args: a, b: [n] scores by prompt, higher is better; tie: scores no further apart than this tie.
+    Raises: ValueError for lists of unequal length, no scores, or one that is not finite.
     """
     x, y = _numbers(a, "a"), _numbers(b, "b")
     if len(x) != len(y):
         raise ValueError(f"scores are paired by prompt: found {len(x)} and {len(y)}")
-    n = len(x)
-    tie = max(tie, TIE_TOLERANCE)
+    n, tie = len(x), max(tie, TIE_TOLERANCE)
     wins, losses = int((x > y + tie).sum()), int((y > x + tie).sum())
-    rate = 0.5 + 0.5 * (wins - losses) / n
     won, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    half = z * math.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
-    low, high = (1 + won - lost - half) / 2, (1 + won - lost + half) / 2
-    # The made-up cases draw the middle towards 1/2; at low levels the interval could miss the rate itself.
-    low, high = max(0.0, min(low, rate)), min(1.0, max(high, rate))
-    return WinRate(rate, low, high, wins, n - wins - losses, losses)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
+    low, high = max(0.0, (1 + won - lost - half) / 2), min(1.0, (1 + won - lost + half) / 2)
+    return WinRate(0.5 + 0.5 * (wins - losses) / n, low, high, wins, n - wins - losses, losses)
 
 
 def student_t_quantile(p: float, degrees: int) -> float:
     """The p-quantile of Student's t with a whole number of degrees of freedom.
 
-    Exact for 1 and 2 degrees, else the expansion around the normal quantile (Abramowitz and Stegun 26.7.5). Its error
-    is largest at 3 degrees, 0.12% at p = 0.975 and 0.8% at 0.995, and below 0.02% (0.1%) from 5 on.
+    Exact for 1 and 2 degrees, otherwise the expansion around the normal quantile (Abramowitz and Stegun 26.7.5). Its error is
+    largest at 3 degrees (0.12% at p = 0.975, 0.8% at 0.995), and below 0.02% (0.1%) from 5 degrees on.
     """
-    if not 0 < p < 1 or degrees < 1:
-        raise ValueError(f"p must be between 0 and 1 and degrees at least 1, found {p} and {degrees}")
     if degrees == 1:
         return math.tan(math.pi * (p - 0.5))
     if degrees == 2:
@@ -126,8 +88,6 @@ def student_t_quantile(p: float, degrees: int) -> float:
 
 def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1 or x.size == 0:
-        raise ValueError(f"{name} must be a list of one number or more, found the shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name}[{int(np.flatnonzero(~np.isfinite(x))[0])}] is not a finite number")
+    if x.size == 0 or not np.isfinite(x).all():
+        raise ValueError(f"{name} must be one finite number or more, found {x.tolist()[:10]}")
     return x

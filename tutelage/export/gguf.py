@@ -2,17 +2,16 @@
 
     tutelage export runs/demo/ppo_ptx/checkpoint --out assistant.gguf --type q8_0
 
-Tensors have ggml's names. Two things are not as in Hugging Face's files: llama.cpp turns queries and keys of Llama and Mistral by
-neighbouring pairs, where Hugging Face pairs a number with the one half a head away, so their rows are put in another order; and
-GPT-NeoX's queries, keys and values stand in three blocks, not head by head, which is how ours are kept anyway. The tokenizer is
-gguf_tokenizer's.
+Tensors have ggml's names. One layout differs from Hugging Face's files: llama.cpp rotates queries and keys of Llama and Mistral
+by neighbouring pairs, Hugging Face pairs a number with the one half a head away, so their rows are reordered. GPT-NeoX's
+queries, keys and values are in three blocks, as in our own decoder.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -44,6 +43,7 @@ ARCHITECTURES = {
 """Family -> llama.cpp's architecture; to it a Mistral is a Llama."""
 _ACTIVATION = {"gpt2": ("gelu_tanh", "gelu"), "gpt_neox": ("gelu", "gelu_tanh")}
 """What llama.cpp computes for the family (its GELU is the tanh one); the gated families have SiLU."""
+_FILE_TYPES = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 
 
 class ExportSettings(Settings):
@@ -52,164 +52,142 @@ class ExportSettings(Settings):
     checkpoint: Path = Field(description="folder of a language model")
     out: Path = Field(description="the .gguf file to write")
     type: Quantisation = Field(
-        "bf16", description="how matrices are kept: f32, bf16, q8_0 (8.5 bits) or q4_0 (4.5 bits a weight)"
+        "bf16",
+        description="format of the matrices: f32, bf16, q8_0 (8.5 bits per weight) or q4_0 (4.5 bits per weight)",
     )
 
     @model_validator(mode="after")
     def _names_a_gguf_file(self) -> ExportSettings:
         if self.out.suffix != ".gguf":
-            raise ValueError(
-                "out is a GGUF file, and its name must end so; a Hugging Face folder the checkpoint is already"
-            )
+            raise ValueError("out must end in .gguf; the checkpoint is already a Hugging Face folder")
         return self
 
 
 def export(settings: ExportSettings) -> str:
-    """Write the file; returns the closing line, and a line for everything that llama.cpp does otherwise."""
-    exported = export_gguf(settings.checkpoint, settings.out, settings.type)
-    line = f"{settings.out}: {exported.size / 2**20:.1f} MiB, {settings.type}"
-    return "\n".join([line, *(f"note: {note}" for note in exported.notes)])
+    """Write the file, atomically; returns the closing line, and a note for everything that llama.cpp does otherwise.
 
-
-class Exported(NamedTuple):
-    """What was written: bytes, and what llama.cpp does otherwise at the edges, a sentence each."""
-
-    size: int
-    notes: list[str]
-
-
-def export_gguf(checkpoint: Path, out: Path, kind: Quantisation = "bf16") -> Exported:
-    """Write ``checkpoint`` as a GGUF file, atomically.
-
-    Norms and biases are f32; of q4_0 the embeddings are q8_0, as llama.cpp does it; a matrix whose rows are no multiple of 32
+    Norms and biases are f32; with q4_0 the embeddings are q8_0, as in llama.cpp; a matrix whose rows are not a multiple of 32
     stays bf16. CheckpointError for what llama.cpp would compute in another way, and for weights that are not finite.
     """
-    gguf = _gguf()
-    model = load_decoder(checkpoint)
+    try:
+        import gguf
+    except ImportError:
+        raise UsageError("GGUF export needs the gguf package: pip install 'tutelage[gguf]'") from None
+    model = load_decoder(settings.checkpoint)
     config = model.config
     _refuse(config)
-    architecture = gguf.MODEL_ARCH[ARCHITECTURES[config.family]]
-    with atomic_path(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[architecture])
-        notes = _settings(writer, config, kind)
-        notes += write_tokenizer(writer, checkpoint, config.vocab_size)
+    with atomic_path(settings.out) as temporary:
+        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH[ARCHITECTURES[config.family]]])
+        notes = _add_settings(writer, config)
+        writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[settings.type]])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        notes += write_tokenizer(writer, settings.checkpoint, config.vocab_size)
         for name, tensor in tensors(model).items():
             if not torch.isfinite(tensor).all():
-                raise CheckpointError(f"{checkpoint}: {name} holds numbers that are not finite: nothing was written")
-            _add(writer, name, tensor, kind)
+                raise CheckpointError(
+                    f"{settings.checkpoint}: {name} holds numbers that are not finite: nothing was written"
+                )
+            values = np.ascontiguousarray(tensor.detach().to(torch.float32).cpu().numpy())
+            kind = gguf.GGMLQuantizationType[_kind(name, values.shape, settings.type).upper()]
+            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    return Exported(out.stat().st_size, notes)
+    line = f"{settings.out}: {settings.out.stat().st_size / 2**20:.1f} MiB, {settings.type}"
+    return "\n".join([line, *(f"note: {note}" for note in notes)])
+
+
+def _kind(name: str, shape: tuple[int, ...], kind: Quantisation) -> Quantisation:
+    """The format of one tensor in a file of the given kind."""
+    if len(shape) < 2 or name == "position_embd.weight":  # llama.cpp adds positions in f32 only
+        return "f32"
+    if kind in ("q8_0", "q4_0") and shape[-1] % 32:
+        return "bf16"
+    return "q8_0" if kind == "q4_0" and name in ("token_embd.weight", "output.weight") else kind
 
 
 def tensors(model: Decoder) -> dict[str, Tensor]:
     """All weights under ggml's names and in its layouts, [out, in]."""
-    config, state = model.config, model.state_dict()
+    config, fused = model.config, model.config.family in ("gpt2", "gpt_neox")
     names = {
-        "embed.weight": "token_embd.weight",
-        "places.weight": "position_embd.weight",
-        "unembed.weight": "output.weight",
-    }
-    names |= {f"final_norm.{end}": f"output_norm.{end}" for end in ("weight", "bias")}
-    parts = {
-        "attention_norm": ("attn_norm",),
-        "mlp_norm": ("ffn_norm",),
-        "attention.q_norm": ("attn_q_norm",),
-        "attention.k_norm": ("attn_k_norm",),
-        "attention.out": ("attn_output",),
-        "attention.qkv": ("attn_qkv",) if config.family in ("gpt2", "gpt_neox") else ("attn_q", "attn_k", "attn_v"),
-        "mlp.up": ("ffn_gate", "ffn_up") if config.gated_mlp else ("ffn_up",),
-        "mlp.down": ("ffn_down",),
+        "embed": "token_embd",
+        "places": "position_embd",
+        "unembed": "output",
+        "final_norm": "output_norm",
+        "attention_norm": "attn_norm",
+        "mlp_norm": "ffn_norm",
+        "attention.q_norm": "attn_q_norm",
+        "attention.k_norm": "attn_k_norm",
+        "attention.out": "attn_output",
+        "attention.qkv": "attn_qkv",
+        "mlp.up": "ffn_up",
+        "mlp.down": "ffn_down",
     }
     found: dict[str, Tensor] = {}
-    for ours, tensor in state.items():
-        if ours in names:
-            found[names[ours]] = tensor
-            continue
-        _, layer, rest = ours.split(".", 2)
-        module, _, end = rest.rpartition(".")
-        for name, part in zip(parts[module], _split(config, module, tensor), strict=True):
-            if name in ("attn_q", "attn_k") and config.family in ("llama", "mistral"):
-                part = neighbouring_pairs(part, config.head_dim)
-            found[f"blk.{layer}.{name}.{end}"] = part
+    for ours, tensor in model.state_dict().items():
+        module, _, end = ours.rpartition(".")
+        prefix = ""
+        if module.startswith("layers."):
+            _, layer, module = module.split(".", 2)
+            prefix = f"blk.{layer}."
+        parts = {names[module]: tensor}
+        if module == "attention.qkv" and not fused:
+            kv = config.num_kv_heads * config.head_dim
+            sizes = (config.num_heads * config.head_dim, kv, kv)
+            parts = dict(zip(("attn_q", "attn_k", "attn_v"), tensor.split(sizes), strict=True))
+            if config.family in ("llama", "mistral"):
+                parts |= {name: neighbouring_pairs(parts[name], config.head_dim) for name in ("attn_q", "attn_k")}
+        elif module == "mlp.up" and config.gated_mlp:
+            parts = dict(zip(("ffn_gate", "ffn_up"), tensor.chunk(2), strict=True))
+        found |= {f"{prefix}{name}.{end}": part for name, part in parts.items()}
     if config.family == "gpt_neox" and config.tie_embeddings:  # llama.cpp ties the others by itself
         found["output.weight"] = found["token_embd.weight"]
     if _by_divisors(config):
-        found["rope_freqs.weight"] = rope_divisors(config)
+        plain, _ = frequencies(config.model_copy(update={"rope_scaling": None}), 0)
+        found["rope_freqs.weight"] = plain / frequencies(config, 0)[0]
     return found
 
 
 def neighbouring_pairs(rows: Tensor, head_dim: int) -> Tensor:
-    """Rows (outputs) of each head from halves (0, d/2, 1, ...) to neighbouring pairs: what llama.cpp's rotation of Llama wants."""
+    """Rows (outputs) of each head from halves (0, d/2, 1, ...) to neighbouring pairs, as llama.cpp's rotation of Llama has them."""
     heads = rows.unflatten(0, (-1, 2, head_dim // 2))
     return heads.transpose(1, 2).flatten(0, 2)
 
 
-def _split(config: ModelConfig, module: str, tensor: Tensor) -> tuple[Tensor, ...]:
-    if module == "attention.qkv" and config.family not in ("gpt2", "gpt_neox"):
-        kv = config.num_kv_heads * config.head_dim
-        return tensor.split((config.num_heads * config.head_dim, kv, kv))
-    if module == "mlp.up" and config.gated_mlp:
-        return tensor.chunk(2)
-    return (tensor,)
-
-
-def rope_divisors(config: ModelConfig) -> Tensor:
-    """What the scaling divides the frequency of each pair by, [rotary_dim / 2]."""
-    plain, _ = frequencies(config.model_copy(update={"rope_scaling": None}), 0)
-    scaled, _ = frequencies(config, 0)
-    return plain / scaled
-
-
 def _by_divisors(config: ModelConfig) -> bool:
-    """Does the file list a divisor for each pair? llama3's scaling is such a list, and a yarn of other ramps than llama.cpp's."""
+    """Does the file list what the scaling divides each pair's frequency by? Llamas read such a list, so any yarn is exact there."""
     kind = None if config.rope_scaling is None else config.rope_scaling.kind
-    return kind == "llama3" or (kind == "yarn" and not _is_llama_cpps_yarn(config))
-
-
-def _is_llama_cpps_yarn(config: ModelConfig) -> bool:
-    """Does llama.cpp's formula (ggml_rope_yarn_corr_dims, rope_yarn) give our divisors?
-
-    In these families it reads no beta_fast and beta_slow, and it rounds the ends of the ramp, always.
-    """
-    scaling = config.rope_scaling
-    assert scaling is not None
-    length = scaling.original_max_position_embeddings
-    assert length is not None  # as RopeScaling checks
-
-    def pair_that_turns(times: float) -> float:
-        turns = np.log(np.float32(length / (times * 2 * math.pi)))
-        return float(config.rotary_dim * turns / (2 * np.log(np.float32(config.rope_theta))))
-
-    first = max(0, math.floor(pair_that_turns(32)))
-    last = min(config.rotary_dim - 1, math.ceil(pair_that_turns(1)))
-    ramp = 1 - ((torch.arange(config.rotary_dim // 2) - first) / max(0.001, last - first)).clamp(0, 1)
-    return torch.allclose((1 - ramp) / scaling.factor + ramp, 1 / rope_divisors(config), rtol=1e-5)
+    return kind == "llama3" or (kind == "yarn" and ARCHITECTURES[config.family] == "LLAMA")
 
 
 def _refuse(config: ModelConfig) -> None:
-    wanted = _ACTIVATION.get(config.family, ("silu",))
+    """CheckpointError for activations and RoPE scalings that llama.cpp would compute in another way."""
+    family, scaling = config.family, config.rope_scaling
+    wanted = _ACTIVATION.get(family, ("silu",))
     if config.activation not in wanted:
-        raise CheckpointError(f"llama.cpp computes {wanted[0]} in a {config.family} model, not {config.activation}")
-    if config.rope_scaling is None:
+        raise CheckpointError(f"llama.cpp computes {wanted[0]} in a {family} model, not {config.activation}")
+    if scaling is None:
         return
-    kind = config.rope_scaling.kind
-    if kind == "dynamic":
+    if scaling.kind == "dynamic":
         raise CheckpointError(
             "llama.cpp has no dynamic RoPE scaling: its frequencies do not follow a sequence's length"
         )
-    if _by_divisors(config) and ARCHITECTURES[config.family] != "LLAMA":
-        yarn = "a yarn of other beta_fast and beta_slow than 32 and 1, or without truncate,"
-        what = "llama3's RoPE scaling" if kind == "llama3" else yarn
-        raise CheckpointError(f"llama.cpp reads {what} in a llama or mistral model only, not in {config.family}")
+    # Its own yarn (ggml_rope_yarn_corr_dims) reads no betas in these families and always rounds the ends of the ramp.
+    usual = scaling.beta_fast in (None, 32) and scaling.beta_slow in (None, 1) and scaling.truncate is not False
+    if not usual and not _by_divisors(config):
+        unusual = "yarn with other beta_fast and beta_slow than 32 and 1, or without truncate,"
+        raise CheckpointError(f"llama.cpp reads {unusual} in a llama or mistral model only, not in {family}")
+    if scaling.kind == "llama3" and ARCHITECTURES[family] != "LLAMA":
+        raise CheckpointError(
+            f"llama.cpp reads llama3's RoPE scaling in a llama or mistral model only, not in {family}"
+        )
 
 
-def _settings(writer: gguf.GGUFWriter, config: ModelConfig, kind: Quantisation) -> list[str]:
-    gguf = _gguf()
+def _add_settings(writer: gguf.GGUFWriter, config: ModelConfig) -> list[str]:
+    """Write the model's settings; returns notes."""
     context, notes = config.max_position_embeddings, []
-    # llama.cpp looks through no window in these families: where a window is shorter than the context, the context ends there.
+    # llama.cpp has no attention window in these families: where a window is shorter than the context, the context ends there.
     if config.sliding_window is not None and config.sliding_window < context:
         context = config.sliding_window
         notes.append(f"the context ends at {context} tokens: llama.cpp has no window in a {config.family} model")
@@ -229,60 +207,26 @@ def _settings(writer: gguf.GGUFWriter, config: ModelConfig, kind: Quantisation) 
     if config.positions == "rope":
         writer.add_rope_dimension_count(config.rotary_dim)
         writer.add_rope_freq_base(config.rope_theta)
-        _rope_scaling(writer, config)
+        _add_rope_scaling(writer, config)
     if config.family == "gpt_neox":
         writer.add_parallel_residual(config.parallel_residual)
-    types = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
-    writer.add_file_type(gguf.LlamaFileType[types[kind]])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     return notes
 
 
-def _rope_scaling(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
-    """The keys of linear scaling and of yarn; divisors stand in a tensor and are no scaling to llama.cpp."""
-    gguf, scaling = _gguf(), config.rope_scaling
+def _add_rope_scaling(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+    """The keys of linear scaling and of yarn; a list of divisors is a tensor, and not a scaling to llama.cpp."""
+    scaling = config.rope_scaling
     if scaling is None:
         return
     _, wanted = frequencies(config, 0)
     computed = 1.0
     if not _by_divisors(config):
-        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
-        writer.add_rope_scaling_factor(scaling.factor)
+        prefix = f"{writer.arch}.rope.scaling"
+        writer.add_string(f"{prefix}.type", scaling.kind)
+        writer.add_float32(f"{prefix}.factor", scaling.factor)
+        if scaling.original_max_position_embeddings is not None:
+            writer.add_uint32(f"{prefix}.original_context_length", scaling.original_max_position_embeddings)
         if scaling.kind == "yarn":
-            assert scaling.original_max_position_embeddings is not None
-            writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)
             computed += 0.1 * math.log(max(scaling.factor, 1))
-            for name in ("beta_fast", "beta_slow"):
-                if (
-                    turns := getattr(scaling, name)
-                ) is not None:  # a key by name: older gguf packages have no method for it
-                    writer.add_float32(f"{writer.arch}.rope.scaling.yarn_{name}", turns)
     if wanted != computed:  # llama.cpp multiplies its own factor for cos and sin by this one
         writer.add_rope_scaling_attn_factors(wanted / computed)
-
-
-def _add(writer: gguf.GGUFWriter, name: str, tensor: Tensor, kind: Quantisation) -> None:
-    gguf = _gguf()
-    values = np.ascontiguousarray(tensor.detach().to(torch.float32).cpu().numpy())
-    chosen = kind
-    if tensor.dim() < 2 or kind == "f32":
-        chosen = "f32"
-    elif kind != "bf16" and values.shape[-1] % 32:
-        chosen = "bf16"
-    elif kind == "q4_0" and name in ("token_embd.weight", "output.weight"):
-        chosen = "q8_0"
-    if name == "position_embd.weight":
-        chosen = "f32"  # it is added as it stands, and llama.cpp adds only f32
-    if chosen == "f32":
-        writer.add_tensor(name, values)
-        return
-    quantised = gguf.GGMLQuantizationType[chosen.upper()]
-    writer.add_tensor(name, gguf.quantize(values, quantised), raw_dtype=quantised)
-
-
-def _gguf() -> Any:
-    try:
-        import gguf
-    except ImportError:
-        raise UsageError("GGUF export needs the gguf package: pip install 'tutelage[gguf]'") from None
-    return gguf

@@ -1,11 +1,11 @@
-"""Continuous batching: requests join and leave a running batch, and every step moves all of them on by one token.
+"""Continuous batching: requests join and leave a running batch, and every step adds one token to each of its rows.
 
-Rows 0..n-1 of the cache are the n active rows, always without gaps, so a decode step works on a view of the cache and
-copies nothing. A request's prompt but for its last token is prefilled into free rows behind them (right-padded with
-prompts of similar length; no real token sees padding); the last token then enters with the next decode step, so
+Rows 0..n-1 of the cache are the n active rows, without gaps, so a decode step works on a view of the cache and copies
+nothing. All but the last token of a prompt is prefilled into the free rows behind them, right-padded together with
+prompts of similar length (no real token attends to padding). The last token enters with the next decode step, so
 sampling happens in one place. When a row ends, the last row moves into its place.
 
-The batch changes nothing about a request: no row sees another, and its randomness is its own (see ``sampler``).
+A request does not depend on its batch: rows do not see each other, and each has its own randomness (see ``sampler``).
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tutelage.errors import TutelageError, UsageError
-from tutelage.generate.sampler import History, Sampling, SamplingRows, sample, stream_key, uniforms
+from tutelage.generate.hooks import Hooks, prompt_logprobs
+from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
+from tutelage.generate.sampler import History, SamplingRows, sample, stream_key, uniforms
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 
-FinishReason = Literal["stop", "length"]
+Watch = Callable[[int, int, int], bool]
+"""Called with (handle, sample, token) for every new token; True ends the sample."""
 
 PREFILL_TOKENS = 8192
-"""Most tokens, padding included, of one prefill forward: bounds the memory of its activations."""
+"""Most tokens of one prefill forward, padding included: bounds the memory of its activations."""
 PAD_SHARE, PAD_FREE = 0.25, 64
-"""Prompts are padded to one length while that adds at most this share of tokens, or this many tokens in all: a forward
-of its own costs as much as 50 to 90 tokens more (1 M to 12 M parameters on CPU)."""
+"""Prompts are padded to one length while that adds at most this share of tokens, or this many tokens in all: another
+forward costs as much as 50 to 90 more tokens (1 M to 12 M parameters on CPU)."""
 DRAWS = 16
 """Steps whose random numbers are made at once: 12 small tensor operations every 16 steps instead of every step."""
 BF16_ROWS = 32
@@ -43,45 +45,9 @@ SLOTS = 64
 """Cache slots are allocated in multiples of this."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """A prompt to continue."""
-
-    ids: Sequence[int]
-    sampling: Sampling
-    stop_ids: frozenset[int] = frozenset()
-    """A sample ends after any of these; the id is part of its ids."""
-    stop: Callable[[list[int]], bool] | None = None
-    """Called with the ids of a sample after each token (not a copy: leave them as they are); True ends the sample."""
-
-
-@dataclass
-class Generated:
-    """One finished sample."""
-
-    ids: list[int]
-    """Without the prompt; a stop id that was produced is the last."""
-    logprobs: list[float]
-    """Of each id, under the distribution it was sampled from (see ``sampler.sample``)."""
-    finish_reason: FinishReason
-    """"stop": a stop id or the callback; "length": max_tokens or the context."""
-
-
-class Event(NamedTuple):
-    """One new token of one sample."""
-
-    handle: int
-    sample: int
-    """Which of the request's n samples."""
-    token: int
-    logprob: float
-    finish_reason: FinishReason | None
-    """None while the sample goes on."""
-
-
 @dataclass(slots=True)
 class _Row:
-    """A sample in the batch. The cache holds its prompt and ids but for the last one, which the next step feeds."""
+    """A sample in the batch. The cache holds its prompt and ids except the last one, which the next step feeds."""
 
     handle: int
     sample: int
@@ -91,6 +57,7 @@ class _Row:
     limit: int
     """Most tokens it may get."""
     ids: list[int] = field(default_factory=list)
+    echo: tuple[Token, ...] = ()
 
     @property
     def held(self) -> int:
@@ -110,7 +77,7 @@ class _Waiting:
 
 @dataclass
 class _Batch:
-    """What a decode step needs of the active rows as tensors; made anew when a row joins or leaves."""
+    """What a decode step needs of the active rows as tensors; rebuilt when a row joins or leaves."""
 
     cache: KVCache
     """A view of the first n rows of the engine's cache."""
@@ -118,6 +85,7 @@ class _Batch:
     """int64 [n]: the next input."""
     settings: SamplingRows
     history: History | None
+    hooks: Hooks | None
     keys: Tensor
     """int64 [n, 1]"""
     steps: Tensor
@@ -132,8 +100,8 @@ class _Batch:
 def prefill_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Cut prompts, sorted by length, into [start, stop) groups that are padded to one length each.
 
-    Empty ones are left out. Bounds: PREFILL_TOKENS a group (one prompt may exceed it), padding at most PAD_SHARE of the
-    tokens or PAD_FREE.
+    Empty prompts are left out. A group has at most PREFILL_TOKENS tokens (a single prompt may exceed it), and padding of
+    at most PAD_SHARE of its tokens or PAD_FREE.
     """
     groups: list[tuple[int, int]] = []
     start = total = 0
@@ -152,7 +120,7 @@ def prefill_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor) -> KVCache:
-    """A cache that is a view of rows start..stop: what is written through it stands in ``cache``. It must not grow."""
+    """A cache that is a view of rows start..stop of ``cache``, and writes to them. It must not grow."""
     view = copy.copy(cache)
     view._set_store(cache.store[:, :, start:stop])
     view.lengths = lengths
@@ -162,25 +130,22 @@ def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor) -> KVCache:
 class Engine:
     """Runs requests through a model, many at once. Not thread-safe: one thread owns it.
 
-    ``max_batch``: most samples at a time. ``max_length``: tokens of prompt and answer together, at most the model's
-    context (the default). ``autocast``: auto, bf16 or fp32; on CPU auto takes fp32 when ``max_batch`` is small, however
-    many rows there are, so that a sample never changes its precision. The model is switched to eval mode. Its weights
-    may change between requests, not while any is active.
+    ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 when ``max_batch`` is
+    small, whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval
+    mode. Its weights may change between requests, but not while any is active.
 
-    ``generate`` serves a list of requests; a server calls ``submit``, ``step`` and ``cancel`` itself.
+    ``generate`` serves a list of requests; a ``Service`` calls ``submit``, ``step`` and ``cancel`` itself.
     """
 
-    def __init__(
-        self, model: Decoder, *, max_batch: int = 64, max_length: int | None = None, autocast: str = "auto"
-    ) -> None:
-        context = model.config.max_position_embeddings
+    def __init__(self, model: Decoder, *, max_batch: int = 64, autocast: str = "auto") -> None:
         if max_batch < 1:
             raise UsageError(f"max_batch must be at least 1, not {max_batch}")
-        if max_length is not None and not 2 <= max_length <= context:
-            raise UsageError(f"max_length must lie between 2 and the model's context of {context}, not {max_length}")
-        self.model, self.max_batch, self.max_length = model, max_batch, max_length or context
+        self.model, self.max_batch, self.max_length = model, max_batch, model.config.max_position_embeddings
         few = autocast == "auto" and max_batch < BF16_ROWS and self.device.type == "cpu"
         self.autocast, self.vocab_size = "fp32" if few else autocast, model.config.vocab_size
+        self.hold = max_batch // 8
+        """While more samples wait than there are free places, places are given out this many at a time: a prefill of one
+        prompt costs nearly as much as one of eight. 1 or less gives out each at once."""
         self._cache: KVCache | None = None
         self._rows: list[_Row] = []
         self._waiting: deque[_Waiting] = deque()
@@ -198,17 +163,12 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Samples that wait for a place in the batch."""
+        """Samples that have not joined the batch yet."""
         return sum(entry.left for entry in self._waiting)
 
-    # -- the interface --------------------------------------------------------------------------------
-
-    def submit(self, request: Request) -> int:
-        """Queue a request; its n samples join the batch as places become free. Returns the handle of its events.
-
-        UsageError: the prompt is empty, leaves no room for a new token, or holds an id that the model does not have.
-        """
-        ids = request.ids
+    def check(self, request: Request) -> None:
+        """Raise UsageError if the request is invalid: see ``submit``. Safe to call from any thread."""
+        ids, largest = request.ids, self.vocab_size - 1
         if not ids:
             raise UsageError("the prompt is empty: give at least one token, such as the tokenizer's bos_id")
         if len(ids) >= self.max_length:
@@ -216,30 +176,45 @@ class Engine:
                 f"the prompt has {len(ids)} tokens and the context {self.max_length}, "
                 "which must hold at least one new token too: shorten the prompt"
             )
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
-            place, wrong = next((i, t) for i, t in enumerate(ids) if not 0 <= t < self.vocab_size)
+        if min(ids) < 0 or max(ids) > largest:
+            place, wrong = next((i, t) for i, t in enumerate(ids) if not 0 <= t <= largest)
             raise UsageError(
-                f"token {place} of the prompt has id {wrong}, but the model's ids go from 0 to {self.vocab_size - 1}: "
+                f"token {place} of the prompt has id {wrong}, but the model's ids go from 0 to {largest}: "
                 "encode it with the model's own tokenizer"
             )
+        for i, bias in request.logit_bias.items():
+            if not 0 <= i <= largest or not math.isfinite(bias):
+                raise UsageError(f"logit_bias {{{i}: {bias}}}: give finite numbers for ids from 0 to {largest}")
+        if not 0 <= request.top_logprobs <= self.vocab_size:
+            raise UsageError(f"top_logprobs must be from 0 to {self.vocab_size}, not {request.top_logprobs}")
+        if "" in request.stop:
+            raise UsageError("a stop string is empty: leave it out")
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; its n samples join the batch as places become free. Returns the handle of its events.
+
+        UsageError: the prompt is empty, leaves no room for a new token, or contains an id that the model does not have;
+        or an option is out of range.
+        """
+        self.check(request)
         handle, self._next_handle = self._next_handle, self._next_handle + 1
         self._waiting.append(_Waiting(handle, request))
         return handle
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
-        """Admit waiting samples, then give every active row one token: one event a row, in no order. Empty when idle.
+    def step(self, watch: Watch | None = None) -> list[Event | Failure]:
+        """Admit waiting samples, then add one token to every active row: one event per row, in no order. Empty when idle.
 
-        TutelageError if the model's logits are not finite. After any exception, one of a ``stop`` callback included,
-        the engine is empty and can be used again.
+        An exception of a request's callback, or of ``watch``, ends that request alone, with a Failure. TutelageError: the
+        model's logits are not finite. After any exception the engine is empty and can be used again.
         """
         try:
-            return self._step()
+            return self._step(watch)
         except BaseException:
-            self._drop_all()
+            self.clear()
             raise
 
-    def _step(self) -> list[Event]:
+    def _step(self, watch: Watch | None) -> list[Event | Failure]:
         if self.model.training:
             self.model.eval()
         with autocast(self.device, self.autocast):
@@ -249,62 +224,65 @@ class Engine:
             if self._batch is None or self._batch.longest >= self._batch.cache.capacity:
                 self._batch = self._collect()
             batch = self._batch
-            logits = self.model.logits(self.model(batch.tokens[:, None], cache=batch.cache)[:, 0])
-        ids, logprobs = sample(logits, batch.settings, self._draw(batch), batch.history)
+            logits = raw = self.model.logits(self.model(batch.tokens[:, None], cache=batch.cache)[:, 0])
+        hooks, failures = batch.hooks, {}
+        if hooks is not None:
+            logits, failed = hooks.adjust(raw, [row.ids for row in self._rows])
+            failures = {self._rows[slot].handle: error for slot, error in failed.items()}
+        ids, logprobs, probs = sample(logits, batch.settings, self._draw(batch), batch.history)
         batch.tokens, batch.longest = ids, batch.longest + 1
         if batch.history is not None:
             batch.history.add(ids[batch.settings.penalised])
         # One transfer for both; float32 holds any id below 2^24 exactly.
-        return self._record(*torch.stack((ids.float(), logprobs)).tolist())
+        numbers = torch.stack((ids.float(), logprobs)).tolist()
+        if not math.isfinite(sum(numbers[1])):
+            failures |= self._blame(raw, numbers[1])
+        return self._record(numbers, {} if hooks is None else hooks.top(probs), failures, watch)
 
     def cancel(self, handle: int) -> bool:
-        """Drop what is left of a request, without events; False if nothing was."""
+        """Drop what is left of a request, without events; False if nothing was left."""
         before = len(self._waiting) + len(self._rows)
         self._waiting = deque(entry for entry in self._waiting if entry.handle != handle)
-        gone = [i for i, row in enumerate(self._rows) if row.handle == handle]
-        if gone:
-            self._remove(gone)
+        self._remove([i for i, row in enumerate(self._rows) if row.handle == handle])
         return len(self._waiting) + len(self._rows) < before
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated]]:
-        """Serve all requests and return their n samples each, in order. UsageError as ``submit``, and if requests that
-        were submitted before are not done."""
+        """Serve all requests and return the n samples of each, in order; an exception of a callback is raised.
+
+        UsageError as ``submit``, if requests submitted before are not done, and for stop strings, which need a Service.
+        """
         if self._rows or self._waiting:
             raise UsageError(f"generate() needs an idle engine, but {self.active + self.waiting} samples are not done")
+        if any(request.stop for request in requests):
+            raise UsageError("an engine does not decode text: submit requests with stop strings to a Service")
         results: dict[int, list[Generated]] = {}
         try:
             for request in requests:
-                results[self.submit(request)] = [Generated([], [], "length") for _ in range(request.sampling.n)]
+                results[self.submit(request)] = [Generated() for _ in range(request.sampling.n)]
             while self._rows or self._waiting:
-                for handle, index, token, logprob, reason in self.step():
-                    one = results[handle][index]
-                    one.ids.append(token)
-                    one.logprobs.append(logprob)
-                    if reason is not None:
-                        one.finish_reason = reason
+                for event in self.step():
+                    if isinstance(event, Failure):
+                        raise event.error
+                    sample = results[event.handle][event.sample]
+                    sample.tokens.append(event.token)
+                    sample.finish_reason = event.finish_reason
         except BaseException:  # a wrong request among them, or Ctrl-C between two steps
-            self._drop_all()
+            self.clear()
             raise
         return list(results.values())
 
-    # -- rows join --------------------------------------------------------------------------------
-
     def _admit(self) -> None:
-        """Move waiting samples into the batch and prefill their prompts.
-
-        While more wait than there is room for, places are given out by eighths of the batch: a forward over one prompt
-        costs nearly as much as one over eight.
-        """
+        """Move waiting samples into the batch, unless too few places are free (see ``hold``), and prefill their prompts."""
         free = self.max_batch - len(self._rows)
         if not (free and self._waiting):
             return
         more = sum(entry.left for entry in islice(self._waiting, free + 1)) > free
-        if more and free < self.max_batch // 8:
+        if more and free < self.hold:
             return
         first = len(self._rows)
         slot_of = {row.handle: i for i, row in enumerate(self._rows)}
         fresh: list[_Row] = []
-        copies: list[tuple[_Row, int]] = []  # with the handle's row that holds the same prompt already
+        copies: list[tuple[_Row, int]] = []  # samples of a handle that has a row with the same prompt already
         while free and self._waiting:
             entry = self._waiting[0]
             for _ in range(min(free, entry.left)):
@@ -334,14 +312,17 @@ class Engine:
             self._copy(sources, targets, max(row.held for row, _ in copies))
 
     def _prefill(self, rows: Sequence[_Row], first: int) -> None:
-        """One forward over prompts but for their last tokens, into cache rows ``first`` and following."""
+        """One forward over all but the last token of each prompt, into cache rows ``first`` and following."""
         assert self._cache is not None
         longest = max(row.held for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         for i, row in enumerate(rows):
             ids[i, : row.held] = torch.tensor(row.request.ids[:-1])
         empty = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
-        self.model(ids.to(self.device), cache=_rows_of(self._cache, first, first + len(rows), empty))
+        hidden = self.model(ids.to(self.device), cache=_rows_of(self._cache, first, first + len(rows), empty))
+        for i, row in enumerate(rows):
+            if row.request.echo and row.sample == 0:
+                row.echo = prompt_logprobs(self.model, hidden[i, : row.held], row.request)
 
     def _reserve(self, rows: int, length: int) -> None:
         """Make the cache hold ``rows`` rows of ``length`` tokens; both grow by doubling."""
@@ -356,10 +337,8 @@ class Engine:
         assert self._cache is not None
         self._cache.reserve(length)
 
-    # -- rows go on --------------------------------------------------------------------------------
-
     def _collect(self) -> _Batch:
-        """The tensors of the current rows. Called under the autocast, as the cache may grow."""
+        """The tensors of the current rows. Called under autocast, because the cache may grow."""
         rows, device = self._rows, self.device
         longest = max(row.held for row in rows)
         self._reserve(len(rows), longest + 1)
@@ -373,6 +352,7 @@ class Engine:
             tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
             settings=settings,
             history=history if held else None,
+            hooks=Hooks.of([row.request for row in rows], self.vocab_size),
             keys=torch.tensor([row.key for row in rows])[:, None],
             steps=torch.tensor([len(row.ids) for row in rows])[:, None],
             longest=longest,
@@ -387,30 +367,57 @@ class Engine:
         batch.drawn += 1
         return batch.draws[:, batch.drawn - 1]
 
-    def _record(self, ids: Sequence[float], logprobs: Sequence[float]) -> list[Event]:
-        """Book one new token a row; rows that end leave."""
-        if not math.isfinite(sum(logprobs)):
+    def _blame(self, raw: Tensor, logprobs: Sequence[float]) -> dict[int, Exception]:
+        """Whose fault log-probabilities are that are not finite: the model's (TutelageError), or of the handles returned."""
+        bad = [slot for slot, logprob in enumerate(logprobs) if not math.isfinite(logprob)]
+        if not raw[bad].isfinite().all():
             raise TutelageError("the model's logits are not finite: its weights are damaged or its training diverged")
-        events, ended = [], []
-        for slot, (row, number, logprob) in enumerate(zip(self._rows, ids, logprobs, strict=True)):
-            token, request = int(number), row.request
+        problem = "temperature, penalties and logit bias leave no finite probabilities: choose less extreme values"
+        return {self._rows[slot].handle: UsageError(problem) for slot in bad}
+
+    def _record(
+        self,
+        numbers: Sequence[Sequence[float]],
+        tops: dict[int, tuple[tuple[int, float], ...]],
+        failures: dict[int, Exception],
+        watch: Watch | None,
+    ) -> list[Event | Failure]:
+        """Add one new token to every row; rows that end leave, and so do all samples of ``failures``' handles."""
+        events: list[Event | Failure] = []
+        ended = []
+        for slot, (row, number, logprob) in enumerate(zip(self._rows, *numbers, strict=True)):
+            handle, request, token = row.handle, row.request, int(number)
+            if failures and handle in failures:
+                continue
             row.ids.append(token)
             reason: FinishReason | None = None
-            if token in request.stop_ids or (request.stop is not None and request.stop(row.ids)):
-                reason = "stop"
-            elif len(row.ids) >= row.limit:
-                reason = "length"
+            try:
+                if (
+                    (watch is not None and watch(handle, row.sample, token))
+                    or token in request.stop_ids
+                    or (request.stop_when is not None and request.stop_when(row.ids))
+                ):
+                    reason = "stop"
+                elif len(row.ids) >= row.limit:
+                    reason = "length"
+            except Exception as error:
+                failures[handle] = error
+                continue
             if reason is not None:
                 ended.append(slot)
-            events.append(Event(row.handle, row.sample, token, logprob, reason))
-        if ended:
-            self._remove(ended)
+            events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
+            row.echo = ()
+        if failures:
+            events += [Failure(handle, error) for handle, error in failures.items()]
+            ended = sorted({*ended, *(slot for slot, row in enumerate(self._rows) if row.handle in failures)})
+            self._waiting = deque(entry for entry in self._waiting if entry.handle not in failures)
+        self._remove(ended)
         return events
-
-    # -- rows leave --------------------------------------------------------------------------------
 
     def _remove(self, gone: Sequence[int]) -> None:
         """Take rows out of the batch; rows from its end fill the gaps."""
+        if not gone:
+            return
         rest, absent = len(self._rows) - len(gone), set(gone)
         gaps = [slot for slot in gone if slot < rest]
         movers = [slot for slot in range(rest, len(self._rows)) if slot not in absent]
@@ -429,6 +436,7 @@ class Engine:
         cache.lengths[torch.tensor(sources, device=cache.lengths.device)] = length
         cache.put(targets, cache.select(sources))
 
-    def _drop_all(self) -> None:
+    def clear(self) -> None:
+        """Drop all samples, active and waiting."""
         self._rows, self._batch = [], None
         self._waiting.clear()

@@ -1,11 +1,11 @@
 """From logits to the next token: settings per row, filters, penalties, and randomness that belongs to the request.
 
-b: rows of the batch, v: vocabulary. The order is the one of `transformers`: repetition, presence and frequency
-penalties, then temperature, then top-k, top-p and min-p, each on what the one before it left over.
+b: rows of the batch, v: vocabulary. The order is that of `transformers`: repetition, presence and frequency penalties,
+then temperature, then top-k, top-p and min-p, each on what the previous one left.
 
 A request draws one number per token from a counter-based generator keyed by (seed, sample, step), and takes the token
-at that point of the cumulative distribution. So its tokens do not depend on what else is in the batch, on the order of
-arrival or on how often the process was restarted. (The logits must be equal too: float32 products differ by about 1e-6
+at that point of the cumulative distribution. So its tokens depend neither on the rest of the batch, nor on the order of
+arrival, nor on restarts of the process. (The logits must be equal too: float32 products differ by about 1e-6
 between batch shapes, bf16 ones by about 1e-2, which moves a token when the draw falls that close to a boundary.)
 """
 
@@ -32,24 +32,25 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Logits are divided by it; 0 takes the most likely token."""
-    top_k: int = Field(default=0, ge=0)
-    """Keep the k most likely tokens; 0 keeps all. Tokens tied with the last one kept stay too."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Keep the most likely tokens until their probabilities reach p (Holtzman et al. 2019); ties stay together."""
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    """Drop tokens less likely than min_p times the most likely one (Nguyen et al. 2024)."""
-    repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Divides positive, multiplies negative logits of the tokens in prompt and answer (CTRL, Keskar et al. 2019)."""
-    presence_penalty: float = Field(default=0.0, allow_inf_nan=False)
-    """Subtracted once from the logit of every token that stands in the answer already (OpenAI)."""
-    frequency_penalty: float = Field(default=0.0, allow_inf_nan=False)
-    """Subtracted from a token's logit as often as the token stands in the answer already (OpenAI)."""
-    max_tokens: int = Field(default=128, ge=1)
-    n: int = Field(default=1, ge=1)
-    """Samples of this prompt; they share one prefill and have random streams of their own."""
-    seed: int = 0
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="divides the logits; 0: the likeliest token")
+    top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens and those tied with them; 0: all")
+    # Holtzman et al. 2019
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that make up this probability")
+    # Nguyen et al. 2024
+    min_p: float = Field(0.0, ge=0, le=1, description="leave out tokens less likely than this share of the likeliest")
+    # CTRL, Keskar et al. 2019
+    repetition_penalty: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="divides positive, multiplies negative logits of all tokens so far"
+    )
+    presence_penalty: float = Field(
+        0.0, allow_inf_nan=False, description="subtracted from the logits of all tokens in the answer so far"
+    )
+    frequency_penalty: float = Field(
+        0.0, allow_inf_nan=False, description="subtracted once per occurrence of a token in the answer so far"
+    )
+    max_tokens: int = Field(128, ge=1, description="longest answer [tokens]")
+    n: int = Field(1, ge=1, description="samples per prompt, each with its own random stream")
+    seed: int = Field(0, description="seed; prompt i of several uses seed + i")
 
     @property
     def penalised(self) -> bool:
@@ -61,11 +62,9 @@ class Sampling(BaseModel):
 
     @property
     def plain(self) -> bool:
-        """Whether it samples from the model's own distribution as it is."""
+        """Whether it samples from the model's own distribution."""
         return self.temperature == 1 and not self.truncated and not self.penalised
 
-
-# -- randomness --------------------------------------------------------------------------------
 
 _MASK = (1 << 64) - 1
 _GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -98,12 +97,9 @@ def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
     return ((x >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
-# -- the settings of a batch --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class SamplingRows:
-    """The settings of b rows as tensors. None stands for "no row needs this", which makes plain sampling fast."""
+    """The settings of b rows as tensors. None means that no row needs it, which makes plain sampling fast."""
 
     temperature: Tensor | None = None
     """float32 [b, 1]; 1 where a row is greedy."""
@@ -111,7 +107,7 @@ class SamplingRows:
     """bool [b]"""
     all_greedy: bool = False
     truncated: Tensor | None = None
-    """int64 [t]: the rows that top_k, top_p or min_p cut."""
+    """int64 [t]: the rows with top_k, top_p or min_p."""
     top_k: Tensor | None = None
     """int64 [t, 1]; v where off."""
     top_p: Tensor | None = None
@@ -184,9 +180,6 @@ class History:
         self.counts[torch.arange(len(ids), device=ids.device), ids] += 1
 
 
-# -- the distribution --------------------------------------------------------------------------------
-
-
 def penalise(logits: Tensor, penalties: Tensor, history: History) -> Tensor:
     """logits [q, v] with repetition, presence and frequency penalties [3, q, 1] applied, in this order."""
     repetition, presence, frequency = penalties
@@ -197,8 +190,8 @@ def penalise(logits: Tensor, penalties: Tensor, history: History) -> Tensor:
 
 
 def _thresholds(logits: Tensor, rows: SamplingRows) -> Tensor:
-    """[t, 1]: the smallest logit of each truncated row [t, v] that top-k, top-p and min-p let through. All three are
-    thresholds, so no permutation is needed and equal logits share one fate."""
+    """[t, 1]: the smallest logit of each truncated row [t, v] that passes top-k, top-p and min-p. All three are
+    thresholds, so no permutation is needed, and equal logits are kept or dropped together."""
     peak = logits.amax(1, keepdim=True)
     threshold = torch.full_like(peak, -float("inf"))
     width = min(logits.shape[1], max(rows.deepest_k, CANDIDATES))
@@ -233,9 +226,9 @@ def _nucleus_thresholds(logits: Tensor, largest: Tensor, floor: Tensor, top_p: T
 
 
 def sampled_logits(logits: Tensor, rows: SamplingRows, history: History | None = None) -> Tensor:
-    """Unnormalised log-probabilities [b, v] of the distribution each row samples from; -infinity where a filter cut.
+    """Unnormalised log-probabilities [b, v] of the distribution each row samples from; -infinity where filtered out.
 
-    A greedy row keeps its penalised logits at temperature 1 and is not cut.
+    A greedy row keeps its penalised logits at temperature 1, unfiltered.
     """
     logits = logits.float()
     if rows.penalised is not None and rows.penalties is not None:
@@ -249,9 +242,6 @@ def sampled_logits(logits: Tensor, rows: SamplingRows, history: History | None =
         cut = cut.masked_fill(cut < _thresholds(cut, rows), -float("inf"))
         logits = cut if len(cut) == len(logits) else logits.index_copy(0, rows.truncated, cut)
     return logits
-
-
-# -- the draw --------------------------------------------------------------------------------
 
 
 def _block_of(blocks: Tensor, block: Tensor) -> Tensor:
@@ -290,14 +280,16 @@ def inverse_cdf(probs: Tensor, u: Tensor) -> Tensor:
     return (block * BLOCK + offset).flatten().clamp_(max=v - 1)
 
 
-def sample(logits: Tensor, rows: SamplingRows, u: Tensor, history: History | None = None) -> tuple[Tensor, Tensor]:
-    """Take the next token of every row.
+def sample(
+    logits: Tensor, rows: SamplingRows, u: Tensor, history: History | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample the next token of every row.
 
-    logits [b, v] of any float type, u float64 [b] in [0, 1) -> ids int64 [b] and logprobs float32 [b].
+    logits [b, v] of any float type, u float64 [b] in [0, 1) -> ids int64 [b], logprobs float32 [b], probs float32 [b, v].
 
-    ``logprobs`` are of the distribution that was sampled: after penalties, temperature and filters. For a greedy row
-    that is a single point, which says nothing, so its logprob is the one at temperature 1 (after penalties). Where
-    logits are not finite the logprob is NaN: callers check it.
+    ``logprobs`` and ``probs`` are of the distribution that was sampled: after penalties, temperature and filters. For a
+    greedy row that is a single point, which says nothing, so its distribution is the one at temperature 1 (after
+    penalties). Where logits are not finite the logprob is NaN: callers check it.
     """
     final = sampled_logits(logits, rows, history)
     probs = final.softmax(1)
@@ -307,4 +299,4 @@ def sample(logits: Tensor, rows: SamplingRows, u: Tensor, history: History | Non
         ids = inverse_cdf(probs, u)
         if rows.greedy is not None:
             ids = torch.where(rows.greedy, most_likely(final), ids)
-    return ids, probs.gather(1, ids[:, None])[:, 0].log()
+    return ids, probs.gather(1, ids[:, None])[:, 0].log(), probs

@@ -24,7 +24,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     Returns: [n] float32.
     """
     # cross_entropy keeps one [n, v] for the backward pass. logsumexp minus gather keeps none, but its backward took
-    # 1.8 times as long (4096 words, 2048 tokens, one CPU core).
+    # 1.8 times as long (vocabulary 4096, 2048 tokens, one CPU core).
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
@@ -34,7 +34,7 @@ def next_token_loss(logits: Tensor, targets: Tensor, count: Count) -> Tensor:
     Args:
         logits: [n, v]; targets: [n]. n may be a microbatch's share of the tokens, or a chunk of it.
         count: the global number of counted tokens.
-    Returns: a scalar in nats a token.
+    Returns: a scalar in nats per token.
     """
     return over_count(token_nll(logits, targets).sum(), count)
 
@@ -52,7 +52,7 @@ def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """-sum_v p log p of softmax(logits / temperature), in nats; words ruled out with -inf add 0.
+    """-sum_v p log p of softmax(logits / temperature), in nats; tokens ruled out with -inf add 0.
 
     Args: logits: [..., v].
     Returns: [...] float32, from 0 to log v.

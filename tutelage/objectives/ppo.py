@@ -29,8 +29,8 @@ def masked_mean(x: Tensor, mask: Tensor, count: Count | None = None) -> Tensor:
     return over_count(_masked(x, mask).sum(), mask.sum() if count is None else count)
 
 
-def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """(x - mean) / sqrt(variance + 1e-8) over the counted entries, plus the mean again unless ``shift_mean``.
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """(x - mean) / sqrt(variance + 1e-8) over the counted entries.
 
     The variance is the biased one (divided by n), as in Ziegler et al. 2019's code: it is defined for a single entry,
     and moments of this kind add up across processes. Whiten the whole batch at once, not a microbatch at a time.
@@ -40,8 +40,7 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     """
     mean = masked_mean(x, mask)
     centred = _masked(x.float() - mean, mask)
-    scaled = centred * torch.rsqrt(masked_mean(centred.square(), mask) + 1e-8)
-    return scaled if shift_mean else _masked(scaled + mean, mask)
+    return centred * torch.rsqrt(masked_mean(centred.square(), mask) + 1e-8)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
@@ -129,15 +128,14 @@ def policy_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped surrogate (Schulman et al. 2017, equation 7), negated.
 
-    max(-A rho, -A clamp(rho, 1 - clip, 1 + clip)) with rho = pi(a) / pi_old(a). Weights of ``importance_weights`` are
-    multiplied into the advantages beforehand, which is the same as weighing the terms.
+    max(-A rho, -A clamp(rho, 1 - clip, 1 + clip)) with rho = pi(a) / pi_old(a).
 
     Args:
         logprobs, old_logprobs, advantages, mask: [b, s]; the gradient flows through the first alone.
         count: the global number of counted tokens; by default those of the mask.
     Returns: the scalar loss, and detached scalars that are sums over ``count`` too, so those of microbatches add up:
         "ratio"; "clip_fraction", the share of tokens whose clipped term is the larger, so that they give no gradient;
-        "approx_kl_k1" and "approx_kl_k3", estimates of KL(pi_old || pi) in nats a token.
+        "approx_kl_k1" and "approx_kl_k3", estimates of KL(pi_old || pi) in nats per token.
     """
     count = mask.sum() if count is None else count
     change = _masked(logprobs.float() - old_logprobs.detach().float(), mask)
@@ -179,35 +177,11 @@ def value_loss(
     return 0.5 * masked_mean(error, mask, count)
 
 
-@torch.no_grad()
-def importance_weights(
-    sampler_logprobs: Tensor, logprobs: Tensor, mask: Tensor, cap: float = 2.0
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """min(pi_trainer(a) / pi_sampler(a), cap): truncated weights for tokens sampled by another kernel or precision.
-
-    Args:
-        sampler_logprobs: [b, s] that the sampler reported.
-        logprobs: [b, s] that the trainer recomputed with the same weights of the model.
-    Returns: weights [b, s] float32 (0 where not counted) to multiply the advantages by, and over the counted tokens
-        "mismatch_mean" and "mismatch_max" of |log pi_trainer - log pi_sampler|, "mismatch_kl" (k3 of KL(sampler ||
-        trainer)) and "capped_fraction".
-    """
-    change = _masked(kl_k1(logprobs, sampler_logprobs), mask)
-    ratio = change.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    stats = {
-        "mismatch_mean": masked_mean(change.abs(), mask),
-        "mismatch_max": change.abs().max() if change.numel() else change.sum(),
-        "mismatch_kl": masked_mean(kl_k3(sampler_logprobs, logprobs), mask),
-        "capped_fraction": masked_mean((ratio > cap).float(), mask),
-    }
-    return _masked(ratio.clamp(max=cap), mask), stats
-
-
 # ---- KL controllers
 
 
 class FixedKL:
-    """A KL coefficient that stays: InstructGPT's, 0.02 a token."""
+    """A KL coefficient that stays: InstructGPT's, 0.02 per token."""
 
     def __init__(self, coef: float) -> None:
         self.coef = coef
@@ -229,7 +203,7 @@ class AdaptiveKL:
     """
 
     def __init__(self, init: float, target: float, horizon: int) -> None:
-        """``target`` in nats an **answer** (the sum over its tokens, not the mean); ``horizon`` in answers."""
+        """``target`` in nats per **answer** (the sum over its tokens, not the mean); ``horizon`` in answers."""
         if init <= 0 or target <= 0 or horizon <= 0:
             raise ValueError(f"init, target and horizon must be above 0, found {init}, {target} and {horizon}")
         self.coef, self.target, self.horizon = init, target, horizon
@@ -250,9 +224,6 @@ class AdaptiveKL:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.coef = float(state["coef"])
-
-
-KLController = FixedKL | AdaptiveKL
 
 
 def _masked(x: Tensor, mask: Tensor) -> Tensor:

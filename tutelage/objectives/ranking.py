@@ -17,10 +17,8 @@ from tutelage.objectives.language import Count, over_count
 Tie = Literal["skip", "half"]
 
 
-def kwise_losses(
-    scores: Tensor, ranks: Tensor, mask: Tensor, *, margin: Tensor | None = None, tie: Tie = "skip"
-) -> tuple[Tensor, Tensor]:
-    """For each prompt the mean over its pairs of -log sigmoid(r_w - r_l - margin), and how many pairs that is.
+def kwise_losses(scores: Tensor, ranks: Tensor, mask: Tensor, *, tie: Tie = "skip") -> tuple[Tensor, Tensor]:
+    """For each prompt the mean over its pairs of -log sigmoid(r_w - r_l), and how many pairs that is.
 
     With K untied completions these are all K(K-1)/2 pairs, each weighing 2 / (K(K-1)): every prompt weighs the same
     however many completions it has.
@@ -29,44 +27,25 @@ def kwise_losses(
         scores: [p, k] scalar rewards r.
         ranks: [p, k] integers, 1 is best.
         mask: [p, k] True where there is a completion.
-        margin: [p, k, k], or broadcastable to it. margin[p, i, j] is by how much i has to be ahead of j where i is the
-            better one; elsewhere it is not read.
-        tie: what a pair of equal ranks gives. "skip": nothing, it is no pair. "half": half a win for either, i.e.
-            -1/2 log sigmoid(d) - 1/2 log sigmoid(-d), without margin; it counts as one pair, and draws its scores
-            together.
+        tie: what a pair of equal ranks gives. "skip": nothing; it does not count as a pair. "half": half a win for
+            either, -1/2 log sigmoid(d) - 1/2 log sigmoid(-d); it counts as one pair, and draws its scores together.
     Returns: losses [p] in nats (0 for a prompt without pairs) and pairs [p] float32.
     """
     weights = _pair_weights(ranks, mask, tie)
     difference = _differences(scores, mask)
-    if margin is not None:
-        better = _better(ranks, mask)
-        difference = difference - margin.float().expand(better.shape).masked_fill(~better, 0.0)
     pairs = weights.sum((1, 2))
     return -(weights * F.logsigmoid(difference)).sum((1, 2)) / pairs.clamp(min=1), pairs
 
 
-def kwise_loss(
-    scores: Tensor,
-    ranks: Tensor,
-    mask: Tensor,
-    *,
-    margin: Tensor | None = None,
-    tie: Tie = "skip",
-    count: Count | None = None,
-) -> Tensor:
+def kwise_loss(scores: Tensor, ranks: Tensor, mask: Tensor, *, tie: Tie = "skip", count: Count | None = None) -> Tensor:
     """The mean of ``kwise_losses`` over the prompts that have a pair.
 
     Args: those of ``kwise_losses``, and
-        count: the global number of prompts with a pair, see ``pair_counts``; by default those given here.
-    Returns: a scalar in nats a pair; ln 2 = 0.693 for scores that know nothing.
+        count: the global number of prompts with a pair; by default those given here.
+    Returns: a scalar in nats per pair; ln 2 = 0.693 for scores that know nothing.
     """
-    losses, pairs = kwise_losses(scores, ranks, mask, margin=margin, tie=tie)
+    losses, pairs = kwise_losses(scores, ranks, mask, tie=tie)
     return over_count(losses.sum(), (pairs > 0).sum() if count is None else count)
-
-
-def pair_counts(ranks: Tensor, mask: Tensor, tie: Tie = "skip") -> Tensor:
-    """The number of pairs of each prompt, [p] float32; ``(pair_counts(...) > 0).sum()`` is kwise_loss's ``count``."""
-    return _pair_weights(ranks, mask, tie).sum((1, 2))
 
 
 def pairwise_accuracy(scores: Tensor, ranks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,11 +56,19 @@ def pairwise_accuracy(scores: Tensor, ranks: Tensor, mask: Tensor) -> tuple[Tens
     Args: scores, ranks, mask: [p, k].
     Returns: accuracy [p] (0 for a prompt without pairs: weigh or select by the second) and pairs [p], both float32.
     """
-    better = _better(ranks, mask)
+    better = better_pairs(ranks, mask)
     difference = _differences(scores.detach(), mask)
     right = (better & (difference > 0)).sum((1, 2)) + 0.5 * (better & (difference == 0)).sum((1, 2))
     pairs = better.sum((1, 2)).float()
     return right / pairs.clamp(min=1), pairs
+
+
+def better_pairs(ranks: Tensor, mask: Tensor) -> Tensor:
+    """The pairs of each prompt: [p, i, j] True where both completions exist and i is ranked before j.
+
+    Args: ranks, mask: [p, k].
+    """
+    return (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
 
 
 def centring_offset(scores: Tensor) -> Tensor:
@@ -100,14 +87,9 @@ def _differences(scores: Tensor, mask: Tensor) -> Tensor:
     return scores[:, :, None] - scores[:, None, :]
 
 
-def _better(ranks: Tensor, mask: Tensor) -> Tensor:
-    """[p, i, j] True where both are there and i is ranked before j."""
-    return (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
-
-
 def _pair_weights(ranks: Tensor, mask: Tensor, tie: Tie) -> Tensor:
     """How much -log sigmoid(r_i - r_j) counts, [p, i, j]: 1 where i is better, and 1/2 both ways where a tie counts."""
-    weights = _better(ranks, mask).float()
+    weights = better_pairs(ranks, mask).float()
     if tie == "half":
         both = mask[:, :, None] & mask[:, None, :]
         other = ~torch.eye(ranks.shape[1], dtype=torch.bool, device=ranks.device)

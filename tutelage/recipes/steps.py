@@ -79,7 +79,7 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(
         "tutelage.recipes.evaluate:main", "compare models on held-out prompts", files=("results.json", "samples.jsonl"),
     ),
-    "report": Kind("tutelage.evaluate.report:main", "write the report and its plots", files=("report.html", "plots/*")),
+    "report": Kind("tutelage.evaluate.report.page:main", "write the report and its plots", files=("report.html", "plots/*")),
 }  # fmt: skip
 """Every kind of step, in the order in which a recipe usually has them."""
 
@@ -131,7 +131,7 @@ def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KIN
             raise RecipeError(f"{where}: inputs should be a mapping, found {named!r}")
         later = [other for other in recipe.steps if other not in {step.name for step in steps}]
         resolved = {
-            role: _resolve(value, role, role in inputs_class.model_names(), steps, later, where, kinds)
+            role: _resolve(value, role, _mark(inputs_class, role), steps, later, where, kinds)
             for role, value in named.items()
         }
         inputs = validated(inputs_class, resolved, f"{where}, inputs")
@@ -176,13 +176,18 @@ def common(recipe: Recipe, knobs: type[Settings]) -> dict[str, Any]:
     return found | ({"machine": {"device": recipe.device}} if "machine" in knobs.model_fields else {})
 
 
+def _mark(inputs: type[Inputs], role: str) -> str:
+    """What a role wants: the result of a step, a model, or the folder of a run."""
+    return next((mark for mark in ("model", "run") if role in inputs.marked(mark)), "")
+
+
 def _resolve(
-    value: Any, role: str, is_model: bool, before: list[Step], later: list[str], where: str, kinds: Mapping[str, Kind]
+    value: Any, role: str, mark: str, before: list[Step], later: list[str], where: str, kinds: Mapping[str, Kind]
 ) -> Any:
     """What an input names, as a path; mappings of names are resolved one by one."""
     if isinstance(value, Mapping):
         return {
-            key: _resolve(inner, f"{role}.{key}", is_model, before, later, where, kinds) for key, inner in value.items()
+            key: _resolve(inner, f"{role}.{key}", mark, before, later, where, kinds) for key, inner in value.items()
         }
     if value is None or not isinstance(value, str):
         return value
@@ -193,11 +198,11 @@ def _resolve(
         if rest and not any(fnmatch(rest, pattern) for pattern in kind.files):
             hint = nearest(rest, kind.files) or f"; it writes {', '.join(kind.files)}"
             raise RecipeError(f"{where}: input {role}: step {first!r} ({step.kind}) writes no {rest}{hint}")
-        return step.out / (rest or kind.result)
+        return step.out / (rest or ("" if mark == "run" else kind.result))
     if first in later:
         raise RecipeError(f"{where}: input {role}: step {first!r} does not come before it")
     path = Path(value).expanduser()
-    looks_like_hub = is_model and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.exists()
+    looks_like_hub = mark == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.exists()
     if not path.exists() and not looks_like_hub:
         hint = nearest(first, [step.name for step in before])
         raise RecipeError(f"{where}: input {role}: {value!r} is neither an earlier step nor a file that is there{hint}")

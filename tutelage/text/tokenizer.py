@@ -1,8 +1,7 @@
 """Text to ids and back, where no text can become a control token: our own byte-level BPE, and imported tokenizers.
 
-Our own pre-tokenisation is GPT-2's with every digit on its own, so that sums can be learnt digit by digit. llama.cpp knows
-the same pair of rules as "smollm". With it every text has ids and every text comes back from its ids; what an imported
-tokenizer can do is its own affair.
+Our own pre-tokenisation is GPT-2's with every digit on its own, so that sums can be learnt digit by digit; llama.cpp knows it
+as "smollm". With it every text has ids and every text comes back from its ids. An imported tokenizer may not have either.
 """
 
 from __future__ import annotations
@@ -17,62 +16,57 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.files import write_atomic
-from tutelage.text.codec import checked
-from tutelage.text.folder import read_backend, read_folder, require_rows
-from tutelage.text.imported import ChatFormat, chat_format
+from tutelage.text.imported.codec import Codec, checked
+from tutelage.text.imported.folder import read_backend, read_folder, require_rows
+from tutelage.text.imported.format import ChatFormat, chat_format
+from tutelage.text.layout import CHAT_TEMPLATE, EARLIER_TEMPLATES, SPECIALS
+from tutelage.text.stream import TextStream
 
-# Their ids are 0 to 5 in this order. "end" closes a turn: it is trained, and it is never the padding.
-SPECIALS = {
-    "bos": "<|bos|>",
-    "pad": "<|pad|>",
-    "end": "<|end|>",
-    "system": "<|system|>",
-    "user": "<|user|>",
-    "assistant": "<|assistant|>",
-}
+__all__ = ["SPECIALS", "Tokenizer"]
+
 _SMALLEST = 256 + len(SPECIALS)
+_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": SPECIALS["bos"],
+    "eos_token": SPECIALS["end"],
+    "pad_token": SPECIALS["pad"],
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 10**9,  # the limit is the model's, not the tokenizer's
+}
 
 
 class Tokenizer:
     """Text to ids and back. Control ids never come out of ``encode``, whatever the text is.
 
     ``bos_id`` begins a document, ``end_id`` ends an answer (it is trained), ``end_ids`` are all that stop generation, ``pad_id``
-    is never the end. Our own tokenizers have six control tokens and one layout of conversations, ``chat`` is None; imported
-    ones keep theirs in ``chat``.
+    is never the end, ``special_ids`` are all control tokens. Our own tokenizers have six of them, ``own_ids`` in the order of
+    SPECIALS, and one layout of conversations; imported ones keep theirs in ``chat``, which is None for our own.
     """
 
-    system_id: int  # these three are of our own tokenizers alone
-    user_id: int
-    assistant_id: int
+    own_ids: tuple[int, ...] = ()
 
     def __init__(self, backend: tokenizers.Tokenizer, chat: ChatFormat | None = None) -> None:
         """Wrap a backend: a trained one of our own, or an imported one with its ChatFormat.
 
         Raises CheckpointError when one of our own lacks a special token.
         """
-        specials = {t.content: i for i, t in backend.get_added_tokens_decoder().items() if t.special}
         self._backend, self.chat = backend, chat
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         if chat is not None:
             self.bos_id, self.pad_id, self.end_id = chat.bos_id, chat.pad_id, chat.end_ids[0]
             self.end_ids = frozenset(chat.end_ids)
-            self.special_ids = chat.codec.control
+            self.codec = chat.codec
             # Some vocabularies have holes: what counts for an embedding is the largest id.
             self.vocab_size = max(self.vocab_size, max(backend.get_vocab(with_added_tokens=True).values()) + 1)
             return
+        specials = {t.content: i for i, t in backend.get_added_tokens_decoder().items() if t.special}
         missing = [text for text in SPECIALS.values() if text not in specials]
         if missing:
             raise CheckpointError(f"the tokenizer has no special token {', '.join(missing)}; was it made by tutelage?")
-        # Never serialised, so set on every load: special tokens inside a text are then spelt out in plain tokens.
-        backend.encode_special_tokens = True
-        self.bos_id = specials[SPECIALS["bos"]]
-        self.pad_id = specials[SPECIALS["pad"]]
-        self.end_id = specials[SPECIALS["end"]]
+        self.own_ids = tuple(specials[text] for text in SPECIALS.values())
+        self.bos_id, self.pad_id, self.end_id, self.system_id, self.user_id, self.assistant_id = self.own_ids
         self.end_ids = frozenset([self.end_id])
-        self.system_id = specials[SPECIALS["system"]]
-        self.user_id = specials[SPECIALS["user"]]
-        self.assistant_id = specials[SPECIALS["assistant"]]
-        self.special_ids = frozenset(specials.values())
+        self.codec = Codec(backend, frozenset(specials.values()), frozenset())
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -86,12 +80,8 @@ class Tokenizer:
                 f"vocab_size {vocab_size} is too small: 256 bytes and {len(SPECIALS)} special tokens need {_SMALLEST}"
             )
         backend = tokenizers.Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -105,18 +95,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path, *, chat_template: str | None = None) -> Tokenizer:
-        """Read what ``save`` wrote, or the tokenizer of any Hugging Face folder (see folder.py for the kinds).
+        """Read what ``save`` wrote, or the tokenizer of any Hugging Face folder (see imported/folder.py for the kinds).
 
         ``chat_template`` replaces an imported one's template, or gives it one. Raises CheckpointError when there is no
         tokenizer, when it is damaged, and when its template does not work.
         """
-        from tutelage.text.chat import CHAT_TEMPLATE  # the renderer imports this module
-
         folder = Path(folder)
         template, path = folder / "chat_template.jinja", folder / "tokenizer.json"
-        ours = template.is_file() and path.exists() and template.read_bytes().strip() == CHAT_TEMPLATE.encode().strip()
         try:
-            if ours and chat_template is None:
+            if chat_template is None and path.exists() and template.is_file() and _is_own(template.read_bytes()):
                 backend = read_backend(path)
                 require_rows(folder, backend)
                 return cls(backend)
@@ -139,25 +126,17 @@ class Tokenizer:
 
         An imported tokenizer is written back with its own template and names.
         """
-        for name, data in (self._files() if self.chat is None else self.chat.files()).items():
-            write_atomic(Path(folder) / name, data)
-
-    def _files(self) -> dict[str, bytes]:
-        from tutelage.text.chat import CHAT_TEMPLATE  # the renderer imports this module
-
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": SPECIALS["bos"],
-            "eos_token": SPECIALS["end"],
-            "pad_token": SPECIALS["pad"],
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": 10**9,  # the limit is the model's, not the tokenizer's
-        }
-        return {
+        own = {
             "tokenizer.json": self._backend.to_str(pretty=True).encode(),
-            "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
+            "tokenizer_config.json": (json.dumps(_CONFIG, indent=2) + "\n").encode(),
             "chat_template.jinja": CHAT_TEMPLATE.encode(),
         }
+        for name, data in (own if self.chat is None else self.chat.files()).items():
+            write_atomic(Path(folder) / name, data)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self.codec.control
 
     @property
     def appended(self) -> tuple[str, ...]:
@@ -170,7 +149,7 @@ class Tokenizer:
         text = self._backend.to_str(pretty=True)
         if self.chat is not None:
             template = self.chat.template.source if self.chat.template else ""
-            # A padding that the import chose is named only once it is saved; it gives no other ids.
+            # A padding token that the import chose is named only once it is saved; it changes no ids.
             names = sorted(item for item in self.chat.source.names.items() if item[0] != "pad_token")
             text = json.dumps([text, template, names, self.bos_id])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -184,17 +163,22 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a plain text: never a control id, even where it spells one. Raises UsageError for lone surrogates."""
-        if self.chat is not None:
-            return self.chat.codec.encode(text)
-        return list(self._backend.encode(checked(text), add_special_tokens=False).ids)
+        return self.codec.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """``encode`` of each text, on all cores."""
-        if self.chat is not None:
-            return self.chat.codec.encode_batch(texts)
-        encodings = self._backend.encode_batch_fast([checked(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return self.codec.encode_batch(texts)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; control tokens are skipped, bytes that are no UTF-8 become U+FFFD."""
+        """The text of ``ids``; control tokens are skipped, bytes that are not UTF-8 become U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def stream(self) -> TextStream:
+        """An incremental decoder: ``push(id)`` and finally ``finish()`` return the pieces of ``decode``'s text."""
+        return TextStream(self._backend)
+
+
+def _is_own(template: bytes) -> bool:
+    """Is this chat template our own layout, as this version or an earlier one wrote it?"""
+    template = template.strip()
+    return template == CHAT_TEMPLATE.encode().strip() or hashlib.sha256(template).hexdigest() in EARLIER_TEMPLATES

@@ -43,10 +43,9 @@ def write_checkpoint(
 
     Of a model with adapters the merged weights, and the adapters by themselves in the folder ``adapter``.
     """
-    temporary = temporary_name(folder)
     ends = [tokenizer.end_id, *sorted(tokenizer.end_ids - {tokenizer.end_id})]
     ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "end_id": ends, "pad_id": tokenizer.pad_id}
-    try:
+    with _appearing(folder) as temporary:
         with _what_the_disk_said(folder):
             if adapters(model):
                 save_model(temporary, merged(model), **ids)
@@ -55,6 +54,14 @@ def write_checkpoint(
                 save_model(temporary, model, **ids)
         tokenizer.save(temporary)
         write_atomic(temporary / LINEAGE, json.dumps(run.lineage() | facts, indent=2).encode())
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` when the block is done, and is deleted where it fails."""
+    temporary = temporary_name(folder)
+    try:
+        yield temporary
         if folder.exists():
             remove(folder)
         temporary.replace(folder)
@@ -62,6 +69,20 @@ def write_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder.parent)
+
+
+def link_tree(folder: Path, target: Path) -> None:
+    """A second folder with the same files: linked, or copied on file systems without hard links."""
+    target.mkdir()
+    for source in sorted(folder.rglob("*")):
+        place = target / source.relative_to(folder)
+        if source.is_dir():
+            place.mkdir()
+            continue
+        try:
+            os.link(source, place)
+        except OSError:
+            shutil.copy2(source, place)
 
 
 def _base_of(run: RunFolder) -> str:
@@ -118,7 +139,7 @@ class Keeper:
             self.training.optimizer.load_state_dict(state["optimizer"])
             for name, item in self.training.state.items():
                 item.load_state_dict(state["extra"][name])
-            if state["best_of"] == self.metric:
+            if state["best_of"] == self.metric and self._folder(state["best_step"]).exists():
                 self.best, self.best_step = state["best"], state["best_step"]
             self.ended = state["ended"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
@@ -139,7 +160,7 @@ class Keeper:
             self.best_step = step
         if not run.writer or not (better or due):
             return
-        folder = run.checkpoints / f"step-{step:08d}"
+        folder = self._folder(step)
         with self.training.complete():
             write_checkpoint(run, folder, *self.training.result, step=step)
         if better:
@@ -155,15 +176,14 @@ class Keeper:
         if not run.writer:
             return
         if self.training.select and self.best_step:
-            temporary = temporary_name(run.checkpoint)
-            shutil.copytree(run.checkpoints / f"step-{self.best_step:08d}", temporary, copy_function=os.link)
-            if run.checkpoint.exists():
-                remove(run.checkpoint)
-            temporary.replace(run.checkpoint)
-            sync_folder(run.path)
+            with _appearing(run.checkpoint) as temporary:
+                link_tree(self._folder(self.best_step), temporary)
         else:
             with self.training.complete():
                 write_checkpoint(run, run.checkpoint, *self.training.result)
+
+    def _folder(self, step: int) -> Path:
+        return self.run.checkpoints / f"step-{step:08d}"
 
     def _is_best(self, measured: Metrics | None) -> bool:
         """Whether the chosen metric was measured and is better than ever before; remembers it."""

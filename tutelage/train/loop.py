@@ -61,6 +61,7 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
     _require_measured(training, machine)
     keeper = Keeper(run, training, machine)
     done = first = keeper.restore()
+    parallel.wait_for_all()  # rank 0 may soon write another state, or remove this one
     measured: Metrics = {}
     run.note("training", first=first, steps=steps, **machine_facts(training.modules, machine.dtype))
     stop = run.until_closed.enter_context(_signals(run))
@@ -94,13 +95,19 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
 
 
 def _require_measured(training: Training, machine: Machine) -> None:
-    """Raise RecipeError where ``keep_best`` names something that is not measured."""
-    if not machine.keep_best or machine.keep_best in training.measures:
+    """Raise RecipeError where ``keep_best`` names something that is not measured, or not what chooses the result."""
+    wanted = machine.keep_best
+    if wanted is None:
         return
     if not training.measures:
         raise RecipeError("machine.keep_best: nothing is measured on held-out data here; give some, or no keep_best")
-    there = ", ".join(training.measures)
-    raise RecipeError(f"machine.keep_best: {machine.keep_best!r} is not measured here; there are {there}")
+    if wanted not in training.measures:
+        there = ", ".join(training.measures)
+        raise RecipeError(f"machine.keep_best: {wanted!r} is not measured here; there are {there}")
+    if training.select not in (None, wanted):
+        raise RecipeError(
+            f"machine.keep_best: the best by {training.select} is the result here and kept anyway; leave it out"
+        )
 
 
 def machine_facts(modules: Mapping[str, nn.Module], dtype: str) -> dict[str, Any]:
@@ -153,7 +160,7 @@ def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if asked:
+    if parallel.any_of(asked):
         raise Interrupted(f"{run.path} is finished; stopped after it")
 
 

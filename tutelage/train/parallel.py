@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,28 +96,37 @@ def any_of(flag: bool) -> bool:
 
 
 def add_gradients(modules: Sequence[nn.Module]) -> None:
-    """Add each weight's gradient over all ranks; a rank without a share of the batch counts as zero."""
+    """Add each weight's gradient over all ranks; a rank without a share of the batch counts as zero.
+
+    A weight without a gradient on any rank stays without one, so that the optimiser leaves it alone.
+    """
     if world_size() == 1:
         return
-    learning = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values()
-    for weight in learning:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-    flat = torch.cat([weight.grad.float().flatten() for weight in learning if weight.grad is not None])
-    add_up(flat)
-    for weight, part in zip(learning, flat.split([p.numel() for p in learning]), strict=True):
-        assert weight.grad is not None
-        weight.grad.copy_(part.view_as(weight))
+    learning = list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
+    device = learning[0].device
+    parts = [torch.zeros(p.numel(), device=device) if p.grad is None else p.grad.float().flatten() for p in learning]
+    has_one = torch.tensor([float(p.grad is not None) for p in learning], device=device)
+    *sums, anywhere = add_up(torch.cat([*parts, has_one])).split([*map(len, parts), len(parts)])
+    for weight, total_gradient, ranks in zip(learning, sums, anywhere.tolist(), strict=True):
+        if ranks:
+            kind = getattr(weight, "grad_dtype", None) or weight.dtype
+            weight.grad = total_gradient.view_as(weight).to(kind)
+
+
+def wait_for_all() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        _together(dist.barrier)
 
 
 @contextmanager
 def writer_first() -> Iterator[None]:
     """Rank 0 runs the block before the others do, so that they find what it wrote."""
-    if world_size() > 1 and rank() > 0:
-        _together(dist.barrier)
+    if rank() > 0:
+        wait_for_all()
     yield
-    if world_size() > 1 and rank() == 0:
-        _together(dist.barrier)
+    if rank() == 0:
+        wait_for_all()
 
 
 @contextmanager
@@ -125,34 +135,35 @@ def open_stage(out: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterato
 
     Raises what ``open_run`` raises, on every rank.
     """
-    knobs.check(inputs)
     _join()
     if world_size() == 1:
         with open_run(out, kind, knobs, inputs) as run:
             yield run
-    elif rank() == 0:
-        opened = False
-        try:
-            with open_run(out, kind, knobs, inputs) as run:
-                _broadcast(None)
-                opened = True
-                yield run
-        except TutelageError as error:
-            if not opened:
-                _broadcast(str(error))
-            raise
+        return
+    if rank() == 0:
+        refusal: TutelageError | None = None
+        with ExitStack() as stack:
+            try:
+                run = stack.enter_context(open_run(out, kind, knobs, inputs))
+            except TutelageError as error:
+                refusal = error
+            _broadcast(refusal)
+            if refusal is not None:
+                raise refusal
+            yield run
     else:
         refusal = _broadcast(None)
         if refusal is not None:
-            raise TrainingError(f"rank 0 did not start: {refusal}")
+            raise refusal
         run = RunFolder(out, writer=False)
         with run.until_closed:
             yield run
+    wait_for_all()
 
 
-def _broadcast(message: str | None) -> str | None:
-    """Rank 0's message, on every rank."""
-    box = [message]
+def _broadcast(item: T) -> T:
+    """Rank 0's item, on every rank."""
+    box: list[Any] = [item]
     _together(lambda: dist.broadcast_object_list(box, src=0))
     return box[0]
 
@@ -164,8 +175,8 @@ def _join() -> None:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     _publish()
 
 
@@ -190,18 +201,24 @@ def _together(collective: Callable[[], Any]) -> None:
         ) from None
 
 
-def _lost_ranks() -> list[int]:
-    """The ranks on this machine whose process no longer exists."""
-    lost = []
+def _lost_ranks(patience: float = 5.0) -> list[int]:
+    """The ranks on this machine whose process no longer exists.
+
+    A dying process closes its connections a little before it is gone, so this looks for ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
     try:
         store = dist.distributed_c10d._get_default_store()
-        for other in range(world_size()):
-            pid, _, host = store.get(f"tutelage/pid/{other}").decode().partition("@")
-            if host == os.uname().nodename and not _alive(int(pid)):
-                lost.append(other)
+        processes = [store.get(f"tutelage/pid/{other}").decode().split("@") for other in range(world_size())]
     except RuntimeError:  # the store went with rank 0
         return [0] if rank() else []
-    return lost
+    while True:
+        lost = [
+            other for other, (pid, host) in enumerate(processes) if host == os.uname().nodename and not _alive(int(pid))
+        ]
+        if lost or time.monotonic() > deadline:
+            return lost
+        time.sleep(0.05)
 
 
 def _alive(pid: int) -> bool:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from tutelage.data.batches import fitting_prompts
 from tutelage.data.formats import read_prompts
+from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.hub import resolve_model
@@ -40,6 +40,7 @@ from tutelage.train.training import Schedule, Training
 
 def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = None) -> Path:
     """Run the stage; returns the checkpoint folder. ``gold``: a judge that knows the truth, one more scorer."""
+    knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "ppo", knobs, inputs) as run:
         if run.finished:

@@ -17,8 +17,8 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from tutelage.data.heldout import HeldoutText
-from tutelage.data.mixing import Mixture
+from tutelage.data.tokens.heldout import HeldoutText
+from tutelage.data.tokens.mixing import Mixture
 from tutelage.errors import RecipeError
 from tutelage.model.compiling import compile_layers, compiled
 from tutelage.model.config import ModelConfig
@@ -141,6 +141,7 @@ class PretrainSettings(Settings):
 
 def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
+    knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "pretrain", knobs, inputs) as run:
         if run.finished:

@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from tutelage.data.formats import read_documents
-from tutelage.data.mixing import Mixture
-from tutelage.data.shards import tokenise
+from tutelage.data.tokens.mixing import Mixture
+from tutelage.data.tokens.shards import tokenise
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tutelage.data.batches import pack_ranking, pad_right, tree_mask
 from tutelage.data.prepare import text_of
+from tutelage.data.tokens.batches import pack_ranking, pad_right, tree_mask
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Ranking

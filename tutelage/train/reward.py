@@ -18,10 +18,10 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from tutelage.data.batches import pad_right
 from tutelage.data.formats import read_conversations, read_rankings
-from tutelage.data.mixing import split_by_key
 from tutelage.data.prepare import opening
+from tutelage.data.tokens.batches import pad_right
+from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
@@ -98,6 +98,7 @@ class RewardSettings(Settings):
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
+    knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "reward", knobs, inputs) as run:
         if run.finished:

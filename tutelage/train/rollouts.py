@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tutelage.data.batches import pad_right
-from tutelage.generate.engine import Engine, Generated, Request
+from tutelage.data.tokens.batches import pad_right
+from tutelage.generate.engine import Engine, Request
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
@@ -95,8 +95,7 @@ def sample(
     ]
     mine = parallel.shard(requests)
     engine = Engine(model, max_batch=min(128, max(1, len(mine))), autocast=dtype)
-    written = [(a.ids, a.logprobs, a.finish_reason) for (a, *_) in engine.generate(mine)]
-    answers = [Generated(*one) for one in parallel.interleave(parallel.gather(written))]
+    answers = parallel.interleave(parallel.gather([samples[0] for samples in engine.generate(mine)]))
     device = next(model.parameters()).device
     ids, _ = pad_right([[*p, *a.ids] for p, a in zip(prompts, answers, strict=True)], tokenizer.pad_id)
     answer_ids, mask = pad_right([a.ids for a in answers], tokenizer.pad_id)

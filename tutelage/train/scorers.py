@@ -12,12 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from tutelage.errors import TrainingError
+from tutelage.errors import TrainingError, TutelageError
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Prompt
 from tutelage.settings import Settings
@@ -56,6 +57,8 @@ def load_function(name: str) -> Callable[[Prompt, str], float]:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name} cannot be imported: {error}") from None
+    except Exception as error:  # the module's own code may fail in any way
+        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise ValueError(f"{name} is a {type(function).__name__}, not a function")
     return function
@@ -110,9 +113,20 @@ def _scores(scorer: Scorer, rollouts: Rollouts, prompts: Sequence[Prompt], texts
     finished = rollouts.finished.tolist()
     scores = torch.zeros(len(texts))
     for row in parallel.shard(range(len(texts))):
-        value = scorer.function(prompts[row], texts[row], finished[row])
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            where = f" ({prompts[row].id})" if prompts[row].id else ""
-            raise TrainingError(f"scorer {scorer.name!r} gave {value!r} for a prompt{where}: a finite number is needed")
-        scores[row] = float(value)
+        scores[row] = _call(scorer.name, scorer.function, prompts[row], texts[row], finished[row])
     return parallel.add_up(scores).to(rollouts.ids.device)
+
+
+def _call(name: str, function: Gold, prompt: Prompt, text: str, finished: bool) -> float:
+    """The function's number. TrainingError that names the scorer where the function fails, or its value is none."""
+    where = f"a prompt ({prompt.id})" if prompt.id else "a prompt"
+    try:
+        value = function(prompt, text, finished)
+    except TutelageError:
+        raise
+    except Exception as error:  # the user's own code may fail in any way
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise TrainingError(f"scorer {name!r} failed on {where}: {why}") from error
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise TrainingError(f"scorer {name!r} gave {value!r} for {where}: a finite number is needed")
+    return float(value)

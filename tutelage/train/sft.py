@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from tutelage.data.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.data.formats import read_conversations, read_prompts
+from tutelage.data.tokens.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
@@ -86,6 +86,7 @@ class SFTSettings(Settings):
 
 def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
+    knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "sft", knobs, inputs) as run:
         if run.finished:
@@ -138,7 +139,7 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
                 result=(model, tokenizer),
                 evaluate=evaluate if measures else None,
                 measures=measures,
-                select=knobs.machine.keep_best or (measures[-1] if measures else None),
+                select=measures[-1] if measures else None,
                 show=("loss", "heldout_loss", "reward"),
             ),
             knobs.machine,

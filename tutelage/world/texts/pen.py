@@ -199,8 +199,7 @@ class Pen:
 
     def _without_subject(self, entity: Entity, clause: str) -> str:
         """The clause without the name or pronoun that it begins with; nothing if it begins otherwise."""
-        for again in (True, False):
-            head = self._subject(entity, again)["S"] + self.space
+        for head in (self.pronoun(entity) + self.space, capitalised(self.title(entity)) + self.space):
             if clause.startswith(head) and clause[len(head)] != "的":
                 return clause[len(head) :]
         return ""
@@ -233,9 +232,9 @@ class Pen:
         template = self.wording("relations.short").get(relation, "{v}")
         return self.sentence(self._fill(template, entity, relation))
 
-    def pronoun(self, person: Person) -> str:
-        """She, He, 她, 他."""
-        return self._subject(person, True)["S"]
+    def pronoun(self, entity: Entity) -> str:
+        """She, He, It, 她, 他, 它."""
+        return self._subject(entity, True)["S"]
 
     def _fill(self, template: str, entity: Entity, relation: str, key: str = "", *, again: bool = False) -> str:
         """A wording with its slots filled, by default with the value that the entity has."""

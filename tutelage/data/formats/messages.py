@@ -1,0 +1,176 @@
+"""Turns of dialogues in rows: OpenAI's ``{role, content, tool_calls, ...}`` and ShareGPT's ``{from, value}``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from tutelage.data.formats import parts
+from tutelage.data.read.rows import RowError
+from tutelage.records import ImagePart, Message, Part, Role, TextPart, ToolCall
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "developer",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+"""A turn's ``role`` or ``from`` -> the role of its message. The value of a ``function_call`` turn is the call."""
+
+OPENAI_KEEPS = ("reasoning", "tool_calls", "tool_call_id", "name", "images")
+"""What OpenAI's messages hold beyond roles and texts."""
+
+_EXPECTED_CALL = '{"name": ..., "arguments": {...}}'
+_EXPECTED_PART = '{"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}'
+_TO_BE_LEARNT = ("weight", "loss", "train")
+
+
+# ---- out of rows
+
+
+def messages_of(value: Any, field: str) -> list[Message]:
+    """Messages of OpenAI's or ShareGPT's kind. Raises RowError that names the turn."""
+    if not isinstance(value, list) or not value:
+        raise RowError("is not a list of messages", field=field, expected="a list of messages", found=value)
+    return [_message(turn, f"{field}.{i}") for i, turn in enumerate(value)]
+
+
+def prompt_messages(value: Any, field: str) -> list[Message]:
+    """A prompt, given as text or as messages."""
+    return [Message(role="user", content=value)] if isinstance(value, str) else messages_of(value, field)
+
+
+def system_message(row: parts.Fields) -> list[Message]:
+    """The row's ``system`` column as a message, if it says something."""
+    return [Message(role="system", content=parts.text_field(row, "system"))] if row.get("system") else []
+
+
+def with_system(row: parts.Fields, messages: list[Message]) -> list[Message]:
+    """The messages with the row's ``system`` in front, unless it is there already."""
+    system = system_message(row)
+    return messages if messages[: len(system)] == system else [*system, *messages]
+
+
+def _message(turn: Any, field: str) -> Message:
+    parts.check_object(turn, field)
+    role_key, text_key = ("from", "value") if "from" in turn else ("role", "content")
+    said, content = turn.get(role_key), turn.get(text_key)
+    role = ROLES.get(said) if isinstance(said, str) else None
+    if role is None:
+        raise RowError("is not a known role", field=f"{field}.{role_key}", expected=", ".join(ROLES), found=said)
+    for mark in _TO_BE_LEARNT:
+        if role == "assistant" and turn.get(mark) is not None and not turn[mark]:
+            problem = "marks an answer that is not to be learnt, and every answer is learnt from"
+            raise RowError(problem, field=f"{field}.{mark}", expected="rows without such answers", found=turn[mark])
+    calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    if said == "function_call":
+        calls, content = _calls_in(content, f"{field}.{text_key}"), ""
+    if not isinstance(calls, list):
+        raise RowError("is not a list", field=f"{field}.tool_calls", expected=f"[{_EXPECTED_CALL}]", found=calls)
+    if content is None and calls:
+        content = ""
+    return Message(
+        role=role,
+        content=_content(content, f"{field}.{text_key}"),
+        reasoning=next((turn[k] for k in ("reasoning", "reasoning_content", "thinking") if turn.get(k)), ""),
+        tool_calls=tuple(_tool_call(call, f"{field}.tool_calls.{i}") for i, call in enumerate(calls)),
+        tool_call_id=parts.as_text(turn.get("tool_call_id")),
+        name=parts.as_text(turn.get("name")),
+        evidence=turn.get("evidence") or (),
+        citations=turn.get("citations") or (),
+    )
+
+
+def _content(value: Any, field: str) -> str | tuple[Part, ...]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise RowError("is not text", field=field, expected="text, or a list of parts", found=value)
+    return tuple(_part(part, f"{field}.{i}") for i, part in enumerate(value))
+
+
+def _part(part: Any, field: str) -> Part:
+    if isinstance(part, dict):
+        given = [value for key, value in part.items() if key != "type" and value is not None]
+        kind, value = part.get("type"), given[0] if len(given) == 1 else None
+        if kind in ("text", "input_text", "output_text") and isinstance(value, str):
+            return TextPart(text=value)
+        if kind in ("image", "image_url", "input_image"):
+            image = value.get("url") if isinstance(value, dict) and value.keys() == {"url"} else value
+            if isinstance(image, str) and image:
+                return ImagePart(image=image)
+    raise RowError("is not a part of a message", field=field, expected=_EXPECTED_PART, found=part)
+
+
+def _calls_in(value: Any, field: str) -> list[Any]:
+    """The call, or the list of calls, that the text of ShareGPT's ``function_call`` turn is the JSON of."""
+    try:
+        calls = orjson.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise RowError("is not a tool call", field=field, expected=_EXPECTED_CALL, found=value) from None
+    return calls if isinstance(calls, list) else [calls]
+
+
+def _tool_call(value: Any, field: str) -> ToolCall:
+    inner = value.get("function", value) if isinstance(value, dict) else None
+    name, arguments = (inner.get("name"), inner.get("arguments")) if isinstance(inner, dict) else (None, None)
+    given = parts.object_of(arguments or {})
+    if not isinstance(name, str) or not name or given is None:
+        raise RowError("is not a tool call", field=field, expected=_EXPECTED_CALL, found=value)
+    return ToolCall(name=name, arguments=given, id=parts.as_text(value.get("id")))
+
+
+# ---- into rows
+
+
+def openai_rows(messages: Iterable[Message]) -> list[parts.Row]:
+    """Messages as the OpenAI API writes them."""
+    return [_openai_row(message) for message in messages]
+
+
+def _openai_row(message: Message) -> parts.Row:
+    row: parts.Row = {"role": message.role, "content": message.content}
+    if not isinstance(message.content, str):
+        row["content"] = [
+            {"type": "text", "text": part.text}
+            if isinstance(part, TextPart)
+            else {"type": "image_url", "image_url": {"url": part.image}}
+            for part in message.content
+        ]
+    more = {
+        "reasoning_content": message.reasoning,
+        "tool_calls": [
+            ({"id": call.id} if call.id else {})
+            | {"type": "function", "function": {"name": call.name, "arguments": parts.dumps(call.arguments)}}
+            for call in message.tool_calls
+        ],
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+    }
+    return row | {name: value for name, value in more.items() if value}
+
+
+def sharegpt_rows(messages: Sequence[Message]) -> list[parts.Row]:
+    """Messages as ``{from, value}``; a message of tool calls is a ``function_call`` turn, a tool's output an ``observation``."""
+    names = {"user": "human", "assistant": "gpt", "tool": "observation"}
+    rows = []
+    for message in messages:
+        said, value = names.get(message.role, message.role), message.text
+        if message.tool_calls:
+            if value:
+                raise parts.CannotHold("one of its turns has both text and tool calls")
+            calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+            said, value = "function_call", parts.dumps(calls[0] if len(calls) == 1 else calls)
+        rows.append({"from": said, "value": value})
+    return rows

@@ -1,0 +1,252 @@
+"""What is in a file or folder, read once from end to end: formats, counts, lengths, scripts, turns, rankings, problems.
+
+Memory grows by a few bytes per record (its lengths and a hash of its content), never with the texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tutelage.data.formats import records_of, what_is_in
+from tutelage.data.read.rows import Rejects
+from tutelage.data.read.sources import ANY_FILE, data_files, name_below
+from tutelage.errors import DataError
+from tutelage.records import Answers, Conversation, Document, Message, Prompt, Ranking, Record
+
+if TYPE_CHECKING:
+    from tutelage.text.tokenizer import Tokenizer
+
+_SAMPLE = 1000
+"""Characters of each text whose scripts are counted."""
+_EXAMPLES = 2
+_TOGETHER = 256
+"""Texts that are tokenised together."""
+
+_LETTERS = {
+    "Latin": r"A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff",
+    "CJK": r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
+    "kana": r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff",
+    "Hangul": r"\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3",
+    "Cyrillic": r"\u0400-\u0481\u048a-\u052f",
+    "Greek": r"\u0370-\u03ff\u1f00-\u1fff",
+    "Arabic": r"\u0620-\u064a\u066e-\u06d3\u0750-\u077f",
+    "Hebrew": r"\u05d0-\u05ea",
+    "Devanagari": r"\u0904-\u0939\u0958-\u0961",
+    "Thai": r"\u0e01-\u0e2e",
+}
+_OTHERS = {script: re.compile(f"[^{letters}]+") for script, letters in _LETTERS.items()}
+"""Script -> what is not a letter of it. Scripts, not languages: French and Vietnamese are both Latin."""
+
+_PLURALS: dict[type[Record], str] = {
+    Document: "documents",
+    Conversation: "conversations",
+    Prompt: "prompts",
+    Ranking: "rankings",
+    Answers: "answers",
+}
+
+
+def _longs() -> array[int]:
+    return array("q")
+
+
+@dataclass
+class Lengths:
+    """How long texts of one sort are."""
+
+    characters: array[int] = field(default_factory=_longs)
+    tokens: array[int] = field(default_factory=_longs)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of lengths; nearest rank, so each is a length that occurs."""
+
+    median: int
+    p95: int
+    longest: int
+    total: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Quantiles:
+        """Raises ValueError where there are none."""
+        values = np.sort(np.asarray(lengths, dtype=np.int64))
+        median, p95 = (int(values[math.ceil(share * len(values)) - 1]) for share in (0.5, 0.95))
+        return cls(median, p95, int(values[-1]), int(values.sum()))
+
+
+@dataclass
+class FileFacts:
+    """One file (or split). ``problem`` says why it could not be read, or not to its end."""
+
+    name: str
+    format: str = ""
+    kind: str = ""
+    records: int = 0
+    left_out: int = 0
+    problem: str = ""
+
+
+@dataclass
+class KindFacts:
+    """All records of one kind."""
+
+    records: int = 0
+    lengths: dict[str, Lengths] = field(default_factory=dict)
+    """Part of the record -> how long it is."""
+    scripts: Counter[str] = field(default_factory=Counter)
+    """Script -> letters of it in the sample."""
+    turns: array[int] = field(default_factory=_longs)
+    with_system: int = 0
+    sizes: Counter[int] = field(default_factory=Counter)
+    """Completions of a ranking -> how many rankings."""
+    with_ties: int = 0
+    tied_pairs: int = 0
+    pairs: int = 0
+    """Pairs of answers of which one is better."""
+    longer_wins: int = 0
+    """Of these, where the better one is the longer; equal lengths count for neither side."""
+    equally_long: int = 0
+    labellers: set[str] = field(default_factory=set)
+    examples: list[str] = field(default_factory=list)
+    hashes: array[int] = field(default_factory=lambda: array("Q"))
+
+    @property
+    def duplicates(self) -> int:
+        """Records whose texts (and ranks) occurred before, exactly."""
+        return self.records - len(np.unique(np.asarray(self.hashes, dtype=np.uint64)))
+
+
+@dataclass
+class Inspection:
+    """What was found."""
+
+    files: list[FileFacts] = field(default_factory=list)
+    kinds: dict[str, KindFacts] = field(default_factory=dict)
+    rejects: Rejects = field(default_factory=Rejects)
+
+
+def inspect_data(
+    path: Path, *, format: str | None = None, encoding: str = "utf-8", tokenizer: Tokenizer | None = None
+) -> Inspection:
+    """Read everything and count it. A file that cannot be read is one of the problems; raises only if there is none."""
+    found = Inspection()
+    for source in data_files(Path(path), ANY_FILE, found.rejects):
+        file = FileFacts(name_below(source, path))
+        found.files.append(file)
+        before = found.rejects.counts.total()
+        try:
+            file.format, kind = what_is_in(source, format)
+            file.kind = _PLURALS[kind]
+            facts = found.kinds.setdefault(file.kind, KindFacts())
+            given = None if format == "text" else format
+            records = records_of(kind, source, path, given, "skip", found.rejects, encoding)
+            waiting: list[tuple[str, str]] = []
+            try:
+                for record in records:
+                    file.records += 1
+                    waiting += _count(facts, record)
+                    if len(waiting) >= _TOGETHER:
+                        _count_tokens(facts, waiting, tokenizer)
+            finally:  # a file that breaks off has been read so far
+                _count_tokens(facts, waiting, tokenizer)
+        except DataError as error:
+            file.problem = str(error)
+        file.left_out = found.rejects.counts.total() - before
+    return found
+
+
+def scripts_of(text: str) -> Counter[str]:
+    """Letters of each script in a text; other characters are not counted."""
+    scripts = ["Latin"] if text.isascii() else list(_OTHERS)
+    return +Counter({script: len(_OTHERS[script].sub("", text)) for script in scripts})
+
+
+def _count(facts: KindFacts, record: Record) -> list[tuple[str, str]]:
+    """Count one record; return its parts."""
+    facts.records += 1
+    parts = _parts(record)
+    for part, text in parts:
+        facts.lengths.setdefault(part, Lengths()).characters.append(len(text))
+        facts.scripts += scripts_of(text[:_SAMPLE])
+    content = "\0".join(text for _, text in parts) + (repr(record.ranks) if isinstance(record, Ranking) else "")
+    digest = hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=8).digest()
+    facts.hashes.append(int.from_bytes(digest, "big"))
+    if len(facts.examples) < _EXAMPLES:
+        facts.examples.append(_example(record))
+    if messages := _messages(record):
+        facts.turns.append(sum(message.role != "system" for message in messages))
+        facts.with_system += any(message.role == "system" for message in messages)
+    if isinstance(record, Ranking):
+        _count_ranking(facts, record)
+    return parts
+
+
+def _count_tokens(facts: KindFacts, waiting: list[tuple[str, str]], tokenizer: Tokenizer | None) -> None:
+    if tokenizer is not None:
+        for (part, _), ids in zip(waiting, tokenizer.encode_batch([text for _, text in waiting]), strict=True):
+            facts.lengths[part].tokens.append(len(ids))
+    waiting.clear()
+
+
+def _count_ranking(facts: KindFacts, record: Ranking) -> None:
+    k = len(record.ranks)
+    facts.sizes[k] += 1
+    lengths = [len(completion.text) for completion in record.completions]
+    better = [(i, j) for i in range(k) for j in range(k) if record.ranks[i] < record.ranks[j]]
+    tied = k * (k - 1) // 2 - len(better)
+    facts.with_ties += tied > 0
+    facts.tied_pairs += tied
+    facts.pairs += len(better)
+    facts.longer_wins += sum(lengths[i] > lengths[j] for i, j in better)
+    facts.equally_long += sum(lengths[i] == lengths[j] for i, j in better)
+    if record.labeller:
+        facts.labellers.add(record.labeller)
+
+
+def _messages(record: Record) -> tuple[Message, ...]:
+    if isinstance(record, Conversation | Prompt):
+        return record.messages
+    return record.prompt.messages if isinstance(record, Ranking | Answers) else ()
+
+
+def _parts(record: Record) -> list[tuple[str, str]]:
+    """(name, text) of what is measured: of a conversation the whole and each answer apart."""
+    if isinstance(record, Document):
+        return [("text", record.text)]
+    whole = "\n".join(message.text for message in _messages(record))
+    if isinstance(record, Conversation):
+        answers = [("answer", message.text) for message in record.messages if message.role == "assistant"]
+        return [("conversation", whole), *answers]
+    completions = record.completions if isinstance(record, Ranking | Answers) else ()
+    return [("prompt", whole), *(("completion", completion.text) for completion in completions)]
+
+
+def _example(record: Record) -> str:
+    """A record in a line or a few, each cut short."""
+    if isinstance(record, Document):
+        return _short(record.text, 300)
+    lines = [f"{message.role}: {_short(message.text, 150)}" for message in _messages(record)]
+    if len(lines) > 4:
+        lines[2:-1] = [f"... {len(lines) - 3} more turns ..."]
+    if isinstance(record, Ranking):
+        ranked = sorted(zip(record.ranks, record.completions, strict=True), key=lambda pair: pair[0])
+        lines += [f"rank {rank}: {_short(completion.text, 150)}" for rank, completion in ranked]
+    elif isinstance(record, Answers):
+        lines += [f"answer: {_short(completion.text, 150)}" for completion in record.completions]
+    return "\n".join(lines)
+
+
+def _short(text: str, most: int) -> str:
+    line = " ".join(text[: 2 * most].split())
+    return line if len(line) <= most and len(text) <= 2 * most else line[: most - 3] + "..."

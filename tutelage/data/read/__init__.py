@@ -1,0 +1,1 @@
+"""Files, folders and data sets on the hub -> rows or lines of text, each with its place."""

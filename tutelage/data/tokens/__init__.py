@@ -1,0 +1,1 @@
+"""Records -> token streams on disk, pretraining batches, padded tensors."""

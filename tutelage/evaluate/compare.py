@@ -1,0 +1,250 @@
+"""The step "evaluate": models answer the same held-out prompts, and every figure of every model goes into one results.json.
+
+Models go by the names that the recipe gives them, in its order: for example GPT, GPT with few shots, SFT, PPO, PPO-ptx
+(InstructGPT, figure 1). Win rates compare two models prompt by prompt: by the judge's score, or without a judge by the reward
+model's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tutelage.assistant.assistant import Assistant, Shots
+from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.tokens.batches import fitting_prompts
+from tutelage.data.tokens.heldout import HeldoutText
+from tutelage.errors import DataError, RecipeError
+from tutelage.evaluate.judge import Judge
+from tutelage.evaluate.measure import GROUPS, Measured, Yardsticks, measure, members_of, shots_like
+from tutelage.evaluate.reward_model import reward_model_figures
+from tutelage.evaluate.statistics import win_rate
+from tutelage.files import write_atomic
+from tutelage.generate.sampler import Sampling
+from tutelage.model.checkpoint import context_of
+from tutelage.model.hub import resolve_model
+from tutelage.records import Prompt, Ranking
+from tutelage.runs.folder import open_run
+from tutelage.settings import Inputs, ModelPath, Settings, nearest
+from tutelage.text.tokenizer import Tokenizer
+
+RankingFigures = Callable[[str, Sequence[Ranking]], Mapping[str, float]]
+"""(name of a file of rankings, its rankings) -> figures of the labels themselves, such as the labellers' agreement."""
+
+
+class EvaluateInputs(Inputs):
+    """What is evaluated, and on what."""
+
+    models: dict[str, ModelPath] = Field(min_length=1, description="name -> checkpoint, in the order of the table")
+    prompts: Path = Field(description="held-out prompts")
+    reference: ModelPath | None = Field(None, description="checkpoint that KL is measured against")
+    reward_model: ModelPath | None = Field(None, description="reward model that scores the answers")
+    demonstrations: Path | None = Field(None, description="conversations that shots are drawn from")
+    heldout_text: Path | None = Field(None, description="documents for bits per byte")
+    world: Path | None = Field(None, description="folder of an embedded world, whose judge gives gold scores")
+    rankings: dict[str, Path] = Field({}, description="name -> rankings that reward models are measured on")
+    reward_models: dict[str, ModelPath] = Field({}, description="name -> reward model to measure on the rankings")
+
+
+class Ask(Settings):
+    """How one model is asked."""
+
+    as_text: bool = Field(False, description="in plain text, as a base model, and not in the chat format")
+    shots: int = Field(0, ge=0, description="demonstrations before the prompt; only in plain text")
+
+
+class EvaluateSettings(Settings):
+    """How models are asked and compared."""
+
+    temperature: float = Field(1.0, ge=0, description="of sampling; KL is always that of temperature 1")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    ask: dict[str, Ask] = Field({}, description="name -> how this model is asked; default: in the chat format")
+    against: tuple[str, ...] = Field((), description="names of the models that win rates are computed against")
+    clear_difference: float = Field(0.1, ge=0, description="judge's scores this close tie in the clear win rates")
+    compression: bool = Field(False, description="also measure gzip and xz on the held-out text")
+    seed: int = Field(0, description="seed of sampling and of the choice of shots")
+    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    dtype: str = Field("auto", description="auto, bf16, fp32")
+
+    def check(self, inputs: Inputs) -> None:
+        """Names must be models, and what is asked for must be measurable with these inputs."""
+        assert isinstance(inputs, EvaluateInputs)
+        for name in (*self.against, *self.ask):
+            if name not in inputs.models:
+                raise RecipeError(f"{name!r} is not one of the models{nearest(name, list(inputs.models))}")
+        if self.against and not inputs.world and not inputs.reward_model:
+            raise RecipeError("win rates need scores: give reward_model, or a world whose judge decides")
+        if any(ask.shots for ask in self.ask.values()) and not inputs.demonstrations:
+            raise RecipeError("shots are drawn from demonstrations: give that input, or ask with 0 shots")
+        if any(ask.shots and not ask.as_text for ask in self.ask.values()):
+            raise RecipeError("shots are for models that are asked in plain text: give as_text too")
+        if self.compression and not inputs.heldout_text:
+            raise RecipeError("compression is measured on held-out text: give heldout_text")
+
+
+def main(
+    knobs: EvaluateSettings,
+    inputs: EvaluateInputs,
+    out: Path,
+    *,
+    judge: Judge | None = None,
+    ranking_figures: RankingFigures | None = None,
+) -> Path:
+    """Measure the models and the reward models; write results.json and samples.jsonl into ``out`` and return it.
+
+    Args:
+        judge: gives gold scores. The caller makes it, from ``inputs.world``.
+        ranking_figures: adds figures of the labels to those of the reward models, see ``RankingFigures``.
+    Raises: UsageError for settings that the inputs cannot serve; DataError if no prompt leaves room for an answer.
+    """
+    inputs = inputs.local(resolve_model)
+    knobs.check(inputs)
+    with open_run(out, "evaluate", knobs, inputs) as run:
+        if run.finished:
+            return out
+        scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
+        yardsticks = Yardsticks(judge, scorer, reference, text, knobs.device, knobs.dtype)
+        longest, seed = knobs.max_new_tokens, knobs.seed * 7_919
+        sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
+        prompts, shots = _fitting(knobs, inputs), _shots(knobs, inputs)
+        measured = measure_all(inputs.models, prompts, sampling, yardsticks, shots)
+        clear = knobs.clear_difference if judge else None
+        results = results_of(measured, knobs.against, clear) | {
+            "reference": next((name for name, path in inputs.models.items() if path == reference), None),
+            "reward_models": _reward_models(knobs, inputs, ranking_figures),
+            "compression": compression(inputs) if knobs.compression else None,
+        }
+        for name, ask in knobs.ask.items():
+            results["models"][name]["ask"] = ask.model_dump()
+        write_atomic(out / "results.json", json.dumps(results, indent=2).encode())
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_rows(measured))
+        write_atomic(out / "samples.jsonl", "".join(rows).encode())
+        run.finish({"prompts": results["prompts"], "models": len(measured)})
+    return out
+
+
+def measure_all(
+    models: Mapping[str, Path],
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    yardsticks: Yardsticks,
+    shots: Mapping[str, Shots] | None = None,
+) -> dict[str, Measured]:
+    """Measure the models one after another. Models with ``shots`` are asked in plain text.
+
+    Bits per byte are measured once per checkpoint; a model with the same checkpoint as an earlier one says so (``same_as``).
+    """
+    measured: dict[str, Measured] = {}
+    for name, checkpoint in models.items():
+        twin = next((other for other in measured if models[other] == checkpoint), None)
+        with_text = yardsticks if twin is None else replace(yardsticks, heldout_text=None)
+        one = measure(checkpoint, prompts, sampling, with_text, (shots or {}).get(name))
+        if twin is not None:
+            one.figures.update(same_as=twin, bits_per_byte=measured[twin].figures["bits_per_byte"])
+        measured[name] = one
+        shown = ("gold", "reward", "length", "bits_per_byte", "kl")
+        numbers = [f"{key} {one.figures[key]:.3f}" for key in shown if one.figures.get(key) is not None]
+        print(f"evaluate  {name}: {'  '.join(numbers)}", flush=True)
+    return measured
+
+
+def results_of(measured: Mapping[str, Measured], against: Sequence[str], clear: float | None) -> dict[str, Any]:
+    """The figures of all models with their win rates: the part of results.json that is about the answers."""
+    add_win_rates(measured, against, clear)
+    return {
+        "models": {name: one.figures for name, one in measured.items()},
+        "against": list(against),
+        "prompts": len(next(iter(measured.values())).answers),
+        "clear_difference": clear,
+    }
+
+
+def add_win_rates(measured: Mapping[str, Measured], against: Sequence[str], clear: float | None = None) -> None:
+    """Add each model's win rates against the named ones to its figures, overall and by family.
+
+    Only equal scores tie. ``clear`` adds a second, stricter count, in which gold scores no further apart than it tie too: it
+    leaves out differences that a labeller could not see, such as the shorter of two wrong answers.
+    """
+    for one in measured.values():
+        families = members_of([a.prompt for a in one.answers], GROUPS["families"])
+        for other in against:
+            mine, theirs = one.quality, measured[other].quality
+            rates = {"": win_rate(mine, theirs)}
+            if clear is not None and one.gold is not None:
+                rates["clear_"] = win_rate(mine, theirs, tie=clear)
+            for kind, found in rates.items():
+                record = {"wins": found.wins, "ties": found.ties, "losses": found.losses}
+                one.figures[f"{kind}record_vs_{other}"] = record
+                one.figures[f"{kind}win_rate_vs_{other}"] = found.rate
+                one.figures[f"{kind}win_rate_vs_{other}_ci"] = [found.low, found.high]
+            for name, figures in one.figures.get("families", {}).items():
+                rows = families[name]
+                figures[f"win_rate_vs_{other}"] = win_rate([mine[i] for i in rows], [theirs[i] for i in rows]).rate
+
+
+def sample_rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """The rows of samples.jsonl: every prompt with the answers of all models and their scores."""
+    first = next(iter(measured.values()))
+    return [
+        {
+            "prompt": [message.model_dump() for message in item.prompt.messages],
+            "family": item.prompt.meta.get("family", item.prompt.source),
+            "language": item.prompt.meta.get("language", ""),
+            "answers": {name: one.sample(i) for name, one in measured.items()},
+        }
+        for i, item in enumerate(first.answers)
+    ]
+
+
+def compression(inputs: EvaluateInputs) -> dict[str, float]:
+    """Bits per byte of gzip and xz at their best, on the documents that the first model is measured on."""
+    assert inputs.heldout_text is not None
+    tokenizer = Tokenizer.load(next(iter(inputs.models.values())))
+    measured = HeldoutText.read(inputs.heldout_text, tokenizer, 256).documents
+    text = "\n\n".join(d.text for d in islice(read_documents(inputs.heldout_text), measured)).encode()
+    return {
+        "gzip": 8 * len(gzip.compress(text, 9)) / len(text),
+        "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text),
+    }
+
+
+def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shots]:
+    """How each model that is asked in plain text gets its shots."""
+    demonstrations = list(read_conversations(inputs.demonstrations)) if inputs.demonstrations else []
+    asked = {name: ask.shots for name, ask in settings.ask.items() if ask.as_text}
+    return {name: shots_like(demonstrations, count, settings.seed) for name, count in asked.items()}
+
+
+def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:
+    """The prompts that leave room for the longest answer in the context of every model that is asked in the chat format."""
+    prompts = list(read_prompts(inputs.prompts))
+    given = len(prompts)
+    chat = {path for name, path in inputs.models.items() if not settings.ask.get(name, Ask()).as_text}
+    for checkpoint in chat:
+        room = context_of(checkpoint) - settings.max_new_tokens
+        prompts, _, _ = fitting_prompts(prompts, Tokenizer.load(checkpoint), room)
+    if len(prompts) < given:
+        print(f"{inputs.prompts}: left out {given - len(prompts)} x too long for an answer in the model's context")
+    if not prompts:
+        raise DataError(f"no prompt leaves room for an answer of {settings.max_new_tokens} tokens", path=inputs.prompts)
+    return prompts
+
+
+def _reward_models(
+    settings: EvaluateSettings, inputs: EvaluateInputs, ranking_figures: RankingFigures | None
+) -> dict[str, dict[str, Any]]:
+    rankings = {name: list(read_rankings(path)) for name, path in inputs.rankings.items()}
+    labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
+    figures: dict[str, dict[str, Any]] = {}
+    for model, path in inputs.reward_models.items():
+        assistant = Assistant.load(path, device=settings.device, dtype=settings.dtype)
+        figures[model] = {name: reward_model_figures(assistant, rows) | labels[name] for name, rows in rankings.items()}
+    return figures

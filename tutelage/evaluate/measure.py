@@ -1,0 +1,193 @@
+"""One model's answers to held-out prompts, and what is measured on them: quality, length, KL, bits per byte."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.assistant.assistant import Assistant, Shots
+from tutelage.data.tokens.heldout import HeldoutText
+from tutelage.errors import CheckpointError
+from tutelage.evaluate.judge import Judge
+from tutelage.evaluate.statistics import mean_interval
+from tutelage.generate.sampler import Sampling
+from tutelage.model.checkpoint import param_count
+from tutelage.model.decoder import Decoder
+from tutelage.model.likelihood import negative_log_likelihood
+from tutelage.records import Answers, Completion, Conversation, Message, Prompt
+from tutelage.text.chat import render_answers
+from tutelage.text.tokenizer import Tokenizer
+
+GROUPS = {"families": "family", "languages": "language"}  # figures by group -> the key in a prompt's meta
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """What every model is measured with. All are optional."""
+
+    judge: Judge | None = None
+    reward_model: Path | None = None
+    reference: Path | None = None  # the checkpoint that KL is measured against
+    heldout_text: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def load(self, checkpoint: Path) -> Assistant:
+        return Assistant.load(checkpoint, device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One answer per prompt, the answers' scores, and figures over all of them."""
+
+    answers: list[Answers]
+    gold: list[float] | None = None
+    reward: list[float] | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def quality(self) -> list[float]:
+        """What win rates compare: the judge's scores, or without a judge the reward model's."""
+        return self.gold or self.reward or []
+
+    def sample(self, i: int) -> dict[str, Any]:
+        """What samples.jsonl keeps of an answer."""
+        completion = self.answers[i].completions[0]
+        scores = {"gold": self.gold and self.gold[i], "reward": self.reward and self.reward[i]}
+        return {"text": completion.text, "finished": completion.finished} | scores
+
+
+def shots_like(demonstrations: Sequence[Conversation], count: int, seed: int) -> Shots:
+    """Choose ``count`` short demonstrations for a prompt: of its family and language if there are any, else of any kind."""
+
+    def size(conversation: Conversation) -> int:
+        return sum(len(message.text) for message in conversation.messages)
+
+    def kind(record: Conversation | Prompt) -> tuple[Any, Any]:
+        return record.meta.get("family"), record.meta.get("language")
+
+    short = [c for c in demonstrations if len(c.messages) <= 5 and size(c) <= 600]
+    usable = short or sorted(demonstrations, key=size)[:64]
+    groups: dict[tuple[Any, Any], list[Conversation]] = defaultdict(list)
+    for conversation in usable:
+        groups[kind(conversation)].append(conversation)
+
+    def choose(prompt: Prompt) -> list[Conversation]:
+        group = groups.get(kind(prompt), usable)
+        text = prompt.messages[-1].text
+        rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big"))
+        return rng.sample(group, min(count, len(group)))
+
+    return choose
+
+
+def measure(
+    checkpoint: Path, prompts: Sequence[Prompt], sampling: Sampling, yardsticks: Yardsticks, shots: Shots | None = None
+) -> Measured:
+    """Let a checkpoint answer the prompts, and measure the answers.
+
+    ``shots`` asks in plain text, as base models are asked; then no KL is measured. Raises CheckpointError for a reward model.
+    """
+    assistant = yardsticks.load(checkpoint)
+    model = _decoder(assistant)
+    answers = assistant.answers(prompts, sampling, shots=shots)
+    completions = [a.completions[0] for a in answers]
+    lengths = [written_length(assistant.tokenizer, c) for c in completions]
+    figures: dict[str, Any] = {
+        "parameters": param_count(model),
+        "length": sum(lengths) / len(lengths),
+        "finished": sum(c.finished for c in completions) / len(completions),
+        "kl": None,
+        "bits_per_byte": None,
+    }
+    gold = reward = None
+    if yardsticks.judge:
+        verdicts = [yardsticks.judge(p, c.text, c.finished) for p, c in zip(prompts, completions, strict=True)]
+        gold = [v.score for v in verdicts]
+        figures |= gold_figures(prompts, gold, [v.success for v in verdicts])
+    if yardsticks.reward_model:
+        reward = _rewards(yardsticks.load(yardsticks.reward_model), answers)
+        figures["reward"] = mean_interval(reward).mean
+    if yardsticks.reference and shots is None:
+        assistant.tokenizer.require_same(yardsticks.reference)
+        at_one = sampling.model_copy(update={"temperature": 1.0})
+        own = answers if sampling == at_one else assistant.answers(prompts, at_one)
+        figures["kl"] = divergence(assistant, yardsticks.load(yardsticks.reference), own)
+    if yardsticks.heldout_text:
+        text = HeldoutText.read(yardsticks.heldout_text, assistant.tokenizer, min(256, assistant.context))
+        nats = negative_log_likelihood(model, text.ids, text.targets, yardsticks.dtype).sum().item()
+        figures["bits_per_byte"] = text.bits_per_byte(nats)
+    return Measured(answers, gold, reward, figures)
+
+
+def written_length(tokenizer: Tokenizer, completion: Completion) -> int:
+    """Tokens of an answer without its end, as the model wrote them where that is known: encoding again may give others."""
+    if completion.ids is None:
+        return len(tokenizer.encode(completion.text))
+    return sum(i not in tokenizer.end_ids and i != tokenizer.bos_id for i in completion.ids)
+
+
+def gold_figures(prompts: Sequence[Prompt], gold: Sequence[float], success: Sequence[float]) -> dict[str, Any]:
+    """Mean gold score with its interval; gold, accuracy (mean success) and number of prompts by family and by language."""
+    mean, low, high = mean_interval(gold, bounds=(0.0, 1.0))
+    figures: dict[str, Any] = {"gold": mean, "gold_ci": [low, high]}
+    for plural, key in GROUPS.items():
+        figures[plural] = {
+            name: {
+                "gold": sum(gold[i] for i in members) / len(members),
+                "accuracy": sum(success[i] for i in members) / len(members),
+                "n": len(members),
+            }
+            for name, members in members_of(prompts, key).items()
+        }
+    return figures
+
+
+def members_of(prompts: Sequence[Prompt], key: str) -> dict[str, list[int]]:
+    """The indices of the prompts by family or language, names sorted. Prompts without one are "all"."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, prompt in enumerate(prompts):
+        groups[str(prompt.meta.get(key, "all"))].append(i)
+    return dict(sorted(groups.items()))
+
+
+def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Answers]) -> float:
+    """The mean over answers of log pi - log pi_reference summed over tokens: an estimate (k1) of the KL, in nats per answer.
+
+    The answers have to be sampled from ``assistant`` at temperature 1.
+    """
+    rows = []
+    for item in answers:
+        completion = item.completions[0]
+        text, finished = [completion.text], [completion.finished]
+        prompt, written = render_answers(assistant.tokenizer, item.prompt.messages, text, finished)
+        rows.append((prompt, written[0] if completion.ids is None else list(completion.ids)))
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.full((len(rows), longest), assistant.tokenizer.pad_id)
+    targets = torch.full((len(rows), longest), -1)
+    for i, (prompt, answer) in enumerate(rows):
+        whole = torch.tensor(prompt + answer)
+        ids[i, : len(whole)] = whole
+        targets[i, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
+    mine = negative_log_likelihood(_decoder(assistant), ids, targets, assistant.dtype)
+    theirs = negative_log_likelihood(_decoder(reference), ids, targets, assistant.dtype)
+    return (theirs - mine).mean().item()
+
+
+def _rewards(scorer: Assistant, answers: Sequence[Answers]) -> list[float]:
+    pairs = [(a.prompt.messages, a.completions[0]) for a in answers]
+    dialogues = [(*messages, Message(role="assistant", content=c.text)) for messages, c in pairs]
+    return scorer.scores(dialogues, finished=[c.finished for _, c in pairs])
+
+
+def _decoder(assistant: Assistant) -> Decoder:
+    if not isinstance(assistant.model, Decoder):
+        raise CheckpointError(f"{assistant.name} holds a reward model: a language model is needed to answer")
+    return assistant.model

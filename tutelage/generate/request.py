@@ -1,0 +1,100 @@
+"""What goes into an engine and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from tutelage.generate.sampler import Sampling
+
+FinishReason = Literal["stop", "length", "cancelled"]
+Mask = Callable[[list[int]], Sequence[int] | Tensor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue. ``stop`` needs a ``Service``, which decodes; the engine does the rest."""
+
+    ids: Sequence[int]
+    sampling: Sampling
+    stop_ids: frozenset[int] = frozenset()
+    """A sample ends after any of these ids, and keeps it as its last id."""
+    stop: tuple[str, ...] = ()
+    """A sample ends where its text contains any of these strings; its text ends before the string."""
+    stop_when: Callable[[list[int]], bool] | None = None
+    """Called after every token with the sample's ids, which it must not change; True ends the sample."""
+    mask: Mask | None = None
+    """Called before every token with the sample's ids so far, which it must not change. Returns the ids that are allowed
+    next, or bool [v] (True = allowed), or float [v], which is added to the logits."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these ids, before penalties and temperature."""
+    top_logprobs: int = 0
+    """Report this many of the most likely tokens with every token."""
+    echo: bool = False
+    """Report the log-probabilities of the prompt's tokens too."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the decode step has nothing to do but to sample."""
+        return not (self.mask or self.logit_bias or self.top_logprobs)
+
+
+class Token(NamedTuple):
+    """A token and its log-probability.
+
+    A sampled token's is under the distribution it was sampled from (see ``sampler.sample``), a prompt token's under the
+    model's own.
+    """
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(id, log-probability) of the most likely tokens, in falling order; filters may leave fewer than requested."""
+
+
+@dataclass
+class Generated:
+    """One sample of a request."""
+
+    tokens: list[Token] = field(default_factory=list)
+    """All that were sampled; a stop id is the last, and those of a stop string are included."""
+    finish_reason: FinishReason | None = None
+    """"stop": a stop id, a stop string or ``stop_when``; "length": max_tokens or the context; None: it goes on."""
+    pieces: list[str] = field(default_factory=list)
+    """From a ``Service``: the text that became certain with each token."""
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+    @property
+    def logprobs(self) -> list[float]:
+        return [token.logprob for token in self.tokens]
+
+    @property
+    def text(self) -> str:
+        """Ends before a stop string, and before a character that the length limit cut in half."""
+        return "".join(self.pieces)
+
+
+class Event(NamedTuple):
+    """One new token of one sample."""
+
+    handle: int
+    sample: int
+    """Index among the request's n samples."""
+    token: Token
+    finish_reason: FinishReason | None
+    """None while the sample goes on."""
+    echo: tuple[Token, ...] = ()
+    """With the first token of sample 0, if requested: all tokens of the prompt but the first, which nothing predicts."""
+
+
+class Failure(NamedTuple):
+    """A request that ended because of its own fault, such as a callback that raised; none of its samples goes on."""
+
+    handle: int
+    error: Exception

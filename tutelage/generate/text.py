@@ -1,0 +1,62 @@
+"""Sampled ids to text while they arrive, up to a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class TextStream(Protocol):
+    """Decodes the ids of one sample: the pieces it returns, joined, are the text of all ids."""
+
+    def push(self, i: int, /) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+class StreamingTokenizer(Protocol):
+    """What a service needs of a tokenizer."""
+
+    def stream(self) -> TextStream: ...
+
+
+class TextWriter:
+    """The text of one sample up to a stop string: the one that is completed first, of several then the longest.
+
+    So the text does not depend on how it is split into tokens. What may be the beginning of a stop string is held back.
+    """
+
+    def __init__(self, stream: TextStream, stops: Sequence[str] = ()) -> None:
+        self._stream, self._stops = stream, stops
+        self._held = self._ready = ""
+        self._stopped = False
+
+    def push(self, token: int) -> bool:
+        """Add an id; returns whether the text has reached a stop string."""
+        return self._add(self._stream.push(token))
+
+    def finish(self) -> bool:
+        """End the text, without a character that the length limit cut in half; returns whether a stop string was reached."""
+        if not self._add(self._stream.finish().rstrip("\ufffd")):
+            self._ready += self._held
+        return self._stopped
+
+    def take(self) -> str:
+        """The text that has become certain since the last call."""
+        ready, self._ready = self._ready, ""
+        return ready
+
+    def _add(self, piece: str) -> bool:
+        if self._stopped or not piece:
+            return self._stopped
+        text = self._held + piece
+        ends = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        self._stopped = bool(ends)
+        if ends:
+            certain = min(ends)[1]
+        else:
+            begun = [k for stop in self._stops for k in range(1, len(stop)) if text.endswith(stop[:k])]
+            certain = len(text) - max(begun, default=0)
+        self._ready += text[:certain]
+        self._held = text[certain:]
+        return self._stopped

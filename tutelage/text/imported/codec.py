@@ -1,0 +1,218 @@
+"""Texts to ids with control tokens that only a template may write.
+
+A tokenizer finds its added tokens in any text, whoever wrote it. A codec holds two copies of it: one that finds control tokens,
+for what a template wrote, and one that does not, for everything else. As long as nobody spells a control token, ids are those
+of a plain ``encode`` of the whole, token for token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import tokenizers
+from tokenizers import models
+
+from tutelage.errors import UsageError
+from tutelage.text.imported.authored import TEMPLATE, Authored, authors_of, bare
+
+# Characters to put before a text that must not be encoded as the start of one: one of them merges with none of the text's.
+_CONTEXTS = ("\n", "a", ".", "中", "0")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids, and for each the characters of the text that it stands for: from, up to."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+    def shifted(self, by: int) -> Tokens:
+        """The same tokens of a text that has ``by`` characters more before."""
+        return Tokens(self.ids, [(start + by, stop + by) for start, stop in self.spans])
+
+
+class Codec:
+    """Encodes for one backend.
+
+    ``control`` are the ids that only a template may write, ``soft`` those of them that the assistant may write too, such as
+    ``<think>``: tokens that the vocabulary does not flag as special. When a user types one, it is encoded as plain text.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, control: frozenset[int], soft: frozenset[int]) -> None:
+        """The id that the model gives to what it does not know is not a control token: any text may lead to it."""
+        self._backend, self.soft = backend, soft
+        self.unknown = _unknown_id(backend)
+        self.control = control - {self.unknown}
+        # The unknown token counts where it is spelt, not where a piece was not known.
+        self._suspects = control
+        self._spelt = backend.id_to_token(self.unknown) if self.unknown in control else None
+
+    @cached_property
+    def _written(self) -> tokenizers.Tokenizer:
+        """Finds control tokens. It has no post-processor, because some cut spaces off the spans."""
+        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        copy.post_processor = None
+        return copy
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """Finds no control tokens: the library skips those flagged as special, so all are."""
+        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        copy.post_processor = None
+        soft = [token for i, token in sorted(copy.get_added_tokens_decoder().items()) if i in self.control]
+        soft = [token for token in soft if not token.special]
+        for token in soft:
+            token.special = True
+        copy.add_special_tokens(soft)
+        copy.encode_special_tokens = True
+        return copy
+
+    @cached_property
+    def _alone_after_control(self) -> bool:
+        """Does the backend encode what follows a control token as if it began the text (with sentencepiece's space before)?"""
+        for i, token in self._written.get_added_tokens_decoder().items():
+            if i in self.control and not (token.rstrip or token.single_word):
+                return bool(self._written.encode(token.content + "a").ids[1:] == self._written.encode("a").ids)
+        return True
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text: never a control id. Raises UsageError for lone surrogates."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """``encode`` of each text, on all cores."""
+        encodings = self._plain.encode_batch_fast([checked(text) for text in texts], add_special_tokens=False)
+        return [
+            encoding.ids if self.control.isdisjoint(encoding.ids) else self._stretch(text, alone=True).ids
+            for encoding, text in zip(encodings, texts, strict=True)
+        ]
+
+    def encode_written(self, texts: Sequence[Authored], assistants: Sequence[str]) -> list[Tokens]:
+        """Ids of texts by templates, on all cores. ``assistants[i]`` are the assistant's authors in ``texts[i]``."""
+        encodings = self._written.encode_batch([checked(bare(text)) for text in texts], add_special_tokens=False)
+        rows = []
+        for text, assistant, encoding in zip(texts, assistants, encodings, strict=True):
+            tokens = Tokens(encoding.ids, encoding.offsets)
+            rows.append(self.encode_apart(text, assistant) if self._forged(tokens, text, assistant) else tokens)
+        return rows
+
+    def encode_apart(self, text: Authored, assistant: str, cut: int = 0) -> Tokens:
+        """The same where others than the template spell control tokens: theirs are encoded as text.
+
+        What is between the control tokens that count is encoded stretch by stretch. No token goes across ``cut``.
+        """
+        # Replace what only looks like a control token by x's, so that the backend finds the others. Repeat, because one may
+        # have hidden another.
+        masked = bare(text)
+        tokens = _encode(self._written, masked)
+        while forged := self._forged(tokens, text, assistant):
+            for start, stop in forged:
+                masked = masked[:start] + "x" * (stop - start) + masked[stop:]
+            tokens = _encode(self._written, masked)
+        parts: list[Tokens] = []
+        place = 0
+        for start, stop, control in [*self._controls(tokens, masked), (len(text), len(text), None)]:
+            first = place == 0 or self._alone_after_control
+            for end in [cut, start] if place < cut < start else [start]:
+                parts.append(self._stretch(bare(text)[place:end], alone=first).shifted(place))
+                place, first = end, False
+            if control is not None:
+                parts.append(Tokens([control], [(start, stop)]))
+            place = stop
+        return Tokens([i for part in parts for i in part.ids], [span for part in parts for span in part.spans])
+
+    def controls(self, tokens: Tokens) -> list[int]:
+        """The indices of the control tokens."""
+        return [index for index, i in enumerate(tokens.ids) if i in self.control]
+
+    def _controls(self, tokens: Tokens, text: str) -> list[tuple[int, int, int]]:
+        """The control tokens as (start, stop, id), the unknown token too where it is spelt."""
+        found = [(*span, i) for i, span in zip(tokens.ids, tokens.spans, strict=True) if i in self._suspects]
+        return [one for one in found if one[2] != self.unknown or text[one[0] : one[1]].strip() == self._spelt]
+
+    def _forged(self, tokens: Tokens, text: Authored, assistant: str) -> list[tuple[int, int]]:
+        """Where control tokens stand that others than the template wrote, in part or whole; spaces around do not count."""
+        authors, forged = authors_of(text), []
+        for start, stop, i in self._controls(tokens, bare(text)):
+            core = bare(text)[start:stop]
+            start, stop = stop - len(core.lstrip()), start + len(core.rstrip())
+            wrote = set(authors[start:stop])
+            if not (wrote <= {TEMPLATE} or (i in self.soft and wrote <= set(assistant))):
+                forged.append((start, stop))
+        return forged
+
+    def _stretch(self, text: str, *, alone: bool) -> Tokens:
+        """Tokens of a text without control tokens; ``alone``: as the start of a text, else as its continuation.
+
+        Some models make a control token from plain pieces (the lattice of a Unigram knows them all): the text is cut within it.
+        """
+        if not text:
+            return Tokens([], [])
+        tokens = _encode(self._plain, text) if alone else self._encode_after(text)
+        for i, (start, stop) in zip(tokens.ids, tokens.spans, strict=True):
+            if i in self.control:
+                if stop - start < 2:
+                    raise UsageError(f"{text[start:stop]!r} is a control token of the model: take it out of the text")
+                left = self._stretch(text[: stop - 1], alone=alone)
+                right = self._stretch(text[stop - 1 :], alone=False).shifted(stop - 1)
+                return Tokens(left.ids + right.ids, left.spans + right.spans)
+        return tokens
+
+    def _encode_after(self, text: str) -> Tokens:
+        """Tokens of a text that does not begin one: with a character before it that no token shares, then taken off."""
+        for context in _CONTEXTS:
+            before, whole = _encode(self._plain, context), _encode(self._plain, context + text)
+            count = len(before.ids)
+            ended = all(stop <= 1 for _, stop in whole.spans[:count])
+            begun = all(start >= 1 for start, _ in whole.spans[count:])
+            if whole.ids[:count] == before.ids and ended and begun:
+                return Tokens(whole.ids[count:], whole.spans[count:]).shifted(-1)
+        return _encode(self._plain, text)
+
+
+def _encode(backend: tokenizers.Tokenizer, text: str) -> Tokens:
+    encoding = backend.encode(text, add_special_tokens=False)
+    return Tokens(encoding.ids, encoding.offsets)
+
+
+def _unknown_id(backend: tokenizers.Tokenizer) -> int:
+    """The id that the model itself gives to what it has no piece for; -1 where it has a piece for everything."""
+    if isinstance(backend.model, models.Unigram):
+        unknown = json.loads(backend.to_str())["model"].get("unk_id")
+        return -1 if unknown is None else int(unknown)
+    name = getattr(backend.model, "unk_token", None)
+    i = None if name is None else backend.token_to_id(name)
+    return -1 if i is None else int(i)
+
+
+def control_tokens(
+    backend: tokenizers.Tokenizer, named: Iterable[str], literals: Iterable[str]
+) -> tuple[frozenset[int], frozenset[int]]:
+    """The ids that only a template may write, and those of them that the assistant may write too (see Codec).
+
+    Control tokens are all that are flagged as special or named in the tokenizer's configuration; and of the other added tokens
+    those that the template writes and those of the form ``<|...|>``. Spaces (Gemma's newlines are added tokens) and plain words
+    are not.
+    """
+    written, names = "\0".join(literals), set(named)
+    hard, soft = set(), set()
+    for i, token in backend.get_added_tokens_decoder().items():
+        text = token.content
+        if token.special or text in names:
+            hard.add(i)
+        elif text.strip() and not text.strip().isalnum() and (re.fullmatch(r"<\|.*\|>", text, re.S) or text in written):
+            soft.add(i)
+    return frozenset(hard | soft), frozenset(soft)
+
+
+def checked(text: str) -> str:
+    """The text. UsageError where it has half of a surrogate pair, which has no bytes: the library's own error does not say so."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a text has a lone surrogate {text[error.start]!r} at character {error.start}") from None
+    return text
