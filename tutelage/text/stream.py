@@ -22,7 +22,8 @@ class TextStream:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._backend = backend
         self._special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-        steps = _steps(json.loads(backend.to_str())["decoder"])
+        # A decoder's state is its JSON; the whole tokenizer's would take a millisecond per 2,000 entries.
+        steps = _steps(None if backend.decoder is None else json.loads(backend.decoder.__getstate__()))
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if _types(steps) == ["ByteLevel"] else None
         self._holds = _held_tokens(steps)
         self._window: list[int] = []  # the last id whose text is out, and the ids held back
