@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,12 +13,15 @@ from pydantic import ValidationError
 from toy_task import right
 
 import tutelage
-from tutelage.assistant.assistant import before_stop
+from tutelage.assistant.assistant import Assistant, before_stop
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings
 from tutelage.errors import CheckpointError, RecipeError, UsageError
 from tutelage.evaluate.measure import written_length
 from tutelage.evaluate.reward_model import reward_model_figures
+from tutelage.generate.request import Event, Token
 from tutelage.generate.sampler import Sampling
+from tutelage.generate.service import Job, Service, Ticket
+from tutelage.generate.text import TextWriter
 from tutelage.records import Completion, Message, Prompt
 from tutelage.text.tokenizer import Tokenizer
 
@@ -38,11 +43,40 @@ def test_chat_answers_and_logits_have_their_shape(assistant):
 
 
 def test_streaming_gives_the_same_text_in_pieces(assistant):
-    from tutelage.records import Message
-
     messages = [Message(role="user", content=QUESTION)]
     whole = "".join(assistant.stream(messages, Sampling(temperature=0)))
     assert whole.strip() == assistant.chat(messages, temperature=0)
+
+
+def test_a_stream_that_is_left_early_is_cancelled_on_any_engine(assistant):
+    class Canned:
+        """Another engine behind the same protocol: it says two words, and has not finished."""
+
+        cancelled: ClassVar[list] = []
+
+        def submit(self, request, *, client=""):
+            job = Job(request, client, threading.Condition())
+            job.writers = [TextWriter(assistant.tokenizer.stream())]
+            for i in assistant.tokenizer.encode("so far"):
+                job.writers[0].push(i)
+                job.add(Event(0, 0, Token(i, -1.0), None))
+            return Ticket(job, self.cancelled.append)
+
+    other = Assistant(assistant.model, assistant.tokenizer, generator=Canned())
+    pieces = other.stream([Message(role="user", content=QUESTION)], Sampling())
+    assert next(pieces) == "so far"
+    pieces.close()
+    assert len(Canned.cancelled) >= 1
+
+
+def test_one_service_may_serve_all_calls(assistant, toy):
+    prompts = list(read_prompts(toy.folder / "prompts.jsonl"))[:6]
+    with Service(assistant.model, assistant.tokenizer, max_batch=4) as service:
+        shared = Assistant(assistant.model, assistant.tokenizer, dtype="fp32", generator=service)
+        exact = Assistant(assistant.model, assistant.tokenizer, dtype="fp32")
+        for sampling in (Sampling(n=2, seed=3), Sampling(temperature=0)):
+            ours, theirs = shared.answers(prompts, sampling), exact.answers(prompts, sampling)
+            assert [[c.ids for c in a.completions] for a in ours] == [[c.ids for c in a.completions] for a in theirs]
 
 
 def test_a_seed_gives_the_same_answer_whatever_else_is_asked(assistant, toy):

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings, write_jsonl
-from tutelage.data.prepare import DataSettings, Part, gather, opening, prepare, questions
+from tutelage.data.prepare import PrepareInputs, PrepareSettings, gather, opening, prepare, questions
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
 
 
@@ -49,11 +49,9 @@ def made(tmp_path):
         for name, records in given.items():
             write_jsonl(tmp_path / "in" / f"{name}.jsonl", records)
         write_jsonl(tmp_path / "in" / "text.jsonl", (Document(text=f"text {i}") for i in range(SPARE)))
-        values = {name: {"own": {"path": tmp_path / "in" / f"{name}.jsonl"}} for name in given}
-        text = {"own": {"path": tmp_path / "in" / "text.jsonl", "heldout": 0.5}}
-        shares = {"heldout_share": 0.1, "heldout_rankings_share": share}
-        settings = DataSettings.model_validate(values | shares | {"text": text})
-        counts = prepare(settings, tmp_path / "out", seed=0)
+        files = {name: {"own": tmp_path / "in" / f"{name}.jsonl"} for name in (*given, "text")}
+        knobs = PrepareSettings(heldout={"own": 0.5}, heldout_share=0.1, heldout_rankings_share=share)
+        counts = prepare(knobs, PrepareInputs(**files), tmp_path / "out")
 
         def read(reader, name):
             path = tmp_path / "out" / f"{name}.jsonl"
@@ -182,7 +180,7 @@ def test_a_limit_keeps_the_rows_that_it_kept_before_records_gained_fields(tmp_pa
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row | {"source": "s"}) + "\n" for row in rows))
 
     def kept(read, name):
-        return gather({"a": Part(path=tmp_path / f"{name}.jsonl", limit=6)}, read, 11)
+        return gather({"a": tmp_path / f"{name}.jsonl"}, {"a": 6}, read, 11)
 
     assert [c.meta["n"] for c in kept(read_conversations, "c")] == [24, 20, 32, 9, 0, 3]
     assert [int(r.prompt.id) for r in kept(read_rankings, "r")] == [9, 38, 16, 26, 17, 28]

@@ -65,7 +65,7 @@ def main(settings: ChatSettings) -> None:
 
 def say(assistant: Assistant, history: list[Message], settings: ChatSettings, turn: int) -> str:
     """Print one answer as it is written; returns it whole."""
-    seed, longest = settings.seed + turn, settings.max_new_tokens
+    longest, seed = settings.max_new_tokens, settings.seed + turn
     sampling = Sampling(temperature=settings.temperature, top_p=settings.top_p, max_tokens=longest, seed=seed)
     answer = ""
     for piece in assistant.stream(history, sampling):

@@ -19,56 +19,74 @@ from pydantic import BaseModel, Field
 
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
 from tutelage.data.tokens.mixing import split_by_key
-from tutelage.errors import DataError
+from tutelage.errors import DataError, RecipeError
 from tutelage.records import Message, Prompt, Ranking
-from tutelage.settings import Settings
+from tutelage.runs.folder import open_run
+from tutelage.settings import Inputs, Settings, nearest
 
 R = TypeVar("R", bound=BaseModel)
 
 _logger = logging.getLogger("tutelage.data")
 
 
-class Text(Settings):
-    """A source of pretraining text."""
+class PrepareInputs(Inputs):
+    """Files and folders of your own, each under a name of your choice."""
 
-    path: Path = Field(description="file or folder of documents")
-    weight: float = Field(1.0, gt=0, description="share of the training tokens, relative to the other sources")
-    heldout: float = Field(
-        0.0, ge=0, lt=1, description="share of its files (or of its documents, if one file) held out"
+    text: dict[str, Path] = Field(description="pretraining text")
+    demonstrations: dict[str, Path] = Field(description="conversations to imitate")
+    rankings: dict[str, Path] = Field(description="rankings for the reward model")
+    prompts: dict[str, Path] = Field(description="prompts that PPO answers")
+    heldout_prompts: dict[str, Path] = Field(description="prompts that models are compared on")
+
+
+class PrepareSettings(Settings):
+    """How they are split and capped."""
+
+    heldout: dict[str, float] = Field(
+        {}, description="share of a text's files (or documents, if it is one file) held out, by name"
     )
-
-
-class Part(Settings):
-    """A source of conversations, rankings or prompts."""
-
-    path: Path = Field(description="file or folder")
-    limit: int = Field(0, ge=0, description="take at most this many, chosen by a keyed hash; 0: all")
-
-
-class DataSettings(Settings):
-    """What a run on one's own data reads."""
-
-    text: dict[str, Text] = Field(description="pretraining text by name")
-    demonstrations: dict[str, Part] = Field(description="conversations to imitate")
-    rankings: dict[str, Part] = Field(description="rankings for the reward model")
-    prompts: dict[str, Part] = Field(description="prompts that PPO answers")
-    heldout_prompts: dict[str, Part] = Field(description="prompts that every stage is compared on")
+    limit: dict[str, dict[str, int]] = Field(
+        {}, description="most records to take, by input and name, such as limit.demonstrations.alpaca; default: all"
+    )
     heldout_share: float = Field(0.05, gt=0, lt=1, description="share of demonstrations held out")
     heldout_rankings_share: float = Field(0.15, gt=0, lt=1, description="share of ranked prompts held out")
+    seed: int = Field(0, description="seed of splits and of which records a limit keeps")
+
+    def check(self, inputs: Inputs) -> None:
+        """Shares and limits must name what the inputs have."""
+        assert isinstance(inputs, PrepareInputs)
+        given = {name: list(getattr(inputs, name)) for name in type(inputs).model_fields}
+        for name in self.heldout:
+            if name not in given["text"]:
+                raise RecipeError(f"heldout: there is no text {name!r}{nearest(name, given['text'])}")
+        for group, limits in self.limit.items():
+            for name in limits:
+                if name not in given.get(group, []):
+                    known = [f"{g}.{n}" for g, names in given.items() for n in names]
+                    raise RecipeError(f"limit: there is no input {group}.{name}{nearest(f'{group}.{name}', known)}")
 
 
-def prepare(settings: DataSettings, out: Path, seed: int) -> dict[str, int]:
+def main(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> Path:
+    """Write the files that the other steps read; returns their folder."""
+    with open_run(out, "prepare", knobs, inputs) as run:
+        if not run.finished:
+            run.finish(prepare(knobs, inputs, out))
+    return out
+
+
+def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[str, int]:
     """Write text/NAME.jsonl, documents_heldout.jsonl, demonstrations, rankings, prompts (+ _heldout).
 
     Returns the records in each file, and as ``left_out_...`` how many were left out of demonstrations, rankings and prompts.
     """
     counts: dict[str, int] = {}
+    seed, limits = knobs.seed, knobs.limit
     heldout_documents = []
-    for name, text in settings.text.items():
-        documents = list(read_documents(text.path))
+    for name, path in inputs.text.items():
+        documents, share = list(read_documents(path)), knobs.heldout.get(name, 0.0)
         files = {document.source for document in documents}
         key = (lambda d: d.source) if len(files) > 1 else (lambda d: d.text)
-        kept, apart = split_by_key(documents, key, text.heldout, seed) if text.heldout else (documents, [])
+        kept, apart = split_by_key(documents, key, share, seed) if share else (documents, [])
         counts[f"documents_{name}"] = write_jsonl(out / "text" / f"{name}.jsonl", kept)
         heldout_documents += apart
     if not heldout_documents:
@@ -77,22 +95,23 @@ def prepare(settings: DataSettings, out: Path, seed: int) -> dict[str, int]:
         )
     counts["documents_heldout"] = write_jsonl(out / "documents_heldout.jsonl", heldout_documents)
 
-    heldout = gather(settings.heldout_prompts, read_prompts, seed)
+    heldout = gather(inputs.heldout_prompts, limits.get("heldout_prompts", {}), read_prompts, seed)
     asked = {text_of(prompt.messages) for prompt in heldout}
 
-    rankings = gather(settings.rankings, read_rankings, seed)
+    rankings = gather(inputs.rankings, limits.get("rankings", {}), read_rankings, seed)
     new_rankings = [r for r in rankings if asked.isdisjoint(questions(r.prompt.messages))]
-    share = settings.heldout_rankings_share
-    kept_r, apart_r = split_by_key(new_rankings, lambda r: opening(r.prompt.messages), share, seed)
+    kept_r, apart_r = split_by_key(
+        new_rankings, lambda r: opening(r.prompt.messages), knobs.heldout_rankings_share, seed
+    )
     ranked = {opening(r.prompt.messages) for r in apart_r}
 
-    demonstrations = gather(settings.demonstrations, read_conversations, seed)
+    demonstrations = gather(inputs.demonstrations, limits.get("demonstrations", {}), read_conversations, seed)
     new_demonstrations = [c for c in demonstrations if asked.isdisjoint(questions(c.messages))]
-    kept_c, apart_c = split_by_key(new_demonstrations, lambda c: opening(c.messages), settings.heldout_share, seed)
+    kept_c, apart_c = split_by_key(new_demonstrations, lambda c: opening(c.messages), knobs.heldout_share, seed)
     # Split first: the larger share of rankings is chosen by the same hash, so of shared openings none would be held out.
     unranked = [c for c in kept_c if opening(c.messages) not in ranked]
 
-    prompts = gather(settings.prompts, read_prompts, seed)
+    prompts = gather(inputs.prompts, limits.get("prompts", {}), read_prompts, seed)
     new_prompts = [p for p in prompts if asked.isdisjoint(questions(p.messages))]
 
     counts["prompts_heldout"] = write_jsonl(out / "prompts_heldout.jsonl", unique(heldout))
@@ -120,16 +139,18 @@ def prepare(settings: DataSettings, out: Path, seed: int) -> dict[str, int]:
     return counts
 
 
-def gather(parts: dict[str, Part], read: Callable[[Path], Iterator[R]], seed: int) -> list[R]:
+def gather(
+    parts: Mapping[str, Path], limits: Mapping[str, int], read: Callable[[Path], Iterator[R]], seed: int
+) -> list[R]:
     """All parts' records, each part capped at its limit; which ones stay depends on their content and the seed alone."""
     gathered: list[R] = []
-    for name, part in parts.items():
-        records = list(read(part.path))
+    for name, path in parts.items():
+        records = list(read(path))
         if not records:
-            raise DataError(f"{name} has no usable rows", path=part.path)
-        if part.limit and len(records) > part.limit:
+            raise DataError(f"{name} has no usable rows", path=path)
+        if len(records) > limits.get(name, len(records)):
             records = sorted(records, key=lambda r: hashlib.sha256(f"{seed}{_content(r)}".encode()).digest())
-            records = records[: part.limit]
+            records = records[: limits[name]]
         gathered += records
     return gathered
 

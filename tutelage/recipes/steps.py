@@ -60,7 +60,7 @@ KINDS: dict[str, Kind] = {
                "prompts.jsonl", "prompts_heldout.jsonl", "world.json"),
     ),
     "prepare": Kind(
-        "tutelage.recipes.prepare:main", "split and merge data files of your own for the other steps",
+        "tutelage.data.prepare:main", "split and merge data files of your own for the other steps",
         files=("text/*.jsonl", "documents_heldout.jsonl", "demonstrations.jsonl", "demonstrations_heldout.jsonl",
                "rankings.jsonl", "rankings_heldout.jsonl", "prompts.jsonl", "prompts_heldout.jsonl"),
     ),

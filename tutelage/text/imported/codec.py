@@ -19,8 +19,8 @@ from tokenizers import models
 from tutelage.errors import UsageError
 from tutelage.text.imported.authored import TEMPLATE, Authored, authors_of, bare
 
-# Characters to put before a text that must not be encoded as the start of one: one of them merges with none of the text's.
-_CONTEXTS = ("\n", "a", ".", "中", "0")
+# Put before a text that must not be encoded as the start of one: a private-use character, with which nothing merges.
+_CONTEXT = "\ue000"
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,11 @@ class Codec:
         return tokens
 
     def _encode_after(self, text: str) -> Tokens:
-        """Tokens of a text that does not begin one: with a character before it that no token shares, then taken off."""
-        for context in _CONTEXTS:
-            before, whole = _encode(self._plain, context), _encode(self._plain, context + text)
-            count = len(before.ids)
-            ended = all(stop <= 1 for _, stop in whole.spans[:count])
-            begun = all(start >= 1 for start, _ in whole.spans[count:])
-            if whole.ids[:count] == before.ids and ended and begun:
-                return Tokens(whole.ids[count:], whole.spans[count:]).shifted(-1)
+        """Tokens of a text that does not begin one: with a character before it, whose tokens are then taken off."""
+        before, whole = _encode(self._plain, _CONTEXT), _encode(self._plain, _CONTEXT + text)
+        count = len(before.ids)
+        if whole.ids[:count] == before.ids and all(start >= 1 for start, _ in whole.spans[count:]):
+            return Tokens(whole.ids[count:], whole.spans[count:]).shifted(-1)
         return _encode(self._plain, text)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 
 from tutelage.errors import CheckpointError
 
@@ -66,7 +66,6 @@ def read_folder(folder: Path) -> Imported:
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: not the configuration of a tokenizer ({what})"
         ) from None
-    _begin_and_end(backend, config, names)
     return Imported(
         backend,
         names,
@@ -152,17 +151,6 @@ def _added(token: Any) -> AddedToken:
         return AddedToken(token, normalized=False, special=True)
     flags = {k: token[k] for k in ("lstrip", "normalized", "rstrip", "single_word", "special") if k in token}
     return AddedToken(token["content"], **flags)
-
-
-def _begin_and_end(backend: tokenizers.Tokenizer, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Where only the configuration says that texts begin or end with a token, write it into the backend."""
-    begin = names.get("bos_token") if config.get("add_bos_token") else None
-    end = names.get("eos_token") if config.get("add_eos_token") else None
-    if backend.post_processor is None and (begin or end):
-        backend.post_processor = processors.TemplateProcessing(
-            single=[*([begin] if begin else []), "$A", *([end] if end else [])],
-            special_tokens=[(text, backend.token_to_id(text)) for text in dict.fromkeys((begin, end)) if text],
-        )
 
 
 def _names(config: Mapping[str, Any]) -> dict[str, str]:

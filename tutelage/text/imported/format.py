@@ -21,7 +21,7 @@ _ASK, _ANSWER = Message(role="user", content="Ask"), Message(role="assistant", c
 _PROBES = ((_ASK, _ANSWER), (Message(role="system", content="Be"), _ASK, _ANSWER))
 # Keys of tokenizer_config.json that repeat what the written files say, or that would make a reader change the backend.
 _DROPPED = {
-    "added_tokens_decoder", "auto_map", "chat_template", "add_bos_token", "add_eos_token", "add_prefix_space", "legacy",
+    "added_tokens_decoder", "auto_map", "chat_template", "add_prefix_space", "legacy",
     "from_slow", "name_or_path", "sp_model_kwargs", "tokenizer_file", "use_default_system_prompt", "vocab_file", "backend",
 }  # fmt: skip
 
