@@ -178,9 +178,8 @@ def test_every_command_could_be_typed(name, somebodys_folder, perform, capsys):
             assert name_of(words) in capsys.readouterr().out
         elif "knobs" in given:
             given["knobs"].check(given["inputs"])
-        elif "recipe" in given:
-            if "real-small" not in str(given["recipe"]):  # its files are beside the checkout
-                plan(read_recipe(given["recipe"], given["overrides"]))
+        elif "recipe" in given and "real-small" not in str(given["recipe"]):  # its files are beside the checkout
+            plan(read_recipe(given["recipe"], given["overrides"]))
 
 
 # ---- recipes
