@@ -54,7 +54,8 @@ def named(name: str) -> Format | None:
 
 def reader_of(name: str, kind: type[Record]) -> Reader | None:
     """How a format is read as one kind of record; None if it does not hold that kind. Nearly all hold prompts."""
-    readers = format.read if (format := named(name)) else {}
+    found = named(name)
+    readers = found.read if found else {}
     if kind in readers or kind is not Prompt:
         return readers.get(kind)
     reader = next((readers[other] for other in (Answers, Conversation, Ranking) if other in readers), None)
