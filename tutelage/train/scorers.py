@@ -102,7 +102,7 @@ def score(
     total = torch.zeros(len(texts), device=rollouts.ids.device)
     for scorer in scorers:
         if scorer.weight:
-            total = total + scorer.weight * by_name[scorer.name]
+            total = total + (scorer.weight * by_name[scorer.name]).float().to(total.device)
     return total, by_name
 
 
@@ -111,10 +111,10 @@ def _scores(scorer: Scorer, rollouts: Rollouts, prompts: Sequence[Prompt], texts
         return end_scores(scorer.model, rollouts, dtype)
     assert scorer.function is not None
     finished = rollouts.finished.tolist()
-    scores = torch.zeros(len(texts))
+    scores = torch.zeros(len(texts), dtype=torch.float64)
     for row in parallel.shard(range(len(texts))):
         scores[row] = _call(scorer.name, scorer.function, prompts[row], texts[row], finished[row])
-    return parallel.add_up(scores).to(rollouts.ids.device)
+    return parallel.add_up(scores)
 
 
 def _call(name: str, function: Gold, prompt: Prompt, text: str, finished: bool) -> float:
