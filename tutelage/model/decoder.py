@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tutelage.model.attention import attend
 from tutelage.model.cache import KVCache
 from tutelage.model.config import ModelConfig
-from tutelage.model.norm import RMSNorm
+from tutelage.model.cpu import RMSNorm, attend
 from tutelage.model.rope import rope_at, rope_tables
 
 
