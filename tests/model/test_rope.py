@@ -17,7 +17,7 @@ from tutelage.errors import CheckpointError
 from tutelage.model.config import ModelConfig, RopeScaling
 from tutelage.model.decoder import Decoder
 from tutelage.model.huggingface import config_from_hf, config_to_hf
-from tutelage.model.rope import frequencies, rope_at, rope_tables
+from tutelage.model.rope import frequencies, rope_at
 
 ROTARY = FAMILIES[1:]
 DYNAMIC = RopeScaling(kind="dynamic", factor=4.0)
@@ -192,7 +192,7 @@ def test_yarn_by_hand():
 
 def test_tables_are_cos_and_sin_of_position_times_frequency():
     config = small("gpt_neox", hidden_size=64, rotary_fraction=0.5, rope_theta=10000.0)  # rotary dimension 8
-    cos, sin = rope_tables(config, 50, torch.device("cpu"))
+    cos, sin = rope_at(config, torch.arange(50), 50)
     assert cos.shape == sin.shape == (50, 8)
     for p in (0, 1, 7, 49):
         for j in range(4):

@@ -9,9 +9,8 @@ from model_helpers import build, small
 from tutelage.data.batches import pack_ranking, pad_right, tree_mask
 from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import READER, load_model, load_scalar, save_model
-from tutelage.model.heads import ScalarModel, Surprisal
+from tutelage.model.heads import ScalarModel, Surprisal, fit_vocabulary
 from tutelage.model.hub import NEEDED
-from tutelage.model.vocabulary import fit_vocabulary
 
 
 def by_hand(model, ids):

@@ -95,7 +95,7 @@ NORM = "model.norm.weight"
         ),
         (
             lambda f: damage(f, 1, lambda t: t.update(odd=torch.ones(1))),
-            f"model-00001-of-00005.safetensors has extra odd, by {INDEX}",
+            "model-00001-of-00005.safetensors has extra odd (in model-00001-of-00005.safetensors), by",
         ),
         (
             lambda f: reindex(f, lambda places: places.update({NORM: "model-00001-of-00005.safetensors"})),

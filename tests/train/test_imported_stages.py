@@ -16,8 +16,7 @@ from tutelage.errors import CheckpointError, RecipeError, TutelageError
 from tutelage.model.checkpoint import load_decoder, save_model
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.heads import ScalarModel
-from tutelage.model.vocabulary import fit_vocabulary
+from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.records import Message
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer

@@ -8,27 +8,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import CheckpointError
 from tutelage.model import huggingface as hf
+from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf
 from tutelage.model.heads import ScalarModel, Surprisal
 from tutelage.model.hf_weights import embedding_name, entries, output_name, weights_to_hf
-from tutelage.model.weight_files import (
-    MAX_SHARD_BYTES,
-    Stored,
-    compare_names,
-    find_weights,
-    read_into,
-    read_object,
-    write_folder,
-)
 
 READER = "reader"
 """The subfolder of a reward model with the language model whose surprisals it reads."""
@@ -49,7 +41,7 @@ def save_model(
     bos_id: int | None = None,
     end_id: int | Sequence[int] | None = None,
     pad_id: int | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
     """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Other files in the folder are kept.
 
@@ -63,26 +55,29 @@ def save_model(
     An interrupted write leaves the previous checkpoint intact (see ``write_folder``), except that a reader is written first.
     """
     config, scalar = model_config(model), model if isinstance(model, ScalarModel) else None
+    kind: hf.Kind = "scalar" if scalar else "causal"
     ends = () if end_id is None else (end_id,) if isinstance(end_id, int) else tuple(end_id)
     generation = generation_to_hf(GenerationDefaults(bos_id=bos_id, end_ids=ends, pad_id=pad_id))
     ids = {name: generation.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     dtype = (model if isinstance(model, Decoder) else model.decoder).embed.weight.dtype
     settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(dtype).removeprefix("torch.")}
-    if scalar is None:
-        settings["architectures"] = [hf.causal_class(config.family)]
-        files = {GENERATION: generation, CONFIG: settings}
-    else:
+    if scalar:
         settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
-        settings |= {"architectures": [hf.scalar_class(config.family)], hf.OFFSET_KEY: float(scalar.offset)}
-        files = {CONFIG: hf.with_surprisal(settings) if scalar.reader else settings}
+    settings["architectures"] = [hf.class_of(config.family, kind)]
+    texts = {GENERATION: generation}
+    if scalar:
+        settings[hf.OFFSET_KEY] = float(scalar.offset)
+        texts = {}
     reader = scalar.reader if scalar else None
     if reader:
-        ids_given: dict[str, Any] = {"bos_id": bos_id, "end_id": end_id, "pad_id": pad_id}
-        save_model(Path(folder) / READER, reader.decoder, **ids_given, max_shard_bytes=max_shard_bytes)
-    write_folder(
+        settings |= {"model_type": hf.SURPRISAL, hf.TRUNK_KEY: config.family}
+        given: dict[str, Any] = {"bos_id": bos_id, "end_id": end_id, "pad_id": pad_id}
+        save_model(Path(folder) / READER, reader.decoder, **given, max_shard_bytes=max_shard_bytes)
+    texts[CONFIG] = settings
+    files.write_folder(
         Path(folder),
-        weights_to_hf(config, kind_of(model), model.state_dict(), surprisal=bool(reader)),
-        {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in files.items()},
+        weights_to_hf(config, kind, model.state_dict(), surprisal=bool(reader)),
+        {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in texts.items()},
         max_shard_bytes,
     )
 
@@ -106,14 +101,14 @@ def load_model(
         model = ScalarModel.from_decoder(decoder, reader) if kind == "scalar" else decoder
     shapes = model.state_dict()
     wanted = weights_to_hf(config, kind, shapes, surprisal=surprisal)
-    stored = _check_tensors(folder, config, kind, find_weights(folder), wanted)
+    stored = _check_tensors(folder, config, kind, files.find_weights(folder), wanted)
     dtype = dtype or _most_common_dtype(stored)
     state: dict[str, Tensor] = {}
     for entry in entries(config, kind, surprisal=surprisal):
         kept = torch.float32 if entry.ours in ("head.weight", "surprisal") else dtype
         state[entry.ours] = torch.empty(shapes[entry.ours].shape, dtype=kept, device=device)
         for name, view in entry.views(state[entry.ours]).items():
-            read_into(stored[name], view)
+            files.read_into(stored[name], view)
     if kind == "scalar":
         state["offset"] = torch.tensor(offset, device=device)
     model.load_state_dict(state, assign=True)
@@ -132,25 +127,21 @@ def _load_reader(folder: Path, config: ModelConfig, device: torch.device | str, 
 
 def load_decoder(folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
     """``load_model`` for a language model; CheckpointError if the folder holds a reward model."""
-    model = load_model(folder, device, dtype)
-    if not isinstance(model, Decoder):
-        raise CheckpointError(f"{folder} holds a reward model: a language model is needed here")
-    return model
+    require_kind(Path(folder), "causal")
+    return cast(Decoder, load_model(folder, device, dtype))
 
 
 def load_scalar(
     folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> ScalarModel:
     """``load_model`` for a reward model or value net; CheckpointError if the folder holds a language model."""
-    model = load_model(folder, device, dtype)
-    if not isinstance(model, ScalarModel):
-        raise CheckpointError(f"{folder} holds a language model: a reward model is needed here")
-    return model
+    require_kind(Path(folder), "scalar")
+    return cast(ScalarModel, load_model(folder, device, dtype))
 
 
 def require_kind(folder: Path, kind: hf.Kind) -> None:
     """CheckpointError if config.json describes the other kind."""
-    if _describe(folder).kind != kind:
+    if _describe(folder)[0] != kind:
         held, wanted = ("a reward model", "a language model")[:: 1 if kind == "causal" else -1]
         raise CheckpointError(f"{folder} holds {held}: {wanted} is needed here")
 
@@ -160,15 +151,10 @@ def model_config(model: Decoder | ScalarModel) -> ModelConfig:
     return model.config if isinstance(model, Decoder) else model.decoder.config
 
 
-def kind_of(model: Decoder | ScalarModel) -> hf.Kind:
-    """Which of the two kinds a model is."""
-    return "scalar" if isinstance(model, ScalarModel) else "causal"
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The raw config.json of a model folder. CheckpointError if it is missing or not a JSON object."""
     try:
-        return read_object(folder / CONFIG)
+        return files.read_object(folder / CONFIG)
     except FileNotFoundError:
         problem = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
         if (folder / "adapter_config.json").exists():
@@ -184,52 +170,46 @@ def _such_as(folder: Path) -> str:
 
 def context_of(folder: Path) -> int:
     """The longest sequence that a checkpoint's model accepts [tokens], from config.json alone."""
-    return _describe(folder).config.max_position_embeddings
+    _, config, _, _ = _describe(folder)
+    return config.max_position_embeddings
 
 
-class Description(NamedTuple):
-    """What a config.json says about a model."""
+def _describe(folder: Path) -> tuple[hf.Kind, ModelConfig, float, bool]:
+    """What config.json says: kind, settings, a scalar model's offset, and whether it reads surprisals.
 
-    kind: hf.Kind
-    config: ModelConfig
-    offset: float
-    """Of a scalar model; 0 for a language model."""
-    surprisal: bool
-    """Whether the model is a scalar model that reads surprisals."""
-
-
-def _describe(folder: Path) -> Description:
-    """What a folder's config.json says. CheckpointError names the file and the setting."""
-    settings, surprisal = hf.without_surprisal(read_config(folder))
+    CheckpointError names the file and the setting.
+    """
+    settings = read_config(folder)
+    surprisal = settings.get("model_type") == hf.SURPRISAL
+    if surprisal:
+        settings["model_type"] = settings.get(hf.TRUNK_KEY)
     try:
         kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
     except CheckpointError as error:
         message = str(error)
         separator = "" if message.startswith(CONFIG) else ": "
         raise CheckpointError(f"{folder / CONFIG}{separator}{message.removeprefix(CONFIG)}") from None
-    return Description(kind, config, float(settings.get(hf.OFFSET_KEY, 0.0)), surprisal)
+    return kind, config, float(settings.get(hf.OFFSET_KEY, 0.0)), surprisal
 
 
 def _check_tensors(
-    folder: Path, config: ModelConfig, kind: hf.Kind, found: Mapping[str, Stored], wanted: Mapping[str, Tensor]
-) -> dict[str, Stored]:
+    folder: Path, config: ModelConfig, kind: hf.Kind, found: Mapping[str, files.Stored], wanted: Mapping[str, Tensor]
+) -> dict[str, files.Stored]:
     """The stored tensors under their current names in transformers, if names and shapes are those of ``wanted``."""
     output, embedding = output_name(config.family), embedding_name(config.family)
     stored = _canonical(found, wanted, output)
     tied = stored.pop(output, None) if kind == "causal" and config.tie_embeddings else None
-    compare_names(folder, stored.keys(), wanted.keys(), places=stored)
+    files.compare_names(folder, stored, wanted.keys())
     for name, tensor in wanted.items():
         at, shape = stored[name], tensor.shape
         if at.shape != shape:
             raise CheckpointError(f"{at.path}: {at.name} is {list(at.shape)}, config.json makes it {list(shape)}")
     if tied is not None and not _equal(tied, stored[embedding]):
-        raise CheckpointError(
-            f"{tied.path}: {tied.name} differs from the embedding, but config.json says tie_word_embeddings"
-        )
+        raise CheckpointError(f"{tied.path}: {tied.name} differs from the embedding despite tie_word_embeddings")
     return stored
 
 
-def _canonical(found: Mapping[str, Stored], wanted: Mapping[str, object], output: str) -> dict[str, Stored]:
+def _canonical(found: Mapping[str, files.Stored], wanted: Mapping[str, object], output: str) -> dict[str, files.Stored]:
     """The first GPT-2 files lack the ``transformer.`` prefix; GPT-NeoX's output layer has had two names."""
     stored = {}
     for name, at in found.items():
@@ -242,16 +222,16 @@ def _canonical(found: Mapping[str, Stored], wanted: Mapping[str, object], output
     return stored
 
 
-def _equal(one: Stored, other: Stored) -> bool:
+def _equal(one: files.Stored, other: files.Stored) -> bool:
     if one.shape != other.shape:
         return False
     tensors = [torch.empty(at.shape, dtype=at.dtype or torch.float32) for at in (one, other)]
     for at, tensor in zip((one, other), tensors, strict=True):
-        read_into(at, tensor)
+        files.read_into(at, tensor)
     return torch.equal(*tensors)
 
 
-def _most_common_dtype(stored: Mapping[str, Stored]) -> torch.dtype:
+def _most_common_dtype(stored: Mapping[str, files.Stored]) -> torch.dtype:
     numbers: Counter[torch.dtype] = Counter()
     for at in stored.values():
         numbers[at.dtype or torch.float32] += math.prod(at.shape)

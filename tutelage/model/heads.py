@@ -99,3 +99,30 @@ class ScalarModel(nn.Module):
         """Hidden states [..., d] -> scores [...], in fp32 under autocast too: bf16 would round them to 3 digits."""
         with torch.autocast(hidden.device.type, enabled=False):
             return (hidden.float() @ self.head.weight.float()[0]) - self.offset.float()
+
+
+@torch.no_grad()
+def fit_vocabulary(model: Decoder | ScalarModel, size: int) -> int:
+    """Append rows to the embedding and the output layer, in place, up to ``size``; returns how many were appended.
+
+    Each is the mean of the others, so that an unseen token takes almost no probability from them (Hewitt 2021,
+    "Initializing new word embeddings for pretrained language models"). A scalar model's surprisal reader grows too.
+    """
+    if isinstance(model, ScalarModel) and model.reader is not None:
+        fit_vocabulary(model.reader.decoder, size)
+    decoder = model if isinstance(model, Decoder) else model.decoder
+    missing = size - decoder.config.vocab_size
+    if missing <= 0:
+        return 0
+    decoder.embed.weight = _with_rows(decoder.embed.weight, missing)
+    decoder.embed.num_embeddings = size
+    if decoder.unembed is not None:
+        decoder.unembed.weight = _with_rows(decoder.unembed.weight, missing)
+        decoder.unembed.out_features = size
+    decoder.config = decoder.config.model_copy(update={"vocab_size": size})
+    return missing
+
+
+def _with_rows(weight: Tensor, missing: int) -> nn.Parameter:
+    mean = weight.float().mean(0, keepdim=True).to(weight.dtype)
+    return nn.Parameter(torch.cat([weight, mean.expand(missing, -1)]), requires_grad=weight.requires_grad)

@@ -14,13 +14,13 @@ from torch import Tensor
 from tutelage.model.config import ModelConfig
 from tutelage.model.huggingface import Kind
 
-# Names in the files of a family: the trunk, its token embedding, its layers, its final norm.
-_LLAMA = ("model", "embed_tokens", "layers", "norm")
-_OUTER_NAMES = {
-    "gpt2": ("transformer", "wte", "h", "ln_f"),
-    "gpt_neox": ("gpt_neox", "embed_in", "layers", "final_layer_norm"),
-}
-# Within a layer, our module -> its parts in the files of GPT-2, of GPT-NeoX, and of Llama, Mistral and Qwen.
+# Names in the files of GPT-2, of GPT-NeoX, and of Llama, Mistral and Qwen: the trunk, its embedding, layers and final norm,
+_OUTER_NAMES = (
+    ("transformer", "wte", "h", "ln_f"),
+    ("gpt_neox", "embed_in", "layers", "final_layer_norm"),
+    ("model", "embed_tokens", "layers", "norm"),
+)
+# and within a layer, our module -> its parts.
 _LAYER_NAMES = {
     "attention_norm": ("ln_1", "input_layernorm", "input_layernorm"),
     "mlp_norm": ("ln_2", "post_attention_layernorm", "post_attention_layernorm"),
@@ -31,7 +31,7 @@ _LAYER_NAMES = {
     "mlp.up": ("mlp.c_fc", "mlp.dense_h_to_4h", "mlp.gate_proj mlp.up_proj"),
     "mlp.down": ("mlp.c_proj", "mlp.dense_4h_to_h", "mlp.down_proj"),
 }
-_COLUMNS = {"gpt2": 0, "gpt_neox": 1}  # 2 for all others
+_COLUMNS = {"gpt2": 0, "gpt_neox": 1, "llama": 2, "mistral": 2, "qwen2": 2, "qwen3": 2}
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Entry:
 
 def entries(config: ModelConfig, kind: Kind, *, surprisal: bool = False) -> list[Entry]:
     """Every tensor of a checkpoint, in order. Our names are those in Decoder or, for ``scalar``, in ScalarModel."""
-    column = _COLUMNS.get(config.family, 2)
-    prefix, _, layers, final_norm = _OUTER_NAMES.get(config.family, _LLAMA)
+    column = _COLUMNS[config.family]
+    prefix, _, layers, final_norm = _OUTER_NAMES[column]
     trunk = "decoder." if kind == "scalar" else ""
     found = [Entry(f"{trunk}embed.weight", (embedding_name(config.family),))]
     if config.positions == "learned":
@@ -117,7 +117,7 @@ def output_name(family: str) -> str:
 
 def embedding_name(family: str) -> str:
     """The name of the token embedding on disk."""
-    prefix, embedding, *_ = _OUTER_NAMES.get(family, _LLAMA)
+    prefix, embedding, *_ = _OUTER_NAMES[_COLUMNS[family]]
     return f"{prefix}.{embedding}.weight"
 
 

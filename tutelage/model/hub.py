@@ -45,17 +45,13 @@ def resolve_model(name: Path | str, *, revision: str | None = None) -> Path:
     if name and folder.exists():
         raise CheckpointError(f"{folder} is a file: give the model's folder")
     if not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        raise CheckpointError(
-            f"{name!r} is neither a folder nor a name on the Hugging Face hub (such as Qwen/Qwen3-0.6B)"
-        )
+        raise CheckpointError(f"{name!r} is neither a folder nor a name on the Hugging Face hub (like Qwen/Qwen3-0.6B)")
     if "/" in name and Path(name).parent.is_dir():  # a misspelt folder is not worth a request to the hub
         raise CheckpointError(f"{folder} does not exist: give a model folder, or a name on the Hugging Face hub")
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
-        raise CheckpointError(
-            f"{name} is not a folder; to fetch it from the Hugging Face hub, pip install 'tutelage[interop]'"
-        ) from None
+        raise CheckpointError(f"{name} is not a folder; to use the hub, pip install 'tutelage[interop]'") from None
     problems = {  # the first that fits: a gated repository is a RepositoryNotFoundError too
         errors.GatedRepoError: "its terms must be accepted: do that on its page, then log in with `hf auth login`",
         errors.RevisionNotFoundError: f"the hub has the model, but no revision {revision!r}",

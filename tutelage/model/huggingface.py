@@ -34,25 +34,28 @@ ACTIVATIONS |= dict.fromkeys(
     ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"), "gelu_tanh"
 )
 
+
+def _llama_keys(**defaults: Any) -> dict[str, tuple[str, Any]]:
+    """The keys that GPT-NeoX and Llama share, and those of ``defaults`` with these values."""
+    renamed = {"num_kv_heads": "num_key_value_heads", "qkv_bias": "attention_bias"}
+    return {
+        "vocab_size": ("vocab_size", ...),
+        "init_std": ("initializer_range", 0.02),
+        "hidden_size": ("hidden_size", ...),
+        "num_layers": ("num_hidden_layers", ...),
+        "num_heads": ("num_attention_heads", ...),
+        "intermediate_size": ("intermediate_size", ...),
+        "activation": ("hidden_act", "silu"),
+        "norm_eps": ("rms_norm_eps", 1e-6),
+        "tie_embeddings": ("tie_word_embeddings", False),
+    } | {name: (renamed.get(name, name), default) for name, default in defaults.items()}
+
+
 # Our setting -> (their key, the value that their class takes when config.json leaves the key out; ... = required).
-_SHARED_KEYS = {"vocab_size": ("vocab_size", ...), "init_std": ("initializer_range", 0.02)}
-_LLAMA_KEYS = _SHARED_KEYS | {
-    "hidden_size": ("hidden_size", ...),
-    "num_layers": ("num_hidden_layers", ...),
-    "num_heads": ("num_attention_heads", ...),
-    "intermediate_size": ("intermediate_size", ...),
-    "activation": ("hidden_act", "silu"),
-    "norm_eps": ("rms_norm_eps", 1e-6),
-    "tie_embeddings": ("tie_word_embeddings", False),
-}
-_QWEN_KEYS = _LLAMA_KEYS | {
-    "num_kv_heads": ("num_key_value_heads", 32),
-    "head_dim": ("head_dim", None),
-    "max_position_embeddings": ("max_position_embeddings", 32768),
-}
 KEYS: dict[str, dict[str, tuple[str, Any]]] = {
-    "gpt2": _SHARED_KEYS
-    | {
+    "gpt2": {
+        "vocab_size": ("vocab_size", ...),
+        "init_std": ("initializer_range", 0.02),
         "hidden_size": ("n_embd", ...),
         "num_layers": ("n_layer", ...),
         "num_heads": ("n_head", ...),
@@ -62,31 +65,19 @@ KEYS: dict[str, dict[str, tuple[str, Any]]] = {
         "norm_eps": ("layer_norm_epsilon", 1e-5),
         "tie_embeddings": ("tie_word_embeddings", True),
     },
-    "gpt_neox": _LLAMA_KEYS
+    "gpt_neox": _llama_keys(max_position_embeddings=2048)
     | {
-        "max_position_embeddings": ("max_position_embeddings", 2048),
         "activation": ("hidden_act", "gelu"),
         "norm_eps": ("layer_norm_eps", 1e-5),
         "parallel_residual": ("use_parallel_residual", True),
         "qkv_bias": ("attention_bias", True),
     },
-    "llama": _LLAMA_KEYS
-    | {
-        "num_kv_heads": ("num_key_value_heads", None),
-        "head_dim": ("head_dim", None),
-        "max_position_embeddings": ("max_position_embeddings", 2048),
-        "qkv_bias": ("attention_bias", False),
-        "mlp_bias": ("mlp_bias", False),
-    },
-    "mistral": _LLAMA_KEYS
-    | {
-        "num_kv_heads": ("num_key_value_heads", 8),
-        "head_dim": ("head_dim", None),
-        "max_position_embeddings": ("max_position_embeddings", 4096 * 32),
-        "sliding_window": ("sliding_window", 4096),
-    },
-    "qwen2": _QWEN_KEYS,
-    "qwen3": _QWEN_KEYS | {"head_dim": ("head_dim", 128), "qkv_bias": ("attention_bias", False)},
+    "llama": _llama_keys(
+        num_kv_heads=None, head_dim=None, max_position_embeddings=2048, qkv_bias=False, mlp_bias=False
+    ),
+    "mistral": _llama_keys(num_kv_heads=8, head_dim=None, max_position_embeddings=131072, sliding_window=4096),
+    "qwen2": _llama_keys(num_kv_heads=32, head_dim=None, max_position_embeddings=32768),
+    "qwen3": _llama_keys(num_kv_heads=32, head_dim=128, max_position_embeddings=32768, qkv_bias=False),
 }
 
 # Their settings that change the arithmetic in a way that we do not compute, with the only values that we accept.
@@ -110,7 +101,7 @@ def kind_of(hf: Mapping[str, Any]) -> Kind:
     family = hf.get("model_type")
     if family not in CLASSES:
         raise CheckpointError(f"model_type {family!r} is not supported: it must be one of {', '.join(CLASSES)}")
-    causal, scalar = causal_class(family), scalar_class(family)
+    causal, scalar = class_of(family, "causal"), class_of(family, "scalar")
     architecture = (hf.get("architectures") or [causal])[0]
     if architecture == causal:
         return "causal"
@@ -123,26 +114,11 @@ def kind_of(hf: Mapping[str, Any]) -> Kind:
     return "scalar"
 
 
-def with_surprisal(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a scalar model that reads surprisals, from the one of a plain scalar model."""
-    return dict(hf) | {"model_type": SURPRISAL, TRUNK_KEY: hf["model_type"]}
-
-
-def without_surprisal(hf: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The inverse of ``with_surprisal``, and whether the model reads surprisals."""
-    if hf.get("model_type") != SURPRISAL:
-        return dict(hf), False
-    return dict(hf) | {"model_type": hf.get(TRUNK_KEY)}, True
-
-
-def causal_class(family: str) -> str:
-    """The name of the family's language-model class in transformers."""
+def class_of(family: str, kind: Kind) -> str:
+    """The name of a family's class in transformers."""
+    if kind == "scalar":
+        return f"{CLASSES[family]}ForSequenceClassification"
     return "GPT2LMHeadModel" if family == "gpt2" else f"{CLASSES[family]}ForCausalLM"
-
-
-def scalar_class(family: str) -> str:
-    """The name of the family's sequence-classification class in transformers."""
-    return f"{CLASSES[family]}ForSequenceClassification"
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -194,12 +170,15 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
             values |= _rope_from_hf(family, hf, values["max_position_embeddings"])
         if family in ("qwen2", "qwen3"):
             values |= _windows_from_hf(hf, values["num_layers"])
-        else:
-            _check_layer_types(family, hf.get("layer_types"), values.get("sliding_window"))
-        return ModelConfig(**values)
+        config = ModelConfig(**values)
     except ValidationError as error:
         problems = "; ".join(_describe(family, problem) for problem in error.errors()[:3])
         raise CheckpointError(f"config.json of a {family} model: {problems}") from None
+    # Where a family has one window for all layers or none, transformers' forward ignores layer_types, but its cache does not.
+    wanted, types = "sliding_attention" if config.sliding_window else "full_attention", hf.get("layer_types")
+    if types is not None and family not in ("qwen2", "qwen3") and set(types) != {wanted}:
+        raise CheckpointError(f"layer_types={types!r} is not supported in the {family} family: only {wanted!r} is here")
+    return config
 
 
 def _describe(family: str, problem: ErrorDetails) -> str:
@@ -290,21 +269,11 @@ def _windows_from_hf(hf: Mapping[str, Any], layers: int) -> dict[str, Any]:
         types = ["sliding_attention" if window is not None and i >= first else "full_attention" for i in range(layers)]
     if len(types) != layers:
         raise CheckpointError(f"layer_types must have one entry for each of the {layers} layers, not {len(types)}")
-    for name in types:
-        if name not in ("sliding_attention", "full_attention"):
-            raise CheckpointError(
-                f"layer_types: {name!r} is not supported: only sliding_attention and full_attention are"
-            )
+    for name in set(types) - {"sliding_attention", "full_attention"}:
+        raise CheckpointError(f"layer_types: {name!r} is not supported: only sliding_attention and full_attention are")
     full = tuple(i for i, name in enumerate(types) if name == "full_attention")
     if len(full) == layers:
         return {"sliding_window": None}
     if window is None:
         raise CheckpointError("layer_types has sliding_attention, but use_sliding_window or sliding_window is not set")
     return {"sliding_window": window, "full_attention_layers": full}
-
-
-def _check_layer_types(family: str, types: Any, window: Any) -> None:
-    """In families with one window for all layers or none, transformers' forward ignores layer_types but its cache does not."""
-    wanted = "full_attention" if window is None else "sliding_attention"
-    if types is not None and any(name != wanted for name in types):
-        raise CheckpointError(f"layer_types={types!r} is not supported in the {family} family: only {wanted!r} is here")

@@ -35,17 +35,12 @@ class LoRALinear(nn.Module):
     def __init__(self, base: nn.Linear, sizes: tuple[int, ...], r: int, alpha: float, dropout: float) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.sizes, self.r, self.alpha, self.dropout = sizes, r, alpha, dropout
+        self.sizes, self.r, self.alpha, self.dropout, self.scale = sizes, r, alpha, dropout, alpha / r
         device = base.weight.device
         self.a = nn.Parameter(torch.empty(len(sizes) * r, base.in_features, device=device))
         self.b = nn.ParameterList(torch.zeros(size, r, device=device) for size in sizes)
         for part in self.a.split(r):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
-
-    @property
-    def scale(self) -> float:
-        """alpha / r."""
-        return self.alpha / self.r
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base(x)
@@ -137,9 +132,7 @@ def load_own_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Restore what ``own_weights`` returned. RuntimeError, as in ``load_state_dict``, if names or shapes differ."""
     expected = own_weights(module)
     if expected.keys() != weights.keys():
-        raise RuntimeError(
-            f"the weights are not those of the model; names differ: {sorted(expected.keys() ^ weights.keys())[:3]}"
-        )
+        raise RuntimeError(f"names of weights differ: {sorted(expected.keys() ^ weights.keys())[:3]}")
     module.load_state_dict(weights, strict=False)
 
 

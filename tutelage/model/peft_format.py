@@ -56,14 +56,12 @@ def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> No
     metadata = {"format": "pt"}
     targets: set[str] = set()
     for entry, part in _adapted(decoder):
-        b = _their_rows(entry, torch.cat([b.detach() for b in part.b]))
-        lows = part.a.detach().split(part.r)
-        for module, a, rows in zip(_modules(entry), lows, b.split([len(b) for b in part.b]), strict=True):
+        for module, a, b in zip(_modules(entry), part.a.split(part.r), part.b, strict=True):
             tensors[f"{_PREFIX}{module}.lora_A.weight"] = a
-            tensors[f"{_PREFIX}{module}.lora_B.weight"] = rows
+            tensors[f"{_PREFIX}{module}.lora_B.weight"] = _rows(entry, b, (3, entry.heads))
             targets.add(re.split(r"\.\d+\.", module, maxsplit=1)[1])
     if scalar:
-        tensors[_SCORE] = scalar.head.weight.detach()
+        tensors[_SCORE] = scalar.head.weight
         metadata[OFFSET_KEY] = repr(float(scalar.offset))  # not in the settings: peft warns of unknown ones
     one = next(iter(parts.values()))
     settings = {
@@ -79,7 +77,7 @@ def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> No
         "fan_in_fan_out": decoder.config.family == "gpt2",
         "inference_mode": True,
     }
-    on_disk = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+    on_disk = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(folder / WEIGHTS, save(on_disk, metadata=metadata))
     write_atomic(folder / CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
 
@@ -100,9 +98,7 @@ def load_adapter(folder: Path, decoder: Decoder) -> Decoder | ScalarModel:
         module = match["module"] if match else name
         target = ours.get(module, "").removesuffix(".weight").split(".", 2)[-1]
         if match is None or target not in TARGETS:
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: {module} is not supported: only LoRA of {', '.join(TARGETS)} is"
-            )
+            raise CheckpointError(f"{folder / WEIGHTS}: {module} is not supported: only LoRA of {', '.join(TARGETS)}")
         targets.add(target)
         found[module, match["which"]] = tensor
     add_adapters(
@@ -141,8 +137,6 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata."""
-    if not path.exists():
-        raise CheckpointError(f"{path.parent} has no {WEIGHTS}")
     with opened(path) as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
@@ -157,13 +151,9 @@ def _modules(entry: Entry) -> list[str]:
     return [name.removesuffix(".weight") for name in entry.theirs]
 
 
-def _their_rows(entry: Entry, b: Tensor) -> Tensor:
-    """B's rows, the matrix's outputs, in their order (GPT-NeoX keeps q, k and v per head)."""
-    return b.unflatten(0, (3, entry.heads, -1)).transpose(0, 1).flatten(0, 2) if entry.heads else b
-
-
-def _our_rows(entry: Entry, b: Tensor) -> Tensor:
-    return b.unflatten(0, (entry.heads, 3, -1)).transpose(0, 1).flatten(0, 2) if entry.heads else b
+def _rows(entry: Entry, b: Tensor, order: tuple[int, int]) -> Tensor:
+    """B with its rows, the matrix's outputs, from ``order`` transposed: GPT-NeoX keeps q, k and v per head."""
+    return b.unflatten(0, (*order, -1)).transpose(0, 1).flatten(0, 2) if entry.heads else b
 
 
 @torch.no_grad()
@@ -173,9 +163,8 @@ def _fill(folder: Path, part: LoRALinear, entry: Entry, found: dict[tuple[str, s
             theirs = found.get((module, which))
             if theirs is None:
                 continue
-            theirs = _our_rows(entry, theirs) if which == "B" else theirs
+            theirs = _rows(entry, theirs, (entry.heads, 3)) if which == "B" else theirs
             if theirs.shape != ours.shape:
-                raise CheckpointError(
-                    f"{folder / WEIGHTS}: {module}.lora_{which} is {list(theirs.shape)}, the model makes it {list(ours.shape)}"
-                )
+                shapes = f"{list(theirs.shape)}, the model makes it {list(ours.shape)}"
+                raise CheckpointError(f"{folder / WEIGHTS}: {module}.lora_{which} is {shapes}")
             ours.copy_(theirs)

@@ -90,20 +90,17 @@ def _read_shards(folder: Path) -> dict[str, Stored]:
             raise CheckpointError(f"{folder} lacks {name}, which {INDEX} names: download or copy the missing shard")
         shard = _read_header(folder / name)
         wanted = {tensor for tensor, file in places.items() if file == name}
-        compare_names(folder / name, shard.keys(), wanted, f", by {INDEX}")
+        compare_names(folder / name, shard, wanted, f", by {INDEX}")
         found |= shard
     return found
 
 
-def compare_names(
-    where: Path, found: Set[str], wanted: Set[str], why: str = "", places: Mapping[str, Stored] | None = None
-) -> None:
-    """CheckpointError if names in ``where`` are missing or unexpected; ``places`` adds the files of unexpected ones."""
-    missing, extra = sorted(wanted - found), sorted(found - wanted)
-    if missing or extra:
-        if places is not None:
-            extra = [f"{name} (in {places[name].path.name})" for name in extra]
-        parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has extra", extra)) if names]
+def compare_names(where: Path, found: Mapping[str, Stored], wanted: Set[str], why: str = "") -> None:
+    """CheckpointError if tensors are missing in ``where`` or unexpected."""
+    missing = sorted(wanted - found.keys())
+    extra = [f"{name} (in {found[name].path.name})" for name in sorted(found.keys() - wanted)]
+    parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has extra", extra)) if names]
+    if parts:
         raise CheckpointError(f"{where} {' and '.join(parts)}{why}")
 
 
@@ -128,14 +125,12 @@ def read_into(stored: Stored, target: Tensor) -> None:
     time. CheckpointError if the stored type is not one of weights.
     """
     if stored.dtype is None:
+        known = ", ".join(_DTYPES)
         raise CheckpointError(
-            f"{stored.path}: {stored.name} is stored as {stored.kind}; weights must be F32, F16, BF16 or F64 (not quantised)"
+            f"{stored.path}: {stored.name} is stored as {stored.kind}; weights must be one of {known}"
         )
     target = target.detach()
     with opened(stored.path) as file:
-        if not target.dim():
-            target.copy_(file.get_tensor(stored.name))
-            return
         source = file.get_slice(stored.name)
         finer = stored.shape[0] // max(1, len(target))
         rows = max(1, _CHUNK // max(1, stored.dtype.itemsize * math.prod(target.shape[1:])))
