@@ -16,11 +16,9 @@ from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import pick_device
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import ScalarModel, Surprisal, fit_vocabulary
 from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_adapters
 from tutelage.model.peft_format import load_adapter
-from tutelage.model.surprisal import Surprisal
-from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.runs.folder import LINEAGE, hash_of, read_lineage
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.settings import LoRA, Machine

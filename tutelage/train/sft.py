@@ -22,8 +22,8 @@ from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
+from tutelage.model.heads import fit_vocabulary
 from tutelage.model.hub import resolve_model
-from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.objectives.language import next_token_loss
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
