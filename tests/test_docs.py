@@ -53,6 +53,8 @@ LATER = ("docs/results.md", "docs/plots", "results.md", "plots")
 """Written by `make proof`, so a checkout may lack them."""
 ON_SHELL = {"constraint", "editable", "nproc_per_node", "help", "version", "install-completion"}
 """Options of pip and torchrun, and those that every command has."""
+EXAMPLES = {"NAME": "x", "KNOB": "seed", "ROLE": "checkpoint"}
+"""What stands for something in the pages -> a name that exists."""
 
 
 def text_of(name: str) -> str:
@@ -109,18 +111,21 @@ def test_every_command_has_an_example(name):
 @pytest.fixture
 def somebodys_folder(tmp_path, monkeypatch):
     """A folder with the recipes, the rule of the guide, and a stopped run."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    folder = tmp_path / "checkout"
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    monkeypatch.chdir(folder)
+    for recipe in Path("recipes").iterdir():
+        with_its_files(recipe)
     (rule,) = (block for block in blocks("docs/guide.md", "python") if block.startswith("def brevity"))
-    (tmp_path / "rules.py").write_text(rule, encoding="utf-8")
-    run = tmp_path / "runs" / "demo" / "ppo"
+    Path("rules.py").write_text(rule, encoding="utf-8")
+    run = Path("runs/demo/ppo")
     run.mkdir(parents=True)
     knobs, inputs = KINDS["ppo"].classes()
     given = inputs(checkpoint="sft", reward_model="reward", prompts="prompts.jsonl")  # type: ignore[call-arg]
     (run / "recipe.yaml").write_text(write_yaml(recipe_of("ppo", knobs(), given)), encoding="utf-8")
     (run / "lineage.json").write_text(json.dumps({"kind": "ppo", "inputs": {}}), encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
+    monkeypatch.syspath_prepend(folder)
+    yield
     sys.modules.pop("rules", None)
 
 
@@ -147,8 +152,8 @@ def perform(monkeypatch):
     return perform
 
 
-def with_its_files(recipe: Path, base: Path) -> Path:
-    """Make an empty file for every input of a recipe that is no step's."""
+def with_its_files(recipe: Path) -> Path:
+    """Make an empty file for every input of a recipe that is not a step's."""
     steps = read_yaml(recipe)["steps"]
 
     def make(value: Any) -> None:
@@ -156,43 +161,43 @@ def with_its_files(recipe: Path, base: Path) -> Path:
             for inner in value.values():
                 make(inner)
         elif value.split("/")[0] not in steps:
-            path = base / value.removeprefix("../")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            Path(value).parent.mkdir(parents=True, exist_ok=True)
+            Path(value).touch()
 
     for step in steps.values():
         make(step.get("inputs", {}))
     return recipe
 
 
+@pytest.mark.usefixtures("somebodys_folder")
 @pytest.mark.parametrize("name", [*READMES, *GUIDES])
-def test_every_command_could_be_typed(name, somebodys_folder, perform, capsys):
+def test_every_command_could_be_typed(name, perform, capsys):
     """Options exist, values have the right type, nothing that is required is missing, and recipes are valid."""
     for printed in blocks(name, "yaml"):
         if "kind: prepare" in printed or "Qwen" in printed:
-            (somebodys_folder / "ours.yaml").write_text(printed, encoding="utf-8")
-            with_its_files(somebodys_folder / "ours.yaml", somebodys_folder)
+            Path("ours.yaml").write_text(printed, encoding="utf-8")
+            with_its_files(Path("ours.yaml"))
     for words in command_lines(name):
         given = perform(words)
         if "--help" in words:
             assert name_of(words) in capsys.readouterr().out
         elif "knobs" in given:
             given["knobs"].check(given["inputs"])
-        elif "recipe" in given and "real-small" not in str(given["recipe"]):  # its files are beside the checkout
+        elif "recipe" in given:
             plan(read_recipe(given["recipe"], given["overrides"]))
 
 
 # ---- recipes
 
 
+@pytest.mark.usefixtures("somebodys_folder")
 @pytest.mark.parametrize("name", [*READMES, *GUIDES])
-def test_every_recipe_that_is_printed_is_valid(name, somebodys_folder):
+def test_every_recipe_that_is_printed_is_valid(name):
     printed = blocks(name, "yaml")
     assert printed
     for block in printed:
-        recipe = somebodys_folder / "printed.yaml"
-        recipe.write_text(block, encoding="utf-8")
-        assert plan(read_recipe(with_its_files(recipe, somebodys_folder)))
+        Path("printed.yaml").write_text(block, encoding="utf-8")
+        assert plan(read_recipe(with_its_files(Path("printed.yaml"))))
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -220,17 +225,15 @@ def known_options() -> frozenset[str]:
 
 def is_an_option(name: str) -> bool:
     """Whether a dotted name is an option, or a group of options."""
-    return any(fnmatch(name, known) or fnmatch(f"{name}.", f"{known}."[: len(name) + 1]) for known in known_options())
+    return any(fnmatch(name, known) or known.startswith(f"{name}.") for known in known_options())
 
 
 @pytest.mark.parametrize("name", [*READMES, *GUIDES, *METHODS])
 def test_options_and_knobs_that_are_named_exist(name):
     inline = re.findall(r"`([^`\n]+)`", prose(name))
-    typed = {option for words in inline for option in re.findall(r"(?<![\w-])--([\w.-]+)", words)} - ON_SHELL
-    for option in typed:
-        assert is_an_option(
-            option.replace("-", "_").replace("NAME", "x").replace("KNOB", "seed").replace("ROLE", "text")
-        ), f"--{option}"
+    for option in {option for words in inline for option in re.findall(r"(?<![\w-])--([\w.-]+)", words)} - ON_SHELL:
+        example = re.sub("NAME|KNOB|ROLE", lambda found: EXAMPLES[found[0]], option.replace("-", "_"))
+        assert is_an_option(example), f"--{option}"
     groups = {known.split(".")[0] for known in known_options() if "." in known} - {"steps", "text"}
     for words in inline:
         dotted = re.fullmatch(r"(\w+(?:\.\w+)+)(?:: .*)?", words)

@@ -91,8 +91,8 @@ def test_tool_calls_are_kept():
     assert len(calls) == len(outputs) > 150
     first = next(c for c in conversations if any(m.tool_calls for m in c.messages))
     assert [m.role for m in first.messages[2:6]] == ["user", "assistant", "tool", "assistant"]
-    assert first.messages[3].tool_calls[0].name == "search_recipe"
-    assert "search_recipe" in first.meta["tools"]
+    assert first.messages[3].tool_calls[0].name == "search_recipes"
+    assert "search_recipes" in first.meta["tools"]
     with pytest.raises(DataError, match="unpaired preference"):
         read(read_conversations, "llama-factory/kto_en_demo.json", on_bad="skip")
 

@@ -124,6 +124,7 @@ def test_parts(write, picture):
             "is not a part of a message",
         ),
         ({"role": "user", "content": None}, "'messages.0.content': is not text"),
+        ({"role": "user", "content": []}, "'messages.0.content': is not text"),
         (
             {"role": "assistant", "content": "", "tool_calls": [{"name": ""}]},
             "'messages.0.tool_calls.0': is not a tool",

@@ -62,8 +62,7 @@ class Assistant:
 
         Raises UsageError for ids that the model does not have.
         """
-        decoder = self._decoder
-        largest = decoder.config.vocab_size - 1
+        decoder, largest = self._decoder, self._decoder.config.vocab_size - 1
         try:
             row = [operator.index(i) for i in ids]  # integers of numpy and torch too
         except TypeError:
@@ -93,9 +92,7 @@ class Assistant:
         ids = render(self.tokenizer, messages, add_generation_prompt=True).ids
         request = Request(ids=ids, sampling=sampling, stop_ids=self._turn_ends)
         with self._serving(1) as generator, generator.submit(request) as ticket:
-            for delta in ticket:
-                if delta.text:
-                    yield delta.text
+            yield from (delta.text for delta in ticket if delta.text)
 
     def answers(
         self,
@@ -113,8 +110,8 @@ class Assistant:
         asked = [prompt_of(prompt) for prompt in prompts]
         chosen = [shots(prompt) if shots else () for prompt in asked]
         if shots is None:
-            rendered = render_batch(self.tokenizer, [p.messages for p in asked], add_generation_prompt=True)
-            ids = [r.ids for r in rendered]
+            messages = [prompt.messages for prompt in asked]
+            ids = [r.ids for r in render_batch(self.tokenizer, messages, add_generation_prompt=True)]
         else:
             ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(asked, chosen, strict=True)]
         for i, (prompt, row) in enumerate(zip(asked, ids, strict=True), 1):

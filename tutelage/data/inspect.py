@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tutelage.text.tokenizer import Tokenizer
 
 _SAMPLE = 1000
-"""Characters of each text whose scripts are counted."""
+"""Characters at the start of each text whose scripts are counted."""
 _EXAMPLES = 2
 _TOGETHER = 256
 """Texts that are tokenised together."""
@@ -233,7 +233,7 @@ def _parts(record: Record) -> list[tuple[str, str]]:
 
 
 def _example(record: Record) -> str:
-    """A record in a line or a few, each cut short."""
+    """A record in a few short lines."""
     if isinstance(record, Document):
         return _short(record.text, 300)
     lines = [f"{message.role}: {_short(message.text, 150)}" for message in _messages(record)]

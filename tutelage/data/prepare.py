@@ -1,10 +1,10 @@
 """From files that people have to the files that the stages read: held-out parts split off, sources capped and merged.
 
-Nothing of a held-out part can leak: text is split by whole file (a novel), conversations and rankings by their opening,
-that is up to the first answer. Left out of training, and counted, are
+Held-out parts do not leak: text is split by whole file (a novel), conversations and rankings by their opening, the part up
+to the first answer. Left out of training, and counted, are
 
 - demonstrations, rankings and prompts that ask a held-out prompt at any of their turns, and
-- demonstrations to train on with the opening of a held-out ranking: the reward model starts from the SFT model.
+- training demonstrations with the opening of a held-out ranking, because the reward model starts from the SFT model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
 from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError
-from tutelage.records import Message, Prompt, Ranking
+from tutelage.records import Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
 from tutelage.settings import Inputs, Settings, nearest
 
@@ -114,28 +114,29 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     prompts = gather(inputs.prompts, limits.get("prompts", {}), read_prompts, seed)
     new_prompts = [p for p in prompts if asked.isdisjoint(questions(p.messages))]
 
-    counts["prompts_heldout"] = write_jsonl(out / "prompts_heldout.jsonl", unique(heldout))
-    counts["demonstrations"] = write_jsonl(out / "demonstrations.jsonl", unranked)
-    counts["demonstrations_heldout"] = write_jsonl(out / "demonstrations_heldout.jsonl", apart_c)
-    counts["rankings"] = write_jsonl(out / "rankings.jsonl", kept_r)
-    counts["rankings_heldout"] = write_jsonl(out / "rankings_heldout.jsonl", apart_r)
-    counts["prompts"] = write_jsonl(out / "prompts.jsonl", unique(new_prompts))
-
+    outputs: dict[str, Sequence[BaseModel]] = {
+        "prompts_heldout": unique(heldout),
+        "demonstrations": unranked,
+        "demonstrations_heldout": apart_c,
+        "rankings": kept_r,
+        "rankings_heldout": apart_r,
+        "prompts": unique(new_prompts),
+    }
+    counts |= {name: write_jsonl(out / f"{name}.jsonl", records) for name, records in outputs.items()}
     counts["left_out_prompts_heldout"] = len(heldout) - counts["prompts_heldout"]
     counts["left_out_demonstrations"] = len(demonstrations) - len(unranked) - len(apart_c)
     counts["left_out_rankings"] = len(rankings) - len(new_rankings)
     counts["left_out_prompts"] = len(prompts) - counts["prompts"]
-    _say(
-        out,
-        {
-            "held-out prompt given before": counts["left_out_prompts_heldout"],
-            "demonstration that asks a held-out prompt": len(demonstrations) - len(new_demonstrations),
-            "demonstration that opens like a held-out ranking": len(kept_c) - len(unranked),
-            "ranking that asks a held-out prompt": counts["left_out_rankings"],
-            "prompt that asks a held-out prompt": len(prompts) - len(new_prompts),
-            "prompt given before": len(new_prompts) - counts["prompts"],
-        },
-    )
+    left_out = {
+        "held-out prompt given before": counts["left_out_prompts_heldout"],
+        "demonstration that asks a held-out prompt": len(demonstrations) - len(new_demonstrations),
+        "demonstration that opens like a held-out ranking": len(kept_c) - len(unranked),
+        "ranking that asks a held-out prompt": counts["left_out_rankings"],
+        "prompt that asks a held-out prompt": len(prompts) - len(new_prompts),
+        "prompt given before": len(new_prompts) - counts["prompts"],
+    }
+    if reasons := ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count):
+        _logger.warning("%s: left out %s", out, reasons)
     return counts
 
 
@@ -155,49 +156,46 @@ def gather(
     return gathered
 
 
-_ADDED = {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"}
-_ADDED_IN: dict[str, Any] = {
-    "messages": {"__all__": _ADDED},
-    "prompt": {"messages": {"__all__": _ADDED}},
-    "completions": {"__all__": _ADDED},
-}
+_ADDED = {"__all__": {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"}}
+_ADDED_IN: dict[str, Any] = {"messages": _ADDED, "prompt": {"messages": _ADDED}, "completions": _ADDED}
 
 
 def _content(record: BaseModel) -> str:
-    """The record as JSON. Fields that records gained later are in it only where one says something: limits keep the same
-    rows as before."""
-    added = (
-        _ADDED_IN | dict.fromkeys(["id", "weight", "note", "meta"], True) if isinstance(record, Ranking) else _ADDED_IN
-    )
+    """The record as JSON, for hashing.
+
+    Fields added after 0.1.0 are left out unless one of them says something, so that a limit keeps the rows it kept then.
+    """
+    added = _ADDED_IN
+    if isinstance(record, Ranking):
+        added = added | dict.fromkeys(["id", "weight", "note", "meta"], True)
     before = record.model_dump_json(exclude=added)
     return before if type(record).model_validate_json(before) == record else record.model_dump_json()
 
 
 def unique(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Prompts without exact repetitions, first come first kept."""
+    """Prompts without exact repetitions; the first of each is kept."""
     return list({text_of(prompt.messages): prompt for prompt in reversed(list(prompts))}.values())[::-1]
 
 
 def text_of(messages: Sequence[Message]) -> str:
-    """The turns of a conversation as one string, for comparing."""
-    return "\n".join(f"{message.role}: {message.text}" for message in messages)
+    """The turns of a conversation as one string, for comparing; pictures and tool calls count as text does."""
+    return "\n".join(f"{message.role}: {message.text}{_beyond_text(message)}" for message in messages)
+
+
+def _beyond_text(message: Message) -> str:
+    content = () if isinstance(message.content, str) else message.content
+    more = [part for part in (*content, *message.tool_calls) if not isinstance(part, TextPart)]
+    return "".join(part.model_dump_json() for part in more)
 
 
 def questions(messages: Sequence[Message]) -> set[str]:
-    """What a conversation asks: its beginnings that an answer follows, and the whole, which may wait for one."""
+    """What a conversation asks: each of its beginnings that an answer follows, and the whole, which may wait for one."""
     answered = {text_of(messages[:i]) for i, message in enumerate(messages) if message.role == "assistant"}
     return answered | {text_of(messages)}
 
 
 def opening(messages: Sequence[Message]) -> str:
-    """A conversation up to the first answer to its user, the same for all that go on from there; else the whole."""
+    """A conversation up to the first answer to its user (the same for all that continue from there), else the whole."""
     first = next((i for i, message in enumerate(messages) if message.role == "user"), len(messages))
     answer = next((i for i in range(first, len(messages)) if messages[i].role == "assistant"), len(messages))
     return text_of(messages[:answer])
-
-
-def _say(out: Path, left_out: Mapping[str, int]) -> None:
-    """One line with what was left out and why, if anything was."""
-    reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
-    if reasons:
-        _logger.warning("%s: left out %s", out, reasons)

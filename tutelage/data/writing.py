@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from tutelage.data.formats.parts import EVERYTHING, CannotHold, Row, Writer, dumps
 from tutelage.data.formats.reading import OnBad
@@ -19,7 +21,7 @@ from tutelage.data.read.json_rows import one_line
 from tutelage.data.read.rows import Rejects
 from tutelage.errors import DataError, UsageError
 from tutelage.files import atomic_file
-from tutelage.records import Answers, Completion, Conversation, Document, ImagePart, Message, Prompt, Ranking, Record
+from tutelage.records import Answers, Conversation, Document, ImagePart, Message, Prompt, Ranking, Record
 
 Add = Callable[[Row, int], None]
 """Takes a row and its number. Raises ValueError, TypeError or CannotHold, and takes nothing, if the file cannot hold it."""
@@ -90,7 +92,7 @@ def write_records(
                 rejects.add(f"cannot be written as {name}", str(bad), text=record.model_dump_json)
                 continue
             if writer.keeps != EVERYTHING:
-                losses.update(field for field in says(record) if field not in writer.keeps)
+                losses.update(says(record).difference(writer.keeps))
             count += 1
         if not count:
             raise DataError(f"there is nothing to write (left out: {rejects})", path=path)
@@ -122,32 +124,22 @@ def pairs_of(record: Ranking) -> Iterator[Ranking]:
                 yield record.model_copy(update=taken | {"ranks": (1, 2)})
 
 
-def says(record: Record) -> list[str]:
+def says(record: Record) -> set[str]:
     """Fields beyond roles, texts and ranks in which this record says something; ``Writer.keeps`` uses these names."""
-    if isinstance(record, Ranking | Answers):
-        messages, completions = record.prompt.messages, record.completions
-        found = {"id": bool(record.prompt.id), "meta": bool(record.prompt.meta)}
-    elif isinstance(record, Conversation | Prompt):
-        messages, completions = record.messages, ()
-        found = {"id": isinstance(record, Prompt) and bool(record.id), "meta": bool(record.meta)}
-    else:
-        return ["meta"] if isinstance(record, Document) and record.meta else []
-    blank = Completion(text="")
-    for name in ("finished", "model", "sampling", "seed", "evidence", "citations"):
-        found[name] = any(getattr(completion, name) != getattr(blank, name) for completion in completions)
-    for name in ("reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"):
-        found[name] = found.get(name, False) or any(getattr(message, name) for message in messages)
-    found["tool_call_id"] |= any(call.id for message in messages for call in message.tool_calls)
-    found["images"] = any(_has_image(message) for message in messages)
+    asked = record.prompt if isinstance(record, Ranking | Answers) else record
+    messages: Sequence[Message] = getattr(asked, "messages", ())
+    said = set().union(*map(_said, (asked, *messages, *getattr(record, "completions", ()))))
     if isinstance(record, Ranking):
-        found |= {name: bool(getattr(record, name)) for name in ("ratings", "flags", "all_bad", "labeller", "note")}
-        found |= {"seconds": record.seconds is not None, "weight": record.weight != 1}
-        found |= {"the ranking's id": bool(record.id), "the ranking's meta": bool(record.meta)}
-    return [name for name, something in found.items() if something]
+        said |= {f"the ranking's {name}" if name in ("id", "meta") else name for name in _said(record)}
+    if any(call.id for message in messages for call in message.tool_calls):
+        said.add("tool_call_id")
+    if any(isinstance(part, ImagePart) for message in messages for part in message.content):
+        said.add("images")
+    return said - {"text", "role", "content", "messages", "prompt", "completions", "ranks", "source"}
 
 
-def _has_image(message: Message) -> bool:
-    return not isinstance(message.content, str) and any(isinstance(part, ImagePart) for part in message.content)
+def _said(holder: BaseModel) -> set[str]:
+    return {name for name, field in type(holder).model_fields.items() if getattr(holder, name) != field.default}
 
 
 def _cannot(path: Path, number: int, record: Record, format: str, error: Exception) -> DataError:

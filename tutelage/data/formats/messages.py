@@ -95,7 +95,7 @@ def _message(turn: Any, field: str) -> Message:
 def _content(value: Any, field: str) -> str | tuple[Part, ...]:
     if isinstance(value, str):
         return value
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not value:
         raise RowError("is not text", field=field, expected="text, or a list of parts", found=value)
     return tuple(_part(part, f"{field}.{i}") for i, part in enumerate(value))
 

@@ -26,88 +26,80 @@ def tree_conversations(row: parts.Fields) -> Iterator[Conversation | parts.Skip]
 
     A path ends at an answer none of whose follow-ups has a best answer.
     """
-    root = _root(row)
-    if isinstance(root, parts.Skip):
-        yield root
-        return
-    stack: list[tuple[Node, Path]] = [(root, ())]
+    stack, skips = _start(row)
     while stack:
         question, before = stack.pop()
-        best, skips = _best_answer(question)
-        yield from skips
+        best = _best_answer(question, skips)
         if best is None:
             continue
         path = (*before, _message(question), _message(best))
-        questions, skips = _usable_replies(best)
-        yield from skips
-        if all(_best_answer(q)[0] is None for q in questions):
+        questions = _usable_replies(best, skips)
+        if all(_best_answer(q, []) is None for q in questions):
             yield Conversation(messages=path, meta=_meta(row, best))
         stack += [(q, path) for q in reversed(questions)]
+    yield from skips
 
 
 def tree_rankings(row: parts.Fields) -> Iterator[Ranking | parts.Skip]:
     """Each question with two or more ranked answers, wherever in the tree."""
-    root = _root(row)
-    if isinstance(root, parts.Skip):
-        yield root
-        return
-    stack: list[tuple[Node, Path]] = [(root, ())]
+    stack, skips = _start(row)
     while stack:
         node, before = stack.pop()
         path = (*before, _message(node))
-        replies, skips = _usable_replies(node)
-        yield from skips
+        replies = _usable_replies(node, skips)
         stack += [(reply, path) for reply in reversed(replies)]
         if node["role"] != "prompter" or len(replies) < 2:
             continue
         ranked = sorted((r for r in replies if r.get("rank") is not None), key=lambda reply: reply["rank"])
         if len(ranked) < 2:
-            yield parts.Skip("answers without ranks")
+            skips.append(parts.Skip("answers without ranks"))
             continue
-        yield from [parts.Skip("answer without a rank")] * (len(replies) - len(ranked))
-        yield from [parts.Skip("answer beyond the ninth")] * max(0, len(ranked) - _MOST)
+        skips += [parts.Skip("answer without a rank")] * (len(replies) - len(ranked))
+        skips += [parts.Skip("answer beyond the ninth")] * max(0, len(ranked) - _MOST)
         ranked = ranked[:_MOST]
         yield Ranking(
             prompt=Prompt(messages=path, id=parts.as_text(node.get("message_id")), meta=_meta(row, node)),
             completions=tuple(Completion(text=r["text"], model=r.get("model_name") or "") for r in ranked),
             ranks=tuple(r["rank"] + 1 for r in ranked),
         )
+    yield from skips
 
 
-def _best_answer(question: Node) -> tuple[Node | None, list[parts.Skip]]:
-    """The best-ranked or the only answer, None where nothing tells which is best; and what is left out for it."""
-    replies, skips = _usable_replies(question)
+def _best_answer(question: Node, skips: list[parts.Skip]) -> Node | None:
+    """The best-ranked or the only answer; None where nothing tells which is best."""
+    replies = _usable_replies(question, skips)
     ranked = [r for r in replies if r.get("rank") is not None]
     if ranked:
-        return min(ranked, key=lambda reply: reply["rank"]), skips
+        return min(ranked, key=lambda reply: reply["rank"])
     if len(replies) > 1:
-        return None, [*skips, parts.Skip("answers without ranks")]
-    return (replies[0] if replies else None), skips
+        skips.append(parts.Skip("answers without ranks"))
+        return None
+    return replies[0] if replies else None
 
 
-def _root(row: parts.Fields) -> Node | parts.Skip:
-    """The first message: the row's ``prompt``, or the row itself where a file holds messages with their replies."""
+def _start(row: parts.Fields) -> tuple[list[tuple[Node, Path]], list[parts.Skip]]:
+    """(the first message, with what comes before it; why there is none). It is the row's ``prompt``, or the row itself."""
     if row.get("tree_state", "ready_for_export") != "ready_for_export":
-        return parts.Skip("tree is not finished")
+        return [], [parts.Skip("tree is not finished")]
     root = row.get("prompt", row)
     _check(root, "prompt")
     if root["role"] != "prompter":
         raise RowError("does not start with a question", field="prompt.role", expected="prompter", found=root["role"])
-    return parts.Skip("deleted tree") if _unusable(root) else dict(root)
+    return ([], [parts.Skip("deleted tree")]) if _unusable(root) else ([(dict(root), ())], [])
 
 
 def _check(node: Any, field: str) -> None:
     if not isinstance(node, dict):
         raise RowError("is not a message", field=field, expected="an object", found=node)
-    role, text, rank, replies = (node.get(name) for name in ("role", "text", "rank", "replies"))
-    if not isinstance(text, str):
-        raise RowError("is not text", field=f"{field}.text", expected="text", found=text)
-    if role not in _ROLES:
-        raise RowError("is not a role", field=f"{field}.role", expected="prompter or assistant", found=role)
-    if not isinstance(node.get("replies", []), list):
-        raise RowError("is not a list", field=f"{field}.replies", expected="a list of messages", found=replies)
-    if rank is not None and (not isinstance(rank, int) or rank < 0):
-        raise RowError("is not a rank", field=f"{field}.rank", expected="0 or more", found=rank)
+    role, text, rank, replies = node.get("role"), node.get("text"), node.get("rank"), node.get("replies", [])
+    for name, good, problem, expected in (
+        ("text", isinstance(text, str), "is not text", "text"),
+        ("role", isinstance(role, str) and role in _ROLES, "is not a role", "prompter or assistant"),
+        ("replies", isinstance(replies, list), "is not a list", "a list of messages"),
+        ("rank", rank is None or (isinstance(rank, int) and rank >= 0), "is not a rank", "0 or more"),
+    ):
+        if not good:
+            raise RowError(problem, field=f"{field}.{name}", expected=expected, found=node.get(name))
 
 
 def _unusable(node: Node) -> str:
@@ -118,19 +110,18 @@ def _unusable(node: Node) -> str:
     return "" if node["text"].strip() else "empty message"
 
 
-def _usable_replies(node: Node) -> tuple[list[Node], list[parts.Skip]]:
-    """Replies that can be used, and one Skip for each that cannot (its own replies go with it)."""
-    good, skips = [], []
+def _usable_replies(node: Node, skips: list[parts.Skip]) -> list[Node]:
+    """Replies that can be used; one Skip is added for each that cannot (its own replies go with it)."""
+    good = []
     for reply in node.get("replies", []):
         _check(reply, "replies")
         if reply["role"] == node["role"]:
             raise RowError("answers itself", field="replies.role", expected="alternating roles", found=reply["role"])
-        reason = _unusable(reply)
-        if reason:
+        if reason := _unusable(reply):
             skips.append(parts.Skip(reason))
         else:
             good.append(reply)
-    return good, skips
+    return good
 
 
 def _message(node: Node) -> Message:

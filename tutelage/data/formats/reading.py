@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tutelage.data.formats.own import waits
 from tutelage.data.formats.parts import Reader, Skip
+from tutelage.data.formats.prompts import string
 from tutelage.data.formats.table import FORMATS, named, reader_of, recognise
 from tutelage.data.read.files import kind_of, read_lines, read_zip
 from tutelage.data.read.pieces import pieces
@@ -38,41 +39,35 @@ def read_documents(
     ``source`` is the file's name below ``path``, so that splits can keep a book together; ``encoding`` is that of text
     files. Raises DataError if there is no text.
     """
-    left_out = rejects if rejects is not None else Rejects()
-    document = None
-    for document in _read(Document, path, ANY_FILE, format, on_bad, left_out, encoding):
-        yield document
-    if document is None:
-        raise DataError(f"holds no text (left out: {left_out})", path=path)
-    _log(path, left_out, rejects)
+    return _read(Document, path, format, on_bad, rejects, ANY_FILE, encoding)
 
 
 def read_conversations(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Conversation]:
     """Demonstrations."""
-    return _read_rows(Conversation, path, format, on_bad, rejects)
+    return _read(Conversation, path, format, on_bad, rejects)
 
 
 def read_rankings(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Ranking]:
     """Preferences; a pair is a ranking of two."""
-    return _read_rows(Ranking, path, format, on_bad, rejects)
+    return _read(Ranking, path, format, on_bad, rejects)
 
 
 def read_answers(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Answers]:
     """Prompts with completions that wait to be ranked."""
-    return _read_rows(Answers, path, format, on_bad, rejects)
+    return _read(Answers, path, format, on_bad, rejects)
 
 
 def read_prompts(
     path: Path, *, format: str | None = None, on_bad: OnBad = "stop", rejects: Rejects | None = None
 ) -> Iterator[Prompt]:
     """Prompts; of conversations, rankings and answers their prompts, as often as they occur."""
-    return _read_rows(Prompt, path, format, on_bad, rejects)
+    return _read(Prompt, path, format, on_bad, rejects)
 
 
 def detect(path: Path) -> str:
@@ -131,23 +126,24 @@ def records_of(
         raise DataError("is empty", path=str(source))
 
 
-def _read_rows(kind: type[R], path: Path, format: str | None, on_bad: OnBad, rejects: Rejects | None) -> Iterator[R]:
-    left_out = rejects if rejects is not None else Rejects()
-    yield from _read(kind, path, ("rows",), format, on_bad, left_out)
-    _log(path, left_out, rejects)
-
-
 def _read(
     kind: type[R],
     path: Path,
-    files: tuple[str, ...],
     format: str | None,
     on_bad: OnBad,
-    rejects: Rejects,
+    rejects: Rejects | None,
+    files: tuple[str, ...] = ("rows",),
     encoding: str = "utf-8",
 ) -> Iterator[R]:
-    for source in data_files(Path(path), files, rejects):
-        yield from records_of(kind, source, Path(path), format, on_bad, rejects, encoding)
+    left_out = rejects if rejects is not None else Rejects()
+    record = None
+    for source in data_files(Path(path), files, left_out):
+        for record in records_of(kind, source, Path(path), format, on_bad, left_out, encoding):
+            yield record
+    if record is None and kind is Document:
+        raise DataError(f"holds no text (left out: {left_out})", path=path)
+    if rejects is None and left_out.counts:  # the caller does not collect them
+        _logger.warning("%s: left out %s", path, left_out)
 
 
 def _text_documents(file: Path, source: str, encoding: str, on_bad: OnBad, rejects: Rejects) -> Iterator[Document]:
@@ -186,15 +182,14 @@ def _first(source: Source, format: str | None = None, *, past_bad_rows: bool = F
 
 
 def _reader(kind: type[Record], row: Row, source: Source, format: str | None) -> Reader:
-    if format is not None and reader_of(format, kind) is None:
-        raise DataError(
-            f"format {format!r} holds no {kind.__name__}", path=str(source), expected=", ".join(_readable_as(kind))
-        )
     name = format or _recognise(row, source)
     reader = reader_of(name, kind)
-    if reader is None:
-        raise _another_kind(kind, source, name)
-    return reader
+    if reader is not None:
+        return reader
+    if format is not None:
+        expected = ", ".join(_readable_as(kind))
+        raise DataError(f"format {format!r} holds no {kind.__name__}", path=str(source), expected=expected)
+    raise _another_kind(kind, source, name)
 
 
 def _readable_as(kind: type[Record]) -> list[str]:
@@ -213,22 +208,22 @@ def _recognise(row: Row, source: Source) -> str:
     name = recognise(row.value)
     if name is not None:
         return name
-    if not isinstance(row.value, dict):
-        raise _not_an_object(row, source)
+    _check_object(row, source)
     lists = [key for key, value in row.value.items() if isinstance(value, list) and value and recognise(value[0])]
     hint = f"; its rows seem to be in the list {lists[0]!r}: write that list alone" if lists else ""
     raise DataError(f"no known format has these fields{hint}", path=row.where(source), found=sorted(row.value))
 
 
-def _not_an_object(row: Row, source: Source) -> DataError:
-    return DataError("is not an object", path=row.where(source), expected="an object", found=row.value)
+def _check_object(row: Row, source: Source) -> None:
+    if not isinstance(row.value, dict):
+        raise DataError("is not an object", path=row.where(source), expected="an object", found=row.value)
 
 
 def _converted(reader: Reader, row: Row, source: Source) -> Iterator[Record | Skip]:
     """The row's records; whatever is wrong with it as a DataError."""
     where = row.where(source)
-    if not isinstance(row.value, dict) and not (isinstance(row.value, str) and reader is reader_of("string", Prompt)):
-        raise _not_an_object(row, source)
+    if reader is not string:
+        _check_object(row, source)
     try:
         yield from reader(row.value)
     except RowError as bad:
@@ -256,9 +251,3 @@ def _reject(row: Row, path: object, error: DataError, reason: str, on_bad: OnBad
 def _without_positions(field: str | None) -> str:
     """A field's name without positions in lists, so that "messages.3.role" and "messages.5.role" count together."""
     return ".".join(part for part in (field or "whole").split(".") if not part.isdigit())
-
-
-def _log(path: Path, rejects: Rejects, asked: Rejects | None) -> None:
-    """Log counts unless the caller collects them."""
-    if asked is None and rejects.counts:
-        _logger.warning("%s: left out %s", path, rejects)

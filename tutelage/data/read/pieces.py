@@ -1,4 +1,4 @@
-"""Plain text to documents: a long text is cut at blank lines into pieces that join to the whole."""
+"""Plain text -> documents: a long text is cut at blank lines into pieces that join to the whole."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ PIECE = 16_384
 
 
 def pieces(lines: Iterable[str], limit: int = PIECE) -> Iterator[str]:
-    """Cut a text into pieces of at most ``limit`` bytes, most of them over a quarter of it; joined they are the text.
+    """Cut a text into pieces of at most ``limit`` bytes, most of them over a quarter of that; joined they are the text.
 
-    A piece ends after the last blank line beyond a quarter of the limit, else at a line's end, else at a space.
+    A piece ends after the last blank line beyond a quarter of the limit, else at the end of a line, else at a space.
     """
     buffer: list[str] = []
     size = cut = cut_size = 0  # bytes held; lines and bytes up to the last good place to cut

@@ -18,9 +18,8 @@ from tutelage.text.tokenizer import Tokenizer
 _CHUNK = 512  # conversations rendered together
 _SORTED_TOGETHER = 50  # batches whose examples are sorted by length together
 
-
 Example = Rendered
-"""A demonstration in tokens; ``loss_mask[i]`` is True where ``ids[i]`` is to be learnt."""
+"""A demonstration in tokens; ``loss_mask[i]`` is True where the loss counts ``ids[i]``."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Packed:
 
     ids: list[int]
     positions: list[int]
-    """Each completion goes on where the prompt ends."""
+    """Each completion continues from the prompt's end."""
     segments: list[int]
     """0 in the prompt, i in the i-th completion (from 1)."""
     last: list[int]
@@ -41,9 +40,8 @@ def encode_conversations(
 ) -> tuple[list[Example], dict[str, int]]:
     """Examples of at most ``max_length`` tokens, and how many conversations were left out or shortened, by reason.
 
-    Each ends with the end token of an assistant's turn: what comes after the last one teaches nothing, and a
-    conversation that is too long is cut after the last such turn that fits ("shortened") or, if none does, left out
-    ("too long").
+    Each example ends with the end token of an assistant's turn, because nothing after the last one is learnt. A conversation
+    that is too long is cut after the last such turn that fits ("shortened"), or left out if none does ("too long").
     """
     examples: list[Example] = []
     reasons: Counter[str] = Counter()
@@ -74,16 +72,16 @@ def fitting_prompts(
 
 
 def _turn_ends(rendered: Rendered, end_ids: Collection[int]) -> list[int]:
-    """Lengths after which an assistant's turn is complete: no text contains an end token, so each one ends a turn."""
+    """Lengths after which an assistant's turn is complete. Text never contains an end token, so each one ends a turn."""
     pairs = zip(rendered.ids, rendered.loss_mask, strict=True)
     return [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token in end_ids]
 
 
 def length_buckets(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of indices with similar lengths together, in random order; each index once. Pure in (seed, epoch).
+    """Batches of indices of similar lengths, in random order; each index once. Pure in (seed, epoch).
 
-    Shuffled, sorted by length within stretches of 50 batches, cut, and the batches shuffled: little padding, while who
-    meets whom changes every epoch. The batch that is not full is kept.
+    Shuffle, sort by length within stretches of 50 batches, cut, and shuffle the batches: little padding, and batch composition
+    changes every epoch. The batch that is not full is kept.
     """
     draw = random.Random(f"{seed}:length_buckets:{epoch}")
     order = list(range(len(lengths)))
@@ -108,7 +106,7 @@ def pad_right(sequences: Sequence[Sequence[int]], pad_id: int, multiple: int = 8
 
 
 def pack_ranking(prompt_ids: Sequence[int], completion_ids: Sequence[Sequence[int]]) -> Packed:
-    """Lay a ranking out in one row. Raises ValueError for an empty completion, which has no last token."""
+    """Pack a ranking into one row. Raises ValueError for an empty completion, which has no last token."""
     if not all(completion_ids):
         raise ValueError("a completion without tokens cannot be scored")
     ids, positions, segments = list(prompt_ids), list(range(len(prompt_ids))), [0] * len(prompt_ids)
@@ -124,8 +122,8 @@ def pack_ranking(prompt_ids: Sequence[int], completion_ids: Sequence[Sequence[in
 def tree_mask(segments: Tensor) -> Tensor:
     """Attention of packed rankings: segments [b, s] (-1 is padding) -> bool [b, s, s], True where row may see column.
 
-    A token sees itself and earlier tokens of the prompt and of its own completion; padding sees itself only, because a
-    row that sees nothing makes the softmax a division by zero.
+    A token sees itself and earlier tokens of the prompt and of its own completion. Padding sees itself, because the softmax
+    of a row that sees nothing divides by zero.
     """
     length = segments.shape[1]
     row, column = segments[:, :, None], segments[:, None, :]

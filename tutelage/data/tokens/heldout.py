@@ -1,4 +1,4 @@
-"""Held-out text, measured in bits per byte: the same number whatever the tokenizer."""
+"""Held-out text, measured in bits per byte, which do not depend on the tokenizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HeldoutText:
     """[n, sequence] the token after each input, -1 where there is none."""
     bytes: int
     documents: int
-    """How many of the file's documents, from its beginning, these are."""
+    """How many documents, from the beginning of the file."""
 
     @classmethod
     def read(cls, path: Path, tokenizer: Tokenizer, sequence: int, *, limit: int = 200_000) -> HeldoutText:

@@ -1,8 +1,8 @@
 """Token streams -> pretraining batches, mixed by weight and not by size; and splits that stay stable as data grows.
 
 GPT-3 drew 60% of its training windows from filtered Common Crawl, 22% from WebText2, 16% from books and 3% from
-Wikipedia, whatever their sizes (arXiv 2005.14165, table 2.2). Here the window at each position of training is a pure
-function of the seed and that position: data need no state, a resumed run only has to know its step.
+Wikipedia, whatever their sizes (arXiv 2005.14165, table 2.2). The window at each position of training is a pure function
+of the seed and that position: there is no state, and a resumed run only needs its step.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _LONGEST_PERIOD = 1 << 16
 class Mixture:
     """Windows of ``context + 1`` tokens from several shards, in shares given by ``weights``.
 
-    Each source is cut into windows that overlap by one token, so that an epoch of it predicts every token once, save
-    fewer than ``context`` at its two ends; an epoch visits them in an order of its own. After any number of windows
-    each source has given its share to within one window (weights are honoured to one part in 65,536).
+    Each source is cut into windows that overlap by one token, so that an epoch predicts every token once, except fewer
+    than ``context`` at the two ends. Each epoch has its own order. After any number of windows each source has given its
+    share to within one window (weights are exact to one part in 65,536).
     """
 
     def __init__(self, shards: Sequence[Shard], weights: Sequence[float], context: int, seed: int) -> None:
@@ -75,18 +75,18 @@ class Mixture:
             for epoch in np.unique(epochs):
                 now = epochs == epoch
                 key = _key(self._seed, source, epoch)
-                # The windows shift by up to the tokens left over, so that no token is out of reach for good.
+                # Shift the windows by up to the tokens left over, so that every token is reached in some epoch.
                 begins[now] = permuted(places[now], count, key) * self._context + key % (spare + 1)
             starts[mine] = begins
         return starts
 
 
 def even_pattern(counts: Sequence[int]) -> np.ndarray:
-    """int64 [P], P = sum(counts): each i stands counts[i] times, and evenly. In any beginning of the pattern, repeated
-    or not, its count is less than one from its share.
+    """int64 [P], P = sum(counts): i occurs counts[i] times, spread evenly.
 
-    The j-th of source i must fall into slots floor(j P / c_i) to ceil((j + 1) P / c_i) - 1; taking the earliest
-    deadline among those that may go always succeeds (proportionate fairness: Baruah et al. 1996).
+    In any beginning of the (repeated) pattern its count is less than one from its share. The j-th of source i must fall into
+    slots floor(j P / c_i) to ceil((j + 1) P / c_i) - 1; taking the earliest deadline among those that may go always
+    succeeds (proportionate fairness: Baruah et al. 1996).
     """
     period = sum(counts)
     given = [0] * len(counts)
@@ -100,9 +100,9 @@ def even_pattern(counts: Sequence[int]) -> np.ndarray:
 
 
 def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of range(size) sends each of ``places``, without making the permutation.
+    """Where a keyed permutation of range(size) sends each of ``places``, without building the permutation.
 
-    A four-round Feistel network over the next power of four; what lands outside is sent on until it lands inside.
+    A four-round Feistel network over the next power of four; what lands outside is mapped again until it lands inside.
     """
     half = max(1, ceil((size - 1).bit_length() / 2))
     mask = np.uint64((1 << half) - 1)
@@ -121,7 +121,7 @@ def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
 def split_by_key(
     records: Iterable[T], key: Callable[[T], str], heldout_share: float, seed: int
 ) -> tuple[list[T], list[T]]:
-    """(training, held-out) records: all with one key on one side, which stays the same when other records come or go.
+    """(training, held-out) records. All records of a key are on one side, whatever other records there are.
 
     About ``heldout_share`` of the keys are held out; which ones depends on the key's text and the seed alone.
     """
@@ -133,7 +133,7 @@ def split_by_key(
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
-    """Whole numbers in the weights' proportions, exact where their sum stays small: 60, 22, 16, 3 are themselves."""
+    """Whole numbers in the weights' proportions, exact where their sum is small: 60, 22, 16, 3 stay themselves."""
     exact = [Fraction(str(weight)) for weight in weights]
     scale = lcm(*(fraction.denominator for fraction in exact))
     whole = [int(fraction * scale) for fraction in exact]

@@ -1,4 +1,4 @@
-"""Documents -> one stream of token ids on disk, memory-mapped when read: ``OUT.npy`` and its sidecar ``OUT.json``."""
+"""Documents -> one stream of token ids on disk, memory-mapped when read: ``OUT.npy`` and the sidecar ``OUT.json``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = 256  # documents encoded together; with 16 kB pieces 4 MB of text at a 
 
 @dataclass(frozen=True)
 class Shard:
-    """A stream of tokens: every document begins with <|bos|>, and nothing else stands between them."""
+    """A stream of tokens: documents one after another, each begins with <|bos|>."""
 
     path: Path
     """The .npy file."""
@@ -37,7 +37,7 @@ class Shard:
     tokenizer: str
     """Fingerprint of the tokenizer."""
     key: str
-    """What the caller said identifies the documents; empty: nothing does."""
+    """What identifies the documents, by the caller; empty if nothing does."""
     sha256: str
     """Of the tokens."""
 
@@ -56,15 +56,15 @@ class Shard:
         except FileNotFoundError:
             raise DataError("there are no tokens here", path=out) from None
         except (OSError, ValueError, TypeError, EOFError) as error:
-            raise DataError(f"damaged token file ({error}); delete it, it will be made again", path=stream) from None
+            raise DataError(f"damaged token file ({error}); delete it and it is made again", path=stream) from None
         if ids.shape != (shard.tokens,) or ids.dtype.name != shard.dtype:
-            problem = "token file and sidecar differ; delete them, they will be made again"
+            problem = "token file and sidecar differ; delete them and they are made again"
             raise DataError(problem, path=stream, expected=f"{shard.tokens} {shard.dtype}", found=str(ids.shape))
         return shard
 
 
 def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[list[int], int]]:
-    """(ids with <|bos|> in front, UTF-8 bytes) of each document, in order; a few hundred are held at a time."""
+    """(ids with <|bos|> in front, UTF-8 bytes) of each document, in order. Holds a few hundred documents."""
     iterator = iter(documents)
     while chunk := list(islice(iterator, _CHUNK)):
         for document, ids in zip(chunk, tokenizer.encode_batch([d.text for d in chunk]), strict=True):
@@ -76,9 +76,9 @@ def tokenise(
 ) -> Shard:
     """Write the documents' tokens to ``out`` with .npy and .json added; streaming, atomic.
 
-    ``key`` identifies the documents, such as a hash of their files: when a sound shard of the same key and tokenizer is
-    there, or at one of the ``known`` places and then linked to ``out``, it is returned and ``documents`` is not touched. Raises
-    DataError if there is no document.
+    ``key`` identifies the documents, such as a hash of their files. If a sound shard of the same key and tokenizer exists at
+    ``out``, or at one of the ``known`` places (it is then linked to ``out``), it is returned and ``documents`` is not read.
+    Raises DataError if there is no document.
     """
     out = Path(out)
     stream, sidecar = _paths(out)
@@ -91,7 +91,7 @@ def tokenise(
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
     tokens = size = count = 0
     digest = hashlib.sha256()
-    # The sidecar goes first and comes back last: while it stands, it describes the stream beside it.
+    # Remove the sidecar first and write it last: one that exists describes the stream beside it.
     sidecar.unlink(missing_ok=True)
     with atomic_file(stream) as file:
         _header(file, dtype, 0)
@@ -109,7 +109,7 @@ def tokenise(
 
 
 def _linked(shard: Shard, stream: Path, sidecar: Path) -> Shard:
-    """The same shard at another place; one file where the file system can, which nobody writes into once it is whole."""
+    """The same shard at another place: a hard link where the file system has them, else a copy."""
     sidecar.unlink(missing_ok=True)
     stream.unlink(missing_ok=True)
     stream.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def _paths(out: Path) -> tuple[Path, Path]:
 
 
 def _header(file: IO[bytes], dtype: np.dtype, count: int) -> None:
-    """Write the .npy header at the start; numpy pads it so that a later, larger count has the same length."""
+    """Write the .npy header at the start. NumPy pads it, so that it has the same length for a larger count."""
     file.seek(0)
     np.lib.format.write_array_header_1_0(
         file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}

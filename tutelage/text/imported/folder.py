@@ -100,7 +100,7 @@ def _converted(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
             import sentencepiece  # noqa: F401
     except ImportError as error:
         raise CheckpointError(
-            f"{folder}: has no tokenizer.json; to read its tokenizer, pip install transformers sentencepiece protobuf "
+            f"{folder}: has no tokenizer.json; to read its tokenizer, pip install 'tutelage[convert]' "
             f"({error.name} is missing)"
         ) from None
     named = any((folder / name).exists() for name in ("tokenizer_config.json", "config.json", "tokenizer.model"))
