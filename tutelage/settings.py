@@ -1,7 +1,6 @@
-"""Settings: typed, validated values from YAML and the command line, and errors that name what is wrong.
+"""Settings: typed, validated values from YAML and the command line, with errors that name what is wrong.
 
-What a step does is split in two: its *knobs*, a ``Settings`` class of numbers and choices, and its *inputs*, an ``Inputs`` class
-of files and checkpoints. An unknown name is an error that names the nearest known one.
+A step has *knobs*, a ``Settings`` class of numbers and choices, and *inputs*, an ``Inputs`` class of files and checkpoints.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -27,7 +26,7 @@ RunPath = Annotated[Path, "run"]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, without unknown names, defaults validated too, numbers finite."""
+    """Base of all settings: immutable and without unknown names; defaults are validated too, and numbers are finite."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
@@ -44,7 +43,7 @@ class Settings(BaseModel):
         return value
 
     def check(self, inputs: Inputs) -> None:
-        """Raise RecipeError where these knobs contradict the inputs. Called before anything runs."""
+        """Raise RecipeError if these knobs contradict the inputs. Called before anything runs."""
 
 
 class Inputs(Settings):
@@ -53,7 +52,7 @@ class Inputs(Settings):
     _given: dict[str, Any] | None = PrivateAttr(None)
 
     def files(self) -> dict[str, Path]:
-        """Each path by its dotted name, such as ``checkpoint`` or ``text.novels``; absent ones are left out."""
+        """Each path by its dotted name, such as ``checkpoint`` or ``text.novels``; unset ones are left out."""
         named: dict[str, Path] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -64,7 +63,7 @@ class Inputs(Settings):
         return named
 
     def local(self, resolve: Callable[[Path], Path]) -> Self:
-        """The same with ``resolve`` applied to every model, which turns hub names into folders; ``as_given`` keeps the names."""
+        """A copy with ``resolve``, which turns hub names into folders, applied to every model; ``as_given`` keeps the names."""
         changed: dict[str, Any] = {}
         for name in self.marked("model"):
             value = getattr(self, name)
@@ -92,7 +91,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a mapping from a YAML 1.2 file. Raises RecipeError with the line where it is not one, or repeats a key."""
+    """Read a mapping from a YAML 1.2 file. Raises RecipeError, with the line, for bad YAML or a repeated key."""
     try:
         loaded = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -122,7 +121,7 @@ def write_yaml(values: Mapping[str, Any]) -> str:
 
 
 def plain(settings: BaseModel) -> dict[str, Any]:
-    """Settings as plain values for YAML and JSON, every default spelled out."""
+    """Settings as plain values for YAML and JSON, including every default."""
     return settings.model_dump(mode="json")
 
 
@@ -131,10 +130,8 @@ def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        problems = sorted(
-            error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
-        )  # a misspelt name first
-        raise RecipeError(f"{source}: {in_words(kind, problems[0])}") from None
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelt name, if any
+        raise RecipeError(f"{source}: {in_words(kind, first)}") from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,24 +152,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return named
 
 
-def describe(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """(dotted name, type, default, description) of every setting, nested ones after their parent."""
+def setting_names(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted name of every setting, nested ones after their parent."""
     for name, field in kind.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        if default is PydanticUndefined:
-            shown = "(required)"
-        elif isinstance(default, BaseModel):
-            shown = ""
-        else:
-            shown = "none" if default is None else str(default)
-        yield prefix + name, type_name(field.annotation), shown, field.description or ""
-        inner = model_inside(field.annotation)
-        if inner is not None:
-            yield from describe(inner, f"{prefix}{name}.")
+        yield prefix + name
+        if inner := model_inside(field.annotation):
+            yield from setting_names(inner, f"{prefix}{name}.")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean 'x'?`` for the known name nearest to ``name``, or nearest to its last part; else an empty text."""
+    """``; did you mean 'x'?`` for the known name nearest to ``name``, or nearest to its last part; empty if none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:
         tails = {item.rpartition(".")[2]: item for item in sorted(known, reverse=True)}
@@ -184,8 +173,7 @@ def in_words(kind: type[BaseModel], problem: ErrorDetails) -> str:
     """A pydantic error as one line."""
     name = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] == "extra_forbidden":
-        known = [known for known, *_ in describe(kind)]
-        return f"unknown setting {name!r}{nearest(name, known)}"
+        return f"unknown setting {name!r}{nearest(name, list(setting_names(kind)))}"
     if problem["type"] == "missing":
         return f"setting {name!r} is required"
     message = problem["msg"].removeprefix("Value error, ")
@@ -194,7 +182,7 @@ def in_words(kind: type[BaseModel], problem: ErrorDetails) -> str:
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "input should be a mapping of settings"
     elif problem["type"] in ("string_type", "path_type"):
-        message = "input should be a text; put numbers and truth values in quotes"
+        message = "input should be text; put numbers and truth values in quotes"
     found = repr(problem["input"])
     return f"setting {name!r}: {message[0].lower()}{message[1:]}, found {found if len(found) <= 80 else found[:77] + '...'}"
 
@@ -214,18 +202,16 @@ def model_inside(annotation: Any) -> type[BaseModel] | None:
 
 
 def type_name(annotation: Any) -> str:
-    """How a type is called in help and documentation."""
-    if get_origin(annotation) is Literal:
-        return "|".join(str(a) for a in get_args(annotation))
-    if len(alternatives(annotation)) > 1:
-        return "|".join(type_name(a) for a in alternatives(annotation))
-    annotation = alternatives(annotation)[0]
-    if annotation is type(None):
-        return "none"
-    if get_origin(annotation) is not None:
-        return str(annotation).replace("pathlib.Path", "path").replace("typing.", "")
-    name = getattr(annotation, "__name__", str(annotation))
-    return name.lower() if name == "Path" else name
+    """The name of a type in help and documentation."""
+    kind, *others = alternatives(annotation)
+    if others:
+        return "|".join(map(type_name, (kind, *others)))
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) is not None:
+        return str(kind).replace("pathlib.Path", "path").replace("typing.", "")
+    names: dict[Any, str] = {types.NoneType: "none", Path: "path"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _marks(annotation: Any) -> Iterator[Any]:

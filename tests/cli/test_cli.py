@@ -139,7 +139,7 @@ def test_sigterm_outside_a_training_loop_is_a_clean_stop(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert errors == "tutelage: stopped; what was finished is kept, and the same command goes on from there\n"
+    assert errors == "tutelage: stopped; finished parts are kept, and the same command resumes\n"
     assert not list((tmp_path / "run" / "world").glob("documents*"))
 
 
@@ -149,13 +149,13 @@ def test_memory_that_is_used_up_is_one_line(toy, capsys, tmp_path):
         "--model.hidden_size=128", "--model.intermediate_size=2000000000", f"--out={tmp_path / 'run'}", "--machine.device=cpu",
     )  # fmt: skip
     assert (code, len(err.splitlines())) == (1, 1)
-    assert "memory is used up; lower microbatch" in err
+    assert "out of memory; lower microbatch" in err
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (MemoryError(), 1, "memory is used up"),
+        (MemoryError(), 1, "out of memory"),
         (FileNotFoundError(2, "No such file or directory", "x.jsonl"), 2, "x.jsonl: No such file or directory"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -52,7 +52,7 @@ RECIPES: list[tuple[str | bytes, str]] = [
     (SFT + "sead: 1\n", ": unknown setting 'sead'; did you mean 'seed'?"),
     ("out: made\nsteps: {}\n", ": setting 'name' is required"),
     ("name: x\nout: made\n", ": setting 'steps' is required"),
-    ("name: false\nout: made\nsteps: {}\n", ": setting 'name': input should be a text; put numbers and truth values in quotes"),
+    ("name: false\nout: made\nsteps: {}\n", ": setting 'name': input should be text; put numbers and truth values in quotes"),
     ("name: x\nout: made\nsteps: [sft]\n", ": setting 'steps': input should be a mapping of settings, found ['sft']"),
     ("name: x\nout: made\nsteps: {sft: 3}\n", ": setting 'steps.sft': input should be a mapping of settings, found 3"),
     # steps
@@ -82,7 +82,7 @@ RECIPES: list[tuple[str | bytes, str]] = [
     # inputs
     (HEAD + "  sft: {kind: sft}\n", IN_SFT[:-2] + ", inputs: setting 'checkpoint' is required"),
     (SFT.replace("checkpoint:", "checkpont:"), "inputs: unknown setting 'checkpont'; did you mean 'checkpoint'?"),
-    (SFT.replace("demonstrations.jsonl", "12"), "setting 'demonstrations': input should be a"),
+    (SFT.replace("demonstrations.jsonl", "12"), "setting 'demonstrations': input should be text"),
     (SFT.replace("demonstrations.jsonl", "nowhere.jsonl"), IN_SFT + "input demonstrations: 'nowhere.jsonl' is neither an"),
     (SFT.replace("good", "sft"), IN_SFT + "input checkpoint: step 'sft' does not come before it"),
     (PPO.replace("good", "sft") + SFT.removeprefix(HEAD), ", step 'ppo': input checkpoint: step 'sft' does not come before it"),

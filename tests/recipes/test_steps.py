@@ -91,7 +91,7 @@ def test_only_what_changed_is_done_again_and_the_old_result_is_kept(recipe, tmp_
     after = times(tmp_path / "run")
     assert after["all"] == before["all"]
     assert (
-        "short: it was made with other settings (longest: 3 there, 4 now); it is done again" in capsys.readouterr().out
+        "short: it was made with other settings (longest: 3 there, 4 now); running it again" in capsys.readouterr().out
     )
     assert json.loads((tmp_path / "run" / "short.previous" / "done.json").read_text()) == {"words": 2}
     (tmp_path / "text.jsonl").write_text('{"text": "one"}\n')

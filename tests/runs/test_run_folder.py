@@ -244,7 +244,7 @@ def test_a_full_disk_is_one_line_and_what_stood_there_stands(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         with (
-            pytest.raises(TrainingError, match=r"no room left on the disk \(File too large\).* begins anew"),
+            pytest.raises(TrainingError, match=r"no room left on the disk \(File too large\).* starts again"),
             open_run(tmp_path, "x", Some(), NONE),
         ):
             write_atomic(tmp_path / "file", b"new" * 4096)

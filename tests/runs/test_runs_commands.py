@@ -178,15 +178,15 @@ def test_prune_deletes_what_finished_runs_no_longer_need_and_says_so(capsys, roo
         "base/state.pt", "base/checkpoints/step-00000006/weights", "base/checkpoints/step-00000006/lineage.json"
     }  # fmt: skip
     assert f"freed {amount(freed)}" in out
-    assert f"{root}/base/checkpoints/step-00000002 stays: another run began from it" in out
-    assert f"not finished, so left as they are: {root}/failed, {root}/stopped" in out
+    assert f"{root}/base/checkpoints/step-00000002 is kept: another run began from it" in out
+    assert f"kept, because they are not finished: {root}/failed, {root}/stopped" in out
     assert run(capsys, "prune", root)[1].splitlines()[-2] == "freed 0 B"
 
 
 def test_prune_of_one_run_knows_its_neighbours(capsys, root):
     shutil.move(root / "group" / "sft", root / "sft")
     _, out, _ = run(capsys, "prune", root / "base")
-    assert "step-00000002 stays" in out
+    assert "step-00000002 is kept" in out
     assert (root / "base" / "checkpoints" / "step-00000002").exists()
     assert not (root / "base" / "checkpoints" / "step-00000006").exists()
 
@@ -260,5 +260,5 @@ def test_prune_from_another_folder_knows_inputs_that_were_named_from_where_a_run
         later.finish({})
     monkeypatch.chdir(root)
     _, out, _ = run(capsys, "prune", ".")
-    assert "step-00000006 stays: another run began from it" in out
+    assert "step-00000006 is kept: another run began from it" in out
     assert (root / "base" / "checkpoints" / "step-00000006").exists()

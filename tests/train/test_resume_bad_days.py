@@ -79,7 +79,7 @@ def test_a_full_disk_while_saving_keeps_the_state_before(whole, stopped):
     assert finish(start(stopped, partial(with_files_of_at_most, 200_000))) == 1
     line = one_line(stopped)
     assert line.startswith(f"tutelage: {stopped.out}: no room left on the disk for {stopped.out / 'state.pt'}")
-    assert line.endswith("the same command goes on from the last saved state")
+    assert line.endswith("the same command resumes from the last saved state")
     assert hash_of(stopped.out / "state.pt") == state
     assert not temporaries(stopped.out), "what did not fit takes no room"
     assert finish(start(stopped)) == 0

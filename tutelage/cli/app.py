@@ -1,18 +1,17 @@
 """The command line: one table of commands, each a typed function that is imported only when it is called.
 
-An error is one line and an exit code: 2 for what the user gave, 1 for what went wrong by itself, 0 for a clean stop.
+An error is one line and an exit code: 2 for a mistake of the user's, 1 for any other failure, 0 for a clean stop.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 from cyclopts import (
@@ -40,20 +39,16 @@ class Command:
     """``module:function`` in this package."""
     summary: str
     options: str = ""
-    """``module:function`` that finds more options in the words after the command; the target gets them as ``overrides``."""
+    """``module:function`` that returns more options for the words after the command; the target gets them as ``overrides``."""
     kind: str = ""
-    """The kind of step, where the target makes a function for one."""
+    """The kind of step, if the target makes a function for one."""
 
     def load(self, words: Sequence[str]) -> tuple[Typed, list[Option]]:
-        """Import the function; its options, given the words after the command."""
-
-        def imported(name: str) -> Any:
-            module, _, function = name.partition(":")
-            return getattr(importlib.import_module(f"tutelage.{module}"), function)
-
-        function = imported(self.target)
+        """Import the function; also returns its options, given the words after the command."""
+        function = resolve_name(f"tutelage.{self.target}")
         typed = Typed.of(function(KINDS[self.kind]) if self.kind else function)
-        return typed, [*typed.options(words), *(imported(self.options)(words) if self.options else [])]
+        more = resolve_name(f"tutelage.{self.options}")(words) if self.options else ()
+        return typed, [*typed.options(words), *more]
 
 
 COMMANDS: dict[str, dict[str, Command]] = {
@@ -69,14 +64,14 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "export": Command("cli.commands:export", "write a checkpoint as a GGUF file for llama.cpp"),
     },
     "Data": {
-        "data inspect": Command("cli.data_commands:inspect", "say what is in a file, a folder or a data set"),
+        "data inspect": Command("cli.data_commands:inspect", "describe what a file, a folder or a data set holds"),
         "data convert": Command("cli.data_commands:convert", "write the same records in another format"),
     },
     "Runs": {
-        "runs list": Command("runs.commands:list_runs", "the runs below a folder, and how they stand"),
+        "runs list": Command("runs.commands:list_runs", "the runs below a folder, with their state"),
         "runs show": Command("runs.commands:show_run", "recipe, lineage, sessions, figures, checkpoints"),
         "runs compare": Command("runs.commands:compare_runs", "settings that differ, figures side by side"),
-        "runs resume": Command("cli.recipes:resume", "go on with a run that stopped", "cli.recipes:resume_options"),
+        "runs resume": Command("cli.recipes:resume", "resume a run that stopped", "cli.recipes:resume_options"),
         "runs prune": Command("runs.commands:prune", "delete what finished runs no longer need"),
     },
 }  # fmt: skip
@@ -87,83 +82,64 @@ HELP = """Raise your own ChatGPT.
 `tutelage COMMAND --help` lists every setting of a command with its default."""
 
 FAMILIES = {"data": "inspect and convert data files", "runs": "list, show, compare, resume and prune run folders"}
-"""The first word of commands that have two."""
+"""The first word of the commands that have two."""
 
 _USERS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
-"""Errors of the system that come from what the user gave."""
+"""System errors that are a mistake of the user's where they name a file."""
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")
-"""What torch says of it, on CUDA and on a CPU."""
+"""torch's messages, on CUDA and on a CPU; the latter is a bare RuntimeError."""
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. SIGTERM stops it cleanly; the loop of a training step saves its state first."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted("stopped; finished parts are kept, and the same command resumes")
+
+    signal.signal(signal.SIGTERM, stop)
     sys.exit(main(sys.argv[1:]))
 
 
 def main(words: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     try:
-        with sigterm_is_a_stop():
-            perform(words)
+        perform(words)
+        return 0
     except TutelageError as error:
-        return say(str(error), error.exit_code)
+        said, code = str(error), error.exit_code
     except KeyboardInterrupt:
-        return say("interrupted", 130)
+        said, code = "interrupted", 130
     except BrokenPipeError:
         return 0
-    except (MemoryError, RuntimeError) as error:  # torch has no type of its own for a CPU's memory
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
+        code = 2 if error.filename and error.errno in _USERS else 1
+    except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        return say(
-            "memory is used up; lower microbatch or the lengths, set machine.recompute, or train through lora", 1
-        )
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
-        return say(what, 2 if error.filename and error.errno in _USERS else 1)
-    return 0
-
-
-def say(what: str, code: int) -> int:
-    """Print one line on the error stream; returns the exit code."""
-    print("tutelage:", " ".join(what.splitlines()), file=sys.stderr)
+        said, code = "out of memory; lower microbatch or the lengths, set machine.recompute, or train with lora", 1
+    print("tutelage:", " ".join(said.splitlines()), file=sys.stderr)
     return code
 
 
-@contextmanager
-def sigterm_is_a_stop() -> Iterator[None]:
-    """SIGTERM ends the command cleanly; the loop of a training step, while it runs, saves its state first."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Interrupted("stopped; what was finished is kept, and the same command goes on from there")
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: the host program owns the signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def perform(words: Sequence[str]) -> None:
-    """Find the command, parse its words, and call its function. Raises UsageError for words that it does not know."""
+    """Find the command, parse its words, and call its function. Raises UsageError for unknown words."""
     words, app = _truth_values(words), overview()
     name = " ".join(word for word in app.parse_commands(words)[0] if not word.startswith("-"))
-    command, options, parser = commands().get(name), list[Option](), None
+    options: list[Option] = []
+    typed = parser = None
     if "--install-completion" in words[:1]:
-        for each, found in commands().items():
-            give(app, each, found.load([])[1])
-    elif command:
-        typed, options = command.load(words[len(name.split()) :])
+        for each, command in commands().items():
+            give(app, each, command.load([])[1])
+    elif name in commands():
+        typed, options = commands()[name].load(words[len(name.split()) :])
         parser = give(app, name, options)
     try:
         call, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise UsageError(in_words(error, options)) from None
-    values = call(*bound.args, **bound.kwargs)  # or help, or the version
-    if parser and call is parser:
+    values = call(*bound.args, **bound.kwargs)  # of the command; or this prints help or the version
+    if typed and call is parser:
         if "torch" in sys.modules:
             prepare_machine()
         result = typed.call(values)
@@ -177,7 +153,7 @@ def commands() -> dict[str, Command]:
 
 
 def overview() -> App:
-    """The application with every command's name and summary, and no functions."""
+    """The application with the name and summary of every command, but without their functions."""
     app = App("tutelage", help=HELP, version=f"tutelage {__version__}", help_format="plaintext")
     for place, (heading, group) in enumerate(COMMANDS.items()):
         panel = Group(heading, sort_key=place)
@@ -192,14 +168,14 @@ def overview() -> App:
 
 
 def give(app: App, name: str, options: Sequence[Option]) -> Callable[..., Any]:
-    """Give a command its options; returns the function that cyclopts finds for it."""
+    """Give a command its options; returns the function that cyclopts will call for it."""
     for word in name.split():
         app = app[word]
     return app.default(as_function(options))
 
 
 def in_words(error: CycloptsError, options: Sequence[Option]) -> str:
-    """What is wrong with the command line, in one line."""
+    """One line that says what is wrong with the command line."""
     if isinstance(error, UnknownOptionError):
         word = error.token.keyword or error.token.value
         return f"unknown option {word}{nearest(word, [f'--{option.name}' for option in options])}"
@@ -224,7 +200,7 @@ def prepare_machine() -> None:
 
 
 def _truth_values(words: Sequence[str]) -> list[str]:
-    """``--flag true`` as ``--flag=true``: without the sign, a flag takes no value."""
+    """``--flag true`` as ``--flag=true``; cyclopts gives a flag a value only after the equals sign."""
     joined: list[str] = []
     for word in words:
         if word.lower() in ("true", "false") and joined and re.fullmatch("--[^=]+", joined[-1]):

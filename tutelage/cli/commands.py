@@ -1,4 +1,4 @@
-"""`tutelage chat`, `generate`, `eval` and `export`: what a checkpoint can do."""
+"""`tutelage chat`, `generate`, `eval` and `export`: commands on checkpoints."""
 
 from __future__ import annotations
 
@@ -29,16 +29,11 @@ def chat(
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=200),  # noqa: B008
     *,
     system: Annotated[str, Field(description="system message that opens the conversation")] = "",
-    message: Annotated[str, Field(description="say this one thing, print the answer and leave")] = "",
+    message: Annotated[str, Field(description="send this one message, print the answer and leave")] = "",
     device: Device = "auto",
 ) -> None:
     """Talk to a checkpoint."""
-    terminal.main(
-        terminal.ChatSettings(
-            checkpoint=checkpoint, system=system, message=message, temperature=sampling.temperature, top_p=sampling.top_p,
-            max_new_tokens=sampling.max_tokens, seed=sampling.seed, device=device,
-        )
-    )  # fmt: skip
+    terminal.main(checkpoint, sampling, system=system, message=message, device=device)
 
 
 def generate(
@@ -90,14 +85,11 @@ def compare(
     results = results_of(measured, ["b"], TIE_THRESHOLD if judge else None) | {"reference": "b"}
     console().print(comparison_table(results), comparison_table(results, families=True) if judge else "")
     figures = results["models"]["a"]
-
-    def share(name: str) -> str:
-        low, high = figures[f"{name}_ci"]
-        return f"{figures[name]:.1%} [{low:.1%}, {high:.1%}]"
-
-    said = f"a wins {share('win_rate_vs_b')} of {len(asked)} prompts, ties split"
+    share = "{:.1%} [{:.1%}, {:.1%}]".format
+    said = f"a wins {share(figures['win_rate_vs_b'], *figures['win_rate_vs_b_ci'])} of {len(asked)} prompts, ties split"
     if "clear_win_rate_vs_b" in figures:
-        said += f"; {share('clear_win_rate_vs_b')} where scores within {TIE_THRESHOLD:.2f} tie as well"
+        clear = share(figures["clear_win_rate_vs_b"], *figures["clear_win_rate_vs_b_ci"])
+        said += f"; {clear} if scores within {TIE_THRESHOLD:.2f} also count as ties"
     return said
 
 

@@ -1,7 +1,8 @@
-"""`tutelage data inspect` and `tutelage data convert`: what is in files, and the same in another format."""
+"""`tutelage data inspect` and `tutelage data convert`: describe data files, and write them in another format."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,12 +23,13 @@ from tutelage.screen import table
 from tutelage.settings import Settings
 
 _FILES_ONE_BY_ONE = 20
+"""More files than this are summed up by format."""
 
 Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """Title, names of columns, rows."""
 
 Data = Annotated[Path, Field(description="file, folder, or org/name on the Hugging Face hub")]
-Format = Annotated[str | None, Field(description="read every file as this format; none: by its first row")]
+Format = Annotated[str | None, Field(description="format of every file; none: recognised by its first row")]
 Encoding = Annotated[str, Field(description="of text files")]
 
 
@@ -71,20 +73,16 @@ def sections(found: Inspection, path: str) -> Iterator[Section]:
 
 
 def _files(files: Sequence[FileFacts]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """One row per file, or per format where there are many files."""
-    names = ("format", "records", "count", "left out")
-    rows: list[Sequence[str]]
-    if len(files) <= _FILES_ONE_BY_ONE:
-        rows = [(f.name, f.format or "?", f.kind, f"{f.records:,}", f"{f.left_out:,}") for f in files]
-        return ("file", *names), rows
-    groups: dict[tuple[str, str], list[FileFacts]] = {}
+    """One row per file, or per format if there are many files."""
+    groups: dict[tuple[str, ...], list[FileFacts]] = {}
+    many = len(files) > _FILES_ONE_BY_ONE
     for file in files:
-        groups.setdefault((file.format or "?", file.kind), []).append(file)
-    rows = [
-        (f"{len(group):,} files", *key, *(f"{sum(getattr(f, n) for f in group):,}" for n in ("records", "left_out")))
-        for key, group in groups.items()
-    ]
-    return ("files", *names), rows
+        groups.setdefault((*(() if many else (file.name,)), file.format or "?", file.kind), []).append(file)
+    rows = []
+    for key, group in groups.items():
+        counts = (sum(file.records for file in group), sum(file.left_out for file in group))
+        rows.append((*([f"{len(group):,} files"] if many else ()), *key, *(f"{count:,}" for count in counts)))
+    return ("files" if many else "file", "format", "records", "count", "left out"), rows
 
 
 def _facts(facts: KindFacts) -> Iterator[tuple[str, str]]:
@@ -129,8 +127,8 @@ class Conversion(Settings):
     """How ``tutelage data convert`` writes."""
 
     to: str | None = Field(None, description="format to write, as in the guide; none: our own, which loses nothing")
-    overwrite: bool = Field(False, description="write over files that are there already")
-    pairs: bool = Field(False, description="write rankings of more than two as their pairs, ties left out")
+    overwrite: bool = Field(False, description="overwrite existing files")
+    pairs: bool = Field(False, description="write rankings of more than two as their pairs, without ties")
     on_bad: OnBad = Field("stop", description="a bad row ends the command and nothing is written, or is skipped")
     rejects: Path | None = Field(
         None, description="file for what was left out: place, reason, problem and text (JSONL)"
@@ -145,21 +143,26 @@ def convert(
     format: Format = None,
     encoding: Encoding = "utf-8",
 ) -> str:
-    """Read and write record by record; say what was done and left out. Nothing is written unless all goes well."""
-    _check_places([path, out, *([how.rejects] if how.rejects else [])], how.overwrite)
+    """Read and write record by record; return what was done and left out. Nothing is written unless all goes well."""
+    places = [path, out, *([how.rejects] if how.rejects else [])]
+    if len({place.resolve() for place in places}) < len(places):
+        raise UsageError("path, out and rejects must be different files: what is read is not overwritten")
+    for place in places[1:]:
+        if place.exists() and not how.overwrite:
+            raise UsageError(f"{place} exists already: give another name, or --overwrite")
     writing.check_ending(out, how.to)
-    rejects, pairs = Rejects(), _Pairs()
+    rejects, counts = Rejects(), Counter[str]()
     with atomic_file(how.rejects) if how.rejects else nullcontext() as file:
         if file is not None:
-            rejects.sink = _writer(file)
+            rejects.sink = _rows_into(file)
         records = _records(path, how, format, encoding, rejects)
         if how.pairs:
-            records = pairs.of(records)
+            records = _as_pairs(records, counts)
         written = writing.write_records(out, records, how.to, on_bad=how.on_bad, rejects=rejects)
     lines = [f"{out}: {written.count:,} rows of {written.format}"]
-    if pairs.rankings:
-        many = f"{pairs.rankings:,} rankings of more than two became {pairs.made:,} pairs"
-        lines.append(f"pairs: {many}; {pairs.ties:,} ties left out")
+    if counts["rankings"]:
+        many = f"{counts['rankings']:,} rankings of more than two became {counts['pairs']:,} pairs"
+        lines.append(f"pairs: {many}; {counts['ties']:,} ties left out")
     if written.lost:
         names = ", ".join(f"{name} ({count:,})" for name, count in written.lost.most_common())
         lines.append(f"no place in {written.format}: {names}")
@@ -169,33 +172,28 @@ def convert(
     return "\n".join(lines)
 
 
-def _writer(file: IO[bytes]) -> Callable[[dict[str, str | None]], None]:
+def _rows_into(file: IO[bytes]) -> Callable[[dict[str, str | None]], None]:
     def write(reject: dict[str, str | None]) -> None:
         file.write(writing.dumps(reject).encode() + b"\n")
 
     return write
 
 
-class _Pairs:
-    """Rankings as their pairs, counted."""
-
-    def __init__(self) -> None:
-        self.rankings = self.made = self.ties = 0
-
-    def of(self, records: Iterator[Record]) -> Iterator[Record]:
-        for record in records:
-            if not isinstance(record, Ranking):
-                raise UsageError("--pairs is for rankings, and this file holds none")
-            k = len(record.ranks)
-            pairs = list(writing.pairs_of(record))
-            self.ties += k * (k - 1) // 2 - len(pairs)
-            self.rankings += k > 2
-            self.made += len(pairs) if k > 2 else 0
-            yield from pairs
+def _as_pairs(records: Iterator[Record], counts: Counter[str]) -> Iterator[Record]:
+    """The pairs of rankings; counts ties, and rankings of more than two with their pairs."""
+    for record in records:
+        if not isinstance(record, Ranking):
+            raise UsageError("--pairs is for rankings, and this file holds none")
+        k, pairs = len(record.ranks), list(writing.pairs_of(record))
+        counts["ties"] += k * (k - 1) // 2 - len(pairs)
+        if k > 2:
+            counts["rankings"] += 1
+            counts["pairs"] += len(pairs)
+        yield from pairs
 
 
 def _records(path: Path, how: Conversion, format: str | None, encoding: str, rejects: Rejects) -> Iterator[Record]:
-    """All records of the kind that is to be written: the format's, or else the first file's own."""
+    """All records of the kind to write: the first file's own if the format holds it, else the format's first kind."""
     kinds = WRITERS.get(how.to or "", {})
     if how.to is not None and not kinds:
         raise UsageError(f"there is no format {how.to!r} to write; there are {', '.join(WRITERS)}")
@@ -205,12 +203,3 @@ def _records(path: Path, how: Conversion, format: str | None, encoding: str, rej
             _, own = what_is_in(source, format)
             kind = own if own in kinds or not kinds else next(iter(kinds))
         yield from records_of(kind, source, path, format, how.on_bad, rejects, encoding)
-
-
-def _check_places(places: Sequence[Path], overwrite: bool) -> None:
-    """``places``: what is read, and the files to write."""
-    if len({place.resolve() for place in places}) < len(places):
-        raise UsageError("path, out and rejects must be different files: what is read is not overwritten")
-    for place in places[1:]:
-        if place.exists() and not overwrite:
-            raise UsageError(f"{place} exists already: give another name, or --overwrite")

@@ -1,8 +1,8 @@
-"""Typed functions as commands: what their parameters are called on the command line, and what was given for them.
+"""Typed functions as commands: the options that their parameters become, and the values that they are called with.
 
 A parameter of a settings class becomes one option per field, nested fields by dotted name (``--kl.coef``). Any other parameter
-becomes an option, or an argument that needs no name if it comes before every settings class. Cyclopts matches words to options and
-prints help. Every value stays a text until ``settings.validated`` reads it: values are judged, and errors worded, as in YAML.
+becomes an option, or a positional argument if it comes before every settings class. Cyclopts matches words to options and prints
+help. Values stay text until ``settings.validated`` reads them, so that they are checked, and errors worded, as in YAML.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 from tutelage.settings import Inputs, Settings, alternatives, merge, model_inside, plain, type_name, validated
 
 NAME = "NAME"
-"""Stands for a name of the user's choice."""
+"""Placeholder for a name that the user chooses."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def options_of(
 ) -> Iterator[Option]:
     """The options of a settings class.
 
-    ``words``: the command line; it decides the keys of mappings with free names (``--text.novels``). ``values``: defaults that
-    replace those of the class, such as a recipe's.
+    ``words``: the command line, which determines the keys of mappings with free names (``--text.novels``). ``values``: defaults
+    in place of the class's, such as a recipe's.
     """
     for name, field in kind.model_fields.items():
         default = _mapping(values).get(name, field.get_default(call_default_factory=True))
@@ -69,7 +69,7 @@ def options_of(
 
 
 def _expanded(option: Option, words: Sequence[str]) -> Iterator[Option]:
-    """An option; for nested settings and mappings, those inside."""
+    """The option itself, or those inside nested settings and mappings."""
     values, nested = _mapping(option.default), model_inside(option.annotation)
     inside = next((get_args(kind)[1] for kind in alternatives(option.annotation) if get_origin(kind) is dict), None)
     if nested is not None:
@@ -92,13 +92,13 @@ def _mapping(values: Any) -> Mapping[str, Any]:
 
 
 def as_function(options: Sequence[Option]) -> Callable[..., dict[str, Any]]:
-    """A function whose signature cyclopts parses. It returns the values that were given, nested, and no defaults."""
+    """A function whose signature cyclopts parses. It returns the values that were given, nested, without defaults."""
 
     def given(*arguments: Any, **named: Any) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for parameter, value in signature.bind(*arguments, **named).arguments.items():
             option = options[int(parameter[1:])]
-            is_none = NoneType in alternatives(option.annotation) and value in ("none", ["none"])
+            is_none = value in ("none", ["none"]) and NoneType in alternatives(option.annotation)
             nested: Any = None if is_none else value
             for part in reversed(option.path):
                 nested = {part: nested}
@@ -149,51 +149,45 @@ def _as_typed(kind: Any, tokens: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Typed:
-    """A function, and its parameters as settings."""
+    """A function whose parameters are settings."""
 
     function: Callable[..., Any]
-    own: type[Settings]
-    """Its parameters that are not settings classes."""
-    classes: Mapping[str, tuple[type[BaseModel], Mapping[str, Any]]]
-    """Its other parameters: settings class, and the parameter's default."""
+    groups: Mapping[str, tuple[type[BaseModel], Mapping[str, Any]]]
+    """Parameter -> its settings class and default; under "", a class made of the parameters that are not settings classes."""
     arguments: frozenset[str]
-    """The parameters of ``own`` that need no name."""
+    """The positional arguments."""
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Typed:
-        """Read the signature. ``overrides`` is not an option: it takes what is given for options beyond the signature."""
+        """Read the signature. ``overrides`` is not an option: it takes the values of options beyond the signature."""
         hints = get_type_hints(function, include_extras=True)
-        own: dict[str, Any] = {}
-        classes: dict[str, tuple[type[BaseModel], Mapping[str, Any]]] = {}
-        arguments = set()
+        own, groups, arguments = dict[str, Any](), dict[str, Any](), set()
         for name, parameter in inspect.signature(function).parameters.items():
             hint, default = hints[name], parameter.default
             if isinstance(hint, type) and issubclass(hint, BaseModel):
-                classes[name] = (hint, _mapping(default))
+                groups[name] = (hint, _mapping(default))
             elif name != "overrides":
                 own[name.rstrip("_")] = (hint, ... if default is parameter.empty else default)
-                if not classes and parameter.kind is not parameter.KEYWORD_ONLY:
+                if not groups and parameter.kind is not parameter.KEYWORD_ONLY:
                     arguments.add(name)
-        return cls(function, create_model("Own", __base__=Settings, **own), classes, frozenset(arguments))
+        own_group: Any = create_model("Own", __base__=Settings, **own)
+        return cls(function, {"": (own_group, {})} | groups, frozenset(arguments))
 
     def options(self, words: Sequence[str] = ()) -> list[Option]:
-        """Its own options, then those of each settings class."""
-        own = options_of(self.own, words, "Options")
-        found = [replace(option, positional=option.name in self.arguments) for option in own]
-        for kind, values in self.classes.values():
-            found += options_of(kind, words, "Inputs" if issubclass(kind, Inputs) else "Settings", values)
-        return found
+        """The options of every group."""
+        found: list[Option] = []
+        for name, (kind, values) in self.groups.items():
+            panel = "Inputs" if issubclass(kind, Inputs) else "Settings" if name else "Options"
+            found += options_of(kind, words, panel, values)
+        return [replace(option, positional=option.name in self.arguments) for option in found]
 
     def call(self, given: Mapping[str, Any]) -> Any:
         """Validate what was given and call the function. Raises RecipeError."""
-        rest = dict(given)
-
-        def taken(kind: type[Any], values: Mapping[str, Any]) -> Any:
-            mine = {name: rest.pop(name) for name in kind.model_fields if name in rest}
-            return validated(kind, merge(values, mine), "command line")
-
-        own = taken(self.own, {})
-        values = {name: taken(kind, values) for name, (kind, values) in self.classes.items()}
+        rest, values = dict(given), dict[str, Any]()
+        for name, (kind, defaults) in self.groups.items():
+            mine = {field: rest.pop(field) for field in kind.model_fields if field in rest}
+            values[name] = validated(kind, merge(defaults, mine), "command line")
+        own = values.pop("")
         for name in inspect.signature(self.function).parameters.keys() - values.keys():
             values[name] = rest if name == "overrides" else getattr(own, name.rstrip("_"))
         return self.function(**values)

@@ -16,7 +16,19 @@ from rich.table import Table
 from tutelage.cli.options import NAME, Option, options_of
 from tutelage.errors import CheckpointError, RecipeError, RunFolderError
 from tutelage.recipes.run import run_recipe
-from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, common, kind_of, plan, read_recipe, select, shipped_recipe
+from tutelage.recipes.steps import (
+    KINDS,
+    Kind,
+    Recipe,
+    Step,
+    check_device,
+    common,
+    kind_of,
+    plan,
+    read_recipe,
+    select,
+    shipped_recipe,
+)
 from tutelage.runs.commands import Run, recipe_steps
 from tutelage.screen import console, program
 from tutelage.settings import Inputs, Settings, merge, plain, validated, write_yaml
@@ -36,16 +48,13 @@ def run_whole(
     print_config: PrintConfig = False,
     overrides: Mapping[str, Any],
 ) -> None:
-    """Run a recipe's steps, and say where the results are."""
-    source = f"{recipe} with the command line" if overrides else str(recipe)
+    """Run a recipe's steps, and print where the results are."""
     written = read_recipe(recipe, overrides)
-    steps = plan(written, source)
+    steps = plan(written, f"{recipe} with the command line" if overrides else str(recipe))
     if print_config:
         print(spelled_out(written, steps), end="")
         return
     chosen = select(steps, only=only, first=from_)
-    for step in chosen:
-        ready(step.knobs, step.inputs, f"{source}, step {step.name!r}")
     run_recipe(written, chosen)
     for table in tables(chosen):
         console().print(table)
@@ -55,7 +64,7 @@ def run_whole(
 def demo(
     *, only: Only = (), from_: From = None, print_config: PrintConfig = False, overrides: Mapping[str, Any]
 ) -> None:
-    """Run the recipe that comes with the package."""
+    """Run the recipe that ships with the package."""
     run_whole(shipped_recipe("demo.yaml"), only=only, from_=from_, print_config=print_config, overrides=overrides)
 
 
@@ -63,8 +72,7 @@ def one_step(kind: Kind) -> Callable[..., Any]:
     """The command that runs a step of a kind by itself."""
 
     def step(inputs: Inputs, knobs: Settings, *, out: Path) -> Any:
-        ready(knobs, inputs, "command line")
-        return kind.load()(knobs, inputs, out)
+        return _run_step(kind, knobs, inputs, out, "command line")
 
     knobs, inputs = kind.classes()
     out = Annotated[Path, Field(description="folder to write; a run that stopped there is resumed")]
@@ -77,7 +85,7 @@ def resume(
     *,
     overrides: Mapping[str, Any],
 ) -> Any:
-    """Go on with a step, or with a whole recipe. Raises RunFolderError if it is finished or somebody works in it."""
+    """Resume a step or a whole recipe. Raises RunFolderError if it is finished, or if a process works in it."""
     path = run / "recipe.yaml"
     if recipe_steps(run) is not None:
         return run_whole(path, overrides=merge({"out": str(run)}, overrides))
@@ -86,9 +94,16 @@ def resume(
     knobs_class, inputs_class = kind.classes()
     source = f"{path} with the command line" if overrides else str(path)
     inputs = validated(inputs_class, values.pop("inputs", {}), f"{source}, inputs")
-    knobs = validated(knobs_class, values, source)
-    ready(knobs, inputs, source)
-    return kind.load()(knobs, inputs, run)
+    return _run_step(kind, validated(knobs_class, values, source), inputs, run, source)
+
+
+def _run_step(kind: Kind, knobs: Settings, inputs: Inputs, out: Path, source: str) -> Any:
+    check_device(knobs, source)
+    try:
+        knobs.check(inputs)
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from None
+    return kind.load()(knobs, inputs, out)
 
 
 # ---- options
@@ -143,16 +158,16 @@ def _of_step(
 
 
 def _first(words: Sequence[str], name: str) -> Path | None:
-    """The first argument, which decides what options there are."""
+    """The first argument, which determines the options."""
     found = re.match(rf"(?:--{name}[=\0])?([^-\0][^\0]*)", "\0".join(words))
     return Path(found[1]) if found else None
 
 
-# ---- what runs, and what it left
+# ---- before and after a run
 
 
 def resumable(path: Path) -> dict[str, Any]:
-    """The kind, inputs and knobs of an unfinished step, as its folder has them. Raises RunFolderError."""
+    """The kind, inputs and knobs of an unfinished step, from its folder. Raises RunFolderError."""
     run = Run.read(path)
     if run.holder:
         raise RunFolderError(f"{path} is held by {run.holder}")
@@ -163,21 +178,8 @@ def resumable(path: Path) -> dict[str, Any]:
     return run.recipe
 
 
-def ready(knobs: Settings, inputs: Inputs, source: str) -> None:
-    """Check what can be checked before a step starts: that inputs suit the knobs, and the device is there."""
-    from tutelage.model.device import pick_device
-
-    try:
-        knobs.check(inputs)
-        for part in (knobs, getattr(knobs, "machine", None)):
-            if (device := getattr(part, "device", None)) is not None:
-                pick_device(device)
-    except RecipeError as error:
-        raise RecipeError(f"{source}: {error}") from None
-
-
 def spelled_out(recipe: Recipe, steps: Sequence[Step]) -> str:
-    """A recipe as YAML with every default; what an input names stays as it is written."""
+    """A recipe as YAML with every default; inputs are named as they are written."""
     values = plain(recipe)
     for step in steps:
         inputs = values["steps"][step.name].get("inputs", {})
@@ -186,22 +188,18 @@ def spelled_out(recipe: Recipe, steps: Sequence[Step]) -> str:
 
 
 def tables(steps: Sequence[Step]) -> Iterator[Table]:
-    """The figures of every evaluation among the steps, under the labels of the reports about it."""
+    """The figures of every evaluation among the steps, with the labels of the first report on it."""
     from tutelage.evaluate.report.view import comparison_table
 
+    reports = [(step.inputs.files()["results"], plain(step.knobs)["labels"]) for step in steps if step.kind == "report"]
     for step in steps:
         if step.kind == "evaluate":
-            about = [
-                plain(s.knobs)["labels"]
-                for s in steps
-                if s.kind == "report" and s.inputs.files()["results"] == step.out
-            ]
             figures = json.loads((step.out / "results.json").read_text(encoding="utf-8"))
-            yield comparison_table(figures, about[0] if about else None)
+            yield comparison_table(figures, next((labels for about, labels in reports if about == step.out), None))
 
 
 def results(steps: Sequence[Step]) -> Iterator[str]:
-    """Where the results of a recipe's steps are, how to talk to its last language model, and what it all took."""
+    """Where the results of a recipe's steps are, how to talk to its last language model, and the time and memory used."""
     from tutelage.model.checkpoint import require_kind
 
     model = None
@@ -214,6 +212,6 @@ def results(steps: Sequence[Step]) -> Iterator[str]:
             model = step.out / "checkpoint"
     if model:
         yield f"talk to it: {program()} chat {shlex.quote(str(model))}"
-    ends = [row for step in steps for row in Run.read(step.out).sessions if row.get("event") == "end"]
-    peak = max((row.get("peak_rss_gib", 0) for row in ends), default=0)
-    yield f"{sum(row.get('seconds', 0) for row in ends):.0f} s, at most {peak:.2f} GiB"
+    ends = [row for step in steps for row in Run.read(step.out).sessions if row["event"] == "end"]
+    peak = max((row["peak_rss_gib"] for row in ends), default=0)
+    yield f"{sum(row['seconds'] for row in ends):.0f} s, at most {peak:.2f} GiB"

@@ -1,6 +1,6 @@
-"""Running a recipe: each step in its folder, those that are done and unchanged left as they are.
+"""Running a recipe: each step in its own folder, except those that are finished and unchanged.
 
-A step is done again when its knobs or the content of its inputs changed. What it made before then is kept beside it, under a
+A step is run again when its knobs or the content of its inputs have changed. Its old folder is kept beside the new one, under a
 name that ends in ``.previous``.
 """
 
@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tutelage.files import write_atomic
-from tutelage.recipes.steps import KINDS, Kind, Recipe, Step
+from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, check_device
 from tutelage.runs.folder import difference, input_hashes, is_run, locked, recipe_of, require_inputs
 from tutelage.settings import Inputs, plain, write_yaml
 
 
 def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] = KINDS) -> None:
-    """Run the steps in order. Errors of a step are those of its kind."""
+    """Run the steps in order. RecipeError if one asks for a device that is missing; other errors are those of the steps."""
     from tutelage.model.device import release_heap
     from tutelage.model.hub import resolve_model
 
+    for step in steps:
+        check_device(step.knobs, step.where)
     recipe.out.mkdir(parents=True, exist_ok=True)
     write_atomic(recipe.out / "recipe.yaml", write_yaml(plain(recipe)).encode())
     print(f"tutelage: {recipe.name}, seed {recipe.seed}, in {recipe.out}", flush=True)
@@ -28,16 +30,16 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
         inputs = step.inputs.local(resolve_model)
         require_inputs(f"step {step.name!r}", inputs)
         if changed := superseded(step, inputs):
-            print(f"{step.name}: {changed}; it is done again", flush=True)
+            print(f"{step.name}: {changed}; running it again", flush=True)
             set_aside(step.out)
         kinds[step.kind].load()(step.knobs, step.inputs, step.out)
         release_heap()
 
 
 def superseded(step: Step, inputs: Inputs) -> str | None:
-    """Why a step's folder does not hold what the step would make now; None where it does, or there is none.
+    """Why a step's folder is not what the step would make now; None if it is, or if there is none.
 
-    ``inputs``: those of the step, hub names replaced by local folders.
+    ``inputs``: the step's, with hub names replaced by local folders.
     """
     if not is_run(step.out):
         return None
@@ -45,7 +47,7 @@ def superseded(step: Step, inputs: Inputs) -> str | None:
 
 
 def set_aside(folder: Path) -> None:
-    """Keep a step's folder as NAME.previous, in place of an older one."""
+    """Rename a step's folder to NAME.previous, replacing an older one."""
     with locked(folder):
         previous = folder.with_name(f"{folder.name}.previous")
         if previous.exists():

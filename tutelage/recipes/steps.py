@@ -1,4 +1,4 @@
-"""Recipes: ordered lists of named steps, and everything that can be checked before the first step runs.
+"""Recipes: ordered lists of named steps, validated before the first of them runs.
 
     name: My assistant
     out: runs/mine
@@ -8,18 +8,18 @@
       sft:  {kind: sft, inputs: {checkpoint: base, demonstrations: data/demonstrations.jsonl}}
 
 A step has a kind, inputs and knobs. An input is the name of an earlier step (its result), ``STEP/FILE`` (a file that an earlier
-step writes), a path, or a model's name on a hub. ``seed``, ``device`` and ``name`` of the recipe are the defaults of the knobs of
+step writes), a path, or a model's name on a hub. The recipe's ``seed``, ``device`` and ``name`` are the defaults of the knobs of
 those names. A new kind of step is a function ``main(knobs, inputs, out)``, its settings, and a row in ``KINDS``.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
 from pydantic import Field
@@ -36,14 +36,13 @@ class Kind:
     """``module:function``, imported when it is needed; the function's annotations name its classes of knobs and inputs."""
     summary: str
     result: str = ""
-    """What other steps get when they name this one: a path inside its folder; empty: the folder."""
+    """Path inside the step's folder that other steps get when they name it; empty: the folder."""
     files: tuple[str, ...] = ("*",)
     """Patterns of the files that it writes, for ``STEP/FILE``."""
 
     def load(self) -> Callable[..., Any]:
-        """The function."""
-        module, _, name = self.main.partition(":")
-        return getattr(importlib.import_module(module), name)
+        """Import the function."""
+        return resolve_name(self.main)
 
     def classes(self) -> tuple[type[Settings], type[Inputs]]:
         """The classes of its knobs and of its inputs."""
@@ -81,7 +80,7 @@ KINDS: dict[str, Kind] = {
     ),
     "report": Kind("tutelage.evaluate.report.page:main", "write the report and its plots", files=("report.html", "plots/*")),
 }  # fmt: skip
-"""Every kind of step, in the order in which a recipe usually has them."""
+"""Every kind of step, in the usual order of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,8 @@ class Step:
     knobs: Settings
     inputs: Inputs
     out: Path
+    where: str = field(compare=False)
+    """Its place in the recipe, for errors."""
 
 
 class Recipe(Settings):
@@ -129,22 +130,32 @@ def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KIN
         named = values.get("inputs", {})
         if not isinstance(named, Mapping):
             raise RecipeError(f"{where}: inputs should be a mapping, found {named!r}")
-        later = [other for other in recipe.steps if other not in {step.name for step in steps}]
-        resolved = {
-            role: _resolve(value, role, _mark(inputs_class, role), steps, later, where, kinds)
-            for role, value in named.items()
-        }
+        resolve = Resolver(steps, [*recipe.steps][len(steps) :], where, kinds)
+        resolved = {role: resolve(value, role, _mark(inputs_class, role)) for role, value in named.items()}
         inputs = validated(inputs_class, resolved, f"{where}, inputs")
         try:
             knobs.check(inputs)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from None
-        steps.append(Step(name, kind, knobs, inputs, recipe.out / name))
+        steps.append(Step(name, kind, knobs, inputs, recipe.out / name, where))
     return steps
 
 
+def check_device(knobs: Settings, where: str) -> None:
+    """Raise RecipeError, which names ``where``, if the knobs ask for a device that this machine does not have."""
+    for part in (knobs, getattr(knobs, "machine", None)):
+        device = getattr(part, "device", "auto")
+        if device not in ("auto", "cpu"):
+            from tutelage.model.device import pick_device  # loads torch
+
+            try:
+                pick_device(device)
+            except RecipeError as error:
+                raise RecipeError(f"{where}: {error}") from None
+
+
 def select(steps: list[Step], *, only: tuple[str, ...] = (), first: str | None = None) -> list[Step]:
-    """The steps that are named, or those from ``first`` on; all by default. RecipeError for an unknown name."""
+    """The steps named in ``only``, and those from ``first`` on; all by default. RecipeError for an unknown name."""
     names = [step.name for step in steps]
     for name in (*only, *([first] if first else [])):
         if name not in names:
@@ -154,13 +165,14 @@ def select(steps: list[Step], *, only: tuple[str, ...] = (), first: str | None =
 
 
 def shipped_recipe(name: str) -> Path:
-    """A recipe that comes with the package: beside it in a checkout, inside it when installed."""
+    """A recipe that ships with the package: beside it in a checkout, inside it when installed."""
     package = Path(__file__).parent
     installed, checkout = package / name, package.parents[1] / "recipes" / name
     return checkout if checkout.exists() else installed
 
 
 def kind_of(values: Mapping[str, Any], where: str, kinds: Mapping[str, Kind]) -> str:
+    """The kind of a step as it is written. RecipeError if there is none, or no such kind."""
     kind = values.get("kind")
     if kind is None:
         raise RecipeError(f"{where}: kind is required: one of {', '.join(kinds)}")
@@ -170,40 +182,45 @@ def kind_of(values: Mapping[str, Any], where: str, kinds: Mapping[str, Kind]) ->
 
 
 def common(recipe: Recipe, knobs: type[Settings]) -> dict[str, Any]:
-    """The recipe's values for knobs that a step may have under the same name."""
-    common: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed, "device": recipe.device}
-    found = {name: value for name, value in common.items() if name in knobs.model_fields}
+    """The recipe's values for the knobs that a step has under the same names."""
+    found = {name: getattr(recipe, name) for name in ("name", "seed", "device") if name in knobs.model_fields}
     return found | ({"machine": {"device": recipe.device}} if "machine" in knobs.model_fields else {})
 
 
 def _mark(inputs: type[Inputs], role: str) -> str:
-    """What a role wants: the result of a step, a model, or the folder of a run."""
+    """What a role takes: the result of a step (""), a model, or the folder of a run."""
     return next((mark for mark in ("model", "run") if role in inputs.marked(mark)), "")
 
 
-def _resolve(
-    value: Any, role: str, mark: str, before: list[Step], later: list[str], where: str, kinds: Mapping[str, Kind]
-) -> Any:
-    """What an input names, as a path; mappings of names are resolved one by one."""
-    if isinstance(value, Mapping):
-        return {
-            key: _resolve(inner, f"{role}.{key}", mark, before, later, where, kinds) for key, inner in value.items()
-        }
-    if value is None or not isinstance(value, str):
-        return value
-    first, _, rest = value.partition("/")
-    step = next((step for step in before if step.name == first), None)
-    if step is not None:
-        kind = kinds[step.kind]
-        if rest and not any(fnmatch(rest, pattern) for pattern in kind.files):
-            hint = nearest(rest, kind.files) or f"; it writes {', '.join(kind.files)}"
-            raise RecipeError(f"{where}: input {role}: step {first!r} ({step.kind}) writes no {rest}{hint}")
-        return step.out / (rest or ("" if mark == "run" else kind.result))
-    if first in later:
-        raise RecipeError(f"{where}: input {role}: step {first!r} does not come before it")
-    path = Path(value).expanduser()
-    looks_like_hub = mark == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.exists()
-    if not path.exists() and not looks_like_hub:
-        hint = nearest(first, [step.name for step in before])
-        raise RecipeError(f"{where}: input {role}: {value!r} is neither an earlier step nor a file that is there{hint}")
-    return path
+@dataclass(frozen=True)
+class Resolver:
+    """From what an input names to its path, among the steps before and after the one that has it."""
+
+    before: list[Step]
+    later: list[str]
+    where: str
+    kinds: Mapping[str, Kind]
+
+    def __call__(self, value: Any, role: str, mark: str) -> Any:
+        """The path; in mappings of names, each path. Values of wrong types are left for pydantic. Raises RecipeError."""
+        if isinstance(value, Mapping):
+            return {key: self(inner, f"{role}.{key}", mark) for key, inner in value.items()}
+        if not isinstance(value, str):
+            return value
+        where = f"{self.where}: input {role}:"
+        first, _, rest = value.partition("/")
+        steps = {step.name: step for step in self.before}
+        if step := steps.get(first):
+            kind = self.kinds[step.kind]
+            if rest and not any(fnmatch(rest, pattern) for pattern in kind.files):
+                hint = nearest(rest, kind.files) or f"; it writes {', '.join(kind.files)}"
+                raise RecipeError(f"{where} step {first!r} ({step.kind}) writes no {rest}{hint}")
+            return step.out / (rest or ("" if mark == "run" else kind.result))
+        if first in self.later:
+            raise RecipeError(f"{where} step {first!r} does not come before it")
+        path = Path(value).expanduser()
+        looks_like_hub = mark == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.exists()
+        if not path.exists() and not looks_like_hub:
+            hint = nearest(first, list(steps))
+            raise RecipeError(f"{where} {value!r} is neither an earlier step nor a file that is there{hint}")
+        return path

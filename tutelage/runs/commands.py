@@ -1,4 +1,4 @@
-"""Run folders seen from outside: `tutelage runs list|show|compare|prune`. Reads what runs leave behind, without torch."""
+"""`tutelage runs list|show|compare|prune`: run folders as their files describe them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY_FIGURES = {
     "reward": ("heldout_accuracy", "accuracy"),
     "ppo": ("gold", "reward"),
 }
-"""Kind of step -> the metrics that people look for first; of other kinds it is whatever was logged first."""
+"""Kind of step -> the metrics that people look for first; for other kinds, the first one in the log."""
 
 INSIDE = {"checkpoint", "checkpoints", "tokens", "data", "tokenizer", "tensorboard", "wandb"}
 """Folders of a step that hold no other runs."""
@@ -33,15 +33,16 @@ INSIDE = {"checkpoint", "checkpoints", "tokens", "data", "tokenizer", "tensorboa
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as it stands."""
+    """The state of a run folder."""
 
     path: Path
     lineage: dict[str, Any]
     recipe: dict[str, Any]
     sessions: list[dict[str, Any]]
     metrics: list[dict[str, Any]]
+    progress: dict[str, Any]
     closing: dict[str, Any] | None
-    """The closing figures; None while it is not finished."""
+    """The closing figures; None until the run is finished."""
     holder: str | None
     """Who works in it now."""
 
@@ -52,7 +53,8 @@ class Run:
             raise RunFolderError(f"{path} is not a run folder: there is no recipe.yaml with a {LINEAGE} beside it")
         lineage, recipe = read_lineage(path / LINEAGE), read_yaml(path / "recipe.yaml")
         sessions, metrics = _rows(path / "sessions.jsonl"), _rows(path / "metrics.jsonl")
-        return cls(path, lineage, recipe, sessions, metrics, _object(path / "done.json"), holder(path))
+        progress, closing = _object(path / "progress.json") or {}, _object(path / "done.json")
+        return cls(path, lineage, recipe, sessions, metrics, progress, closing, holder(path))
 
     @property
     def kind(self) -> str:
@@ -61,12 +63,12 @@ class Run:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Steps done, of how many. For a stopped run, the step that it resumes from."""
+        """Steps done, and the number of steps. For a stopped run, the step that it resumes from."""
         total = next((row["steps"] for row in reversed(self.sessions) if "steps" in row), 0)
+        if self.closing is None and not self.holder:
+            return self.progress.get("step", 0), total
         logged = int(self.metrics[-1]["step"]) if self.metrics else 0
-        if self.closing is not None or self.holder:
-            return logged, total or logged
-        return (_object(self.path / "progress.json") or {}).get("step", 0), total
+        return logged, total or logged
 
     @property
     def state(self) -> str:
@@ -79,8 +81,7 @@ class Run:
     @property
     def error(self) -> str | None:
         """The error that ended the last session, if one did."""
-        last = self.sessions[-1] if self.sessions else {}
-        return last.get("error", "unknown") if last.get("outcome") == "failed" else None
+        return self.sessions[-1].get("error") if self.sessions else None
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -88,24 +89,13 @@ class Run:
         return {name: value for row in self.metrics for name, value in row.items()} | flat(self.closing or {})
 
     @property
-    def key_figure(self) -> str:
-        """The metric that people look for first, with its last value."""
+    def row(self) -> tuple[str, ...]:
+        """Kind, state, steps and the figure that people look for first, for a table."""
         figures = {name: value for name, value in self.figures.items() if name != "step"}
         names = (*KEY_FIGURES.get(self.kind, ()), *figures)
-        return next((f"{name} {shown(figures[name])}" for name in names if name in figures), "")
-
-    @property
-    def when(self) -> str:
-        """When something last happened here."""
-        files = (path for path in self.path.iterdir() if path.is_file() and path.name != "lock")
-        latest = max(path.stat().st_mtime for path in files)
-        return datetime.fromtimestamp(latest).strftime("%Y-%m-%d %H:%M")
-
-    @property
-    def row(self) -> tuple[str, ...]:
-        """Kind, state, steps and key figure, for a table."""
+        figure = next((f"{name} {shown(figures[name])}" for name in names if name in figures), "")
         done, total = self.steps
-        return self.kind, self.state.split(" at ")[0], f"{done}/{total}" if total else "", self.key_figure
+        return self.kind, self.state.split(" at ")[0], f"{done}/{total}" if total else "", figure
 
 
 def recipe_steps(path: Path) -> dict[str, Any] | None:
@@ -116,7 +106,7 @@ def recipe_steps(path: Path) -> dict[str, Any] | None:
 
 
 def find(root: Path) -> list[Path]:
-    """The run folders at or below ``root``, nested ones included. UsageError where there is no such folder."""
+    """The run folders at or below ``root``, including nested ones. UsageError if there is no such folder."""
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder")
     found = []
@@ -137,14 +127,15 @@ def size_of(path: Path) -> int:
 # ---- the commands
 
 
-def list_runs(root: Annotated[Path, Field(description="folder to look in, at any depth")] = Path("runs")) -> None:
+def list_runs(root: Annotated[Path, Field(description="folder to search, at any depth")] = Path("runs")) -> None:
     """Print a table of the runs below a folder."""
     rows = []
     for path in find(root):
         size = amount(size_of(path))
         try:
-            run = Run.read(path)
-            rows.append((path, *run.row, run.when, size))
+            changed = max(file.stat().st_mtime for file in path.iterdir() if file.is_file() and file.name != "lock")
+            when = datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
+            rows.append((path, *Run.read(path).row, when, size))
         except TutelageError as error:
             rows.append((path, "?", "damaged", "", str(error), "", size))
     if not rows:
@@ -154,12 +145,11 @@ def list_runs(root: Annotated[Path, Field(description="folder to look in, at any
 
 
 def show_run(run: Annotated[Path, Field(description="folder of a step, or of a whole recipe")]) -> None:
-    """Print all that a run folder says of itself."""
+    """Print everything that a run folder records."""
     steps = recipe_steps(run)
     if steps is not None:
-        rows = [
-            (name, *(Run.read(run / name).row if is_run(run / name) else ("", "not run yet", "", ""))) for name in steps
-        ]
+        not_yet = ("", "not run yet", "", "")
+        rows = [(name, *(Run.read(run / name).row if is_run(run / name) else not_yet)) for name in steps]
         table(f"{run}: a recipe", ("step", "kind", "state", "steps", "figure"), rows)
         return
     it = Run.read(run)
@@ -167,10 +157,7 @@ def show_run(run: Annotated[Path, Field(description="folder of a step, or of a w
     if it.error:
         print(f"failed with: {it.error}")
     print("\nrecipe\n" + (run / "recipe.yaml").read_text(encoding="utf-8").rstrip())
-    print("\nmade from")
-    print(*family(it), sep="\n")
-    print("\nsessions")
-    print(*_sessions(it.sessions), sep="\n")
+    print("\nmade from", *family(it), "\nsessions", *map(_event, it.sessions), sep="\n")
     if it.closing is not None:
         table("closing figures", ("figure", "value"), [(n, shown(v)) for n, v in flat(it.closing).items()])
     checkpoints = (*sorted(run.glob("checkpoints/step-*")), run / "checkpoint")
@@ -198,7 +185,7 @@ def prune(
     *,
     dry_run: Annotated[bool, Field(description="say what would be deleted, and delete nothing")] = False,
 ) -> None:
-    """Delete states and intermediate checkpoints of finished runs; the best, and those that other runs began from, stay."""
+    """Delete states and intermediate checkpoints of finished runs, except the best and those that other runs began from."""
     paths = find(path)
     if not paths:
         raise UsageError(f"{path}: no runs")
@@ -206,17 +193,16 @@ def prune(
     others = [*paths, *(inner for folder in beside if is_run(folder) for inner in find(folder))]
     inputs = [read_lineage(other / LINEAGE)["inputs"] for other in others]
     used = {Path(entry["path"]).resolve() for named in inputs for entry in named.values()}
-    rows, total, kept = [], 0, []
+    rows, total = [], 0
+    unfinished = [folder for folder in paths if holder(folder) or not (folder / "done.json").exists()]
     for folder in paths:
-        if holder(folder) or not (folder / "done.json").exists():
-            kept.append(folder)
+        if folder in unfinished:
             continue
         with locked(folder):
-            states = [folder / name for name in ("state.pt", "state.previous.pt", "progress.json")]
-            states = [state for state in states if state.exists()]
+            states = [*folder.glob("state*.pt"), *folder.glob("progress.json")]
             for target in (*states, *removable(folder / "checkpoints", 0), *temporaries(folder)):
                 if target.resolve() in used:
-                    print(f"{target} stays: another run began from it")
+                    print(f"{target} is kept: another run began from it")
                     continue
                 size = size_of(target)
                 rows.append((target, amount(size)))
@@ -226,15 +212,15 @@ def prune(
     if rows:
         table("", ("would be deleted" if dry_run else "deleted", "size"), rows)
     print(f"{'would free' if dry_run else 'freed'} {amount(total)}")
-    if kept:
-        print(f"not finished, so left as they are: {', '.join(map(str, kept))}")
+    if unfinished:
+        print(f"kept, because they are not finished: {', '.join(map(str, unfinished))}")
 
 
 # ---- parts
 
 
 def family(run: Run) -> Iterator[str]:
-    """The run's inputs, one per line, and indented under each what it was made from in turn."""
+    """The run's inputs, one per line, each followed by the inputs it was made from, indented."""
     ancestors, drawn = run.lineage.get("ancestors", {}), set()
 
     def lines(inputs: Mapping[str, Mapping[str, str]], indent: str) -> Iterator[str]:
@@ -265,26 +251,19 @@ def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [(name, *(shown(values.get(name)) for values in runs)) for name in names]
 
 
-def _sessions(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """When each session began and ended and how, on what machine, and by which command."""
-    starts = [i for i, row in enumerate(rows) if row["event"] == "start"]
-    for first, end_of in zip(starts, [*starts[1:], len(rows)], strict=True):
-        events = {row["event"]: row for row in rows[first:end_of]}
-        start, training, end = (events.get(name, {}) for name in ("start", "training", "end"))
-        began, ended = (
-            datetime.fromisoformat(row["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S") if row else "?"
-            for row in (start, end)
-        )
-        yield f"{began} to {ended}, {end['outcome']}" if end else f"{began}, killed or still running"
-        if training:
-            names = ("device", "processor", "dtype", "threads", "torch")
-            facts = " ".join(f"{name} {training.get(name)}" for name in names)
-            yield f"  from step {training.get('first')} of {training.get('steps')}, {facts}"
-        yield f"  {_code(start)}\n  {start.get('command', '')}"
+def _event(row: Mapping[str, Any]) -> str:
+    """A row of sessions.jsonl as a line. A session that was killed has no last line."""
+    time = datetime.fromisoformat(row["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if row["event"] == "start":
+        return f"{time}  {row['command']} ({_code(row)})"
+    if row["event"] == "end":
+        return f"{time}  {row['outcome']}"
+    facts = " ".join(f"{name} {row.get(name)}" for name in ("device", "processor", "dtype", "threads", "torch"))
+    return f"{time}  from step {row.get('first')} of {row.get('steps')}, {facts}"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log. A last line that is cut short, because another process is writing it, is left out."""
+    """The rows of a log, without a last line that another process is still writing."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError):
@@ -293,7 +272,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _object(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is no such file. RunFolderError if it is damaged."""
+    """A JSON object; None if there is no such file. RunFolderError if it is damaged."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

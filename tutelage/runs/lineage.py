@@ -1,4 +1,4 @@
-"""Where a run comes from: the code, the command, and the runs that made its inputs. Reads alone; loads nothing heavy."""
+"""Where a run comes from: the code, the command, and the runs that made its inputs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ LINEAGE = "lineage.json"
 
 @cache
 def code_version() -> dict[str, Any]:
-    """The package's version and, where it runs from a git checkout, the commit and whether tracked files differ from it.
-
-    ``commit`` and ``dirty`` are None where there is no checkout, or git does not answer in two seconds.
-    """
+    """The package's version; in a git checkout also the commit, and whether tracked files differ from it (else None)."""
     version: dict[str, Any] = {"version": __version__, "commit": None, "dirty": None}
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return version
-    # One question for both; without optional locks, so that asking writes nothing in the checkout.
+    # Without optional locks, git writes nothing in the checkout.
     ask = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         answer = subprocess.run(ask, cwd=root, capture_output=True, text=True, timeout=2, check=True).stdout
@@ -51,10 +48,10 @@ def now() -> str:
 
 
 def ancestors(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Every run that these inputs descend from: the hash of a checkpoint -> the stage, code and inputs that made it.
+    """Every run that these inputs descend from: the hash of a checkpoint -> the kind, code and inputs that made it.
 
-    ``inputs``: role -> ``path`` and ``sha256``. Flat, each run once, so that many rounds of training on one's own results make
-    a list that is as long as there were rounds. Raises RunFolderError where an input's lineage is damaged.
+    ``inputs``: role -> ``path`` and ``sha256``. The result is flat and has each run once, so it grows linearly where a model is
+    trained for many rounds on its own results. Raises RunFolderError if an input's lineage is damaged.
     """
     found: dict[str, Any] = {}
     for entry in inputs.values():
@@ -62,9 +59,8 @@ def ancestors(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         if path.is_file():
             made_by = read_lineage(path)
             found |= made_by.get("ancestors", {})
-            found[entry["sha256"]] = {
-                name: made_by[name] for name in ("kind", "step", "tutelage", "code", "inputs") if name in made_by
-            }
+            kept = ("kind", "step", "tutelage", "code", "inputs")
+            found[entry["sha256"]] = {name: made_by[name] for name in kept if name in made_by}
     return found
 
 
@@ -75,10 +71,6 @@ def read_lineage(path: Path) -> dict[str, Any]:
         if isinstance(lineage["kind"], str) and all("sha256" in entry for entry in lineage["inputs"].values()):
             return lineage
         problem = "no lineage"
-    except OSError as error:
-        problem = error.strerror or "unreadable"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        problem = "no lineage"
-    raise RunFolderError(
-        f"{path} is damaged ({problem}); put it back, or delete it and what made the folder is unknown"
-    )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = getattr(error, "strerror", "") or "no lineage"
+    raise RunFolderError(f"{path} is damaged ({problem}); restore it, or delete it and lose what it says of the folder")
