@@ -1,14 +1,14 @@
 """Every error tutelage raises on purpose.
 
 TutelageError              exit code 1; the command line prints its message as one line
-├── UsageError             exit code 2; what the user gave is wrong, and the message says what to change
+├── UsageError             exit code 2; the user's input is wrong, and the message says what to change
 │   ├── RecipeError        a setting: unknown, of the wrong type, out of range, or two that contradict
-│   ├── DataError          a data file: names file, line, field, what was expected and what stood there
+│   ├── DataError          a data file: names file, line, field, what was expected and what was found
 │   ├── CheckpointError    a model or tokenizer folder: missing, damaged, or not of the kind that was asked for
 │   └── RunFolderError     a run folder: held by another process, or made with other settings
-├── QueueFull              too many requests wait for an engine; try again later
+├── QueueFull              too many requests wait for an engine; the same request may succeed later
 ├── TrainingError          a run went wrong by itself: the loss is not a number, nothing is left to train on
-└── Interrupted            exit code 0; SIGTERM or Ctrl-C arrived, the state is saved, `resume` goes on
+└── Interrupted            exit code 0; SIGTERM or Ctrl-C arrived, the state is saved, and the same command resumes
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 
 class TutelageError(Exception):
-    """Root of the tree. The message is for people: what was wrong, where, what to do."""
+    """Root of the tree. The message says what is wrong, where, and what to do."""
 
     exit_code = 1
 
 
 class UsageError(TutelageError):
-    """Something that the user gave is wrong."""
+    """The user's input is wrong."""
 
     exit_code = 2
 
@@ -74,6 +74,6 @@ class TrainingError(TutelageError):
 
 
 class Interrupted(TutelageError):
-    """SIGTERM or Ctrl-C arrived and the state is saved; the same command goes on from there."""
+    """SIGTERM or Ctrl-C arrived and the state is saved; the same command resumes."""
 
     exit_code = 0

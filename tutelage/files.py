@@ -1,7 +1,7 @@
-"""Files that are whole or not there: written beside their name, put on the disk, then renamed.
+"""Atomic files: written under a temporary name beside their own, flushed to the disk, then renamed.
 
-A reader sees the old file or the new one, whatever happens in between: a full disk, a kill, a power cut. What a kill leaves is a
-temporary file whose name begins with a dot and ends in ``.tmp``.
+A reader sees the old file or the new one, even after a full disk, a kill or a power cut. A killed writer leaves a temporary file
+whose name begins with a dot and ends in ``.tmp``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import IO
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process writes ``path`` until it is complete: a hidden name in the same folder."""
+    """The hidden name in the same folder under which this process writes ``path`` until it is complete."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """The temporary path to write; it becomes ``path`` when the block has ended well, and goes when it has not.
+    """The temporary path to write. It is renamed to ``path`` if the block succeeds, and deleted if it raises.
 
-    Folders are made on the way, and go again with it.
+    Missing folders are made, and deleted with it.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written", str(path))
@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             error.filename = str(path)  # the name that the user knows
         with suppress(OSError):
             temporary.unlink()
-        with suppress(OSError):  # others may have put something there
+        with suppress(OSError):  # another process may have put something there
             for folder in made:
                 folder.rmdir()
         raise
@@ -48,25 +48,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """``atomic_path``, opened: a binary file to write, which may also be read back."""
+    """``atomic_path`` as an open binary file, which can also be read back."""
     with atomic_path(path) as temporary, temporary.open("wb+") as file:
         yield file
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write ``path`` in one piece."""
+    """Write ``path`` atomically."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 def sync_file(path: Path) -> None:
-    """Put a file's content on the disk."""
+    """Flush a file's content to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Put a folder's names on the disk: a file that was renamed keeps its new name when the power goes."""
+    """Flush a folder's entries to the disk, so that a renamed file keeps its new name after a power cut."""
     with suppress(OSError):  # some file systems have no fsync for folders
         folder = os.open(path, os.O_RDONLY)
         try:

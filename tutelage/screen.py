@@ -1,4 +1,4 @@
-"""What commands print: tables for people, tab-separated lines for other programs, commands to copy."""
+"""The output of commands: tables for people, tab-separated lines for other programs, commands to copy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on a terminal; elsewhere lines of tab-separated cells, for other programs."""
+    """Print a table on a terminal; elsewhere lines of tab-separated cells, for other programs."""
     screen = console()
     if not screen.is_terminal:
         lines = [headers, *rows] if headers else rows
@@ -23,22 +23,15 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    names = headers or [""] * len(rows[0])
-    drawn = Table(
-        *names,
-        title=title or None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_header=bool(headers),
-    )
+    look: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_header": bool(headers)}
+    drawn = Table(*(headers or [""] * len(rows[0])), title=title or None, title_justify="left", **look)
     for row in rows:
         drawn.add_row(*(Text(str(cell), overflow="fold") for cell in row))
     screen.print(drawn)
 
 
 def console() -> Console:
-    """The terminal, or a file without a right margin."""
+    """The terminal; for a file, a console so wide that no line is wrapped."""
     from rich.console import Console
 
     screen = Console()
@@ -46,8 +39,7 @@ def console() -> Console:
 
 
 def program() -> str:
-    """How to call this program again in the same shell, for commands that people copy: ``tutelage`` where the shell finds it, else
-    the path it was called by, such as ``.venv/bin/tutelage``."""
+    """This program's name in commands that people copy: ``tutelage`` if the shell finds it, else the path that it was called by."""
     called, found = Path(sys.argv[0]), shutil.which("tutelage")
     if called.name != "tutelage" or not called.is_file() or (found and called.samefile(found)):
         return "tutelage"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ class CountInputs(Inputs):
 class CountSettings(Settings):
     longest: int = Field(0, ge=0, description="count words of at most this many characters; 0: all")
     seed: int = 0
+    device: str = "auto"
 
     def check(self, inputs: Inputs) -> None:
         if self.longest == 13:
@@ -142,6 +145,25 @@ def test_everything_is_validated_before_the_first_step(recipe, tmp_path, changes
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_missing_is_named_before_the_first_step(recipe, tmp_path):
+    """By run_recipe itself, for the steps that are to run: a recipe for another machine can still be planned."""
+    steps = plan(recipe(short={"device": "cuda:99"}), "r.yaml", WITH_COUNT)
+    with pytest.raises(RecipeError, match=r"^r\.yaml, step 'short': device 'cuda:99': torch sees"):
+        run_recipe(recipe(), steps, WITH_COUNT)
+    assert not (tmp_path / "run").exists()
+    run_recipe(recipe(), steps[:1], WITH_COUNT)
+
+
+def test_steps_without_torch_are_run_without_it(tmp_path):
+    (tmp_path / "text.jsonl").write_text('{"text": "one three five"}\n')
+    (tmp_path / "r.yaml").write_text(
+        "name: x\nout: o\nsteps: {t: {kind: tokenizer, inputs: {text: {a: text.jsonl}}}}\n"
+    )
+    code = "import sys; from tutelage.cli import app; sys.exit(app.main(['run', 'r.yaml']) or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+    assert (tmp_path / "o" / "t" / "done.json").exists()
 
 
 # ---- the kinds that there are

@@ -200,16 +200,17 @@ def tables(steps: Sequence[Step]) -> Iterator[Table]:
 
 def results(steps: Sequence[Step]) -> Iterator[str]:
     """Where the results of a recipe's steps are, how to talk to its last language model, and the time and memory used."""
-    from tutelage.model.checkpoint import require_kind
-
     model = None
     for step in steps:
         if step.kind in _RESULTS:
             name, file = _RESULTS[step.kind]
             yield f"{name}: {step.out / file}"
-        with suppress(CheckpointError):  # a reward model, or no checkpoint
-            require_kind(step.out / "checkpoint", "causal")
-            model = step.out / "checkpoint"
+        if (step.out / "checkpoint").is_dir():
+            from tutelage.model.checkpoint import require_kind  # loads torch
+
+            with suppress(CheckpointError):  # a reward model
+                require_kind(step.out / "checkpoint", "causal")
+                model = step.out / "checkpoint"
     if model:
         yield f"talk to it: {program()} chat {shlex.quote(str(model))}"
     ends = [row for step in steps for row in Run.read(step.out).sessions if row["event"] == "end"]

@@ -7,6 +7,7 @@ name that ends in ``.previous``.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from tutelage.settings import Inputs, plain, write_yaml
 
 def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] = KINDS) -> None:
     """Run the steps in order. RecipeError if one asks for a device that is missing; other errors are those of the steps."""
-    from tutelage.model.device import release_heap
     from tutelage.model.hub import resolve_model
 
     for step in steps:
@@ -33,7 +33,10 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
             print(f"{step.name}: {changed}; running it again", flush=True)
             set_aside(step.out)
         kinds[step.kind].load()(step.knobs, step.inputs, step.out)
-        release_heap()
+        if "torch" in sys.modules:
+            from tutelage.model.device import release_heap
+
+            release_heap()
 
 
 def superseded(step: Step, inputs: Inputs) -> str | None:

@@ -39,26 +39,23 @@ def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:
     with open_run(out, "sample", knobs, inputs) as run:
         if not run.finished:
             assistant = Assistant.load(inputs.checkpoint, device=knobs.device)
-            prompts = list(read_prompts(inputs.prompts))
-            answers = distinct_answers(
-                assistant, prompts, knobs.completions, knobs.temperature, knobs.max_new_tokens, knobs.seed
-            )
+            sampling = Sampling(temperature=knobs.temperature, max_tokens=knobs.max_new_tokens, n=knobs.completions)
+            answers = distinct_answers(assistant, list(read_prompts(inputs.prompts)), sampling, knobs.seed)
             run.finish({"prompts": write_jsonl(out / "answers.jsonl", answers)})
     return out
 
 
-def distinct_answers(
-    assistant: Assistant, prompts: Sequence[Prompt], count: int, temperature: float, max_new_tokens: int, seed: int
-) -> list[Answers]:
-    """``count`` sampled answers per prompt without repetitions, since equal answers teach nothing.
+def distinct_answers(assistant: Assistant, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Answers]:
+    """``sampling.n`` answers per prompt without repetitions, since equal answers teach nothing.
 
-    Where several were asked for, prompts with fewer than two distinct answers are left out and counted.
+    Where several are asked for, prompts with fewer than two distinct answers are left out and counted. ``seed`` replaces that of
+    ``sampling``; different seeds share no randomness.
     """
-    sampling = Sampling(temperature=temperature, max_tokens=max_new_tokens, n=count, seed=seed * 1_000_003)
+    sampling = sampling.model_copy(update={"seed": seed * 1_000_003})  # prompt i uses seed + i
     kept = []
     for answers in assistant.answers(prompts, sampling):
         distinct = tuple({(c.text, c.finished): c for c in answers.completions}.values())
-        if len(distinct) >= min(2, count):
+        if len(distinct) >= min(2, sampling.n):
             kept.append(Answers(prompt=answers.prompt, completions=distinct))
     if len(kept) < len(prompts):
         print(f"left out {len(prompts) - len(kept)} x the same answer each time")

@@ -1,4 +1,4 @@
-"""The steps that only the embedded world has: its files, its labellers, and its judge in PPO."""
+"""The steps of the embedded world: its files, its labellers, and PPO with its judge."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_answers, read_prompts, write_jsonl
 from tutelage.files import write_atomic
+from tutelage.generate.sampler import Sampling
 from tutelage.model.hub import resolve_model
 from tutelage.recipes.sample import distinct_answers
 from tutelage.records import Answers, Ranking
@@ -26,7 +27,7 @@ from tutelage.world.labellers import Labeller, label_seen, make_labellers, see, 
 
 
 class NoInputs(Inputs):
-    """The embedded world comes with the package."""
+    """None: the embedded world comes with the package."""
 
 
 def make_world(knobs: WorldSettings, inputs: NoInputs, out: Path) -> Path:
@@ -76,7 +77,7 @@ class LabelSettings(Settings):
 
 
 def label(knobs: LabelSettings, inputs: LabelInputs, out: Path) -> Path:
-    """Let simulated labellers rank a model's answers: what people do where there are people. Returns the folder.
+    """Let simulated labellers rank a model's answers, in the place of people. Returns the folder.
 
     rankings.jsonl                      training labellers, training prompts (``opinions`` each)
     rankings_heldout.jsonl              training labellers, held-out prompts (``views`` each, to measure their agreement)
@@ -121,24 +122,20 @@ def sample_answers(
     """The model's answers to some of the world's training prompts, and to some of its held-out prompts."""
     assert inputs.checkpoint is not None
     assistant = Assistant.load(inputs.checkpoint, device=knobs.device)
-    both = []
-    for name, count, seed in (
-        ("prompts_heldout.jsonl", knobs.heldout_prompts, knobs.seed + 1),
-        ("prompts.jsonl", knobs.prompts, knobs.seed),
-    ):
-        prompts = list(read_prompts(inputs.world / name))
-        chosen = rng.sample(prompts, min(count, len(prompts)))
-        both.append(
-            distinct_answers(assistant, chosen, knobs.completions, knobs.temperature, knobs.max_new_tokens, seed)
-        )
-    heldout, training = both
-    return training, heldout
+    sampling = Sampling(temperature=knobs.temperature, max_tokens=knobs.max_new_tokens, n=knobs.completions)
+
+    def sample(file: str, count: int, seed: int) -> list[Answers]:
+        prompts = list(read_prompts(inputs.world / file))
+        return distinct_answers(assistant, rng.sample(prompts, min(count, len(prompts))), sampling, seed)
+
+    heldout = sample("prompts_heldout.jsonl", knobs.heldout_prompts, knobs.seed + 1)
+    return sample("prompts.jsonl", knobs.prompts, knobs.seed), heldout
 
 
 def ranked(
     judge: Judge, work: Sequence[Answers], group: Sequence[Labeller], opinions: int, rng: random.Random, seed: int
 ) -> list[Ranking]:
-    """Each prompt's answers ranked by as many of the group, drawn anew for each prompt."""
+    """Rankings of each prompt's answers by ``opinions`` people of the group, drawn for each prompt."""
     rankings = []
     for answers in work:
         views = [see(judge, answers.prompt, completion) for completion in answers.completions]

@@ -240,9 +240,9 @@ def family(run: Run) -> Iterator[str]:
 
 def _code(made_by: Mapping[str, Any]) -> str:
     """Version and commit."""
-    code = made_by.get("code") or {"version": made_by.get("tutelage", "?")}
-    commit = f" at {code['commit'][:10]}{' with changes' if code.get('dirty') else ''}" if code.get("commit") else ""
-    return f"tutelage {code['version']}{commit}"
+    code = made_by.get("code", {})
+    commit = f" at {code['commit'][:10]}{' with changes' if code['dirty'] else ''}" if code.get("commit") else ""
+    return f"tutelage {code.get('version', '?')}{commit}"
 
 
 def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -26,7 +26,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -131,48 +131,47 @@ def open_run(path: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator
     """
     require_inputs(kind, inputs)
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with _writable(path):
-        path.mkdir(parents=True, exist_ok=True)
-    before = set(path.iterdir())
-    with locked(path):
-        try:
-            with _prepared(path, kind, knobs, inputs) as run:
-                yield run
-        except UsageError:
-            new = set(path.iterdir()) - before
-            if {file.name for file in new} <= _OF_A_START:
-                for file in new:
-                    file.unlink()
-                for folder in made:
-                    folder.rmdir()
-            raise
+    with ExitStack() as stack:
+        with _writable(path):
+            path.mkdir(parents=True, exist_ok=True)
+            before = set(path.iterdir())
+            stack.enter_context(locked(path))
+            stack.enter_context(_undone_if_refused(path, before, made))
+            for stale in temporaries(path):
+                remove(stale)
+            run, recipe, hashes = RunFolder(path), recipe_of(kind, knobs, inputs), input_hashes(inputs)
+            if not is_run(path):
+                lineage = {"kind": kind, "id": secrets.token_hex(6), "tutelage": __version__, "code": code_version()}
+                lineage |= {"inputs": hashes, "ancestors": ancestors(hashes)}
+                write_atomic(path / LINEAGE, json.dumps(lineage, indent=2).encode())
+                write_atomic(path / "recipe.yaml", write_yaml(recipe).encode())
+            elif changed := difference(path, recipe, hashes):
+                raise RunFolderError(f"{path}: {changed}; give another --out or delete it")
+            if not run.finished:
+                stack.enter_context(_session(run))
+        with run.until_closed:
+            yield run
 
 
 @contextmanager
-def _prepared(path: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator[RunFolder]:
-    """The run in a locked folder, whose recipe and lineage are written if it is new, and compared if it is not."""
-    recipe, hashes, run = recipe_of(kind, knobs, inputs), input_hashes(inputs), RunFolder(path)
-    with _writable(path):
-        for stale in temporaries(path):
-            remove(stale)
-    if is_run(path):
-        if changed := difference(path, recipe, hashes):
-            raise RunFolderError(f"{path}: {changed}; give another --out or delete it")
-    else:
-        lineage = {"kind": kind, "id": secrets.token_hex(6), "tutelage": __version__, "code": code_version()}
-        lineage |= {"inputs": hashes, "ancestors": ancestors(hashes)}
-        with _writable(path):
-            write_atomic(path / LINEAGE, json.dumps(lineage, indent=2).encode())
-            write_atomic(path / "recipe.yaml", write_yaml(recipe).encode())
-    with ExitStack() if run.finished else _session(run), run.until_closed:
-        yield run
+def _undone_if_refused(path: Path, before: set[Path], made: Sequence[Path]) -> Iterator[None]:
+    """On a UsageError before any result, delete what is new in the folder, and the folders that were made for it."""
+    try:
+        yield
+    except UsageError:
+        new = set(path.iterdir()) - before
+        if {file.name for file in new} <= _OF_A_START:
+            for file in new:
+                file.unlink()
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 @contextmanager
 def _session(run: RunFolder) -> Iterator[None]:
     """Note in sessions.jsonl when work begins and how it ends. A full disk becomes a TrainingError."""
-    with _writable(run.path):
-        run.note("start", command=command_line(), code=code_version())
+    run.note("start", command=command_line(), code=code_version())
     facts: dict[str, Any] = {"outcome": "stopped"}
     began = time.monotonic()
     try:
