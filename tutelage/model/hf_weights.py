@@ -14,13 +14,13 @@ from torch import Tensor
 from tutelage.model.config import ModelConfig
 from tutelage.model.huggingface import Kind
 
-# Names in the files of GPT-2, of GPT-NeoX, and of Llama, Mistral and Qwen: the trunk, its embedding, layers and final norm,
+# The trunk, its embedding, layers and final norm in the files of GPT-2, of GPT-NeoX, and of Llama, Mistral and Qwen.
 _OUTER_NAMES = (
     ("transformer", "wte", "h", "ln_f"),
     ("gpt_neox", "embed_in", "layers", "final_layer_norm"),
     ("model", "embed_tokens", "layers", "norm"),
 )
-# and within a layer, our module -> its parts.
+# Within a layer: our module -> its parts in the same files.
 _LAYER_NAMES = {
     "attention_norm": ("ln_1", "input_layernorm", "input_layernorm"),
     "mlp_norm": ("ln_2", "post_attention_layernorm", "post_attention_layernorm"),
