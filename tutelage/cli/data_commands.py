@@ -27,7 +27,7 @@ _FILES_ONE_BY_ONE = 20
 
 Data = Annotated[Path, Field(description="file, folder, or org/name on the Hugging Face hub")]
 Format = Annotated[str | None, Field(description="format of every file; none: recognised by its first row")]
-Encoding = Annotated[str, Field(description="of text files")]
+Encoding = Annotated[str, Field(description="encoding of text files")]
 
 
 # ---- inspect
