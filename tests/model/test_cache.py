@@ -103,7 +103,7 @@ def test_the_cache_grows_to_its_limit_and_no_further():
     assert cache.capacity == 128
     cache.reserve(200)
     assert cache.capacity == 200
-    with pytest.raises(ValueError, match="holds 200 tokens a row, 201 are needed"):
+    with pytest.raises(ValueError, match="holds 200 tokens per row, 201 are needed"):
         cache.reserve(201)
 
 

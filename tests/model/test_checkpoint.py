@@ -93,7 +93,7 @@ def test_the_output_layer_of_gpt_neox_goes_by_two_names(tied, name, tmp_path):
         assert torch.equal(back.logits(back(IDS)), model.logits(model(IDS)))
 
 
-def test_gpt2_files_without_the_prefix_and_with_masks_are_read(tmp_path):
+def test_the_first_gpt2_files_without_the_prefix_and_with_masks_are_read(tmp_path):
     model = build(small("gpt2"))
     save_model(tmp_path, model)
     tensors = {name.removeprefix("transformer."): x for name, x in load_file(tmp_path / "model.safetensors").items()}
@@ -171,18 +171,6 @@ def test_dtype_and_training_after_loading(tmp_path):
             weight.sub_(0.1 * weight.grad)
 
 
-def test_files_of_the_first_gpt2_are_read(tmp_path):
-    """No ``transformer.`` prefix, causal masks among the weights."""
-    model = build(small("gpt2"))
-    save_model(tmp_path, model)
-    tensors = load_file(tmp_path / "model.safetensors")
-    old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    old |= {f"h.{i}.attn.bias": torch.ones(1, 1, 64, 64).tril() for i in range(2)}
-    save_file(old, tmp_path / "model.safetensors")
-    with torch.no_grad():
-        assert torch.equal(load_decoder(tmp_path)(IDS), model(IDS))
-
-
 def test_a_tied_output_layer_in_the_file_must_be_the_embedding(tmp_path):
     save_model(tmp_path, build(small("llama", tie_embeddings=True)))
     tensors = load_file(tmp_path / "model.safetensors")
@@ -256,14 +244,6 @@ def test_the_folder_of_a_run_leads_to_its_newest_model(tmp_path):
         load_model(tmp_path)
     with pytest.raises(CheckpointError, match=f"such as {tmp_path}/sft/checkpoint$"):
         load_model(tmp_path / "sft")
-
-
-def test_an_offset_that_is_no_number_is_named(tmp_path):
-    save_model(tmp_path, ScalarModel(build(small("llama"))))
-    settings = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(settings | {"tutelage_score_offset": "much"}))
-    with pytest.raises(CheckpointError, match="tutelage_score_offset must be a number, not 'much'"):
-        load_scalar(tmp_path)
 
 
 def test_several_end_ids_become_a_list(tmp_path):

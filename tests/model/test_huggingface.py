@@ -1,6 +1,5 @@
 """config.json both ways, and what is refused."""
 
-import contextlib
 import dataclasses
 
 import pytest
@@ -10,9 +9,8 @@ from hypothesis import strategies as st
 from model_helpers import FAMILIES, build, configs, mixed, small
 
 from tutelage.errors import CheckpointError
-from tutelage.model.config import RopeScaling
-from tutelage.model.hf_settings import IRRELEVANT, KEYS, READ, REFUSED
-from tutelage.model.huggingface import config_from_hf, config_to_hf, entries, kind_of, weights_to_hf
+from tutelage.model.hf_weights import entries, weights_to_hf
+from tutelage.model.huggingface import CLASSES, KEYS, REFUSED, config_from_hf, config_to_hf, kind_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -25,9 +23,7 @@ def test_settings_and_weights_come_back(family, data):
     theirs, back = weights_to_hf(config, "causal", state), {}
     for entry in entries(config, "causal"):
         back[entry.ours] = torch.full_like(state[entry.ours], torch.nan)
-        for name, shape in entry.shapes(state[entry.ours]).items():
-            assert theirs[name].shape == shape
-            view = entry.views(back[entry.ours])[name]
+        for name, view in entry.views(back[entry.ours]).items():
             view.copy_(theirs.pop(name).reshape(view.shape))
     assert not theirs
     assert back.keys() == state.keys()
@@ -66,7 +62,6 @@ def test_defaults_that_a_file_leaves_out_are_those_of_the_class():
     ("family", "settings", "message"),
     [
         ("llama", {"model_type": "bert"}, "model_type 'bert' is not supported"),
-        ("llama", {"model_type": None}, "model_type 'None' is not supported"),
         ("llama", {"architectures": ["LlamaModel"]}, "architecture 'LlamaModel' is not supported"),
         ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "has 2 labels"),
         ("llama", {"hidden_act": "tanh"}, "activation 'tanh' is not supported"),
@@ -75,8 +70,7 @@ def test_defaults_that_a_file_leaves_out_are_those_of_the_class():
         ("llama", {"num_key_value_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not supported"),
         ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights=False is not supported"),
-        ("llama", {"attention_bias": None}, "config.json of a llama model: 'attention_bias' is null"),
-        ("llama", {"hidden_act": ["silu"]}, "activation ['silu'] is not supported"),
+        ("llama", {"attention_bias": None}, "attention_bias: Input should be a valid boolean, found None"),
         ("llama", {"is_causal": False}, "is_causal=False is not supported in the llama family: only True is"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True is not supported"),
         ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads={'0': [1]} is not supported"),
@@ -84,7 +78,6 @@ def test_defaults_that_a_file_leaves_out_are_those_of_the_class():
         ("llama", {"sliding_window": 8}, "sliding_window=8 is not supported in the llama family: only None is"),
         ("llama", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types="),
         ("mistral", {"layer_types": ["full_attention", "full_attention"]}, "only 'sliding_attention' is here"),
-        ("llama", {"architectures": "LlamaForCausalLM"}, "architectures must be a list"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "use_sliding_window or sliding_window is not set"),
         ("qwen2", {"layer_types": ["full_attention"]}, "one entry for each of the 2 layers"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 0, "layer_types": None}, "sliding_window"),
@@ -136,9 +129,47 @@ def test_activation_names_are_the_functions_of_transformers():
     assert not {"silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"} & set(refused)
 
 
+# Settings that are read, but not one to one.
+READ: dict[str, tuple[str, ...]] = dict.fromkeys(CLASSES, ("model_type", "architectures", "id2label", "num_labels"))
+_ROPE = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+_WINDOWS = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
+READ |= {family: READ[family] + _ROPE for family in CLASSES if family != "gpt2"}
+READ["gpt_neox"] += ("rotary_pct", "rotary_emb_base")
+READ |= {family: READ[family] + _WINDOWS for family in ("qwen2", "qwen3")}
+
+# Settings that are not read, because they do not change a forward in eval mode.
+IRRELEVANT: dict[str, str] = {
+    "transformers_version": "the version that wrote the file",
+    "dtype": "the weights have their own type, and the caller may choose another",
+    "torch_dtype": "the name of dtype before transformers 5",
+    "output_hidden_states": "what a call returns",
+    "return_dict": "what a call returns",
+    "use_cache": "what a call keeps",
+    "chunk_size_feed_forward": "splits a product into parts; the result is the same",
+    "pretraining_tp": "splits products into parts; the result is the same",
+    "reorder_and_upcast_attn": "the same product in another order and precision",
+    "label2id": "the inverse of id2label",
+    "problem_type": "the loss that a classifier is trained with",
+    "bos_token_id": "read by generation_config",
+    "eos_token_id": "read by generation_config",
+    "pad_token_id": "read by generation_config; the embedding of a pad is a row like others",
+    "attention_dropout": "dropout is a setting of our training stages",
+    "hidden_dropout": "dropout",
+    "resid_pdrop": "dropout",
+    "embd_pdrop": "dropout",
+    "attn_pdrop": "dropout",
+    "classifier_dropout": "dropout of a class that tags tokens",
+    "is_decoder": "GPT-NeoX is causal either way",
+}
+IRRELEVANT |= dict.fromkeys(
+    ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
+    "only GPT2DoubleHeadsModel has a summary",
+)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_setting_of_their_class_is_honoured_irrelevant_or_refused(family):
-    """A setting that a new version of transformers adds fails here, until someone has looked at it."""
+    """A setting that a new version of transformers adds fails here until someone has classified it."""
     from transformers import CONFIG_MAPPING
 
     known = {theirs for theirs, _ in KEYS[family].values()} | set(READ[family]) | set(IRRELEVANT) | set(REFUSED[family])
@@ -148,35 +179,6 @@ def test_every_setting_of_their_class_is_honoured_irrelevant_or_refused(family):
     honoured = {theirs for theirs, _ in KEYS[family].values()} | set(READ[family])
     assert not honoured & set(IRRELEVANT)
     assert not (honoured - {"sliding_window", "layer_types"}) & set(REFUSED[family])
-
-
-JUNK = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3)
-JUNK |= st.lists(st.integers(0, 3), max_size=2) | st.dictionaries(
-    st.sampled_from(["rope_type", "type", "0"]), st.text(max_size=2)
-)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_junk_in_a_setting_is_one_clear_error_or_harmless(family, data):
-    scaling = RopeScaling(kind="yarn", factor=2.0, original_max_position_embeddings=8)
-    hf = config_to_hf(small(family, rope_scaling=None if family == "gpt2" else scaling))
-    hf |= {
-        "architectures": None,
-        "id2label": {},
-        "sliding_window": hf.get("sliding_window"),
-        "use_sliding_window": True,
-    }
-    for key in data.draw(st.lists(st.sampled_from(sorted(hf)), min_size=1, max_size=2)):
-        hf[key] = data.draw(JUNK)
-    for key in ("rope_scaling", "rope_parameters"):
-        if isinstance(hf.get(key), dict):
-            hf[key] = hf[key] | {
-                name: data.draw(JUNK) for name in data.draw(st.sets(st.sampled_from(sorted(hf[key]) or ["type"])))
-            }
-    with contextlib.suppress(CheckpointError):
-        config_from_hf(hf)
 
 
 def test_kinds():

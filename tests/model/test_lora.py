@@ -160,7 +160,6 @@ def test_wrong_targets_and_second_adapters_are_refused():
         ({"peft_type": "IA3"}, "peft_type='IA3' is not supported"),
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"r": None}, "r must be a number above 0"),
     ],
 )
 def test_settings_that_are_not_honoured_are_named(changes, message, tmp_path):
@@ -173,7 +172,7 @@ def test_settings_that_are_not_honoured_are_named(changes, message, tmp_path):
 
 def test_an_adapter_of_another_model_and_damaged_files_are_refused(tmp_path):
     save_adapter(tmp_path, trained(), base="x")
-    with pytest.raises(CheckpointError, match=r"only those of attention\.qkv"):
+    with pytest.raises(CheckpointError, match=r"only LoRA of attention\.qkv"):
         load_adapter(tmp_path, decoder("gpt2"))
     small = Decoder(
         ModelConfig(family="llama", vocab_size=40, hidden_size=16, num_layers=2, num_heads=4, num_kv_heads=2)
@@ -185,7 +184,7 @@ def test_an_adapter_of_another_model_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         load_adapter(tmp_path, decoder())
     weights.unlink()
-    with pytest.raises(CheckpointError, match=r"no adapter_model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors cannot be read: No such file"):
         load_adapter(tmp_path, decoder())
     with pytest.raises(CheckpointError, match="has no adapter_config"):
         load_adapter(tmp_path / "nowhere", decoder())

@@ -132,13 +132,12 @@ def test_a_folder_is_itself(tmp_path):
         "https://huggingface.co/us/model",
     ],
 )
-def test_what_can_be_neither_is_said_at_once(name):
-    with pytest.raises(CheckpointError, match="is no folder, and no name on the Hugging Face hub"):
+def test_what_can_be_neither_is_refused_without_a_network(name):
+    with pytest.raises(CheckpointError, match="is neither a folder nor a name on the Hugging Face hub"):
         resolve_model(name)
 
 
-def test_a_name_in_a_folder_that_is_here_is_no_name_on_the_hub(tmp_path, monkeypatch):
-    """`runs/demmo` is a slip of the hand, and not worth a question to the network."""
+def test_a_misspelt_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
@@ -155,7 +154,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match=r"us/model is no folder; .* pip install 'tutelage\[interop\]'"):
+    with pytest.raises(CheckpointError, match=r"us/model is not a folder; .* pip install 'tutelage\[interop\]'"):
         resolve_model("us/model")
 
 
@@ -173,23 +172,23 @@ def test_only_what_is_needed_is_fetched_and_the_cache_serves_offline(hub, tmp_pa
     assert found[:2] == [("ok", folder)] * 2
     for said, message in (found[2], *resolve(hub, home, "us/other")):
         assert said == "error"
-        assert message.startswith("us/other is no folder, and the Hugging Face hub cannot be reached")
+        assert message.startswith("us/other is not a folder, and the Hugging Face hub cannot be reached")
         assert "\n" not in message
     next(Path(folder).glob("model-*.safetensors")).unlink()  # a download that was interrupted
     ((said, message),) = resolve(hub, home, "us/model")
     assert said == "error"
-    assert "cannot be reached (nor does its cache here hold all files)" in message
+    assert "cannot be reached (and the local cache is incomplete)" in message
 
 
 def test_what_the_hub_refuses_is_said(hub, tmp_path):
     names = ["us/nothing", "us/gated", ("us/model", "v9"), "us/pickled", "us/-bad-"]
     answers = resolve(hub, tmp_path / "home", *names)
     wanted = [
-        "us/nothing is no folder, and the hub has no such model (or it is private",
-        "us/gated is no folder, and the hub wants its terms accepted",
-        "us/model is no folder, and the hub has the model, but no revision 'v9'",
-        "us/pickled is no folder, and the hub's repository has no model*.safetensors",
-        "us/-bad- is no folder, and it is no valid name",
+        "us/nothing is not a folder, and the hub has no such model (or it is private",
+        "us/gated is not a folder, and its terms must be accepted",
+        "us/model is not a folder, and the hub has the model, but no revision 'v9'",
+        "us/pickled is not a folder, and its repository on the hub has no model*.safetensors",
+        "us/-bad- is not a folder, and it is not a valid name",
     ]
     for (said, message), text in zip(answers, wanted, strict=True):
         assert said == "error"

@@ -16,8 +16,7 @@ from tutelage.errors import CheckpointError, RecipeError, TutelageError
 from tutelage.model.checkpoint import load_decoder, save_model
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.heads import ScalarModel
-from tutelage.model.vocabulary import fit_vocabulary
+from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.records import Message
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
@@ -120,7 +119,7 @@ def test_a_template_that_does_not_work_is_refused_before_anything_runs(toy, grow
 
 
 def test_a_model_by_a_name_that_is_nothing(toy, tmp_path):
-    with pytest.raises(CheckpointError, match="is no folder, and no name on the Hugging Face hub"):
+    with pytest.raises(CheckpointError, match="is neither a folder nor a name on the Hugging Face hub"):
         sft_job(toy, tmp_path / "nowhere", tmp_path / "sft").run()
 
 

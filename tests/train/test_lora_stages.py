@@ -10,9 +10,10 @@ import torch
 from toy_task import ppo_job, reward_job, rows, sft_job
 
 from tutelage.model.checkpoint import load_decoder, load_scalar
+from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import adapters
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train.models import critic_on, load_scorer, load_trainable, new_critic, reference_of
+from tutelage.train.models import load_scorer, load_trainable, new_critic, reference_of
 from tutelage.train.settings import LoRA, Machine
 
 peft = pytest.importorskip("peft")
@@ -97,7 +98,7 @@ def test_the_four_models_of_ppo_stand_on_one_trunk(tuned, scorer, shared):
     trunk = sum(p.numel() for p in policy.parameters() if not p.requires_grad)
     reference = reference_of(policy)
     judge = load_scorer(scorer, policy, tuned, tokenizer, Machine(device="cpu"))
-    critic = critic_on(policy) if shared else new_critic(judge, lora)
+    critic = ScalarModel(policy) if shared else new_critic(judge, lora)
     learning = {id(p): p for model in (policy, judge, critic) for p in model.parameters() if p.requires_grad}
     assert weights(policy, reference, judge, critic) == trunk + sum(p.numel() for p in learning.values())
     assert not any(p.requires_grad for p in reference.parameters())
@@ -138,7 +139,7 @@ def test_a_bf16_trunk_stays_bf16_under_fp32_adapters(imported, tuned, scorer):
     policy = load_trainable(tuned, Tokenizer.load(tuned), lora, Machine(device="cpu"))
     kinds = {p.requires_grad: p.dtype for p in policy.parameters()}
     assert kinds == {False: torch.bfloat16, True: torch.float32}
-    critic = critic_on(policy)
+    critic = ScalarModel(policy)
     assert critic.head.weight.dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         critic(IDS).sum().backward()

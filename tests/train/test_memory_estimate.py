@@ -10,9 +10,8 @@ import torch
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import ScalarModel, Surprisal
 from tutelage.model.lora import add_adapters, copy_on_trunk, without_adapters
-from tutelage.model.surprisal import Surprisal
 from tutelage.train import memory
 from tutelage.train.memory import activations, estimate
 

@@ -223,5 +223,5 @@ def test_shards_of_any_batch_make_it_up_again(monkeypatch, count):
     for rank in range(3):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
         shards.append(parallel.shard(rows))
-        assert parallel.shard_tensor(torch.tensor(rows)).tolist() == shards[-1]
+        assert parallel.shard(torch.tensor(rows)).tolist() == shards[-1]
     assert parallel.interleave(shards) == rows

@@ -19,9 +19,8 @@ from tutelage.generate.service import Generator, Service
 from tutelage.model.checkpoint import load_model, model_config
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.model.hub import resolve_model
-from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""The key/value cache: what generation keeps of the tokens that went through the decoder."""
+"""The key/value cache of generation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ _BLOCK = 64  # slots are allocated in multiples of this, and at least doubled on
 
 
 class KVCache:
-    """Keys and values of every layer, for ``b`` rows of up to ``max_length`` tokens, each row at a length of its own.
+    """Keys and values of every layer, for ``b`` rows of up to ``max_length`` tokens, each row with its own length.
 
-    ``k[layer]``, ``v[layer]``: [b, kv_heads, capacity, head_dim] (views). ``lengths``: LongTensor [b], the tokens that
-    row ``i`` holds; slots from ``lengths[i]`` on are free, whatever stands in them. A forward with the cache writes its
-    ``s`` tokens into slots ``lengths[i] .. lengths[i]+s`` and adds ``s`` to every length; after a right-padded prefill
-    the caller sets ``lengths`` to the true ones, and the padding is overwritten by what comes next.
-
-    For generation only: nothing in here carries a gradient.
+    ``k[layer]``, ``v[layer]``: [b, kv_heads, capacity, head_dim] (views). ``lengths``: LongTensor [b], the tokens in each
+    row; slots from ``lengths[i]`` on are free, whatever they contain. A forward with the cache writes its ``s`` tokens
+    into slots ``lengths[i] .. lengths[i]+s`` and adds ``s`` to every length. After a right-padded prefill the caller sets
+    ``lengths`` to the true ones, and later tokens overwrite the padding. Nothing in a cache carries a gradient.
     """
 
     def __init__(
@@ -36,7 +34,7 @@ class KVCache:
         self.config, self.max_length = config, max_length
         self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
         slots = max_length if capacity is None else min(capacity, max_length)
-        # Heads before slots: attention over a step's keys is 10-45% faster on CPU than with slots before heads.
+        # Heads before slots: attention of one step is 10-45% faster on CPU than with slots before heads.
         shape = (2, config.num_layers, batch, config.num_kv_heads, slots, config.head_dim)
         self._set_store(torch.zeros(shape, device=device, dtype=dtype))
 
@@ -52,7 +50,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Slots allocated for each row."""
+        """Allocated slots per row."""
         return self.store.shape[4]
 
     @property
@@ -60,36 +58,38 @@ class KVCache:
         return self.store.dtype
 
     def longest(self) -> int:
-        """The length of the longest row (0 when there is none)."""
+        """The length of the longest row (0 without rows)."""
         return int(self.lengths.max()) if self.batch else 0
 
     def reserve(self, length: int) -> None:
-        """Make room for ``length`` tokens a row. ValueError above ``max_length``."""
+        """Make room for ``length`` tokens per row. ValueError above ``max_length``."""
         if length <= self.capacity:
             return
         if length > self.max_length:
-            raise ValueError(f"the cache holds {self.max_length} tokens a row, {length} are needed")
+            raise ValueError(f"the cache holds {self.max_length} tokens per row, {length} are needed")
         new = min(self.max_length, max(2 * self.capacity, -(-length // _BLOCK) * _BLOCK))
         store = self.store.new_zeros(*self.store.shape[:4], new, self.store.shape[5])
         store[:, :, :, :, : self.capacity] = self.store
         self._set_store(store)
 
+    def positions(self, count: int) -> Tensor:
+        """The positions of the next ``count`` tokens of every row: [b, count]."""
+        lengths = self.lengths[:, None]
+        return lengths if count == 1 else lengths + torch.arange(count, device=lengths.device)
+
     def slots(self, count: int) -> Tensor:
-        """Where the next ``count`` tokens of every row go, for ``write``: flat indices [b * kv_heads * count]."""
+        """Where ``write`` puts the next ``count`` tokens of every row: flat indices [b * kv_heads * count]."""
         heads = self.config.num_kv_heads
-        starts = torch.arange(self.batch * heads, device=self.lengths.device).view(-1, heads) * self.capacity
-        starts = starts + self.lengths[:, None]
-        if count > 1:
-            starts = starts[:, :, None] + torch.arange(count, device=starts.device)
-        return starts.flatten()
+        starts = torch.arange(self.batch * heads, device=self.lengths.device).view(-1, heads, 1) * self.capacity
+        return (starts + self.positions(count)[:, None]).flatten()
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Store ``k`` and ``v`` [b, kv_heads, s, head_dim] of one layer at ``slots``. Lengths are left as they are."""
+        """Store ``k`` and ``v`` [b, kv_heads, s, head_dim] of one layer at ``slots``. Lengths do not change."""
         self._flat_k[layer].index_copy_(0, slots, k.detach().flatten(0, 2).to(self.dtype))
         self._flat_v[layer].index_copy_(0, slots, v.detach().flatten(0, 2).to(self.dtype))
 
     def select(self, rows: Sequence[int] | Tensor) -> KVCache:
-        """A new cache of these rows in this order, a row as often as it is named; allocated for what they hold."""
+        """A new cache of these rows, in order and possibly repeated, with no more slots than they need."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.lengths.device)
         new = object.__new__(KVCache)
         new.config, new.max_length = self.config, self.max_length
@@ -100,11 +100,11 @@ class KVCache:
         return new
 
     def expand(self, n: int) -> KVCache:
-        """A new cache with every row ``n`` times, copies adjacent: n answers that share one prefill."""
+        """A new cache with every row ``n`` times, copies adjacent: n answers from one prefill."""
         return self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n))
 
     def put(self, rows: Sequence[int] | Tensor, other: KVCache) -> None:
-        """Replace ``rows`` of this cache by the rows of ``other``, in order."""
+        """Replace ``rows`` of this cache with the rows of ``other``, in order."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.lengths.device)
         held = other.longest()
         self.reserve(held)

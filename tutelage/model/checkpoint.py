@@ -8,30 +8,29 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import CheckpointError
 from tutelage.model import huggingface as hf
+from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf
-from tutelage.model.heads import ScalarModel
-from tutelage.model.json_object import read_object
-from tutelage.model.surprisal import Surprisal
-from tutelage.model.weight_files import MAX_SHARD_BYTES, Stored, compare_names, find_weights, read_into, write_folder
+from tutelage.model.heads import ScalarModel, Surprisal
+from tutelage.model.hf_weights import embedding_name, entries, output_name, weights_to_hf
 
 READER = "reader"
-"""The folder in a reward model's with the language model whose surprisals it reads."""
+"""The subfolder of a reward model with the language model whose surprisals it reads."""
 
-# Masks and frequencies that older files carry along; they are computed, not learned.
+# Masks and frequencies in older files; they are computed, not learned.
 _COMPUTED = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 
 
 def param_count(model: nn.Module) -> int:
-    """The number of weights, shared ones once."""
+    """The number of weights; shared ones count once."""
     return sum(weight.numel() for weight in model.parameters())
 
 
@@ -42,47 +41,43 @@ def save_model(
     bos_id: int | None = None,
     end_id: int | Sequence[int] | None = None,
     pad_id: int | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
-    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Other files in the folder stay.
+    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Other files in the folder are kept.
 
-    A ScalarModel is written as the family's sequence classifier with one label, without an output layer. Such a
-    classifier has no bias, so the centring offset stands in config.json as ``tutelage_score_offset``: transformers'
-    scores are ours plus that number, and every ranking is the same. Give ``pad_id`` for a ScalarModel: transformers
-    finds the last real token of a padded batch by it. One that reads surprisals has the language model that they are of in
-    the folder ``reader``, and a model_type that transformers refuses: it would leave them out and give other scores.
+    A ScalarModel becomes the family's sequence classifier with one label. Such a classifier has no bias, so the centring
+    offset goes into config.json as ``tutelage_score_offset``: transformers' scores are ours plus that number, and rankings
+    are the same. Give ``pad_id`` for a ScalarModel: transformers finds the last real token of a padded batch by it. A
+    ScalarModel that reads surprisals gets a model_type that transformers refuses, and its language model goes into the
+    subfolder ``reader``.
 
-    ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights
-    above ``max_shard_bytes`` are cut into shards. Each file appears whole or not at all, config.json last, and an
-    interrupted write leaves the previous checkpoint as it was (see ``write_folder``), but for a reader, which is written first.
+    ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights above ``max_shard_bytes`` are split into shards.
+    An interrupted write leaves the previous checkpoint intact (see ``write_folder``), except that a reader is written first.
     """
-    config, kind = model_config(model), kind_of(model)
-    weight = (model.decoder if isinstance(model, ScalarModel) else model).embed.weight
+    config, scalar = model_config(model), model if isinstance(model, ScalarModel) else None
+    kind: hf.Kind = "scalar" if scalar else "causal"
     ends = () if end_id is None else (end_id,) if isinstance(end_id, int) else tuple(end_id)
-    spoken = generation_to_hf(GenerationDefaults(bos_id=bos_id, end_ids=ends, pad_id=pad_id))
-    ids = {name: spoken.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(weight.dtype).removeprefix("torch.")}
-    reader = model.reader if isinstance(model, ScalarModel) else None
-    if isinstance(model, ScalarModel):
+    generation = generation_to_hf(GenerationDefaults(bos_id=bos_id, end_ids=ends, pad_id=pad_id))
+    ids = {name: generation.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    dtype = (model if isinstance(model, Decoder) else model.decoder).embed.weight.dtype
+    settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    if scalar:
         settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
-        settings |= {"architectures": [hf.scalar_class(config.family)], hf.OFFSET_KEY: float(model.offset)}
-        settings = hf.with_surprisal(settings) if reader else settings
-    else:
-        settings["architectures"] = [hf.causal_class(config.family)]
-    texts = {GENERATION: spoken} if kind == "causal" else {}
+    settings["architectures"] = [hf.class_of(config.family, kind)]
+    texts = {GENERATION: generation}
+    if scalar:
+        settings[hf.OFFSET_KEY] = float(scalar.offset)
+        texts = {}
+    reader = scalar.reader if scalar else None
     if reader:
-        save_model(
-            Path(folder) / READER,
-            reader.decoder,
-            bos_id=bos_id,
-            end_id=end_id,
-            pad_id=pad_id,
-            max_shard_bytes=max_shard_bytes,
-        )
-    write_folder(
+        settings |= {"model_type": hf.SURPRISAL, hf.TRUNK_KEY: config.family}
+        given: dict[str, Any] = {"bos_id": bos_id, "end_id": end_id, "pad_id": pad_id}
+        save_model(Path(folder) / READER, reader.decoder, **given, max_shard_bytes=max_shard_bytes)
+    texts[CONFIG] = settings
+    files.write_folder(
         Path(folder),
-        hf.weights_to_hf(config, kind, model.state_dict(), surprisal=bool(reader)),
-        {name: json.dumps(x, indent=2, ensure_ascii=False) + "\n" for name, x in (texts | {CONFIG: settings}).items()},
+        weights_to_hf(config, kind, model.state_dict(), surprisal=bool(reader)),
+        {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in texts.items()},
         max_shard_bytes,
     )
 
@@ -90,33 +85,30 @@ def save_model(
 def load_model(
     folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Decoder | ScalarModel:
-    """Read a checkpoint folder of ours or of Hugging Face. In eval mode; draws no random number.
+    """Read a checkpoint folder of ours or of Hugging Face, in eval mode. Draws no random numbers.
 
-    ``dtype`` None keeps the file's type (that of most numbers, where a file mixes several); what only a scorer has is fp32 always.
-    Tensors are read one at a time into their places, so the weights are in memory once.
+    ``dtype`` None keeps the file's type (the most common one); what only a ScalarModel has is always fp32. Tensors are
+    read one at a time into place, so the weights are in memory once.
 
-    CheckpointError, naming what is wrong, if a file or tensor is missing, left over, damaged or of another shape, if the
-    weights are pickled or quantised, or if config.json asks for what the decoder cannot do. Numbers are not looked at.
+    CheckpointError names what is wrong: a file or tensor is missing, unexpected, damaged or of another shape; weights are
+    pickled or quantised; config.json asks for what the decoder cannot do. Values are not checked.
     """
     folder = Path(folder)
-    kind, config, offset, surprisal = _described(folder)
+    kind, config, offset, surprisal = _describe(folder)
     reader = _load_reader(folder, config, device, dtype) if surprisal else None
-    try:
-        with torch.device("meta"):
-            decoder = Decoder(config)
-            model = ScalarModel.from_decoder(decoder, reader) if kind == "scalar" else decoder
-    except RuntimeError as error:  # torch: more bytes than it can count
-        raise CheckpointError(f"{folder / CONFIG}: its sizes make no model ({str(error).splitlines()[0]})") from None
+    with torch.device("meta"):
+        decoder = Decoder(config)
+        model = ScalarModel.from_decoder(decoder, reader) if kind == "scalar" else decoder
     shapes = model.state_dict()
-    entries = hf.entries(config, kind, surprisal=surprisal)
-    stored = _check_tensors(folder, config, kind, entries, find_weights(folder), shapes)
-    dtype = dtype or _usual_dtype(stored)
+    wanted = weights_to_hf(config, kind, shapes, surprisal=surprisal)
+    stored = _check_tensors(folder, config, kind, files.find_weights(folder), wanted)
+    dtype = dtype or _most_common_dtype(stored)
     state: dict[str, Tensor] = {}
-    for entry in entries:
+    for entry in entries(config, kind, surprisal=surprisal):
         kept = torch.float32 if entry.ours in ("head.weight", "surprisal") else dtype
         state[entry.ours] = torch.empty(shapes[entry.ours].shape, dtype=kept, device=device)
         for name, view in entry.views(state[entry.ours]).items():
-            read_into(stored[name], view)
+            files.read_into(stored[name], view)
     if kind == "scalar":
         state["offset"] = torch.tensor(offset, device=device)
     model.load_state_dict(state, assign=True)
@@ -134,26 +126,22 @@ def _load_reader(folder: Path, config: ModelConfig, device: torch.device | str, 
 
 
 def load_decoder(folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
-    """``load_model`` for a language model; CheckpointError when the folder holds a reward model."""
-    model = load_model(folder, device, dtype)
-    if not isinstance(model, Decoder):
-        raise CheckpointError(f"{folder} holds a reward model: a language model is needed here")
-    return model
+    """``load_model`` for a language model; CheckpointError if the folder holds a reward model."""
+    require_kind(Path(folder), "causal")
+    return cast(Decoder, load_model(folder, device, dtype))
 
 
 def load_scalar(
     folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> ScalarModel:
-    """``load_model`` for a reward model or value net; CheckpointError when the folder holds a language model."""
-    model = load_model(folder, device, dtype)
-    if not isinstance(model, ScalarModel):
-        raise CheckpointError(f"{folder} holds a language model: a reward model is needed here")
-    return model
+    """``load_model`` for a reward model or value net; CheckpointError if the folder holds a language model."""
+    require_kind(Path(folder), "scalar")
+    return cast(ScalarModel, load_model(folder, device, dtype))
 
 
 def require_kind(folder: Path, kind: hf.Kind) -> None:
-    """CheckpointError where config.json describes the other of the two kinds, a language model or a reward model."""
-    if _described(folder).kind != kind:
+    """CheckpointError if config.json describes the other kind."""
+    if _describe(folder)[0] != kind:
         held, wanted = ("a reward model", "a language model")[:: 1 if kind == "causal" else -1]
         raise CheckpointError(f"{folder} holds {held}: {wanted} is needed here")
 
@@ -163,116 +151,87 @@ def model_config(model: Decoder | ScalarModel) -> ModelConfig:
     return model.config if isinstance(model, Decoder) else model.decoder.config
 
 
-def kind_of(model: Decoder | ScalarModel) -> hf.Kind:
-    """Which of the two a model is, in the words of ``huggingface``."""
-    return "scalar" if isinstance(model, ScalarModel) else "causal"
-
-
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder, as it stands. CheckpointError if it is missing or no JSON object."""
+    """The raw config.json of a model folder. CheckpointError if it is missing or not a JSON object."""
     try:
-        return read_object(folder / CONFIG)
+        return files.read_object(folder / CONFIG)
     except FileNotFoundError:
         problem = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
         if (folder / "adapter_config.json").exists():
-            problem = "holds adapters alone, which stand on another model"
+            problem = "holds only adapters, which need their base model"
         raise CheckpointError(f"{folder} {problem}: give a model folder{_such_as(folder)}") from None
 
 
 def _such_as(folder: Path) -> str:
-    """The newest model below the folder of a stage or of a whole run, for the error that it is no model itself."""
+    """For the error message: the newest model below the folder of a stage or of a whole run."""
     below = [*folder.glob(f"checkpoint/{CONFIG}"), *folder.glob(f"*/checkpoint/{CONFIG}")]
     return f", such as {max(below, key=lambda path: path.stat().st_mtime_ns).parent}" if below else ""
 
 
 def context_of(folder: Path) -> int:
-    """The longest sequence that a checkpoint's model takes [tokens], from its config.json alone."""
-    return _described(folder).config.max_position_embeddings
+    """The longest sequence that a checkpoint's model accepts [tokens], from config.json alone."""
+    _, config, _, _ = _describe(folder)
+    return config.max_position_embeddings
 
 
-class Description(NamedTuple):
-    """What a config.json says of a model."""
+def _describe(folder: Path) -> tuple[hf.Kind, ModelConfig, float, bool]:
+    """What config.json says: kind, settings, a scalar model's offset, and whether it reads surprisals.
 
-    kind: hf.Kind
-    config: ModelConfig
-    offset: float
-    """A scorer's; 0 for a language model."""
-    surprisal: bool
-    """Whether it is a scorer that reads surprisals."""
-
-
-def _described(folder: Path) -> Description:
-    """What a folder's config.json says. CheckpointError names the file and the setting."""
-    settings, surprisal = hf.without_surprisal(read_config(folder))
+    CheckpointError names the file and the setting.
+    """
+    settings = read_config(folder)
+    surprisal = settings.get("model_type") == hf.SURPRISAL
+    if surprisal:
+        settings["model_type"] = settings.get(hf.TRUNK_KEY)
     try:
         kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
-        if surprisal and kind != "scalar":
-            raise CheckpointError(f"model_type {hf.SURPRISAL!r} is that of reward models, not of {kind} ones")
-        return Description(kind, config, _offset(settings) if kind == "scalar" else 0.0, surprisal)
     except CheckpointError as error:
-        said = str(error)
-        raise CheckpointError(
-            f"{folder / CONFIG}{said.removeprefix(CONFIG) if said.startswith(CONFIG) else f': {said}'}"
-        ) from None
-
-
-def _offset(settings: Mapping[str, Any]) -> float:
-    value = settings.get(hf.OFFSET_KEY, 0.0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e30:
-        raise CheckpointError(f"{hf.OFFSET_KEY} must be a number, not {value!r}")
-    return float(value)
+        message = str(error)
+        separator = "" if message.startswith(CONFIG) else ": "
+        raise CheckpointError(f"{folder / CONFIG}{separator}{message.removeprefix(CONFIG)}") from None
+    return kind, config, float(settings.get(hf.OFFSET_KEY, 0.0)), surprisal
 
 
 def _check_tensors(
-    folder: Path,
-    config: ModelConfig,
-    kind: hf.Kind,
-    entries: Sequence[hf.Entry],
-    found: dict[str, Stored],
-    state: Mapping[str, Tensor],
-) -> dict[str, Stored]:
-    """The stored tensors by the names that transformers writes now, held against the names and shapes that we need."""
-    wanted: dict[str, tuple[int, ...]] = {}
-    for entry in entries:
-        wanted |= entry.shapes(state[entry.ours])
-    output, embedding = hf.output_name(config.family), hf.embedding_name(config.family)
+    folder: Path, config: ModelConfig, kind: hf.Kind, found: Mapping[str, files.Stored], wanted: Mapping[str, Tensor]
+) -> dict[str, files.Stored]:
+    """The stored tensors under their current names in transformers, if names and shapes are those of ``wanted``."""
+    output, embedding = output_name(config.family), embedding_name(config.family)
     stored = _canonical(found, wanted, output)
     tied = stored.pop(output, None) if kind == "causal" and config.tie_embeddings else None
-    compare_names(folder, stored.keys(), wanted.keys(), places=stored)
-    for name, shape in wanted.items():
-        if stored[name].shape != shape:
-            at = stored[name]
+    files.compare_names(folder, stored, wanted.keys())
+    for name, tensor in wanted.items():
+        at, shape = stored[name], tensor.shape
+        if at.shape != shape:
             raise CheckpointError(f"{at.path}: {at.name} is {list(at.shape)}, config.json makes it {list(shape)}")
     if tied is not None and not _equal(tied, stored[embedding]):
-        raise CheckpointError(
-            f"{tied.path}: {tied.name} differs from the embedding, but config.json says tie_word_embeddings"
-        )
+        raise CheckpointError(f"{tied.path}: {tied.name} differs from the embedding despite tie_word_embeddings")
     return stored
 
 
-def _canonical(found: Mapping[str, Stored], wanted: Mapping[str, object], output: str) -> dict[str, Stored]:
-    """GPT-2's first files lack the ``transformer.`` prefix; GPT-NeoX's output layer has had two names."""
-    names = {}
+def _canonical(found: Mapping[str, files.Stored], wanted: Mapping[str, object], output: str) -> dict[str, files.Stored]:
+    """The first GPT-2 files lack the ``transformer.`` prefix; GPT-NeoX's output layer has had two names."""
+    stored = {}
     for name, at in found.items():
         if name == "lm_head.weight":
-            names[output] = at
+            stored[output] = at
         elif f"transformer.{name}" in wanted:
-            names[f"transformer.{name}"] = at
+            stored[f"transformer.{name}"] = at
         elif name in wanted or not _COMPUTED.search(name):
-            names[name] = at
-    return names
+            stored[name] = at
+    return stored
 
 
-def _equal(one: Stored, other: Stored) -> bool:
+def _equal(one: files.Stored, other: files.Stored) -> bool:
     if one.shape != other.shape:
         return False
     tensors = [torch.empty(at.shape, dtype=at.dtype or torch.float32) for at in (one, other)]
     for at, tensor in zip((one, other), tensors, strict=True):
-        read_into(at, tensor)
+        files.read_into(at, tensor)
     return torch.equal(*tensors)
 
 
-def _usual_dtype(stored: Mapping[str, Stored]) -> torch.dtype:
+def _most_common_dtype(stored: Mapping[str, files.Stored]) -> torch.dtype:
     numbers: Counter[torch.dtype] = Counter()
     for at in stored.values():
         numbers[at.dtype or torch.float32] += math.prod(at.shape)

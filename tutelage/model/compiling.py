@@ -15,14 +15,15 @@ from torch import nn
 from tutelage.model.decoder import Decoder
 
 F = TypeVar("F", bound=Callable[..., Any])
+_KNOWS_AVX512 = 12
+"""From this version on GCC and clang know the instructions that torch looks for; AMX is tested in any case."""
 
 
 def compile_layers(model: Decoder) -> None:
-    """Run the layers compiled in train mode, and as they are in eval mode, where lengths vary: each length would be compiled anew.
+    """Compile the layers for train mode. Eval mode runs them as they are: its lengths vary, and each would be compiled.
 
-    One layer's code serves all. The whole model in one graph is no faster and takes twice as long to compile, and with the
-    embeddings in it, whose gradient is then added up on the CPU in the order in which threads come by, the same run twice would end
-    with other weights.
+    All layers share one compilation. Compiling the whole model is not faster and takes twice as long, and it would make
+    the CPU add up the embedding's gradient in the order in which threads arrive, so that equal runs would differ.
     """
     for layer in model.layers:
         layer.forward = _in_train_mode(layer, compiled(layer.forward), layer.forward)
@@ -37,26 +38,18 @@ def _in_train_mode(module: nn.Module, fast: F, plain: F) -> F:
 
 
 def compiled(function: F) -> F:
-    """``torch.compile`` of a function of fixed shapes; the function itself, with a word, where there is no C++ compiler."""
-    compiler = _compiler()
+    """``torch.compile`` of a function with fixed shapes; without a C++ compiler, the function itself and a message."""
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
-        print("compile: no C++ compiler found (c++, g++ or clang++); going on without")
+        print("compile: no C++ compiler found (c++, g++ or clang++); continuing without")
         return function
-    # torch compiles a few trial programs to see which vector instructions the compiler knows: half a minute, once a machine.
+    # torch compiles trial programs to find the vector instructions that the compiler knows: half a minute per machine.
     options: dict[str, Any] = {"cpp.vec_isa_ok": True} if _version(compiler) >= _KNOWS_AVX512 else {}
     return torch.compile(function, dynamic=False, options=options)  # type: ignore[return-value]
 
 
-_KNOWS_AVX512 = 12
-"""GCC and clang of this version know the instructions that torch looks for in the processor; AMX is tried out all the same."""
-
-
-def _compiler() -> str | None:
-    return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-
-
 def _version(compiler: str) -> int:
-    """The major version; 0 where it cannot be read."""
-    said = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=False).stdout
-    found = re.match(r"\d+", said)
+    """The major version; 0 if it cannot be read."""
+    output = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=False).stdout
+    found = re.match(r"\d+", output)
     return int(found[0]) if found else 0

@@ -7,59 +7,45 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scaling = Literal["linear", "dynamic", "llama3", "yarn"]
-_LARGEST = 2**31
-"""Sizes are below this and layers below MOST_LAYERS: what a damaged file asks for must not be built, or only listed."""
-MOST_LAYERS = 4096
 Family = Literal["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
-# What a family is by default. `ModelConfig(family=..., ...)` fills these in where the caller said nothing.
-_GPT = {"norm": "layernorm", "gated_mlp": False, "qkv_bias": True, "attention_out_bias": True, "mlp_bias": True}
-_LLAMA = {"norm": "rmsnorm", "gated_mlp": True, "activation": "silu", "positions": "rope", "norm_eps": 1e-6}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "gpt2": {**_GPT, "activation": "gelu_tanh", "positions": "learned", "tie_embeddings": True, "norm_eps": 1e-5},
-    "gpt_neox": {**_GPT, "activation": "gelu", "positions": "rope", "rotary_fraction": 0.25, "parallel_residual": True}
-    | {"norm_eps": 1e-5},
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": {**_LLAMA, "qkv_bias": True},
-    "qwen3": {**_LLAMA, "qk_norm": True},
-}
-
-# What a family cannot change, because its Hugging Face class has no setting for it. Anything absent here is free.
-_NO_EXTRAS = {"parallel_residual": False, "rotary_fraction": 1.0, "norm": "rmsnorm", "gated_mlp": True}
-_NO_EXTRAS |= {"positions": "rope"}
+# Settings that a family fixes, because its Hugging Face class has no option for them.
+_LLAMA = {"norm": "rmsnorm", "gated_mlp": True, "positions": "rope", "rotary_fraction": 1.0, "parallel_residual": False}
+_GPT = {"norm": "layernorm", "gated_mlp": False, "mlp_bias": True, "qk_norm": False}
+_NO_BIAS = {"qk_norm": False, "attention_out_bias": False, "mlp_bias": False}
 _NO_WINDOW: dict[str, Any] = {"sliding_window": None, "full_attention_layers": ()}
 FIXED: dict[str, dict[str, Any]] = {
-    "gpt2": {**_GPT, "positions": "learned", "parallel_residual": False, "qk_norm": False, "rope_scaling": None}
-    | _NO_WINDOW,
-    "gpt_neox": {"norm": "layernorm", "gated_mlp": False, "mlp_bias": True, "positions": "rope", "qk_norm": False}
-    | _NO_WINDOW,
-    "llama": {**_NO_EXTRAS, **_NO_WINDOW, "qk_norm": False},
-    "mistral": {**_NO_EXTRAS, "qk_norm": False, "qkv_bias": False, "attention_out_bias": False, "mlp_bias": False}
-    | {"full_attention_layers": ()},
-    "qwen2": {**_NO_EXTRAS, "qk_norm": False, "qkv_bias": True, "attention_out_bias": False, "mlp_bias": False},
-    "qwen3": {**_NO_EXTRAS, "qk_norm": True, "mlp_bias": False},
+    "gpt2": {**_GPT, **_NO_WINDOW, "positions": "learned", "rope_scaling": None, "parallel_residual": False}
+    | {"qkv_bias": True, "attention_out_bias": True},
+    "gpt_neox": {**_GPT, **_NO_WINDOW, "positions": "rope"},
+    "llama": {**_LLAMA, **_NO_WINDOW, "qk_norm": False},
+    "mistral": {**_LLAMA, **_NO_BIAS, "qkv_bias": False, "full_attention_layers": ()},
+    "qwen2": {**_LLAMA, **_NO_BIAS, "qkv_bias": True},
+    "qwen3": {**_LLAMA, "qk_norm": True, "mlp_bias": False},
 }
-FREE_HEAD_DIM = ("llama", "mistral", "qwen2", "qwen3")  # head_dim need not be hidden_size / num_heads
-GROUPED = ("llama", "mistral", "qwen2", "qwen3")  # num_kv_heads may be below num_heads
+# Defaults of a family for what it does not fix.
+DEFAULTS: dict[str, dict[str, Any]] = {family: {"activation": "silu", "norm_eps": 1e-6} for family in FIXED} | {
+    "gpt2": {"activation": "gelu_tanh", "tie_embeddings": True, "norm_eps": 1e-5},
+    "gpt_neox": {"activation": "gelu", "rotary_fraction": 0.25, "parallel_residual": True, "norm_eps": 1e-5}
+    | {"qkv_bias": True, "attention_out_bias": True},
+}
+# Families whose head_dim may differ from hidden_size / num_heads, and whose num_kv_heads may be below num_heads.
+_LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
 
-
-# The settings of each kind of RoPE scaling beside factor: what must be given, and what may be.
-_SCALING_NEEDS: dict[str, tuple[str, ...]] = {
-    "linear": (),
-    "dynamic": (),
+# The settings of each kind of RoPE scaling besides factor: required ones, and optional ones of yarn.
+_SCALING_REQUIRED: dict[str, tuple[str, ...]] = {
     "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
     "yarn": ("original_max_position_embeddings",),
 }
-_YARN_MAY = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
+_YARN_OPTIONAL = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
 
 
 class RopeScaling(BaseModel):
-    """How RoPE's frequencies are changed to reach beyond the length that a model was pretrained on.
+    """How RoPE's frequencies are changed to extend the context beyond the pretraining length.
 
-    The names are those of Hugging Face; what each kind computes stands in ``rope.frequencies``. A setting that the kind
-    does not read is refused.
+    Names are those of Hugging Face; ``rope.frequencies`` documents each kind. A setting that the kind does not read is an
+    error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -78,10 +64,15 @@ class RopeScaling(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> RopeScaling:
-        for name in _SCALING_NEEDS[self.kind]:
+        for name in _SCALING_REQUIRED.get(self.kind, ()):
             if getattr(self, name) is None:
                 raise ValueError(f"{self.kind} scaling needs {name}")
-        known = {"kind", "factor", *_SCALING_NEEDS[self.kind], *(_YARN_MAY if self.kind == "yarn" else ())}
+        known = {
+            "kind",
+            "factor",
+            *_SCALING_REQUIRED.get(self.kind, ()),
+            *(_YARN_OPTIONAL if self.kind == "yarn" else ()),
+        }
         for name in type(self).model_fields:
             if name not in known and getattr(self, name) is not None:
                 raise ValueError(f"{self.kind} scaling does not read {name}: leave it out")
@@ -94,11 +85,11 @@ class RopeScaling(BaseModel):
 class ModelConfig(BaseModel):
     """Settings of one decoder.
 
-    Only ``vocab_size``, ``hidden_size``, ``num_layers`` and ``num_heads`` must be given: the rest follows from
-    ``family`` (``head_dim`` = hidden_size / num_heads, ``num_kv_heads`` = num_heads, ``intermediate_size`` =
-    4 x hidden_size, or 8/3 x hidden_size rounded up to a multiple of 8 for a gated MLP). Lengths are in tokens.
+    Only ``vocab_size``, ``hidden_size``, ``num_layers`` and ``num_heads`` are required; ``family`` determines the other
+    defaults (``head_dim`` = hidden_size / num_heads, ``num_kv_heads`` = num_heads, ``intermediate_size`` = 4 x hidden_size,
+    or 8/3 x hidden_size rounded up to a multiple of 8 for a gated MLP). Lengths are in tokens.
 
-    Raises pydantic's ``ValidationError`` whose messages say which setting to change.
+    Raises pydantic's ``ValidationError``; the message says which setting to change.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -106,7 +97,7 @@ class ModelConfig(BaseModel):
     family: Family = "llama"
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
-    num_layers: int = Field(gt=0, le=MOST_LAYERS)
+    num_layers: int = Field(gt=0)
     num_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0, description="key/value heads; fewer than num_heads is grouped-query attention")
     head_dim: int = Field(gt=0)
@@ -137,15 +128,14 @@ class ModelConfig(BaseModel):
     def _fill_in(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        filled = {**DEFAULTS.get(values.get("family", "llama"), {}), **values}
+        family = values.get("family", "llama")
+        filled = {**FIXED.get(family, {}), **DEFAULTS.get(family, {}), **values}
         hidden, heads = filled.get("hidden_size"), filled.get("num_heads")
         if isinstance(heads, int) and heads > 0:
             filled.setdefault("num_kv_heads", heads)
             if isinstance(hidden, int):
                 if "head_dim" not in filled and hidden % heads:
-                    raise ValueError(
-                        f"hidden_size {hidden} is not a multiple of num_heads {heads}: make it one, or give head_dim"
-                    )
+                    raise ValueError(f"hidden_size {hidden} is not a multiple of num_heads {heads}; or give head_dim")
                 filled.setdefault("head_dim", hidden // heads)
         if isinstance(hidden, int):
             gated = -(-8 * hidden // 3 // 8) * 8
@@ -154,58 +144,40 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        for name, value in self:
-            if isinstance(value, int) and value >= _LARGEST:
-                raise ValueError(f"{name} {value} is larger than any model has it")
-        for name, value in FIXED[self.family].items():
+        family, hidden, heads, kv_heads = self.family, self.hidden_size, self.num_heads, self.num_kv_heads
+        for name, value in FIXED[family].items():
             if getattr(self, name) != value:
-                raise ValueError(f"{name} must be {value!r} in the {self.family} family, not {getattr(self, name)!r}")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}: change either"
-            )
-        if self.num_kv_heads != self.num_heads and self.family not in GROUPED:
-            raise ValueError(f"the {self.family} family has no grouped-query attention: set num_kv_heads to num_heads")
-        if self.head_dim * self.num_heads != self.hidden_size and self.family not in FREE_HEAD_DIM:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be num_heads {self.num_heads} x head_dim {self.head_dim} "
-                f"in the {self.family} family: change one of the three"
-            )
-        if self.family == "llama" and self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads} in the llama family, "
-                "whatever head_dim is: change either, or take the mistral family"
-            )
-        if self.family in ("gpt_neox", "llama", "qwen3") and self.qkv_bias != self.attention_out_bias:
-            raise ValueError(
-                f"the {self.family} family has one switch for both: set qkv_bias and attention_out_bias alike"
-            )
+                raise ValueError(f"{name} must be {value!r} in the {family} family, not {getattr(self, name)!r}")
+        if heads % kv_heads:
+            raise ValueError(f"num_heads {heads} is not a multiple of num_kv_heads {kv_heads}: change either")
+        if kv_heads != heads and family not in _LLAMAS:
+            raise ValueError(f"the {family} family has no grouped-query attention: set num_kv_heads to num_heads")
+        if self.head_dim * heads != hidden and family not in _LLAMAS:
+            expected = f"num_heads {heads} x head_dim {self.head_dim}"
+            raise ValueError(f"hidden_size {hidden} must be {expected} in the {family} family")
+        if family == "llama" and hidden % heads:
+            problem = f"hidden_size {hidden} must be a multiple of num_heads {heads} in the llama family"
+            raise ValueError(f"{problem}, for any head_dim: change either, or use the mistral family")
+        if family in ("gpt_neox", "llama", "qwen3") and self.qkv_bias != self.attention_out_bias:
+            raise ValueError(f"qkv_bias and attention_out_bias must be equal in the {family} family")
         if self.positions == "rope" and (self.rotary_dim % 2 or self.rotary_dim == 0):
-            raise ValueError(
-                f"head_dim {self.head_dim} x rotary_fraction {self.rotary_fraction} rotates {self.rotary_dim} "
-                "numbers a head; it must be an even number above 0: change head_dim or rotary_fraction"
-            )
-        self._check_scaling()
-        self._check_windows()
-        return self
-
-    def _check_scaling(self) -> None:
+            problem = f"head_dim {self.head_dim} x rotary_fraction {self.rotary_fraction} is {self.rotary_dim}"
+            raise ValueError(f"{problem}, but must be even and above 0: change head_dim or rotary_fraction")
         kind = None if self.rope_scaling is None else self.rope_scaling.kind
         if kind == "dynamic" and self.rotary_dim == 2:
             raise ValueError("dynamic scaling needs a rotary dimension above 2: change head_dim or rotary_fraction")
         if kind == "yarn" and self.rope_theta <= 1:
             raise ValueError(f"yarn scaling needs a rope_theta above 1, not {self.rope_theta}")
-
-    def _check_windows(self) -> None:
-        wide = self.full_attention_layers
-        if wide and self.sliding_window is None:
-            raise ValueError("full_attention_layers names layers without the window, but sliding_window is not set")
-        if list(wide) != sorted(set(wide)) or any(not 0 <= i < self.num_layers for i in wide):
-            raise ValueError(f"full_attention_layers {wide} must be layers from 0 to {self.num_layers - 1}, rising")
-        if len(wide) == self.num_layers:
-            raise ValueError("full_attention_layers names every layer: set sliding_window to None instead")
+        full = self.full_attention_layers
+        if full and self.sliding_window is None:
+            raise ValueError("full_attention_layers lists layers without the window, but sliding_window is not set")
+        if list(full) != sorted(set(full)) or any(not 0 <= i < self.num_layers for i in full):
+            raise ValueError(f"full_attention_layers {full} must be ascending, from 0 to {self.num_layers - 1}")
+        if len(full) == self.num_layers:
+            raise ValueError("full_attention_layers lists every layer: set sliding_window to None instead")
+        return self
 
     @property
     def rotary_dim(self) -> int:
-        """How many of a head's numbers RoPE rotates."""
+        """How many of a head's dimensions RoPE rotates."""
         return int(self.head_dim * self.rotary_fraction)

@@ -1,4 +1,4 @@
-"""The decoder: one transformer whose settings cover GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 and Qwen3.
+"""The decoder: one transformer that covers GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 and Qwen3.
 
 Names and shapes: b batch, s sequence, d hidden size, h heads, g key/value heads, e head_dim, v vocabulary.
 """
@@ -13,38 +13,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tutelage.model.attention import attend
 from tutelage.model.cache import KVCache
 from tutelage.model.config import ModelConfig
-from tutelage.model.norm import RMSNorm
-from tutelage.model.rope import rope_at, rope_tables
+from tutelage.model.cpu import RMSNorm, attend
+from tutelage.model.rope import rope_at
 
 
 @dataclass(slots=True)
 class Pass:
-    """What all layers of one forward share (all with the same window, where some have one and some have none)."""
+    """What the layers of one forward share; layers with and without a sliding window have one each."""
 
     cos: Tensor | None  # [s, 1, rotary_dim] or [b, s, 1, rotary_dim]; None with learned positions
     sin: Tensor | None  # the same, first half negated
     mask: Tensor | None  # added to the attention scores, [b or 1, 1, s, s_kv]; None: plain causal or all visible
     causal: bool
     cache: KVCache | None
-    slots: Tensor | None  # where the cache takes this pass's keys
-    visible: int  # how many of the cache's slots any row may see; 0: none, the pass attends to itself alone
+    slots: Tensor | None  # where the cache stores this pass's keys
+    visible: int  # slots of the cache that some row may see; 0: the pass attends only to itself
     dropout: float
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm that a family uses before its layers and at the end."""
+    """A norm over the hidden size, of the family's kind."""
     if config.norm == "rmsnorm":
         return RMSNorm(config.hidden_size, config.norm_eps)
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE (Su et al. 2021) on x [b, s, heads, e]: the first rotary_dim numbers of a head, its halves being the pairs.
+    """RoPE (Su et al. 2021) on the first rotary_dim dimensions of x [b, s, heads, e], paired by halves.
 
-    ``sin`` has its first half negated, so that (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) takes one roll.
+    ``sin`` has its first half negated, so (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) takes one roll.
     """
     size = cos.shape[-1]
     if size == x.shape[-1]:
@@ -54,7 +53,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention, grouped when there are fewer key/value heads. Queries, keys and values are one product."""
+    """Multi-head attention, grouped if there are fewer key/value heads. Queries, keys and values are one product."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class Attention(nn.Module):
         b, s, _ = x.shape
         h, g = self.heads, self.kv_heads
         qkv = self.qkv(x).view(b, s, h + 2 * g, self.head_dim)
-        qk, v = qkv.split((h + g, g), 2)  # split, not slices: their gradients would be padded and added
+        qk, v = qkv.split((h + g, g), 2)  # split: the gradients of slices would be padded and added
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split((h, g), 2)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), 2).to(qkv.dtype)
@@ -85,17 +84,16 @@ class Attention(nn.Module):
                 values = shared.cache.v[self.layer][:, :, : shared.visible]
                 q = q.to(keys.dtype)
         if s == 1 and not shared.causal:
-            # One query a head: the heads of a group stand where queries stand, and no key is copied.
-            out = F.scaled_dot_product_attention(
-                q.view(b, g, h // g, self.head_dim), keys, values, attn_mask=shared.mask
-            )
+            # One query per head: a group's heads take the axis of the queries, and no key is copied.
+            q = q.view(b, g, h // g, self.head_dim)
+            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=shared.mask)
             return self.out(out.reshape(b, 1, h * self.head_dim))
         out = attend(q.transpose(1, 2), keys, values, shared.mask, shared.causal)
         return self.out(out.transpose(1, 2).reshape(b, s, h * self.head_dim))
 
 
 def activate(name: str, x: Tensor) -> Tensor:
-    """The MLP's nonlinearity; ``gelu_tanh`` is the approximation that Hugging Face calls gelu_new."""
+    """The MLP's nonlinearity; ``gelu_tanh`` is Hugging Face's gelu_new."""
     if name == "silu":
         return F.silu(x)
     if name == "relu":
@@ -122,7 +120,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One block: attention, then the MLP, each reading a norm of the residual stream and adding to it."""
+    """One block: attention and the MLP, each on a norm of the residual stream, each adding to the stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -145,10 +143,10 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """A causal language model without its loss.
 
-    ``dropout`` (residual dropout, as InstructGPT's SFT used) is a plain attribute that a stage sets; it acts in train
-    mode only, starts at 0 and is no part of a checkpoint. So is ``recompute``: with it a layer keeps its input alone for the
-    backward pass and is computed again there (Chen et al. 2016). Weights are drawn from torch's global generator: normal with
-    ``init_std``, the projections into the residual stream scaled by 1/sqrt(2 layers) (Radford et al. 2019, section 2.3)
+    Stages may set two attributes that are not part of a checkpoint: ``dropout``, initially 0 (residual dropout in train
+    mode, as in InstructGPT's SFT), and ``recompute`` (layers keep only their input for the backward pass and run again
+    there; Chen et al. 2016). Weights are drawn from torch's global generator: normal with ``init_std``, the projections
+    into the residual stream scaled by 1/sqrt(2 layers) (Radford et al. 2019, section 2.3).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -166,7 +164,7 @@ class Decoder(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw all weights anew (see the class)."""
+        """Draw all weights anew."""
         std = self.config.init_std
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -188,20 +186,27 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Token ids [b, s] -> hidden states [b, s, d] after the final norm.
 
-        Without a mask attention is causal: right-padded batches need none, since no real token sees what follows it.
-        ``attention_mask`` bool [b, s, s], True = query i may attend to key j (itself always), is for sequences that
-        share a prefix, with ``positions`` [b, s] to match. With ``cache`` (generation) the tokens continue each row at
-        its own length, which grows by s; give neither mask nor positions then. ``added`` [b, s, d] is more to read at each
-        token: it is added to the token's embedding.
+        Without a mask attention is causal, which suffices for right-padded batches. ``attention_mask`` bool [b, s, s]
+        (query i may attend to key j; always to itself) is for sequences that share a prefix, with matching ``positions``
+        [b, s]. With ``cache`` (generation) the tokens continue each row at its own length, which grows by s; masks and
+        positions are then a ValueError. ``added`` [b, s, d] is added to the embeddings.
 
-        With dynamic RoPE scaling the frequencies are those of this forward's last position, over the whole batch and with
-        its padding, as in transformers; keys in the cache keep the ones that they were written with. So beyond
-        max_position_embeddings, and only there, cached and uncached results differ and a batch's rows affect each other.
+        Dynamic RoPE scaling uses the frequencies of this forward's last position, over the whole batch with its padding, as
+        in transformers; keys in the cache keep theirs. So beyond max_position_embeddings, and only there, cached and
+        uncached results differ and the rows of a batch affect each other.
         """
-        shared, windowless = self._prepare(ids, positions, attention_mask, cache)
+        s, longest = ids.shape[1], 0
+        if cache is not None:
+            if positions is not None or attention_mask is not None:
+                raise ValueError("with a cache, positions and attention_mask follow from its lengths: leave both out")
+            longest = cache.longest()
+            cache.reserve(longest + s)
+            if longest or s == 1:  # otherwise a prefill, whose rows all start at 0
+                positions = cache.positions(s)
+        shared, windowless = self._prepare(ids, positions, attention_mask, cache, longest + s)
         x = self.embed(ids)
         if self.places is not None:
-            x = x + self._learned(ids, positions, cache)
+            x = x + self._learned(self.places, s, positions)
         if added is not None:
             x = x + added.to(x.dtype)
         recompute = self.recompute and torch.is_grad_enabled() and cache is None
@@ -209,17 +214,17 @@ class Decoder(nn.Module):
             extra = windowless if i in self._windowless else shared
             x = checkpoint(layer, x, extra, use_reentrant=False) if recompute else layer(x, extra)
         if cache is not None:
-            cache.lengths = cache.lengths + ids.shape[1]
+            cache.lengths = cache.lengths + s
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., d] -> logits [..., v]. Select positions first: no product in the model is dearer."""
+        """Hidden states [..., d] -> logits [..., v]. Select positions first: this is the model's most expensive product."""
         if self.unembed is None and not self.config.tie_embeddings:
             raise RuntimeError("this decoder is the trunk of a scalar model and has no output layer")
         return F.linear(hidden, self.embed.weight if self.unembed is None else self.unembed.weight)
 
     def new_cache(self, batch: int, max_length: int, *, capacity: int | None = None) -> KVCache:
-        """An empty cache on the model's device, in the type that a forward computes in (call it under the autocast)."""
+        """An empty cache on the model's device, in a forward's compute type (call this under the same autocast)."""
         weight = self.embed.weight
         dtype = self._compute_dtype(weight)
         return KVCache(self.config, batch, max_length, capacity=capacity, device=weight.device, dtype=dtype)
@@ -230,50 +235,32 @@ class Decoder(nn.Module):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
     def _prepare(
-        self, ids: Tensor, positions: Tensor | None, attention_mask: Tensor | None, cache: KVCache | None
+        self, ids: Tensor, positions: Tensor | None, seen: Tensor | None, cache: KVCache | None, length: int
     ) -> tuple[Pass, Pass]:
-        """What layers with the sliding window share, and what those without share: the same where the model has no such mix."""
+        """What layers with the sliding window share, and what those without share: the same unless the model has both."""
         s, window = ids.shape[1], self.config.sliding_window
-        windows = (window, None) if self._windowless else (window,)
         dropout = self.dropout if self.training else 0.0
         dtype = self._compute_dtype(self.embed.weight)
-        if cache is None:
-            cos, sin = self._angles(s, positions, dtype, ids.device)
-            masks = [self._mask(ids, positions, attention_mask, dtype, window) for window in windows]
-            passes = [Pass(cos, sin, mask, mask is None, None, None, 0, dropout) for mask in masks]
-            return passes[0], passes[-1]
-        if positions is not None or attention_mask is not None:
-            raise ValueError("with a cache, positions and attention_mask follow from its lengths: leave both out")
-        longest = cache.longest()
-        cache.reserve(longest + s)
-        slots = cache.slots(s)
-        fresh = longest == 0 and s > 1  # a prefill sees itself alone, so plain causal attention will do
-        at = None if fresh else self._cache_positions(cache, s)
-        cos, sin = self._angles(longest + s, at, dtype, ids.device)
+        cos, sin = self._angles(length, positions, dtype, ids.device)
+        slots = None if cache is None else cache.slots(s)
         passes = []
-        for window in windows:
-            if fresh and (window or s) >= s:
-                passes.append(Pass(cos, sin, None, True, cache, slots, 0, dropout))
+        for width in (window, None) if self._windowless else (window,):
+            prefill = positions is None and (width is None or width >= s)  # sees only itself: plain causal attention
+            if cache is None or prefill:
+                mask = self._mask(ids, positions, seen, dtype, width)
+                passes.append(Pass(cos, sin, mask, mask is None, cache, slots, 0, dropout))
             else:
-                mask = self._cache_mask(cache, s, longest + s, window)
-                passes.append(Pass(cos, sin, mask, False, cache, slots, longest + s, dropout))
+                mask = self._cache_mask(cache, s, length, width)
+                passes.append(Pass(cos, sin, mask, False, cache, slots, length, dropout))
         return passes[0], passes[-1]
 
-    @staticmethod
-    def _cache_positions(cache: KVCache, s: int) -> Tensor:
-        lengths = cache.lengths[:, None]
-        return lengths if s == 1 else lengths + torch.arange(s, device=lengths.device)
-
-    def _learned(self, ids: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
-        assert self.places is not None
-        if cache is not None:
-            return self.places(self._cache_positions(cache, ids.shape[1]))
+    def _learned(self, places: nn.Embedding, s: int, positions: Tensor | None) -> Tensor:
         if positions is not None:
-            return self.places(positions)
-        if ids.shape[1] > self.config.max_position_embeddings:
-            limit = self.config.max_position_embeddings
-            raise ValueError(f"{ids.shape[1]} tokens, but the model has positions for {limit}: shorten the batch")
-        return self.places.weight[: ids.shape[1]]
+            return places(positions)
+        limit = self.config.max_position_embeddings
+        if s > limit:
+            raise ValueError(f"{s} tokens, but the model has positions for {limit}: shorten the batch")
+        return places.weight[:s]
 
     @staticmethod
     def _mask(
@@ -287,11 +274,12 @@ class Decoder(nn.Module):
         seen = torch.ones_like(eye).tril()[None] if attention_mask is None else attention_mask
         if window is not None:
             seen = seen & (places[:, :, None] - places[:, None, :] < window)
-        return _additive(seen | eye, dtype)  # a pad that may see nothing would be 0/0
+        return _additive(seen | eye, dtype)  # a padding token that sees nothing would give 0/0
 
-    def _cache_mask(self, cache: KVCache, s: int, visible: int, window: int | None) -> Tensor | None:
+    @staticmethod
+    def _cache_mask(cache: KVCache, s: int, visible: int, window: int | None) -> Tensor:
         slots = torch.arange(visible, device=cache.lengths.device)
-        last = self._cache_positions(cache, s)[:, :, None]  # [b, s, 1]: a token sees slots up to its own
+        last = cache.positions(s)[:, :, None]  # [b, s, 1]: a token sees slots up to its own
         seen = slots <= last
         if window is not None:
             seen &= slots > last - window
@@ -300,28 +288,29 @@ class Decoder(nn.Module):
     def _angles(
         self, length: int, positions: Tensor | None, dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor | None, Tensor | None]:
-        """cos and sin of RoPE in the compute type: for 0..length, or for ``positions`` (all below ``length``)."""
+        """cos and sin of RoPE in the compute type, for positions below ``length`` or for ``positions``, all below it."""
         if self.config.positions != "rope":
             return None, None
         scaling = self.config.rope_scaling
         if scaling is not None and scaling.kind == "dynamic":
             if positions is not None and positions.numel():
                 length = int(positions.max()) + 1
-            if length > self.config.max_position_embeddings:  # frequencies of this length alone: no table to keep
+            if length > self.config.max_position_embeddings:  # no table: the frequencies depend on the length
                 places = torch.arange(length, device=device) if positions is None else positions
-                one, other = rope_at(self.config, places, length)
-                return one.to(dtype).unsqueeze(-2), other.to(dtype).unsqueeze(-2)
-        cos, sin = self._rope.get((device, dtype), (None, None))
-        if cos is None or sin is None or len(cos) < length:
-            with torch.inference_mode(False):  # a table made while sampling must serve training too
-                cos, sin = rope_tables(self.config, max(length, 256, 0 if cos is None else 2 * len(cos)), device)
-                cos, sin = cos.to(dtype), sin.to(dtype)
-            self._rope[(device, dtype)] = cos, sin
+                cos, sin = (table.to(dtype).unsqueeze(-2) for table in rope_at(self.config, places, length))
+                return cos, sin
+        tables = self._rope.get((device, dtype))
+        if tables is None or len(tables[0]) < length:
+            with torch.inference_mode(False):  # a table made while sampling must also serve training
+                places = torch.arange(max(length, 256, 2 * len(tables[0]) if tables else 0), device=device)
+                cos, sin = rope_at(self.config, places, self.config.max_position_embeddings)
+                tables = self._rope[device, dtype] = cos.to(dtype), sin.to(dtype)
+        cos, sin = tables
         if positions is None:
             return cos[:length, None], sin[:length, None]
         return cos[positions][:, :, None], sin[positions][:, :, None]
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool [b, s, s_kv] -> what is added to the scores [b, 1, s, s_kv]: once a pass, not once a layer."""
+    """bool [b, s, s_kv] -> 0 or -inf to add to the scores [b, 1, s, s_kv]: once per pass, not per layer."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None]

@@ -17,11 +17,11 @@ import torch
 
 from tutelage.errors import RecipeError
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h of glibc
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto``: CUDA, then Apple's mps, then cpu. RecipeError if the device that ``name`` asks for is not there."""
+    """``auto``: CUDA, then Apple's mps, then cpu. RecipeError if ``name`` is unknown or not available."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -39,7 +39,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @functools.cache
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself. Elsewhere bf16 is emulated and slower than fp32."""
+    """Whether the processor has bf16 products. Otherwise bf16 is emulated and slower than fp32."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -48,7 +48,7 @@ def cpu_has_bf16() -> bool:
 
 
 def autocast_dtype(device: torch.device | str, precision: str = "auto") -> torch.dtype:
-    """The type that ``autocast`` computes in on this device: bfloat16 or float32."""
+    """The compute type of ``autocast`` on this device: bfloat16 or float32."""
     if precision not in ("auto", "bf16", "fp32"):
         raise RecipeError(f"precision {precision!r} is unknown: give auto, bf16 or fp32")
     if precision != "auto":
@@ -59,49 +59,50 @@ def autocast_dtype(device: torch.device | str, precision: str = "auto") -> torch
 
 
 def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.AbstractContextManager[object]:
-    """A context for forwards: bf16 autocast, or nothing. ``auto`` uses bf16 where the machine has it in hardware."""
+    """A context for forwards: bf16 autocast or none. ``auto`` uses bf16 where the hardware supports it."""
     if autocast_dtype(device, precision) == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc" else None
+
+
 def keep_big_tensors_on_heap() -> bool:
-    """Tell glibc to keep freed memory instead of returning every big tensor to the kernel; True when it took effect.
+    """Tell glibc to keep freed memory instead of returning every big tensor to the kernel; True if it took effect.
 
     Without it torch on CPU maps and faults in fresh pages for every large activation of every step (9-30% of a training
-    step). Call it before the first big allocation. No-op outside glibc Linux.
+    step). Call it before the first big allocation. Does nothing outside Linux with glibc.
     """
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 def bound_primitive_caches() -> None:
     """Let oneDNN and torch's layer over it keep 128 prepared matrix products each instead of 1,024.
 
-    Each holds megabytes of its own (5 MB for 1,000 rows times a 256 x 2,048 matrix in bf16). Where every batch has another length
-    they are hardly used again, and the process grows for a thousand steps. Call it before the first matrix product. What
-    ONEDNN_PRIMITIVE_CACHE_CAPACITY and LRU_CACHE_CAPACITY say already holds.
+    Each holds megabytes (5 MB for 1,000 rows times a 256 x 2,048 matrix in bf16). If every batch has another length, they
+    are rarely reused, and memory grows for a thousand steps. Call it before the first matrix product. Existing values of
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY and LRU_CACHE_CAPACITY take precedence.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
 
 
 def release_heap() -> None:
-    """Give memory that no tensor uses back to the system: between stages, what one leaves behind would add to the next's peak."""
+    """Return unused memory to the system, so that one stage's leftovers do not add to the next stage's peak."""
     gc.collect()
-    if sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if libc := _glibc():
+        libc.malloc_trim(0)
 
 
 def peak_rss_gib() -> float:
-    """The most memory this process has held so far, in GiB (resident, so without what lies on a GPU).
+    """This process's peak resident memory so far, in GiB (without GPU memory).
 
-    On Linux of its own memory alone: getrusage also counts what the process that started it held at that moment.
+    On Linux from /proc: getrusage also counts what the parent process held when it started this one.
     """
     with contextlib.suppress(OSError):
         if found := re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M):
@@ -111,9 +112,9 @@ def peak_rss_gib() -> float:
 
 
 def set_threads(count: int | None = None) -> int:
-    """Use this many threads for tensor work on the CPU; returns how many.
+    """Set the number of threads for tensor work on the CPU; returns it.
 
-    None: what OMP_NUM_THREADS says, which torch read when it was imported, or as many as this process may run on.
+    None: the value of OMP_NUM_THREADS, which torch read when it was imported, or the number of CPUs of this process.
     """
     if count is not None and count < 1:
         raise RecipeError(f"threads must be at least 1, not {count}")

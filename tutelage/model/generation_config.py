@@ -1,4 +1,4 @@
-"""generation_config.json: the token ids that begin, end and pad, and how a model's makers say that it should be sampled."""
+"""generation_config.json: begin, end and padding tokens, and the sampling settings that a model's makers recommend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from tutelage.errors import CheckpointError
-from tutelage.model.json_object import read_object
+from tutelage.model.weight_files import read_object
 
 GENERATION, CONFIG = "generation_config.json", "config.json"
 _Id = Annotated[int, Field(ge=0)]
@@ -18,15 +18,15 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=ConfigDict(strict=True))
 class GenerationDefaults:
-    """What a model folder says about generation; None (no end ids: an empty tuple) where it says nothing.
+    """What a model folder says about generation; None (for end ids, an empty tuple) where it says nothing.
 
-    ``do_sample`` False or None is greedy decoding in transformers, whatever stands beside it; where it samples,
-    transformers takes a temperature of 1, a top_p of 1 and a top_k of 50 for what is None.
+    ``do_sample`` False or None means greedy decoding in transformers, whatever the other settings. When sampling,
+    transformers replaces None by a temperature of 1, a top_p of 1 and a top_k of 50.
     """
 
     bos_id: _Id | None = None
     end_ids: tuple[_Id, ...] = ()
-    """Any of these ends an answer (eos_token_id); the first is the one to train."""
+    """Each of these ends an answer (eos_token_id); training uses the first."""
     pad_id: _Id | None = None
     do_sample: bool | None = None
     temperature: Annotated[_Finite, Field(ge=0)] | None = None
@@ -42,9 +42,9 @@ _NAMES |= {"bos_id": "bos_token_id", "end_ids": "eos_token_id", "pad_id": "pad_t
 
 
 def read_generation_config(folder: Path | str) -> GenerationDefaults:
-    """The defaults of a model folder; without a generation_config.json those in config.json, as in transformers.
+    """The defaults in a model folder's generation_config.json, or else in its config.json, as in transformers.
 
-    CheckpointError naming file and setting if a value is of the wrong type or out of range.
+    CheckpointError names the file and the setting if a value has the wrong type or is out of range.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -53,7 +53,7 @@ def read_generation_config(folder: Path | str) -> GenerationDefaults:
     given = read_object(path) if path.exists() else {}
     values = {ours: given[theirs] for ours, theirs in _NAMES.items() if given.get(theirs) is not None}
     for name in ("bos_id", "pad_id"):
-        if values.get(name) == -1:  # how older Llama folders say that there is none
+        if values.get(name) == -1:  # older Llama folders write -1 for none
             del values[name]
     ends = values.get("end_ids", [])
     values["end_ids"] = tuple(ends) if isinstance(ends, list) else (ends,)
@@ -66,7 +66,7 @@ def read_generation_config(folder: Path | str) -> GenerationDefaults:
 
 
 def generation_to_hf(defaults: GenerationDefaults) -> dict[str, Any]:
-    """The content of generation_config.json; a single end id stands as a number, several as a list."""
+    """The content of generation_config.json; a single end id is written as a number, several as a list."""
     found = {theirs: getattr(defaults, ours) for ours, theirs in _NAMES.items()}
     ends = list(defaults.end_ids)
     found["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None

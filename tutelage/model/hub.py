@@ -1,4 +1,4 @@
-"""A model by name: a local folder, or a repository on the Hugging Face hub, of which only what we read is fetched."""
+"""A model by name: a local folder, or a repository on the Hugging Face hub, of which only the needed files are fetched."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ NEEDED = (
     "reader/model*.safetensors",
     "reader/model.safetensors.index.json",
 )
-"""What a model folder of ours can hold. Pickles (*.bin, *.pt), other formats and other copies of the weights stay there."""
+"""What a model folder can hold. Pickles (*.bin, *.pt), other formats and duplicate weights are not downloaded."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def resolve_model(name: Path | str, *, revision: str | None = None) -> Path:
-    """The folder of a model: ``name`` itself where it is a folder, or else a snapshot of the hub's repository ``name``.
+    """The folder of a model: ``name`` itself if it is a folder, or else a snapshot of the hub's repository ``name``.
 
-    Needs the ``interop`` extra for hub names. What the hub's cache already holds is used without a network; ``HF_HOME``,
-    ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` work as everywhere. ``revision``: a branch, tag or commit; default the main branch.
+    Hub names need the ``interop`` extra. Files in the hub's cache are used without a network; ``HF_HOME``,
+    ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` work as usual. ``revision``: a branch, tag or commit; default the main branch.
 
     CheckpointError if it is neither, if the hub cannot be reached or refuses, or if the repository has no safetensors.
     """
@@ -45,41 +45,29 @@ def resolve_model(name: Path | str, *, revision: str | None = None) -> Path:
     if name and folder.exists():
         raise CheckpointError(f"{folder} is a file: give the model's folder")
     if not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        raise CheckpointError(
-            f"{name!r} is no folder, and no name on the Hugging Face hub (such as Qwen/Qwen3-0.6B) either"
-        )
-    if "/" in name and Path(name).parent.is_dir():
+        raise CheckpointError(f"{name!r} is neither a folder nor a name on the Hugging Face hub (like Qwen/Qwen3-0.6B)")
+    if "/" in name and Path(name).parent.is_dir():  # a misspelt folder is not worth a request to the hub
         raise CheckpointError(f"{folder} does not exist: give a model folder, or a name on the Hugging Face hub")
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub import errors, snapshot_download
     except ImportError:
-        raise CheckpointError(
-            f"{name} is no folder; to fetch it from the Hugging Face hub, pip install 'tutelage[interop]'"
-        ) from None
+        raise CheckpointError(f"{name} is not a folder; to use the hub, pip install 'tutelage[interop]'") from None
+    problems = {  # the first that fits: a gated repository is a RepositoryNotFoundError too
+        errors.GatedRepoError: "its terms must be accepted: do that on its page, then log in with `hf auth login`",
+        errors.RevisionNotFoundError: f"the hub has the model, but no revision {revision!r}",
+        errors.RepositoryNotFoundError: "the hub has no such model (or it is private: log in with `hf auth login`)",
+        errors.HFValidationError: "it is not a valid name on the Hugging Face hub",
+        errors.LocalEntryNotFoundError: "the Hugging Face hub cannot be reached (and the local cache is incomplete): "
+        "give a folder or go online",
+    }
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED)))
-    except GatedRepoError:
-        problem = "the hub wants its terms accepted: do that on its page, then log in with `hf auth login`"
-    except RevisionNotFoundError:
-        problem = f"the hub has the model, but no revision {revision!r}"
-    except RepositoryNotFoundError:
-        problem = "the hub has no such model (or it is private: log in with `hf auth login`)"
-    except HFValidationError:
-        problem = "it is no valid name on the Hugging Face hub"
-    except LocalEntryNotFoundError:
-        problem = "the Hugging Face hub cannot be reached (nor does its cache here hold all files): give a folder or go online"
-    except Exception as error:  # the client's own kinds for proxies, disks and half answers differ by its version
+    except Exception as error:  # the client's errors for proxies, disks and partial answers differ by version
+        known = next((text for kind, text in problems.items() if isinstance(error, kind)), None)
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        problem = f"fetching it from the Hugging Face hub failed: {said}"
-    else:
-        if any(found.glob("*.safetensors")):
-            return found
-        problem = "the hub's repository has no model*.safetensors: pickled weights and other formats are not read"
-    raise CheckpointError(f"{name} is no folder, and {problem}")
+        problem = known or f"fetching it from the Hugging Face hub failed: {said}"
+        raise CheckpointError(f"{name} is not a folder, and {problem}") from None
+    if not any(found.glob("*.safetensors")):
+        problem = "its repository on the hub has no model*.safetensors: pickled weights and other formats are not read"
+        raise CheckpointError(f"{name} is not a folder, and {problem}")
+    return found

@@ -1,4 +1,4 @@
-"""What a decoder thinks of given tokens: for held-out text and for measuring how far two models have drifted apart."""
+"""The likelihood of given tokens: for held-out text and for measuring how far two models have drifted apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tutelage.model.device import autocast
 def negative_log_likelihood(
     model: Decoder, ids: Tensor, targets: Tensor, dtype: str = "auto", batch_size: int = 32
 ) -> Tensor:
-    """[b] nats: for each row the sum of -log p(target) over the positions whose target is not -1.
+    """For each row, the sum of -log p(target) over positions with a target other than -1: [b] nats.
 
     ``ids`` and ``targets`` are [b, s]; ``targets[i, t]`` is the token to predict after ``ids[i, :t + 1]``.
     """

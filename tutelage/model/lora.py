@@ -1,11 +1,11 @@
-"""LoRA (Hu et al. 2021): a frozen trunk, and low-rank adapters beside its matrices that learn in its stead.
+"""LoRA (Hu et al. 2021): trainable low-rank adapters on the matrices of a frozen trunk.
 
-A linear layer's product x W' becomes x W' + (alpha / r) x A' B', with A [r, in] and B [out, r]. B begins at 0, so a model with
-fresh adapters is the model without them. Our queries, keys and values are one matrix, and so are gate and up; each part of them
-has an A and a B of its own, as in Hugging Face's layout, so that adapters go to and from peft unchanged.
+A linear layer's product x W' becomes x W' + (alpha / r) x A' B', with A [r, in] and B [out, r]. B starts at 0, so a model
+with fresh adapters equals the model without them. Each part of a fused matrix (queries, keys and values; gate and up) has
+its own A and B, as in Hugging Face's layout, so adapters convert to and from peft without loss.
 
-Several models can stand on one trunk: ``copy_on_trunk`` copies what can learn and shares what is frozen. A policy, its reference,
-a reward model and a critic then need the memory of one trunk.
+Several models can share one trunk: ``copy_on_trunk`` copies what is trainable and shares what is frozen. A policy, its
+reference, a reward model and a critic then need the memory of one trunk.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import UsageError
-from tutelage.model import huggingface as hf
-from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
+from tutelage.model.hf_weights import entries
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,17 +35,12 @@ class LoRALinear(nn.Module):
     def __init__(self, base: nn.Linear, sizes: tuple[int, ...], r: int, alpha: float, dropout: float) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.sizes, self.r, self.alpha, self.dropout = sizes, r, alpha, dropout
+        self.sizes, self.r, self.alpha, self.dropout, self.scale = sizes, r, alpha, dropout, alpha / r
         device = base.weight.device
         self.a = nn.Parameter(torch.empty(len(sizes) * r, base.in_features, device=device))
         self.b = nn.ParameterList(torch.zeros(size, r, device=device) for size in sizes)
         for part in self.a.split(r):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
-
-    @property
-    def scale(self) -> float:
-        """alpha / r."""
-        return self.alpha / self.r
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base(x)
@@ -66,10 +60,10 @@ class LoRALinear(nn.Module):
 def add_adapters(
     decoder: Decoder, *, r: int, alpha: float, dropout: float = 0.0, targets: tuple[str, ...] = TARGETS
 ) -> Decoder:
-    """Freeze the decoder and put fresh adapters beside the ``targets`` of its layers, in place; returns it.
+    """Freeze the decoder and add fresh adapters to the ``targets`` of its layers, in place; returns it.
 
-    A: Kaiming-uniform with a = sqrt(5), B: 0, as peft draws them. Adapters are fp32 whatever the trunk is.
-    Raises UsageError for a target that no layer has, and for a decoder that has adapters already.
+    A: Kaiming-uniform with a = sqrt(5), B: 0, as in peft. Adapters are fp32 for any trunk.
+    UsageError for an unknown target, or if the decoder already has adapters.
     """
     unknown = [target for target in targets if target not in TARGETS]
     if unknown or not targets:
@@ -77,36 +71,31 @@ def add_adapters(
     if adapters(decoder):
         raise UsageError("this model has adapters already: merge them first")
     decoder.requires_grad_(False)
-    sizes = part_sizes(decoder.config)
+    sizes = {entry.ours: entry.sizes for entry in entries(decoder.config, "causal")}
     for layer in decoder.layers:
         for target in dict.fromkeys(targets):
             owner, _, name = target.rpartition(".")
             parent = layer.get_submodule(owner)
             base = getattr(parent, name)
-            adapted = LoRALinear(base, sizes[target] or (base.out_features,), r, alpha, dropout)
+            parts = sizes[f"layers.0.{target}.weight"] or (base.out_features,)
+            adapted = LoRALinear(base, parts, r, alpha, dropout)
             setattr(parent, name, adapted.train(decoder.training))
     return decoder
 
 
 def adapters(module: nn.Module) -> dict[str, LoRALinear]:
-    """The adapted layers of a model by their names."""
+    """The adapted layers of a model by name."""
     return {name: part for name, part in module.named_modules() if isinstance(part, LoRALinear)}
 
 
-def part_sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Rows of each part of the fused matrices, by target; empty where a matrix is one also at Hugging Face."""
-    plan = {entry.ours: entry for entry in hf.entries(config, "causal")}
-    return {target: plan[f"layers.0.{target}.weight"].sizes for target in TARGETS}
-
-
 def copy_on_trunk(model: M) -> M:
-    """A copy that shares every frozen weight with ``model`` and has weights of its own for the rest."""
+    """A copy of ``model`` that shares its frozen weights and owns the others."""
     frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
     return copy.deepcopy(model, frozen)
 
 
 def without_adapters(decoder: Decoder) -> Decoder:
-    """A decoder on the same trunk with its adapters off: the reference of a policy that learns through them."""
+    """A decoder on the same trunk without the adapters: the reference of a policy that trains them."""
     plain = copy_on_trunk(decoder)
     for name, part in adapters(plain).items():
         _replace(plain, name, part.base)
@@ -115,7 +104,7 @@ def without_adapters(decoder: Decoder) -> Decoder:
 
 @torch.no_grad()
 def merged(model: M) -> M:
-    """A model of its own on the CPU, without adapters, whose weights have them added; the original stays as it is."""
+    """A separate model on the CPU with the adapters added to its weights; the original is unchanged."""
     plain = copy.deepcopy(model, {id(w): nn.Parameter(w.detach().to("cpu", copy=True)) for w in model.parameters()})
     for (name, part), copied in zip(adapters(model).items(), adapters(plain).values(), strict=True):
         weight = copied.base.weight
@@ -125,7 +114,7 @@ def merged(model: M) -> M:
 
 
 def own_weights(module: nn.Module) -> dict[str, Tensor]:
-    """What is not the trunk's, by name: all of it where there are no adapters, else adapters, heads and buffers."""
+    """The tensors outside the frozen trunk, by name: adapters, heads and buffers; all tensors if there are no adapters."""
     parts = adapters(module)
     learning = {id(weight) for part in parts.values() for weight in (part.a, *part.b)}
     trunk = {
@@ -140,10 +129,10 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_own_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """What ``own_weights`` gave, put back. RuntimeError, as torch's ``load_state_dict``, where names or shapes differ."""
+    """Restore what ``own_weights`` returned. RuntimeError, as in ``load_state_dict``, if names or shapes differ."""
     expected = own_weights(module)
     if expected.keys() != weights.keys():
-        raise RuntimeError(f"it holds other weights than the model has: {sorted(expected.keys() ^ weights.keys())[:3]}")
+        raise RuntimeError(f"names of weights differ: {sorted(expected.keys() ^ weights.keys())[:3]}")
     module.load_state_dict(weights, strict=False)
 
 

@@ -1,7 +1,6 @@
-"""Adapters as peft keeps them: adapter_config.json and adapter_model.safetensors, under Hugging Face's names.
+"""Adapters in peft's format: adapter_config.json and adapter_model.safetensors, with Hugging Face's names.
 
-save_adapter(folder, model, base="org/name")        PeftModel.from_pretrained(AutoModelForCausalLM(base), folder) reads it
-load_adapter(folder, decoder)                       an adapter of ours or of peft, put beside the layers of its base model
+``PeftModel.from_pretrained`` reads what ``save_adapter`` writes; ``load_adapter`` reads adapters of ours and of peft.
 """
 
 from __future__ import annotations
@@ -12,23 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.errors import CheckpointError
 from tutelage.files import write_atomic
-from tutelage.model import huggingface as hf
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
-from tutelage.model.json_object import read_object
+from tutelage.model.hf_weights import Entry, entries
+from tutelage.model.huggingface import OFFSET_KEY
 from tutelage.model.lora import TARGETS, LoRALinear, adapters, add_adapters
+from tutelage.model.weight_files import opened, read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _SCORE = f"{_PREFIX}score.weight"
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight$")
-# peft's settings that change the arithmetic in a way that ours does not know, and what they may be.
+# peft's settings that change the arithmetic in a way that we do not compute, with the only values that we accept.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),
@@ -44,29 +43,27 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> None:
-    """Write the model's adapters (and its head, where it is a ScalarModel) for peft. ``base``: what they stand on.
+    """Write the adapters of a model on ``base`` (a folder or hub name), and the head of a ScalarModel, for peft.
 
-    Raises CheckpointError where the model has none.
+    CheckpointError if the model has no adapters.
     """
+    scalar = model if isinstance(model, ScalarModel) else None
     decoder = model if isinstance(model, Decoder) else model.decoder
     parts = adapters(decoder)
     if not parts:
         raise CheckpointError("this model has no adapters to save")
     tensors: dict[str, Tensor] = {}
+    metadata = {"format": "pt"}
     targets: set[str] = set()
-    for entry in _adapted(decoder, parts):
-        part = parts[entry.ours.removesuffix(".weight")]
-        b = _their_rows(entry, torch.cat([b.detach() for b in part.b]))
-        lows = part.a.detach().split(part.r)
-        for name, a, rows in zip(entry.theirs, lows, b.split([len(b) for b in part.b]), strict=True):
-            module = name.removesuffix(".weight")
-            tensors[f"{_PREFIX}{module}.lora_A.weight"] = a.float().cpu().contiguous()
-            tensors[f"{_PREFIX}{module}.lora_B.weight"] = rows.float().cpu().contiguous()
+    for entry, part in _adapted(decoder):
+        for module, a, b in zip(_modules(entry), part.a.split(part.r), part.b, strict=True):
+            tensors[f"{_PREFIX}{module}.lora_A.weight"] = a
+            tensors[f"{_PREFIX}{module}.lora_B.weight"] = _rows(entry, b, (3, entry.heads))
             targets.add(re.split(r"\.\d+\.", module, maxsplit=1)[1])
+    if scalar:
+        tensors[_SCORE] = scalar.head.weight
+        metadata[OFFSET_KEY] = repr(float(scalar.offset))  # not in the settings: peft warns of unknown ones
     one = next(iter(parts.values()))
-    scalar = isinstance(model, ScalarModel)
-    if isinstance(model, ScalarModel):
-        tensors[_SCORE] = model.head.weight.detach().float().cpu().contiguous()
     settings = {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
@@ -80,54 +77,51 @@ def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> No
         "fan_in_fan_out": decoder.config.family == "gpt2",
         "inference_mode": True,
     }
-    metadata = {"format": "pt"} | ({hf.OFFSET_KEY: repr(float(model.offset))} if isinstance(model, ScalarModel) else {})
-    write_atomic(folder / WEIGHTS, save(tensors, metadata=metadata))
+    on_disk = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(folder / WEIGHTS, save(on_disk, metadata=metadata))
     write_atomic(folder / CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def load_adapter(folder: Path, decoder: Decoder) -> Decoder | ScalarModel:
-    """Put the folder's adapters beside the layers of ``decoder``, in place; with a head a ScalarModel on it.
+    """Add the folder's adapters to ``decoder`` in place; returns a ScalarModel on it if the folder has a head.
 
-    Parts of a fused matrix that the file has no adapter for get one that does nothing yet. CheckpointError names a file that is
-    missing or damaged, a setting that changes the arithmetic and is not honoured, and a tensor that does not fit the model.
+    Parts of a fused matrix without an adapter in the file get a fresh one, which changes nothing. CheckpointError names a
+    missing or damaged file, a setting that changes the arithmetic and is not honoured, or a tensor that does not fit.
     """
-    settings = read_adapter_config(folder)
-    tensors, metadata = _read(folder / WEIGHTS)
-    found = {(m["module"], m["which"]): tensor for name, tensor in tensors.items() if (m := _TENSOR.match(name))}
-    other = [name for name in tensors if not _TENSOR.match(name) and name != _SCORE]
-    if other:
-        raise CheckpointError(f"{folder / WEIGHTS} holds {other[0]}, which is no LoRA of a layer's matrix")
-    plan = {
-        name.removesuffix(".weight"): entry for entry in hf.entries(decoder.config, "causal") for name in entry.theirs
-    }
-    targets = {target for module, _ in found for target in TARGETS if _ours(plan, module).endswith(f".{target}")}
-    strange = [module for module, _ in found if not _ours(plan, module).endswith(tuple(f".{t}" for t in TARGETS))]
-    if strange or not targets:
-        names = ", ".join(TARGETS)
-        raise CheckpointError(
-            f"{folder}: adapter of {strange[0] if strange else 'nothing'}: only those of {names} are read"
-        )
+    settings = _read_settings(folder)
+    tensors, metadata = _read_tensors(folder / WEIGHTS)
+    head = tensors.pop(_SCORE, None)
+    ours = {module: entry.ours for entry in entries(decoder.config, "causal") for module in _modules(entry)}
+    targets, found = set(), {}
+    for name, tensor in tensors.items():
+        match = _TENSOR.match(name)
+        module = match["module"] if match else name
+        target = ours.get(module, "").removesuffix(".weight").split(".", 2)[-1]
+        if match is None or target not in TARGETS:
+            raise CheckpointError(f"{folder / WEIGHTS}: {module} is not supported: only LoRA of {', '.join(TARGETS)}")
+        targets.add(target)
+        found[module, match["which"]] = tensor
     add_adapters(
-        decoder, r=settings["r"], alpha=settings["lora_alpha"], dropout=settings.get("lora_dropout") or 0.0,
+        decoder,
+        r=settings["r"],
+        alpha=settings["lora_alpha"],
+        dropout=settings.get("lora_dropout") or 0.0,
         targets=tuple(target for target in TARGETS if target in targets),
-    )  # fmt: skip
-    parts = adapters(decoder)
-    for entry in _adapted(decoder, parts):
-        _fill(folder, parts[entry.ours.removesuffix(".weight")], entry, found)
-    if _SCORE not in tensors:
+    )
+    for entry, part in _adapted(decoder):
+        _fill(folder, part, entry, found)
+    if head is None:
         return decoder
     model = ScalarModel(decoder)
-    if list(tensors[_SCORE].shape) != list(model.head.weight.shape):
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: {_SCORE} is {list(tensors[_SCORE].shape)}: a reward model has one label"
-        )
-    model.head.weight.data.copy_(tensors[_SCORE])
-    model.offset.fill_(float(metadata.get(hf.OFFSET_KEY, 0.0)))
+    if head.shape != model.head.weight.shape:
+        raise CheckpointError(f"{folder / WEIGHTS}: {_SCORE} is {list(head.shape)}: a reward model has one label")
+    model.head.weight.data.copy_(head)
+    model.offset.fill_(float(metadata.get(OFFSET_KEY, 0.0)))
     return model
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, held against what is honoured."""
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """adapter_config.json. CheckpointError names a setting that is not honoured."""
     path = folder / CONFIG
     try:
         settings = read_object(path)
@@ -138,52 +132,39 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {key}={settings[key]!r} is not supported: it must be {allowed[0]!r}")
     if set(settings.get("modules_to_save") or ()) - {"score"}:
         raise CheckpointError(f"{path}: modules_to_save={settings['modules_to_save']} is not supported: only score is")
-    for key in ("r", "lora_alpha"):
-        if not isinstance(settings.get(key), int | float) or settings[key] <= 0:
-            raise CheckpointError(f"{path}: {key} must be a number above 0, found {settings.get(key)!r}")
     return settings
 
 
-def _adapted(decoder: Decoder, parts: dict[str, LoRALinear]) -> list[hf.Entry]:
-    """The table's entries of the adapted matrices."""
-    return [entry for entry in hf.entries(decoder.config, "causal") if entry.ours.removesuffix(".weight") in parts]
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata."""
+    with opened(path) as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
-def _their_rows(entry: hf.Entry, b: Tensor) -> Tensor:
-    """B's rows, which are the matrix's outputs, in their order (GPT-NeoX keeps q, k and v together head by head)."""
-    return b.unflatten(0, (3, entry.heads, -1)).transpose(0, 1).flatten(0, 2) if entry.heads else b
+def _adapted(decoder: Decoder) -> list[tuple[Entry, LoRALinear]]:
+    """The adapted matrices with their places in the files of Hugging Face."""
+    parts = {f"{name}.weight": part for name, part in adapters(decoder).items()}
+    return [(entry, parts[entry.ours]) for entry in entries(decoder.config, "causal") if entry.ours in parts]
 
 
-def _our_rows(entry: hf.Entry, b: Tensor) -> Tensor:
-    return b.unflatten(0, (entry.heads, 3, -1)).transpose(0, 1).flatten(0, 2) if entry.heads else b
+def _modules(entry: Entry) -> list[str]:
+    return [name.removesuffix(".weight") for name in entry.theirs]
 
 
-def _ours(plan: dict[str, hf.Entry], module: str) -> str:
-    return plan[module].ours.removesuffix(".weight") if module in plan else ""
+def _rows(entry: Entry, b: Tensor, order: tuple[int, int]) -> Tensor:
+    """B with its rows, the matrix's outputs, from ``order`` transposed: GPT-NeoX keeps q, k and v per head."""
+    return b.unflatten(0, (*order, -1)).transpose(0, 1).flatten(0, 2) if entry.heads else b
 
 
 @torch.no_grad()
-def _fill(folder: Path, part: LoRALinear, entry: hf.Entry, found: dict[tuple[str, str], Tensor]) -> None:
-    for name, a, b in zip(entry.theirs, part.a.split(part.r), part.b, strict=True):
-        module = name.removesuffix(".weight")
+def _fill(folder: Path, part: LoRALinear, entry: Entry, found: dict[tuple[str, str], Tensor]) -> None:
+    for module, a, b in zip(_modules(entry), part.a.split(part.r), part.b, strict=True):
         for which, ours in (("A", a), ("B", b)):
             theirs = found.get((module, which))
             if theirs is None:
                 continue
-            theirs = _our_rows(entry, theirs) if which == "B" else theirs
+            theirs = _rows(entry, theirs, (entry.heads, 3)) if which == "B" else theirs
             if theirs.shape != ours.shape:
-                raise CheckpointError(
-                    f"{folder / WEIGHTS}: {module}.lora_{which} is {list(theirs.shape)}, the model makes it {list(ours.shape)}"
-                )
+                shapes = f"{list(theirs.shape)}, the model makes it {list(ours.shape)}"
+                raise CheckpointError(f"{folder / WEIGHTS}: {module}.lora_{which} is {shapes}")
             ours.copy_(theirs)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. The centring offset stands in the latter: peft would warn of a setting that it does not know."""
-    if not path.exists():
-        raise CheckpointError(f"{path.parent} has no {WEIGHTS}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None

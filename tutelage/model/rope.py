@@ -1,7 +1,7 @@
-"""Rotary positions (Su et al. 2021): the frequencies, the kinds of scaling, and tables of cos and sin.
+"""Rotary positions (Su et al. 2021): frequencies, kinds of scaling, and tables of cos and sin.
 
-j: pair of rotated numbers, r: rotary dimension (so j < r/2), p: position. The angle of pair j at position p is p * f_j,
-plainly with f_j = theta^(-2j/r).
+j: pair of rotated dimensions, r: rotary dimension (so j < r/2), p: position. The angle of pair j at position p is p * f_j,
+with f_j = theta^(-2j/r) when there is no scaling.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from tutelage.model.config import ModelConfig, RopeScaling
 
 
 def frequencies(config: ModelConfig, length: int, device: torch.device | str = "cpu") -> tuple[Tensor, float]:
-    """(f_j [r/2] in fp32, what cos and sin are multiplied by), by the formulas that transformers 5 uses.
+    """(f_j [r/2] in fp32, the multiplier of cos and sin), by the formulas of transformers 5.
 
-    ``length`` is the sequence's, in tokens; only ``dynamic`` looks at it. With s the factor of the scaling:
+    ``length`` of the sequence, in tokens, matters only to ``dynamic``. With s the factor of the scaling:
 
     linear   f_j / s (Chen et al. 2023, position interpolation)
     dynamic  theta becomes theta * (s * length/max - (s - 1))^(r/(r - 2)) once length exceeds max = max_position_embeddings
     llama3   f_j where the wavelength is short, f_j / s where it is long, a ramp between (Llama 3.1)
-    yarn     the same idea by a ramp over j, and cos and sin times 0.1 ln(s) + 1 (Peng et al. 2023, section 3)
+    yarn     the same with a ramp over j, and cos and sin times 0.1 ln(s) + 1 (Peng et al. 2023, section 3)
 
-    For yarn's s, transformers 4 takes max_position_embeddings / original_max_position_embeddings whatever ``factor`` says:
-    where both versions are to agree, let them be equal.
+    transformers 4 ignores yarn's ``factor`` and uses max_position_embeddings / original_max_position_embeddings as s; both
+    versions agree if the two are equal.
     """
     scaling = config.rope_scaling
     theta = config.rope_theta
@@ -45,11 +45,9 @@ def frequencies(config: ModelConfig, length: int, device: torch.device | str = "
 
 
 def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
-    """Wavelengths below original/high stay, above original/low are stretched by the factor, a blend between."""
+    """Keep wavelengths below original/high, stretch those above original/low by the factor, blend between."""
     length, low, high = scaling.original_max_position_embeddings, scaling.low_freq_factor, scaling.high_freq_factor
-    assert length is not None  # as RopeScaling checks, like the two others
-    assert low is not None
-    assert high is not None
+    assert length is not None and low is not None and high is not None  # noqa: PT018 (RopeScaling checks it)
     wavelengths = 2 * math.pi / plain
     share = (length / wavelengths - low) / (high - low)
     blended = (1 - share) * plain / scaling.factor + share * plain
@@ -58,25 +56,25 @@ def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def _yarn(plain: Tensor, config: ModelConfig, scaling: RopeScaling) -> Tensor:
-    """Pairs that turn more than beta_fast times within the original length stay; those below beta_slow are stretched."""
+    """Keep pairs that turn over beta_fast times within the original length, stretch those under beta_slow, blend between."""
     length = scaling.original_max_position_embeddings
-    assert length is not None  # as RopeScaling checks
+    assert length is not None  # RopeScaling checks it
 
-    def pair_that_turns(times: float) -> float:
+    def pair_with_turns(times: float) -> float:
         return config.rotary_dim * math.log(length / (times * 2 * math.pi)) / (2 * math.log(config.rope_theta))
 
-    first, last = pair_that_turns(scaling.beta_fast or 32), pair_that_turns(scaling.beta_slow or 1)
+    first, last = pair_with_turns(scaling.beta_fast or 32), pair_with_turns(scaling.beta_slow or 1)
     if scaling.truncate is not False:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, config.rotary_dim - 1)
     if first == last:
-        last += 0.001  # as transformers does, against 0/0
+        last += 0.001  # against 0/0, as in transformers
     ramp = ((torch.arange(len(plain), dtype=torch.float32, device=plain.device) - first) / (last - first)).clamp(0, 1)
     return plain / scaling.factor * ramp + plain * (1 - ramp)
 
 
 def _attention_factor(scaling: RopeScaling) -> float:
-    """What yarn multiplies cos and sin by: given, or 0.1 m ln(s) + 1 (m = mscale over that of mscale_all_dim)."""
+    """yarn's multiplier of cos and sin: given, or 0.1 m ln(s) + 1 for m = mscale over that for mscale_all_dim."""
     if scaling.attention_factor is not None:
         return scaling.attention_factor
 
@@ -103,11 +101,3 @@ def rope_at(config: ModelConfig, positions: Tensor, length: int) -> tuple[Tensor
     if factor != 1:
         cos, sin = cos * factor, sin * factor
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-
-
-def rope_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, rotary_dim] in fp32 of all positions below ``length``; see ``rope_at``.
-
-    With dynamic scaling, the tables of sequences of up to max_position_embeddings tokens.
-    """
-    return rope_at(config, torch.arange(length, device=device), config.max_position_embeddings)

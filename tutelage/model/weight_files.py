@@ -1,6 +1,6 @@
-"""safetensors files: one ``model.safetensors``, or shards with an index; checked before a tensor is read, never pickled.
+"""The files of a model folder: JSON, and safetensors in one ``model.safetensors`` or in shards with an index; never pickle.
 
-Reading copies each tensor, a few rows at a time, into memory that the caller has ready, so loading holds the weights once.
+Reading copies each tensor, a few rows at a time, into memory that the caller has allocated, so loading holds the weights once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,22 @@ from torch import Tensor
 
 from tutelage.errors import CheckpointError
 from tutelage.files import sync_file, sync_folder, temporary_name
-from tutelage.model.json_object import read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
-"""The limit of transformers 4: object stores take such files in one piece."""
+"""The limit of transformers 4: object stores accept such files in one piece."""
 _SHARD = re.compile(r"model(-\d+)?-\d{5}-of-\d{5}\.safetensors")
 _LEFTOVER = re.compile(
     r"\.(model.*\.safetensors|model\.safetensors\.index\.json|config\.json|generation_config\.json)\.\d+\.tmp"
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_CHUNK = 32 << 20  # bytes of a tensor that are held twice while it is copied
+_CHUNK = 32 << 20  # bytes of a tensor that are in memory twice while it is copied
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in a file. ``dtype`` is None for a type that no weight of ours has (integers, 8-bit floats)."""
+    """One tensor in a file. ``dtype`` is None if ``kind``, the type's name in the file, is not one of weights."""
 
     path: Path
     name: str
@@ -48,11 +48,24 @@ class Stored:
     kind: str
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. FileNotFoundError as usual; CheckpointError if it cannot be read or is not an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not JSON
+        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
 def find_weights(folder: Path) -> dict[str, Stored]:
     """Every tensor of a model folder by its name on disk: of model.safetensors, or else of the index's shards.
 
-    CheckpointError, naming the file, if there is none or only a pickle, if a file is damaged or cut short, or if a shard
-    lacks a tensor that the index puts there, or holds one that the index does not.
+    CheckpointError, naming the file, if there are no weights or only pickled ones, if a file is damaged or cut short, or
+    if the tensors of a shard are not those that the index assigns to it.
     """
     if (folder / WEIGHTS).is_file():
         return _read_header(folder / WEIGHTS)
@@ -64,41 +77,30 @@ def find_weights(folder: Path) -> dict[str, Stored]:
             f"{folder} holds {pickles[0]}, pickled weights, which can run code when read and are refused: "
             f"convert them to {WEIGHTS}, for example with save_pretrained of transformers"
         )
-    for name in (WEIGHTS, INDEX):
-        if (folder / name).exists():
-            raise CheckpointError(f"{folder / name} is not a file")
     raise CheckpointError(f"{folder} has no {WEIGHTS}")
 
 
 def _read_shards(folder: Path) -> dict[str, Stored]:
-    path = folder / INDEX
-    places = read_object(path).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError(f"{path} has no weight_map of tensor names to files")
-    names = sorted(set(places.values()))
-    for name in names:
-        if Path(name).name != name or Path(name).suffix != ".safetensors":
-            raise CheckpointError(f"{path} names {name!r}: shards must be safetensors files in the same folder")
+    places = read_object(folder / INDEX).get("weight_map")
+    if not places:
+        raise CheckpointError(f"{folder / INDEX} has no weight_map of tensor names to files")
+    found: dict[str, Stored] = {}
+    for name in sorted(set(places.values())):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} lacks {name}, which {INDEX} names: download or copy the missing shard")
-    found: dict[str, Stored] = {}
-    for name in names:
         shard = _read_header(folder / name)
         wanted = {tensor for tensor, file in places.items() if file == name}
-        compare_names(folder / name, shard.keys(), wanted, f", by {INDEX}")
+        compare_names(folder / name, shard, wanted, f", by {INDEX}")
         found |= shard
     return found
 
 
-def compare_names(
-    where: Path, found: Set[str], wanted: Set[str], why: str = "", places: Mapping[str, Stored] | None = None
-) -> None:
-    """CheckpointError saying which names are missing or left over in ``where``, if any, and in which file the latter are."""
-    missing, extra = sorted(wanted - found), sorted(found - wanted)
-    if missing or extra:
-        if places is not None:
-            extra = [f"{name} (in {places[name].path.name})" for name in extra]
-        parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has extra", extra)) if names]
+def compare_names(where: Path, found: Mapping[str, Stored], wanted: Set[str], why: str = "") -> None:
+    """CheckpointError if tensors are missing in ``where`` or unexpected."""
+    missing = sorted(wanted - found.keys())
+    extra = [f"{name} (in {found[name].path.name})" for name in sorted(found.keys() - wanted)]
+    parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has extra", extra)) if names]
+    if parts:
         raise CheckpointError(f"{where} {' and '.join(parts)}{why}")
 
 
@@ -108,7 +110,7 @@ def _some(names: list[str]) -> str:
 
 def _read_header(path: Path) -> dict[str, Stored]:
     """The tensors of one file."""
-    with _opened(path) as file:
+    with opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {
             name: Stored(path, name, tuple(at.get_shape()), _DTYPES.get(at.get_dtype()), at.get_dtype())
@@ -117,19 +119,18 @@ def _read_header(path: Path) -> dict[str, Stored]:
 
 
 def read_into(stored: Stored, target: Tensor) -> None:
-    """Fill ``target`` with a tensor's numbers in order: of any type, device and strides, its shape the stored one or finer.
+    """Fill ``target``, of any type, device and strides, with a stored tensor's numbers in order.
 
-    About 32 MiB (or one row) are held twice at a time. CheckpointError if the stored type is not one of weights.
+    ``target`` has the stored shape, or one that splits the first axis. About 32 MiB (or one row) are in memory twice at a
+    time. CheckpointError if the stored type is not one of weights.
     """
     if stored.dtype is None:
+        known = ", ".join(_DTYPES)
         raise CheckpointError(
-            f"{stored.path}: {stored.name} is stored as {stored.kind}; weights must be F32, F16, BF16 or F64 (not quantised)"
+            f"{stored.path}: {stored.name} is stored as {stored.kind}; weights must be one of {known}"
         )
     target = target.detach()
-    with _opened(stored.path) as file:
-        if not target.dim():
-            target.copy_(file.get_tensor(stored.name))
-            return
+    with opened(stored.path) as file:
         source = file.get_slice(stored.name)
         finer = stored.shape[0] // max(1, len(target))
         rows = max(1, _CHUNK // max(1, stored.dtype.itemsize * math.prod(target.shape[1:])))
@@ -139,8 +140,8 @@ def read_into(stored: Stored, target: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; the library checks the header against the file's length. CheckpointError if it is damaged."""
+def opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file. CheckpointError if it is damaged: the library checks the header against the length."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
@@ -155,12 +156,11 @@ def write_folder(
 ) -> None:
     """Write weights and small files (name -> content) into a folder; other files in it are kept.
 
-    ``tensors`` become model.safetensors, or shards with an index if they are larger than ``max_shard_bytes`` together.
-    Everything is first written in full beside its final name, so an interrupted write leaves the previous checkpoint as it
-    was, and the next write clears up after it. Then follow a few renames: shards, under names that were free; small files;
-    the index or the single file, which makes the new weights the folder's; and at once the last small file, config.json
-    (between these two, for some microseconds, new weights stand beside the old config). Last the previous weights are
-    removed. One writer at a time.
+    ``tensors`` become model.safetensors, or shards with an index if they exceed ``max_shard_bytes`` together. Every file
+    is first written in full under a temporary name, so an interrupted write leaves the previous checkpoint intact, and
+    the next write removes its leftovers. The files are then renamed in this order: shards, under unused names; small
+    files; the index or the single file, which switches to the new weights; the last small file, config.json (for some
+    microseconds the new weights meet the old config). Last, the previous weights are removed. One writer at a time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = _plan_shards(folder, tensors, max_shard_bytes)
@@ -174,23 +174,23 @@ def write_folder(
     staged: list[tuple[Path, Path]] = []
     try:
         for name, fill in (fills | small | commit | last).items():
-            staged.append(_stage(folder / name, fill))
+            staged.append((temporary_name(folder / name), folder / name))
+            fill(staged[-1][0])
+            sync_file(staged[-1][0])
     except BaseException:
         for temporary, _ in staged:
             temporary.unlink(missing_ok=True)
         raise
     for temporary, final in staged:
         os.replace(temporary, final)
-        if final.name == INDEX and (folder / WEIGHTS).exists():  # until now a reader took the old single file
+        if final.name == INDEX and (folder / WEIGHTS).exists():  # readers prefer the single file
             os.replace(folder / WEIGHTS, temporary_name(folder / WEIGHTS))
     sync_folder(folder)
     _clean(folder, {*plan, *commit})
 
 
 def _plan_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> dict[str, list[str]]:
-    """File name -> its tensors, in order, each file at most ``limit`` bytes unless a single tensor is larger."""
-    if limit < 1:
-        raise ValueError(f"max_shard_bytes must be at least 1, not {limit}")
+    """File name -> its tensors, in order; a file exceeds ``limit`` bytes only if it holds a single tensor."""
     groups: list[list[str]] = []
     filled = limit
     for name, tensor in tensors.items():
@@ -202,15 +202,12 @@ def _plan_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> dic
         filled += size
     if len(groups) == 1:
         return {WEIGHTS: groups[0]}
-    attempt = 0
-    while (
-        True
-    ):  # names that no file has: the previous checkpoint's shards must live until the new index names the new ones
-        stem = f"model-{attempt}" if attempt else "model"
+    # Unused names: the shards of the previous checkpoint must exist until the new index is in place.
+    for stem in chain(["model"], (f"model-{attempt}" for attempt in count(1))):
         names = [f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
         if not any((folder / name).exists() for name in names):
-            return dict(zip(names, groups, strict=True))
-        attempt += 1
+            break
+    return dict(zip(names, groups, strict=True))
 
 
 def _index(plan: Mapping[str, list[str]], tensors: Mapping[str, Tensor]) -> str:
@@ -228,21 +225,8 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _stage(path: Path, fill: Callable[[Path], object]) -> tuple[Path, Path]:
-    """Write a file in full, to the disk, beside its final name: (temporary, final)."""
-    temporary = temporary_name(path)
-    try:
-        fill(temporary)
-        sync_file(temporary)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    return temporary, path
-
-
 def _clean(folder: Path, current: Set[str]) -> None:
-    """Remove the previous checkpoint's weights, and what an interrupted write has left."""
+    """Remove the previous checkpoint's weights and the leftovers of interrupted writes."""
     for path in list(folder.iterdir()):
         weights = path.name in (WEIGHTS, INDEX) or _SHARD.fullmatch(path.name)
         if (weights and path.name not in current) or _LEFTOVER.fullmatch(path.name):

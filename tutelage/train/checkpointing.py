@@ -1,6 +1,6 @@
 """What a stage keeps on disk: the state it resumes from, intermediate checkpoints, and the result.
 
-Everything appears whole or not at all, under a temporary name first. A process may be killed between any two lines of this file:
+Files and folders are written under a temporary name and renamed when complete. A process may be killed at any line of this file:
 the run then resumes from the last complete state, repeats the steps after it, and ends with the same weights.
 """
 
@@ -36,75 +36,19 @@ from tutelage.train.settings import Machine
 from tutelage.train.training import Metrics, Training
 
 
-def write_checkpoint(
-    run: RunFolder, folder: Path, model: Decoder | ScalarModel, tokenizer: Tokenizer, **facts: Any
-) -> None:
-    """A model, its tokenizer and the run's lineage with ``facts``; the folder appears when all of it is written.
-
-    Of a model with adapters the merged weights, and the adapters by themselves in the folder ``adapter``.
-    """
-    ends = [tokenizer.end_id, *sorted(tokenizer.end_ids - {tokenizer.end_id})]
-    ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "end_id": ends, "pad_id": tokenizer.pad_id}
-    with _appearing(folder) as temporary:
-        with _what_the_disk_said(folder):
-            if adapters(model):
-                save_model(temporary, merged(model), **ids)
-                save_adapter(temporary / ADAPTER, model, base=_base_of(run))
-            else:
-                save_model(temporary, model, **ids)
-        tokenizer.save(temporary)
-        write_atomic(temporary / LINEAGE, json.dumps(run.lineage() | facts, indent=2).encode())
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` when the block is done, and is deleted where it fails."""
-    temporary = temporary_name(folder)
-    try:
-        yield temporary
-        if folder.exists():
-            remove(folder)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(folder.parent)
-
-
-def link_tree(folder: Path, target: Path) -> None:
-    """A second folder with the same files: linked, or copied on file systems without hard links."""
-    target.mkdir()
-    for source in sorted(folder.rglob("*")):
-        place = target / source.relative_to(folder)
-        if source.is_dir():
-            place.mkdir()
-            continue
-        try:
-            os.link(source, place)
-        except OSError:
-            shutil.copy2(source, place)
-
-
-def _base_of(run: RunFolder) -> str:
-    """The base model of a run's adapters, for peft: the name on the hub where one was given, or the folder."""
-    given = str(read_yaml(run.path / "recipe.yaml")["inputs"]["checkpoint"])
-    return run.lineage()["inputs"]["checkpoint"]["path"] if Path(given).expanduser().is_dir() else given
-
-
 class Keeper:
-    """Saves and restores a training's state, keeps intermediate checkpoints and the best one, and writes the result."""
+    """Saves and restores the training state, keeps intermediate checkpoints and the best one, and writes the result."""
 
     def __init__(self, run: RunFolder, training: Training, machine: Machine) -> None:
         self.run, self.training, self.machine = run, training, machine
-        self.steps = training.schedule.steps
         self.metric = training.select or machine.keep_best
         """The held-out metric whose best checkpoint is kept."""
         self.best, self.best_step = math.nan, 0
         self.ended = False
-        """True when the restored state is the one after the last step."""
+        """True if the restored state is the one after the last step."""
 
     def save(self, step: int, *, ended: bool) -> None:
-        """Write the state after ``step`` steps; the one before is kept beside it."""
+        """Write the state after ``step`` steps; the previous state is kept as well."""
         run, training = self.run, self.training
         if not run.writer:
             return
@@ -119,39 +63,40 @@ class Keeper:
             "extra": {name: item.state_dict() for name, item in training.state.items()},
         }
         run.log_is_safe()
-        with _what_the_disk_said(run.state), atomic_path(run.state) as temporary:
+        with _disk_errors(run.state), atomic_path(run.state) as temporary:
             with temporary.open("wb") as file:
                 torch.save(state, file)
             if run.state.exists():
                 run.state.replace(run.previous_state)
-        run.note_progress(step, self.steps)
+        run.note_progress(step, training.schedule.steps)
 
     def restore(self) -> int:
-        """Load the state if there is one; returns the step to go on from. RunFolderError if it is damaged or does not fit."""
-        path = next((p for p in (self.run.state, self.run.previous_state) if p.exists()), None)
+        """Load the saved state, if any, and return its step. Raises RunFolderError if it is damaged or does not fit."""
+        run, training = self.run, self.training
+        path = next((path for path in (run.state, run.previous_state) if path.exists()), None)
         if path is None:
-            self.run.forget_after(0)
+            run.forget_after(0)
             return 0
         state = self._read(path)
         try:
-            for name, module in self.training.modules.items():
+            for name, module in training.modules.items():
                 load_own_weights(module, state["modules"][name])
-            self.training.optimizer.load_state_dict(state["optimizer"])
-            for name, item in self.training.state.items():
+            training.optimizer.load_state_dict(state["optimizer"])
+            for name, item in training.state.items():
                 item.load_state_dict(state["extra"][name])
             if state["best_of"] == self.metric and self._folder(state["best_step"]).exists():
                 self.best, self.best_step = state["best"], state["best_step"]
             self.ended = state["ended"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise self._unusable(path, "does not fit this run", error) from None
-        self.run.forget_after(state["step"])
-        self.run.note_progress(state["step"], self.steps)
+        run.forget_after(state["step"])
+        run.note_progress(state["step"], training.schedule.steps)
         return state["step"]
 
     def checkpoint(self, step: int, measured: Metrics | None, *, last: bool) -> None:
-        """Write an intermediate checkpoint if one is due after this step, or if it is the best yet; delete what is too old.
+        """Write an intermediate checkpoint if one is due or if this is the best so far; delete those that are too old.
 
-        ``measured``: the step's held-out metrics, if there are any. After the last step only the best is written here.
+        ``measured``: the held-out metrics of this step, if any. After the last step only a new best is written here.
         """
         run, machine = self.run, self.machine
         better = self._is_best(measured)
@@ -171,13 +116,13 @@ class Keeper:
             remove(old)
 
     def write_result(self) -> None:
-        """Write the run's checkpoint: the best where a metric selects it, else the model as it is now."""
+        """Write the run's checkpoint: the best one if a metric selects it, else the model as it is now."""
         run = self.run
         if not run.writer:
             return
         if self.training.select and self.best_step:
             with _appearing(run.checkpoint) as temporary:
-                link_tree(self._folder(self.best_step), temporary)
+                _link_tree(self._folder(self.best_step), temporary)
         else:
             with self.training.complete():
                 write_checkpoint(run, run.checkpoint, *self.training.result)
@@ -186,7 +131,7 @@ class Keeper:
         return self.run.checkpoints / f"step-{step:08d}"
 
     def _is_best(self, measured: Metrics | None) -> bool:
-        """Whether the chosen metric was measured and is better than ever before; remembers it."""
+        """True if the metric was measured and is better than ever before, which is then recorded."""
         if self.metric is None or measured is None:
             return False
         value, lower = measured[self.metric], self.metric.endswith(("loss", "bits_per_byte"))
@@ -198,7 +143,7 @@ class Keeper:
     def _read(self, path: Path) -> dict[str, Any]:
         try:
             with zipfile.ZipFile(path) as archive:
-                torn = archive.testzip()  # torch does not look at the check sums: a flipped bit would pass
+                torn = archive.testzip()  # torch does not verify the checksums: a flipped bit would pass
             if torn:
                 raise ValueError(f"wrong check sum of {torn}")
             return torch.load(path, weights_only=True, map_location="cpu")
@@ -212,9 +157,60 @@ class Keeper:
         return RunFolderError(f"{path} {what} ({why}); delete it, and the same command {then}")
 
 
+def write_checkpoint(
+    run: RunFolder, folder: Path, model: Decoder | ScalarModel, tokenizer: Tokenizer, **facts: Any
+) -> None:
+    """Write a model, its tokenizer and the run's lineage with ``facts``; the folder appears when it is complete.
+
+    A model with adapters is written merged, and its adapters alone go to the folder ``adapter``.
+    """
+    ends = [tokenizer.end_id, *sorted(tokenizer.end_ids - {tokenizer.end_id})]
+    ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "end_id": ends, "pad_id": tokenizer.pad_id}
+    adapted = bool(adapters(model))
+    with _appearing(folder) as temporary:
+        with _disk_errors(folder):
+            save_model(temporary, merged(model) if adapted else model, **ids)
+            if adapted:
+                save_adapter(temporary / ADAPTER, model, base=_base_of(run))
+        tokenizer.save(temporary)
+        write_atomic(temporary / LINEAGE, json.dumps(run.lineage() | facts, indent=2).encode())
+
+
+def _base_of(run: RunFolder) -> str:
+    """The base model of a run's adapters, for peft: its hub name if one was given, else its folder."""
+    given = str(read_yaml(run.path / "recipe.yaml")["inputs"]["checkpoint"])
+    return run.lineage()["inputs"]["checkpoint"]["path"] if Path(given).expanduser().is_dir() else given
+
+
 @contextmanager
-def _what_the_disk_said(path: Path) -> Iterator[None]:
-    """torch and safetensors hide a full disk behind errors of their own: raise the OSError that it was."""
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that replaces ``folder`` when the block completes, and is deleted if it fails."""
+    temporary = temporary_name(folder)
+    try:
+        yield temporary
+        if folder.exists():
+            remove(folder)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def _link_tree(folder: Path, target: Path) -> None:
+    """Make ``target`` a second folder of the same files: linked, or copied on file systems without hard links."""
+    for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        copy = target / source.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, copy)
+        except OSError:
+            shutil.copy2(source, copy)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Raise the OSError that torch and safetensors wrap in errors of their own, for example when the disk is full."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:

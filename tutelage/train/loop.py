@@ -1,7 +1,7 @@
-"""The loop that every stage shares: it schedules, logs, evaluates, saves, resumes and stops cleanly.
+"""The training loop that every stage shares: it schedules, logs, evaluates, saves, resumes and stops cleanly.
 
-A stage hands over a ``Training`` whose ``update(step) -> metrics`` does one whole optimisation step. Everything random in it must
-be keyed by (seed, step): then the step number is the data position, and a resumed run does what an undisturbed one would have done.
+A stage provides a ``Training`` whose ``update(step) -> metrics`` does one whole optimisation step. All its randomness must be
+keyed by (seed, step). The step number is then the data position, and a resumed run repeats what an undisturbed run does.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,59 +29,37 @@ from tutelage.train.trackers import tracking
 from tutelage.train.training import Metrics, Outcome, Training
 
 
-def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
-    """Factor on the peak learning rate at ``step``: linear warm-up, then a cosine from 1 down to ``floor``."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> float:
-    """Add gradients over ranks, clip each module's norm by itself, step, clear. Returns the first module's norm before clipping.
-
-    By itself, because a critic's gradient is often the larger one and would scale the policy's away. Raises TrainingError if a
-    norm is not finite: the weights stay as they were before the step.
-    """
-    parallel.add_gradients(modules)
-    norms = [float(nn.utils.clip_grad_norm_(module.parameters(), clip if clip > 0 else math.inf)) for module in modules]
-    if not all(math.isfinite(norm) for norm in norms):
-        raise TrainingError("a gradient is not a finite number; lower the learning rate or look at this step's data")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norms[0]
-
-
 def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
-    """Run every step, from where the run folder's state says, and write the resulting checkpoint.
+    """Run all steps that the saved state does not hold yet, and write the resulting checkpoint.
 
-    SIGTERM or Ctrl-C saves and raises Interrupted; a signal after the last step lets the stage finish, and then raises it.
+    SIGTERM or Ctrl-C saves the state and raises Interrupted. After the last step it raises Interrupted when the stage is finished.
     """
     schedule, steps = training.schedule, training.schedule.steps
-    _require_measured(training, machine)
+    _check_keep_best(training, machine.keep_best)
     keeper = Keeper(run, training, machine)
     done = first = keeper.restore()
-    parallel.wait_for_all()  # rank 0 may soon write another state, or remove this one
+    parallel.wait_for_all()  # rank 0 may soon write another state or remove this one
     measured: Metrics = {}
-    run.note("training", first=first, steps=steps, **machine_facts(training.modules, machine.dtype))
+    run.note("training", first=first, steps=steps, **_machine_facts(training, machine.dtype))
     stop = run.until_closed.enter_context(_signals(run))
-    with tracking(machine, run, first) as track, _progress(run, first, steps) as report:
+    with tracking(machine, run, first) as track, _progress(run.path.name, first, steps, training.show) as report:
         for step in range(first, first if keeper.ended else steps):
             metrics, rate = _one_update(run, training, step)
             done = step + 1
             last = done == steps
-            due = training.evaluate and (last or (schedule.evaluate_every and done % schedule.evaluate_every == 0))
-            if training.evaluate and due:
-                measured = training.evaluate(done)
-                metrics |= measured
-            if done % schedule.log_every == 0 or last or due:
+            due = last or (schedule.evaluate_every and done % schedule.evaluate_every == 0)
+            newly = training.evaluate(done) if training.evaluate and due else None
+            if newly is not None:
+                measured = newly
+                metrics |= newly
+            if done % schedule.log_every == 0 or last or newly is not None:
                 row = metrics | {"lr": training.optimizer.param_groups[0]["lr"], "tokens_per_second": rate}
                 run.log(done, row)
                 track(done, row)
-            keeper.checkpoint(done, measured if due else None, last=last)
-            report(done, metrics, training.show, rate)
+            keeper.checkpoint(done, newly, last=last)
+            report(done, metrics, rate)
             ended = last or training.stop_when(metrics)
-            stopping = parallel.any_of(stop())  # asked once: a later signal is seen at the next step
+            stopping = parallel.any_of(stop())  # read once: a later signal takes effect at the next step
             if stopping or (machine.save_every and (ended or done % machine.save_every == 0)):
                 keeper.save(done, ended=ended)
             if stopping:
@@ -91,40 +69,14 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
     if training.evaluate and not measured:
         measured = training.evaluate(done)
     keeper.write_result()
-    return Outcome(done, measured, keeper.best_step, keeper.best)
-
-
-def _require_measured(training: Training, machine: Machine) -> None:
-    """Raise RecipeError where ``keep_best`` names something that is not measured, or not what chooses the result."""
-    wanted = machine.keep_best
-    if wanted is None:
-        return
-    if not training.measures:
-        raise RecipeError("machine.keep_best: nothing is measured on held-out data here; give some, or no keep_best")
-    if wanted not in training.measures:
-        there = ", ".join(training.measures)
-        raise RecipeError(f"machine.keep_best: {wanted!r} is not measured here; there are {there}")
-    if training.select not in (None, wanted):
-        raise RecipeError(
-            f"machine.keep_best: the best by {training.select} is the result here and kept anyway; leave it out"
-        )
-
-
-def machine_facts(modules: Mapping[str, nn.Module], dtype: str) -> dict[str, Any]:
-    """What kind of machine trains: what a number may depend on, and nothing that names the one machine."""
-    device = next(weight.device for module in modules.values() for weight in module.parameters())
-    return {
-        "device": str(device),
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "dtype": str(autocast_dtype(device, dtype)).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    return Outcome(done, measured, keeper.best_step)
 
 
 def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics, float]:
-    """One optimisation step with torch seeded by it: its metrics, and tokens per second. TrainingError if one is not finite."""
+    """Do one optimisation step with torch seeded by its number; return its metrics, and tokens per second.
+
+    Raises TrainingError if a metric is not finite.
+    """
     schedule = training.schedule
     began = time.perf_counter()
     factor = cosine(step, schedule.steps, warmup=schedule.warmup, floor=schedule.floor)
@@ -139,9 +91,61 @@ def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics,
     return metrics, rate
 
 
+def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
+    """Factor on the peak learning rate at ``step``: linear warm-up, then a cosine from 1 down to ``floor``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> float:
+    """Add gradients over ranks, clip each module's norm, step, and clear. Returns the first module's norm before clipping.
+
+    Norms are clipped separately because a critic's gradient is often the larger one and would scale down the policy's. Raises
+    TrainingError if a norm is not finite, before the weights change.
+    """
+    parallel.add_gradients(modules)
+    norms = [float(nn.utils.clip_grad_norm_(module.parameters(), clip if clip > 0 else math.inf)) for module in modules]
+    if not all(math.isfinite(norm) for norm in norms):
+        raise TrainingError("a gradient is not a finite number; lower the learning rate or look at this step's data")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norms[0]
+
+
+def _check_keep_best(training: Training, metric: str | None) -> None:
+    """Raise RecipeError if ``machine.keep_best`` is not measured, or conflicts with the metric that selects the result."""
+    problem = None
+    if metric and not training.measures:
+        problem = "nothing is measured on held-out data here; give some, or no keep_best"
+    elif metric and metric not in training.measures:
+        problem = f"{metric!r} is not measured here; there are {', '.join(training.measures)}"
+    elif metric and training.select not in (None, metric):
+        problem = f"the best by {training.select} is the result here and kept anyway; leave it out"
+    if problem:
+        raise RecipeError(f"machine.keep_best: {problem}")
+
+
+def _machine_facts(training: Training, dtype: str) -> dict[str, Any]:
+    """Kind of machine and versions, which numbers may depend on; nothing that identifies the individual machine."""
+    device = next(weight.device for module in training.modules.values() for weight in module.parameters())
+    return {
+        "device": str(device),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "dtype": str(autocast_dtype(device, dtype)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
 @contextmanager
 def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and the first Ctrl-C into a request to stop after the current step, or else when the stage is finished."""
+    """Turn SIGTERM and the first Ctrl-C into a request to stop, which the yielded function reports.
+
+    A request that no step has honoured raises Interrupted when the block, and so the stage, is finished.
+    """
     asked = False
 
     def ask(number: int, frame: object) -> None:
@@ -166,20 +170,14 @@ def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress(
-    run: RunFolder, first: int, steps: int
-) -> Iterator[Callable[[int, Metrics, tuple[str, ...], float], None]]:
-    """A live line on a terminal; elsewhere a printed line about every tenth of the way."""
-    if not run.writer:
-        yield lambda done, metrics, show, rate: None
-        return
-    stage = run.path.name
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(24),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, transient=False)
+    stage: str, first: int, steps: int, show: tuple[str, ...]
+) -> Iterator[Callable[[int, Metrics, float], None]]:
+    """A live progress bar on a terminal; elsewhere a line about every tenth of the way.
+
+    Yields a function of (steps done, metrics, tokens per second).
+    """
+    numbers, left = TextColumn("{task.fields[numbers]}"), TimeRemainingColumn()
+    bar = Progress(TextColumn("{task.description}"), BarColumn(24), numbers, left, transient=False)
     live = bar.console.is_terminal
     task = bar.add_task(f"{stage:<9}", total=steps, completed=first, numbers="")
     began = time.perf_counter()
@@ -187,19 +185,16 @@ def _progress(
     if first and not live:
         print(f"{stage:<9} resumes from step {first}/{steps}", flush=True)
 
-    def report(done: int, metrics: Metrics, show: tuple[str, ...], rate: float) -> None:
+    def report(done: int, metrics: Metrics, rate: float) -> None:
         nonlocal printed
-        numbers = "  ".join(f"{name} {metrics[name]:.3f}" for name in show if name in metrics)
-        numbers = f"step {done}/{steps}  {numbers}" + (f"  {rate:,.0f} tok/s" if rate else "")
+        shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in show if name in metrics)
+        line = f"step {done}/{steps}  {shown}" + (f"  {rate:,.0f} tok/s" if rate else "")
         if live:
-            bar.update(task, completed=done, numbers=numbers)
+            bar.update(task, completed=done, numbers=line)
         elif done == steps or done - printed >= steps / 10:
             printed = done
-            left = (time.perf_counter() - began) / max(1, done - first) * (steps - done)
-            print(f"{stage:<9} {numbers}  {left:.0f} s left", flush=True)
+            seconds = (time.perf_counter() - began) / max(1, done - first) * (steps - done)
+            print(f"{stage:<9} {line}  {seconds:.0f} s left", flush=True)
 
-    if live:
-        with bar:
-            yield report
-    else:
+    with bar if live else nullcontext():
         yield report

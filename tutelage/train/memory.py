@@ -1,16 +1,16 @@
-"""What a run will need of memory, said before it starts.
+"""An estimate of the memory that a stage needs, printed before it starts.
 
-Weights, gradients and optimiser states are counted. Activations are found by running the layers on tensors that have a shape and no
-content (torch's fake tensors) and adding up what autograd would keep, so they follow the family, the number type, adapters and
-``machine.recompute``. What a backward pass needs for a moment, and what the allocator wastes, is not in it.
+Weights, gradients and optimiser states are counted. Activations are found by running layers on torch's fake tensors, which have a
+shape but no content, and adding up what autograd would keep. They so depend on the model family, the number type, adapters and
+``machine.recompute``. Short-lived buffers of the backward pass and waste of the allocator are not included.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,29 +21,22 @@ from tutelage.model.heads import ScalarModel
 from tutelage.train.optimizer import OptimizerName
 
 WORTH_SAYING = 1 << 28
-"""Below this many bytes of weights nobody asks [bytes]."""
+"""No estimate is printed for models with less than this [bytes of weights]."""
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes, by what they are for."""
+class Estimate(NamedTuple):
+    """Memory by purpose [bytes]."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
 
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations
-
     def __str__(self) -> str:
-        parts = {"weights": self.weights, "gradients": self.gradients, "optimiser": self.optimizer}
-        parts |= {"activations": self.activations}
-        listed = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in parts.items())
-        return f"about {self.total / _GIB:.2f} GiB ({listed})"
+        names = ("weights", "gradients", "optimiser", "activations")
+        listed = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in zip(names, self, strict=True))
+        return f"about {sum(self) / _GIB:.2f} GiB ({listed})"
 
 
 def say_memory(
@@ -54,16 +47,13 @@ def say_memory(
     dtype: str,
     optimizer: OptimizerName,
 ) -> None:
-    """Print the estimate for models that are large enough to ask, and a warning where the device has less than that.
-
-    ``models``: all that are in memory; ``trained``: the decoders whose forward of ``rows`` x ``length`` tokens is kept at one time.
-    """
-    if weights_of(models) < WORTH_SAYING:
+    """Print ``estimate`` for large models, with a warning if the device has less memory left than that."""
+    if sum(map(_bytes, distinct(models))) < WORTH_SAYING:
         return
     found = estimate(models, trained, rows, length, dtype, optimizer)
     print(f"memory: {found}")
     free = available(next(trained[0].parameters()).device)
-    if free is not None and found.total - found.weights > free:
+    if free is not None and sum(found) - found.weights > free:
         print(
             f"memory: {free / _GIB:.2f} GiB are left beside the weights, which may be too little: "
             "lower microbatch or the lengths, set machine.recompute, or train through lora"
@@ -78,36 +68,37 @@ def estimate(
     dtype: str,
     optimizer: OptimizerName,
 ) -> Estimate:
-    """See ``say_memory``. Weights that several models share count once."""
-    learning = [p for p in distinct(models) if p.requires_grad]
+    """The memory that training needs. Weights that several models share count once.
+
+    Args:
+        models: all models in memory.
+        trained: the decoders whose forward pass of ``rows`` x ``length`` tokens autograd keeps at the same time.
+    """
+    every = distinct(models)
+    learning = [p for p in every if p.requires_grad]
     gradients = sum(4 * p.numel() for p in learning)  # fp32, whatever the weights are
     masters = sum(4 * p.numel() for p in learning if p.dtype != torch.float32)
     inside = {id(p) for m in models for layer in m.modules() if isinstance(layer, Layer) for p in layer.parameters()}
-    once = sum(4 * p.numel() for p in learning if optimizer == "muon" and p.dim() == 2 and id(p) in inside)
+    one_moment = sum(4 * p.numel() for p in learning if optimizer == "muon" and p.dim() == 2 and id(p) in inside)
     kept = sum(activations(decoder, rows, length, dtype) for decoder in trained)
-    return Estimate(weights_of(models), gradients, 2 * gradients - once + masters, kept)
+    return Estimate(sum(map(_bytes, every)), gradients, 2 * gradients - one_moment + masters, kept)
 
 
 def distinct(models: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """All parameters, each once; those of a language model that a scorer reads are among them."""
+    """All parameters, each once, including those of a language model that a scorer reads."""
     models = list(models)
-    read = [m.reader.decoder for m in models if isinstance(m, ScalarModel) and m.reader is not None]
-    return list({id(p): p for model in (*models, *read) for p in model.parameters()}.values())
-
-
-def weights_of(models: Iterable[nn.Module]) -> int:
-    """Bytes of the weights, those that models share counted once."""
-    return sum(map(_bytes, distinct(models)))
+    readers = [m.reader.decoder for m in models if isinstance(m, ScalarModel) and m.reader is not None]
+    return list({id(p): p for model in (*models, *readers) for p in model.parameters()}.values())
 
 
 def activations(decoder: Decoder, rows: int, length: int, dtype: str) -> int:
-    """Bytes that autograd keeps of a forward of [rows, length] tokens, the loss over the vocabulary included.
+    """Bytes that autograd keeps of a forward pass of [rows, length] tokens, including the loss over the vocabulary.
 
-    Two layers are run, and one: their difference is what each of the others needs.
+    One layer is run, and two: the difference is what every further layer needs.
     """
     one, two = (_kept_by_layers(decoder, count, rows, length, dtype) for count in (1, 2))
     layers = one + (len(decoder.layers) - 1) * (two - one)
-    if decoder.recompute:  # one layer is computed again at a time
+    if decoder.recompute:  # one layer at a time is computed again
         plain = copy.copy(decoder)
         plain.recompute = False
         again = [_kept_by_layers(plain, count, rows, length, dtype) for count in (1, 2)]
@@ -118,43 +109,44 @@ def activations(decoder: Decoder, rows: int, length: int, dtype: str) -> int:
 
 
 def _kept_by_layers(decoder: Decoder, count: int, rows: int, length: int, dtype: str) -> int:
+    """Bytes that autograd keeps of a forward pass through the first ``count`` layers."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     short = copy.copy(decoder)
     short._modules = dict(decoder._modules) | {"layers": nn.ModuleList(list(decoder.layers)[:count])}
-    kept: dict[int, tuple[int, Tensor]] = {}
+    device = decoder.embed.weight.device
+    kept: dict[int, Tensor] = {}  # the tensors themselves: the address of a storage that is freed would be used again
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes = {
             id(p): nn.Parameter(mode.from_tensor(p.detach()), requires_grad=p.requires_grad) for p in short.parameters()
         }
         empty = copy.deepcopy(short, fakes)
-        own = {p.untyped_storage()._cdata for p in empty.parameters()}
+        own = {_storage(p) for p in empty.parameters()}
 
         def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in own:
-                kept[storage._cdata] = (
-                    storage.nbytes(),
-                    tensor,
-                )  # the tensor too: a storage's place is used again once it is gone
+            if _storage(tensor) not in own:
+                kept[_storage(tensor)] = tensor
             return tensor
 
-        device = decoder.embed.weight.device
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(device, dtype):
             result = empty(torch.zeros(rows, length, dtype=torch.long, device=device))
         del result
-    return sum(size for size, _ in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that are free on the device; None where the system does not say."""
+    """Free memory of the device [bytes]; None if the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
+    except (OSError, StopIteration):
         return None
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _bytes(weight: Tensor) -> int:

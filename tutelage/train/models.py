@@ -1,8 +1,8 @@
-"""The models of a stage, whole or as LoRA adapters on a frozen trunk that they share. Heads are fp32, whatever the trunk is.
+"""The models of a stage: trained whole, or as LoRA adapters on a frozen trunk that they share. Heads are fp32 in either case.
 
 Without ``lora`` each model has weights of its own. With it there is one copy of the trunk in memory: the policy is the trunk with
-adapters, the reference the same with adapters off, and a reward model that was trained with LoRA from the same checkpoint is a
-second set of adapters and a head; the critic begins as a copy of those.
+adapters, and the reference is the trunk without them. A reward model that was trained with LoRA from the same checkpoint is a
+second set of adapters with a head, and the critic starts as a copy of those.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import pick_device
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import ScalarModel, Surprisal, fit_vocabulary
 from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_adapters
 from tutelage.model.peft_format import load_adapter
-from tutelage.model.surprisal import Surprisal
-from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.runs.folder import LINEAGE, hash_of, read_lineage
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.settings import LoRA, Machine
 
 ADAPTER = "adapter"
-"""The folder in a checkpoint with its adapters alone, in peft's format; beside it stand the merged weights."""
+"""Folder in a checkpoint that holds its adapters alone, in peft's format, next to the merged weights."""
 
 TYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: Machine) -> Decoder:
-    """The language model that a stage starts from: all of it to be trained, or frozen with fresh adapters.
+    """The language model that a stage starts from: trainable as a whole, or frozen with new adapters.
 
-    It has a row for every token of ``tokenizer``. CheckpointError where a weight is not a finite number.
+    Its embeddings are extended to all tokens of ``tokenizer``. Raises CheckpointError if a weight is not a finite number.
     """
     kind = lora.trunk if lora.r else machine.weights
     decoder = load_decoder(checkpoint, pick_device(machine.device), TYPES[kind])
@@ -49,9 +47,9 @@ def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: 
 
 
 def new_scorer(decoder: Decoder, *, surprisal: bool = False) -> ScalarModel:
-    """A reward model to train: a new head on a copy of ``decoder``, or on its trunk and adapters, without the output layer.
+    """A reward model to train: a new head on a copy of ``decoder`` without its output layer; a frozen trunk is shared.
 
-    With ``surprisal`` it reads how little ``decoder``, as it is now, expects each token.
+    With ``surprisal`` it also reads each token's negative log-probability under ``decoder`` as it is now.
     """
     trunk = copy_on_trunk(decoder)
     trunk.unembed = None
@@ -59,12 +57,12 @@ def new_scorer(decoder: Decoder, *, surprisal: bool = False) -> ScalarModel:
 
 
 def reference_of(policy: Decoder) -> Decoder:
-    """What the policy is before it learns, frozen."""
+    """A frozen copy of the policy as it is before training."""
     return without_adapters(policy) if adapters(policy) else copy.deepcopy(policy).requires_grad_(False)
 
 
 def averaged_of(policy: Decoder) -> Decoder:
-    """The running mean of the policy's weights, in fp32 where they are learnt: bf16 would round a small step of it away."""
+    """A model for the running mean of the policy's weights. Learned weights are fp32: bf16 would round small changes away."""
     mean = copy_on_trunk(policy)
     for weight in mean.parameters():
         if weight.requires_grad:
@@ -75,8 +73,8 @@ def averaged_of(policy: Decoder) -> Decoder:
 def load_scorer(
     reward_model: Path, policy: Decoder, checkpoint: Path, tokenizer: Tokenizer, machine: Machine
 ) -> ScalarModel:
-    """The reward model of PPO: adapters on the policy's trunk if it can stand there, else a model with weights of its own."""
-    if adapters(policy) and _stands_on(reward_model, checkpoint):
+    """A reward model for PPO: adapters on the policy's trunk if they were trained on it, else a model of its own."""
+    if adapters(policy) and _fits_trunk(reward_model, checkpoint):
         trunk = without_adapters(policy)
         trunk.unembed = None
         scorer = load_adapter(reward_model / ADAPTER, trunk)
@@ -91,7 +89,7 @@ def load_scorer(
 
 
 def new_critic(scorer: ScalarModel, lora: LoRA) -> ScalarModel:
-    """A critic that begins as the reward model and may be trained; with LoRA it shares the reward model's trunk."""
+    """A trainable critic that starts as a copy of the reward model; with LoRA it shares the reward model's trunk."""
     if not lora.r:
         return copy.deepcopy(scorer).requires_grad_(True)
     if adapters(scorer):
@@ -102,17 +100,12 @@ def new_critic(scorer: ScalarModel, lora: LoRA) -> ScalarModel:
     return critic
 
 
-def critic_on(policy: Decoder) -> ScalarModel:
-    """A critic whose trunk is the policy's, adapters included (``trunk: shared``)."""
-    return ScalarModel(policy)
-
-
 def _with_adapters(decoder: Decoder, lora: LoRA) -> Decoder:
     return add_adapters(decoder, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
 
 
-def _stands_on(reward_model: Path, checkpoint: Path) -> bool:
-    """True when the reward model's adapters were trained on this checkpoint, bit for bit."""
+def _fits_trunk(reward_model: Path, checkpoint: Path) -> bool:
+    """True if the reward model's adapters were trained on exactly this checkpoint."""
     if not (reward_model / ADAPTER).is_dir() or not (reward_model / LINEAGE).is_file():
         return False
     parent = read_lineage(reward_model / LINEAGE)["inputs"].get("checkpoint")

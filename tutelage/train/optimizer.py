@@ -1,4 +1,4 @@
-"""The optimisers: AdamW, and Muon for the matrices inside a decoder's layers; fp32 masters of bf16 weights."""
+"""The optimisers: AdamW, and Muon for the matrices in a decoder's layers; fp32 master weights for bf16 models."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OptimizerName = Literal["adamw", "muon"]
 
 
 class Optimizer(Protocol):
-    """What a stage needs of one; ``torch.optim.Optimizer`` is one."""
+    """What a stage uses of an optimiser; ``torch.optim.Optimizer`` fits."""
 
     param_groups: list[dict[str, Any]]
-    """Each with ``lr``, and ``peak``: the learning rate that the schedule's factor is of."""
+    """Each has ``lr`` and ``peak``, the learning rate that the schedule scales."""
 
     def step(self) -> Any: ...
     def zero_grad(self, set_to_none: bool = True) -> None: ...
@@ -29,22 +29,34 @@ class Optimizer(Protocol):
 
 
 def make_optimizer(name: OptimizerName, model: nn.Module, lr: float, *, weight_decay: float) -> Optimizer:
-    """The optimiser of this name over all parameters of one model, at the peak learning rate ``lr``."""
+    """The named optimiser over all trainable parameters of a model, at the peak learning rate ``lr``."""
     if name == "muon":
         return with_masters(MuonWithAdamW(model, lr, weight_decay=weight_decay))
     return adamw([(model, lr)], weight_decay=weight_decay)
 
 
-def adamw(
-    modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float, beta2: float = 0.95, eps: float = 1e-8
-) -> Optimizer:
+def adamw(modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float, eps: float = 1e-8) -> Optimizer:
     """AdamW over (module, peak learning rate) pairs; vectors (norms, biases) are not decayed."""
     pairs = [(p, peak) for module, peak in modules for p in module.parameters()]
-    return with_masters(_adamw(pairs, weight_decay, beta2=beta2, eps=eps))
+    return with_masters(_adamw(pairs, weight_decay, eps=eps))
+
+
+def _adamw(
+    parameters: Iterable[tuple[nn.Parameter, float]], weight_decay: float, eps: float = 1e-8
+) -> torch.optim.AdamW:
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter, peak in parameters:
+        if parameter.requires_grad:
+            groups.setdefault((peak, parameter.dim() >= 2), []).append(parameter)
+    settings = [
+        {"params": chosen, "lr": peak, "peak": peak, "weight_decay": weight_decay if matrices else 0.0}
+        for (peak, matrices), chosen in groups.items()
+    ]
+    return torch.optim.AdamW(settings, betas=(0.9, 0.95), eps=eps, fused=True)
 
 
 class MuonWithAdamW:
-    """Muon for the matrices inside the layers, AdamW for embeddings, heads and vectors; one learning rate does for both."""
+    """Muon for the matrices in the layers; AdamW, at the same learning rate, for embeddings, heads and vectors."""
 
     def __init__(self, model: nn.Module, lr: float, *, weight_decay: float) -> None:
         layers = [module for module in model.modules() if isinstance(module, Layer)]
@@ -52,11 +64,9 @@ class MuonWithAdamW:
         stacks = {id(weight): rows for layer in layers for weight, rows in stacked(layer)}
         known = set(map(id, inside))
         outside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-        self.parts: dict[str, torch.optim.Optimizer] = {}
-        if inside:
-            matrices = [(p, stacks.get(id(p), (len(p),))) for p in inside]
-            self.parts["muon"] = Muon(matrices, lr, weight_decay=weight_decay)
-        if outside:
+        matrices = [(p, stacks.get(id(p), (len(p),))) for p in inside]
+        self.parts: dict[str, torch.optim.Optimizer] = {"muon": Muon(matrices, lr, weight_decay=weight_decay)}
+        if outside:  # nothing, if only adapters are trained
             self.parts["adamw"] = _adamw([(p, lr) for p in outside], weight_decay)
         self._gather_groups()
 
@@ -81,7 +91,7 @@ class MuonWithAdamW:
 
 
 def stacked(layer: Layer) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """The matrices of a layer that are several, one on the other, and the rows of each of these."""
+    """The weights of a layer that stack several matrices (q, k, v; gate, up), each with the row counts of its parts."""
     attention, mlp = layer.attention, layer.mlp
     shares = (attention.heads, attention.kv_heads, attention.kv_heads), (1, 1) if mlp.gated else (1,)
     found: list[tuple[Tensor, tuple[int, ...]]] = []
@@ -94,26 +104,21 @@ def stacked(layer: Layer) -> list[tuple[Tensor, tuple[int, ...]]]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024): a matrix moves by its averaged gradient made orthogonal, so every direction learns at one rate.
+    """Muon (Jordan et al. 2024): the update of a matrix is its averaged gradient, made orthogonal.
 
-    Steps are scaled to the size of AdamW's, 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, equation 4); momentum is Nesterov's. The
-    same arithmetic as ``torch.optim.Muon``, but matrices of one shape, which a decoder has one of in every layer, go through the
-    iteration together: small ones take less than half the time.
+    Updates are scaled to the size of AdamW's by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, equation 4); momentum is Nesterov's.
+    The arithmetic is that of ``torch.optim.Muon``. Matrices of the same shape, which a decoder has in every layer, go through the
+    iteration together, which takes less than half the time for small ones.
     """
 
     def __init__(
-        self,
-        matrices: Iterable[tuple[nn.Parameter, tuple[int, ...]]],
-        lr: float,
-        *,
-        weight_decay: float,
-        momentum: float = 0.95,
+        self, matrices: Iterable[tuple[nn.Parameter, tuple[int, ...]]], lr: float, *, weight_decay: float
     ) -> None:
-        """``matrices``: each with the rows of those that it is made of, one on the other; each of them is made orthogonal."""
+        """``matrices``: each with the row counts of the matrices stacked in it, which are made orthogonal separately."""
         by_rows: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for matrix, rows in matrices:
             by_rows.setdefault(rows, []).append(matrix)
-        settings = {"lr": lr, "peak": lr, "weight_decay": weight_decay, "momentum": momentum}
+        settings = {"lr": lr, "peak": lr, "weight_decay": weight_decay, "momentum": 0.95}
         super().__init__([{"params": alike, "rows": rows} for rows, alike in by_rows.items()], settings)
 
     @torch.no_grad()
@@ -128,7 +133,7 @@ class Muon(torch.optim.Optimizer):
                         part.add_(step, alpha=-group["lr"] * 0.2 * math.sqrt(max(part.shape)))
 
     def _averaged(self, weight: Tensor, momentum: float) -> Tensor:
-        """The gradient with Nesterov's momentum, and the buffer moved on, both as torch.optim.Muon has them."""
+        """The gradient with Nesterov's momentum; updates the buffer."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if not state:
@@ -138,33 +143,32 @@ class Muon(torch.optim.Optimizer):
 
 
 _TOGETHER = 1 << 25
-"""Numbers that go through Muon's iteration at once, if it is more than one matrix: a bound on what it needs of memory."""
+"""Most numbers that go through Muon's iteration at once, which bounds its memory; a single matrix may have more."""
 
 
 def _of_one_shape(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """The matrices by shape, at most _TOGETHER numbers together; or one."""
+    """The matrices grouped by shape, with at most _TOGETHER numbers, or one matrix, in a group."""
     shapes: dict[torch.Size, list[nn.Parameter]] = {}
     for matrix in matrices:
         shapes.setdefault(matrix.shape, []).append(matrix)
-    return [
-        alike[start : start + count]
-        for shape, alike in shapes.items()
-        for count in [max(1, _TOGETHER // shape.numel())]
-        for start in range(0, len(alike), count)
-    ]
+    groups = []
+    for shape, alike in shapes.items():
+        count = max(1, _TOGETHER // shape.numel())
+        groups += [alike[start : start + count] for start in range(0, len(alike), count)]
+    return groups
 
 
 def _orthogonal(updates: Tensor, rows: tuple[int, ...]) -> Tensor:
     """``orthogonal`` of each part of stacked matrices [n, sum of rows, columns]."""
-    if len(set(rows)) == 1:  # all parts together, too
+    if len(set(rows)) == 1:  # parts of the same shape go together as well
         return orthogonal(updates.reshape(-1, rows[0], updates.shape[-1])).reshape(updates.shape)
     return torch.cat([orthogonal(part) for part in updates.split(rows, 1)], 1)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About U V' of each matrix U S V' of [n, rows, columns], in bf16: five Newton-Schulz steps (Jordan et al. 2024).
+    """Approximates U V' for each matrix U S V' of [n, rows, columns] in bf16 by five Newton-Schulz steps (Jordan et al. 2024).
 
-    Singular values come out between 0.7 and 1.2: the coefficients are those that raise small ones fastest.
+    Singular values end between 0.7 and 1.2: the coefficients are chosen to raise small ones fastest.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices.shape[1] <= matrices.shape[2]
@@ -177,19 +181,19 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def with_masters(optimizer: Optimizer) -> Optimizer:
-    """The optimiser itself where all its weights are fp32, else one that steps fp32 masters of those that are not."""
+    """The optimiser itself if all its weights are fp32, else ``MasterWeights`` around it."""
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     return MasterWeights(optimizer) if any(p.dtype != torch.float32 for p in weights) else optimizer
 
 
 class MasterWeights:
-    """Steps fp32 copies of bf16 weights, and rounds these to them (Micikevicius et al. 2018, section 3.1).
+    """Steps fp32 copies of bf16 weights and rounds the result back (Micikevicius et al. 2018, section 3.1).
 
-    A bf16 number has 8 bits: a step below 1/256 of a weight would be lost. Gradients are summed over microbatches in fp32.
+    bf16 has 8 significant bits, so a step below 1/256 of a weight would be lost. Microbatch gradients are summed in fp32.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        """Takes over ``optimizer``, which must not have stepped yet. RecipeError where torch cannot sum in fp32."""
+        """Takes over ``optimizer``, which must not have stepped yet. Raises RecipeError if torch cannot sum in fp32."""
         self.optimizer = optimizer
         self.pairs: list[tuple[nn.Parameter, Tensor]] = []
         for group in optimizer.param_groups:
@@ -230,21 +234,3 @@ class MasterWeights:
         for (weight, master), saved in zip(self.pairs, state_dict["masters"], strict=True):
             master.copy_(saved)
             weight.copy_(master)
-
-
-def _adamw(
-    parameters: Iterable[tuple[nn.Parameter, float]], weight_decay: float, *, beta2: float = 0.95, eps: float = 1e-8
-) -> torch.optim.AdamW:
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter, peak in parameters:
-        if parameter.requires_grad:
-            groups.setdefault((peak, parameter.dim() >= 2), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": chosen, "lr": peak, "peak": peak, "weight_decay": weight_decay if matrices else 0.0}
-            for (peak, matrices), chosen in groups.items()
-        ],
-        betas=(0.9, beta2),
-        eps=eps,
-        fused=True,
-    )

@@ -2,7 +2,7 @@
 
 Under `torchrun --nproc_per_node N` every rank holds the whole model and computes its share of each batch. Gradients and metrics
 are sums over counted tokens divided by the global count, so adding them over ranks gives what one process computes; every rank
-then takes the same optimiser step. Rank 0 alone writes. In one process all of these functions do nothing.
+then takes the same optimiser step. Only rank 0 writes and prints. In a single process these functions do nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,80 +25,64 @@ from tutelage.runs.folder import RunFolder, open_run
 from tutelage.settings import Inputs, Settings
 
 T = TypeVar("T")
+Rows = TypeVar("Rows", Tensor, Sequence[Any])
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others: a slow first compilation or tokenisation must fit."""
+"""How long a rank waits for the others. The first compilation or tokenisation can take many minutes."""
 
 
 def world_size() -> int:
-    """The number of processes that train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """Index of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def shard(rows: Sequence[T]) -> Sequence[T]:
-    """This rank's rows of a batch: every ``world_size``-th."""
+def shard(rows: Rows) -> Rows:
+    """This rank's rows of a batch: every ``world_size``-th row."""
     return rows[rank() :: world_size()]
-
-
-def shard_tensor(rows: Tensor) -> Tensor:
-    """This rank's rows of a batch [b, ...]."""
-    return rows[rank() :: world_size()]
-
-
-def total(value: float) -> float:
-    """The sum of a number over all ranks."""
-    if world_size() == 1:
-        return value
-    summed = torch.tensor(value, dtype=torch.float64)
-    _together(lambda: dist.all_reduce(summed))
-    return summed.item()
-
-
-def largest(values: Tensor) -> Tensor:
-    """The elementwise maximum over all ranks."""
-    if world_size() > 1:
-        _together(lambda: dist.all_reduce(values, op=dist.ReduceOp.MAX))
-    return values
-
-
-def add_up(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, in place."""
-    if world_size() > 1:
-        _together(lambda: dist.all_reduce(tensor))
-    return tensor
-
-
-def gather(item: T) -> list[T]:
-    """Each rank's item, in the order of ranks."""
-    if world_size() == 1:
-        return [item]
-    items: list[Any] = [None] * world_size()
-    _together(lambda: dist.all_gather_object(items, item))
-    return items
 
 
 def interleave(shards: Sequence[Sequence[T]]) -> list[T]:
-    """The batch whose ``shard``s these are."""
+    """The batch that was split into these shards."""
     rows: list[Any] = [None] * sum(map(len, shards))
     for i, part in enumerate(shards):
         rows[i :: len(shards)] = part
     return rows
 
 
+def total(value: float) -> float:
+    """Sum of a number over all ranks."""
+    return value if world_size() == 1 else add_up(torch.tensor(value, dtype=torch.float64)).item()
+
+
 def any_of(flag: bool) -> bool:
-    """Whether the flag is set on any rank."""
+    """True if the flag is set on any rank."""
     return total(float(flag)) > 0
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks, in place."""
+    if world_size() > 1:
+        _together(lambda: dist.all_reduce(tensor))
+    return tensor
+
+
+def gather(item: T) -> list[T]:
+    """Every rank's item, in rank order."""
+    items: list[Any] = [item] * world_size()
+    if len(items) > 1:
+        _together(lambda: dist.all_gather_object(items, item))
+    return items
 
 
 def add_gradients(modules: Sequence[nn.Module]) -> None:
     """Add each weight's gradient over all ranks; a rank without a share of the batch counts as zero.
 
-    A weight without a gradient on any rank stays without one, so that the optimiser leaves it alone.
+    A weight that has no gradient on any rank keeps none, so the optimiser skips it.
     """
     if world_size() == 1:
         return
@@ -114,14 +98,14 @@ def add_gradients(modules: Sequence[nn.Module]) -> None:
 
 
 def wait_for_all() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank arrives here."""
     if world_size() > 1:
         _together(dist.barrier)
 
 
 @contextmanager
 def writer_first() -> Iterator[None]:
-    """Rank 0 runs the block before the others do, so that they find what it wrote."""
+    """Run the block on rank 0 before the others, which then find what it wrote."""
     if rank() > 0:
         wait_for_all()
     yield
@@ -131,68 +115,60 @@ def writer_first() -> Iterator[None]:
 
 @contextmanager
 def open_stage(out: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator[RunFolder]:
-    """``open_run`` for a stage of training: rank 0 holds the lock and writes, the other ranks follow.
+    """``open_run`` for a training stage: rank 0 holds the lock, writes and prints; the other ranks do none of these.
 
     Raises what ``open_run`` raises, on every rank.
     """
     _join()
-    if world_size() == 1:
-        with open_run(out, kind, knobs, inputs) as run:
-            yield run
-        return
-    if rank() == 0:
-        refusal: TutelageError | None = None
-        with ExitStack() as stack:
+    refusal: TutelageError | None = None
+    with ExitStack() as stack:
+        if rank() == 0:
             try:
                 run = stack.enter_context(open_run(out, kind, knobs, inputs))
             except TutelageError as error:
                 refusal = error
-            _broadcast(refusal)
-            if refusal is not None:
-                raise refusal
-            yield run
-    else:
-        refusal = _broadcast(None)
+        else:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            run = RunFolder(out, writer=False)
+            stack.enter_context(run.until_closed)
+        refusal = _broadcast(refusal)
         if refusal is not None:
             raise refusal
-        run = RunFolder(out, writer=False)
-        with run.until_closed:
-            yield run
+        yield run
     wait_for_all()
 
 
 def _broadcast(item: T) -> T:
     """Rank 0's item, on every rank."""
     box: list[Any] = [item]
-    _together(lambda: dist.broadcast_object_list(box, src=0))
+    if world_size() > 1:
+        _together(lambda: dist.broadcast_object_list(box, src=0))
     return box[0]
 
 
 def _join() -> None:
-    """Join the other ranks where torchrun started this process as one of several."""
+    """Join the other ranks if torchrun started this process as one of several."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local % torch.cuda.device_count())
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
-    _publish()
+    # The process id lets the other ranks name this one if it dies.
+    _store().set(f"tutelage/pid/{rank()}", f"{os.getpid()}@{os.uname().nodename}")
 
 
-def _publish() -> None:
-    """Tell the others this rank's process id, so that a lost rank can be named."""
-    store = dist.distributed_c10d._get_default_store()
-    store.set(f"tutelage/pid/{rank()}", f"{os.getpid()}@{os.uname().nodename}")
+def _store() -> dist.Store:
+    return dist.distributed_c10d._get_default_store()
 
 
 def _together(collective: Callable[[], Any]) -> None:
-    """Run a collective. TrainingError names the rank that is gone where it fails."""
+    """Run a collective operation. If it fails, TrainingError names the lost rank."""
     try:
         collective()
+    except torch.cuda.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
         lost = _lost_ranks()
         who = f"rank {', '.join(map(str, lost))} is gone" if lost else "a rank is gone or did not answer"
         raise TrainingError(
@@ -204,18 +180,16 @@ def _together(collective: Callable[[], Any]) -> None:
 def _lost_ranks(patience: float = 5.0) -> list[int]:
     """The ranks on this machine whose process no longer exists.
 
-    A dying process closes its connections a little before it is gone, so this looks for ``patience`` seconds.
+    A dying process closes its connections shortly before it disappears, so look repeatedly for ``patience`` seconds.
     """
     deadline = time.monotonic() + patience
     try:
-        store = dist.distributed_c10d._get_default_store()
-        processes = [store.get(f"tutelage/pid/{other}").decode().split("@") for other in range(world_size())]
-    except RuntimeError:  # the store went with rank 0
+        processes = [_store().get(f"tutelage/pid/{other}").decode().split("@") for other in range(world_size())]
+    except RuntimeError:  # rank 0 holds the store, so it is rank 0 that is gone
         return [0] if rank() else []
+    here = {other: int(pid) for other, (pid, host) in enumerate(processes) if host == os.uname().nodename}
     while True:
-        lost = [
-            other for other, (pid, host) in enumerate(processes) if host == os.uname().nodename and not _alive(int(pid))
-        ]
+        lost = [other for other, pid in here.items() if not _alive(pid)]
         if lost or time.monotonic() > deadline:
             return lost
         time.sleep(0.05)
@@ -227,6 +201,6 @@ def _alive(pid: int) -> bool:
     except OSError as error:
         return error.errno != errno.ESRCH
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"  # Z: a zombie
     except OSError:
         return True

@@ -2,9 +2,9 @@
 
     tutelage ppo --checkpoint runs/sft/checkpoint --reward_model runs/reward/checkpoint --prompts prompts.jsonl --out runs/ppo
 
-One update: sample an answer to each of `batch_size` prompts; score it; subtract the KL to the SFT model token by token; estimate
-advantages with a critic that started as the reward model; take clipped policy and value steps over minibatches. With `ptx.coef`
-above 0 every step adds that multiple of the pretraining loss to the same loss: one joint gradient (InstructGPT, equation 2).
+One update samples an answer to each of `batch_size` prompts, scores it, and subtracts the KL to the SFT model token by token. It
+estimates advantages with a critic that started as the reward model, and takes clipped policy and value steps over minibatches.
+With `ptx.coef` above 0, every step adds that multiple of the pretraining loss: one joint gradient (InstructGPT, equation 2).
 
 `trunk: separate` gives the critic a network of its own (InstructGPT's); `trunk: shared` puts its head on the policy's. These are
 different algorithms, not two speeds of one.
@@ -22,6 +22,7 @@ from tutelage.data.formats import read_prompts
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
+from tutelage.model.heads import ScalarModel
 from tutelage.model.hub import resolve_model
 from tutelage.objectives.ppo import AdaptiveKL, FixedKL
 from tutelage.records import Prompt
@@ -30,7 +31,7 @@ from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import train
 from tutelage.train.memory import say_memory
-from tutelage.train.models import averaged_of, critic_on, load_scorer, load_trainable, new_critic, reference_of
+from tutelage.train.models import averaged_of, load_scorer, load_trainable, new_critic, reference_of
 from tutelage.train.optimizer import adamw
 from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, ppo_update
 from tutelage.train.pretraining_text import Ptx
@@ -39,40 +40,39 @@ from tutelage.train.training import Schedule, Training
 
 
 def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = None) -> Path:
-    """Run the stage; returns the checkpoint folder. ``gold``: a judge that knows the truth, one more scorer."""
+    """Run the stage; returns the checkpoint folder. ``gold``: a judge that knows the truth, as one more scorer."""
     knobs.check(inputs)
     inputs = inputs.local(resolve_model)
     with parallel.open_stage(out, "ppo", knobs, inputs) as run:
         if run.finished:
             return run.checkpoint
 
+        # policy and prompts
         tokenizer = Tokenizer.load(inputs.checkpoint)
         tokenizer.require_same(inputs.reward_model)
         torch.manual_seed(knobs.seed)
         policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         room = policy.config.max_position_embeddings - knobs.max_new_tokens
         prompts, prompt_ids, too_long = usable_prompts(inputs.prompts, tokenizer, room, knobs.batch_size)
-        models = make_models(knobs, inputs, policy, tokenizer, run, gold)
 
+        # the other models
+        models = make_models(knobs, inputs, policy, tokenizer, run, gold)
         trained = [policy] if models.shares_trunk else [policy, models.critic.decoder]
         held = [policy, models.reference, models.critic, models.averaged, *(s.model for s in models.scorers if s.model)]
         rows, longest = knobs.microbatch or knobs.minibatch, max(map(len, prompt_ids)) + knobs.max_new_tokens
         say_memory(held, trained, rows, longest, knobs.machine.dtype, "adamw")
 
-        outcome = train(
-            run,
-            Training(
-                modules={"policy": policy, "critic": models.critic, "averaged": models.averaged},
-                optimizer=models.optimizer,
-                update=lambda step: ppo_update(step, knobs, models, prompts, prompt_ids),
-                schedule=Schedule(knobs.updates, knobs.warmup, knobs.floor, knobs.seed),
-                result=(models.averaged, tokenizer),
-                state={"kl": models.kl},
-                stop_when=lambda metrics: bool(knobs.kl.budget) and metrics["kl"] > knobs.kl.budget,
-                show=("reward", "gold", "kl", "length", "finished"),
-            ),
-            knobs.machine,
+        training = Training(
+            modules={"policy": policy, "critic": models.critic, "averaged": models.averaged},
+            optimizer=models.optimizer,
+            update=lambda step: ppo_update(step, knobs, models, prompts, prompt_ids),
+            schedule=Schedule(knobs.updates, knobs.warmup, knobs.floor, knobs.seed),
+            result=(models.averaged, tokenizer),
+            state={"kl": models.kl},
+            stop_when=lambda metrics: bool(knobs.kl.budget) and metrics["kl"] > knobs.kl.budget,
+            show=("reward", "gold", "kl", "length", "finished"),
         )
+        outcome = train(run, training, knobs.machine)
         figures = {"updates": outcome.steps, "prompts": len(prompts), "too_long": too_long}
         run.finish(figures | {"stopped_by_kl_budget": outcome.steps < knobs.updates})
         return run.checkpoint
@@ -81,7 +81,7 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
 def usable_prompts(
     path: Path, tokenizer: Tokenizer, room: int, batch_size: int
 ) -> tuple[list[Prompt], list[list[int]], int]:
-    """The prompts of at most ``room`` tokens, their ids, and how many were too long; DataError where they are too few."""
+    """The prompts of at most ``room`` tokens, their ids, and the number of longer ones; DataError if they are too few."""
     prompts, ids, too_long = fitting_prompts(read_prompts(path), tokenizer, room)
     if too_long:
         print(f"{path}: left out {too_long} x too long for an answer in the model's context")
@@ -93,30 +93,28 @@ def usable_prompts(
 def make_models(
     knobs: PPOSettings, inputs: PPOInputs, policy: Decoder, tokenizer: Tokenizer, run: RunFolder, gold: Gold | None
 ) -> Models:
-    """Policy, reference, critic and scorers. Dropout is off in all of them: it would make ratios noise."""
-    ptx = Ptx.open(knobs.ptx, inputs.text, tokenizer, run, policy, seed=knobs.seed, dtype=knobs.machine.dtype)
+    """Policy, reference, critic and scorers. Dropout is off in all of them, because it would make the ratios noisy."""
+    machine, kl = knobs.machine, knobs.kl
+    ptx = Ptx.open(knobs.ptx, inputs.text, knobs.seed, machine.dtype, policy, tokenizer, run)
     policy.eval()
     reference = reference_of(policy)
-    reward_model = load_scorer(inputs.reward_model, policy, inputs.checkpoint, tokenizer, knobs.machine)
+    reward_model = load_scorer(inputs.reward_model, policy, inputs.checkpoint, tokenizer, machine)
     shared = knobs.trunk == "shared"
     torch.manual_seed(knobs.seed)
-    critic = critic_on(policy) if shared else new_critic(reward_model, knobs.lora)
-    reward_model.requires_grad_(False)
-    critic.eval()
-    reward_models = {"reward_model": reward_model}
+    critic = (ScalarModel(policy) if shared else new_critic(reward_model, knobs.lora)).eval()
+    reward_models = {"reward_model": reward_model.requires_grad_(False)}
     for name, path in inputs.reward_models.items():
         tokenizer.require_same(path)
-        model = load_scorer(path, policy, inputs.checkpoint, tokenizer, knobs.machine)
-        reward_models[name] = model.requires_grad_(False)
-    critic_parts = (critic.head, knobs.value_lr) if shared else (critic, knobs.value_lr)
-    kl = knobs.kl
+        scorer = load_scorer(path, policy, inputs.checkpoint, tokenizer, machine)
+        reward_models[name] = scorer.requires_grad_(False)
+    learning = [(policy, knobs.lr), (critic.head if shared else critic, knobs.value_lr)]
     return Models(
         policy=policy,
         reference=reference,
         critic=critic,
         averaged=averaged_of(policy),
         scorers=make_scorers(knobs.scorers, reward_models, gold),
-        optimizer=adamw([(policy, knobs.lr), critic_parts], weight_decay=0.0, eps=knobs.eps),
+        optimizer=adamw(learning, weight_decay=0.0, eps=knobs.eps),
         kl=AdaptiveKL(kl.coef, kl.target, kl.horizon) if kl.controller == "adaptive" else FixedKL(kl.coef),
         tokenizer=tokenizer,
         ptx=ptx,

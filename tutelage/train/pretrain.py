@@ -2,8 +2,8 @@
 
     tutelage pretrain --tokenizer runs/tok --text.novels novels/ --heldout heldout.jsonl --out runs/base
 
-Sources are mixed by weight, not by size (GPT-3, table 2.2). Held-out text is measured in bits per byte, which does not depend on
-the tokenizer.
+Sources are mixed by weight, not by size (GPT-3, table 2.2). Held-out text is measured in bits per byte, which allows comparing
+models with different tokenizers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from pydantic import Field, ValidationError, model_validator
-from torch import Tensor
 
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.data.tokens.mixing import Mixture
@@ -23,10 +22,9 @@ from tutelage.errors import RecipeError
 from tutelage.model.compiling import compile_layers, compiled
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.device import autocast, pick_device
+from tutelage.model.device import pick_device
 from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import negative_log_likelihood
-from tutelage.objectives.language import next_token_loss
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
@@ -34,7 +32,7 @@ from tutelage.train.loop import apply_gradients, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import TYPES, load_trainable
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
-from tutelage.train.pretraining_text import check_weights, text_mixture, text_windows
+from tutelage.train.pretraining_text import check_weights, text_backward, text_loss, text_mixture
 from tutelage.train.settings import OPTIMIZER, LoRA, Machine
 from tutelage.train.training import Metrics, Schedule, Training
 
@@ -48,13 +46,10 @@ class Shape(Settings):
     heads: int = Field(4, gt=0, description="attention heads")
     kv_heads: int | None = Field(None, gt=0, description="key and value heads; none: as many as heads")
     intermediate_size: int | None = Field(None, gt=0, description="width of the MLP; none: 8/3 of hidden_size (LLaMA)")
-    context: int = Field(512, gt=0, description="longest sequence the model will ever see [tokens]")
+    context: int = Field(512, gt=0, description="longest sequence that the model can process [tokens]")
     tie_embeddings: bool = Field(True, description="input and output embeddings are one matrix")
-    init_std: float | None = Field(
-        None,
-        gt=0,
-        description="spread of the first weights; none: 1/sqrt(hidden_size), as GPT-2's 0.02 is too small for narrow models",
-    )
+    init_std: float | None = Field(None, gt=0, description="spread of the initial weights; none: 1/sqrt(hidden_size)")
+    # GPT-2's 0.02 is too small for narrow models.
 
     @model_validator(mode="after")
     def _makes_a_model(self) -> Shape:
@@ -62,10 +57,8 @@ class Shape(Settings):
             self.config(vocab_size=512)
         except ValidationError as error:
             first = error.errors()[0]
-            named = "".join(f"{name}: " for name in first["loc"]) + first["msg"].removeprefix("Value error, ")
-            for theirs, ours in _NAMES.items():
-                named = re.sub(rf"\b{theirs}\b", ours, named)
-            raise ValueError(named) from None
+            problem = "".join(f"{name}: " for name in first["loc"]) + first["msg"].removeprefix("Value error, ")
+            raise ValueError(re.sub("|".join(_NAMES), lambda found: _NAMES[found[0]], problem)) from None
         return self
 
     def config(self, vocab_size: int) -> ModelConfig:
@@ -76,12 +69,13 @@ class Shape(Settings):
             "hidden_size": self.hidden_size,
             "num_layers": self.layers,
             "num_heads": self.heads,
+            "num_kv_heads": self.kv_heads,
+            "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.context,
             "tie_embeddings": self.tie_embeddings,
             "init_std": self.init_std or self.hidden_size**-0.5,
         }
-        optional = {"num_kv_heads": self.kv_heads, "intermediate_size": self.intermediate_size}
-        return ModelConfig(**shape | {name: value for name, value in optional.items() if value is not None})
+        return ModelConfig(**{name: value for name, value in shape.items() if value is not None})
 
 
 _NAMES = {
@@ -90,7 +84,7 @@ _NAMES = {
     "num_kv_heads": "kv_heads",
     "max_position_embeddings": "context",
 }
-"""What ModelConfig calls the settings of Shape."""
+"""ModelConfig's names of the settings of Shape."""
 
 
 class PretrainInputs(Inputs):
@@ -125,12 +119,12 @@ class PretrainSettings(Settings):
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     compile: bool = Field(False, description="use torch.compile: half a minute at the start, faster steps afterwards")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights, where a checkpoint is trained further")
+    lora: LoRA = Field(LoRA(), description="adapters instead of all weights, if a checkpoint is trained further")
     seed: int = Field(0, description="seed of weights and data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
     def check(self, inputs: Inputs) -> None:
-        """The shape belongs to a new model, adapters to one that has learnt something."""
+        """Raise RecipeError for a shape with a checkpoint, adapters without one, or weights without text."""
         assert isinstance(inputs, PretrainInputs)
         check_weights(self.weights, inputs.text, "weights")
         if inputs.checkpoint is not None and self.model != Shape():
@@ -146,8 +140,9 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
     with parallel.open_stage(out, "pretrain", knobs, inputs) as run:
         if run.finished:
             return run.checkpoint
+        dtype = knobs.machine.dtype
 
-        # model
+        # model and optimiser
         start = inputs.checkpoint or inputs.tokenizer
         assert start is not None  # PretrainInputs
         tokenizer = Tokenizer.load(start)
@@ -158,36 +153,28 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
             model = new_model(knobs, tokenizer).train()
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
         rows = knobs.microbatch or knobs.batch_size
-        say_memory([model], [model], rows, knobs.sequence, knobs.machine.dtype, knobs.optimizer)
+        say_memory([model], [model], rows, knobs.sequence, dtype, knobs.optimizer)
 
         # data
-        context = model.config.max_position_embeddings
-        mixture = text_mixture(
-            inputs.text, knobs.weights, tokenizer, run, sequence=knobs.sequence, context=context, seed=knobs.seed
-        )
+        mixture = text_mixture(inputs.text, knobs.weights, knobs.sequence, knobs.seed, model, tokenizer, run)
         heldout = HeldoutText.read(inputs.heldout, tokenizer, knobs.sequence) if inputs.heldout else None
 
         def evaluate(step: int) -> Metrics:
             assert heldout is not None
-            nats = negative_log_likelihood(model, heldout.ids, heldout.targets, knobs.machine.dtype).sum().item()
+            nats = negative_log_likelihood(model, heldout.ids, heldout.targets, dtype).sum().item()
             return {"bits_per_byte": heldout.bits_per_byte(nats)}
 
-        outcome = train(
-            run,
-            Training(
-                modules={"model": model},
-                optimizer=optimizer,
-                update=make_update(knobs, model, optimizer, mixture),
-                schedule=Schedule(
-                    knobs.steps, knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=10
-                ),
-                result=(model, tokenizer),
-                evaluate=evaluate if heldout else None,
-                measures=("bits_per_byte",) if heldout else (),
-                show=("loss", "bits_per_byte"),
-            ),
-            knobs.machine,
+        training = Training(
+            modules={"model": model},
+            optimizer=optimizer,
+            update=make_update(knobs, model, optimizer, mixture),
+            schedule=Schedule(knobs.steps, knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=10),
+            result=(model, tokenizer),
+            evaluate=evaluate if heldout else None,
+            measures=("bits_per_byte",) if heldout else (),
+            show=("loss", "bits_per_byte"),
         )
+        outcome = train(run, training, knobs.machine)
         run.finish(outcome.measured)
         return run.checkpoint
 
@@ -196,27 +183,16 @@ def make_update(
     knobs: PretrainSettings, model: Decoder, optimizer: Optimizer, mixture: Mixture
 ) -> Callable[[int], Metrics]:
     """The optimisation step of pretraining."""
-    device, dtype = pick_device(knobs.machine.device), knobs.machine.dtype
-
-    def loss_of(hidden: Tensor, targets: Tensor, count: int) -> Tensor:
-        return next_token_loss(model.logits(hidden).flatten(0, 1), targets.flatten(), count)
-
+    loss_of = text_loss
     if knobs.compile:
         compile_layers(model)
-        loss_of = compiled(loss_of)
+        loss_of = compiled(text_loss)
 
     def update(step: int) -> Metrics:
-        windows = text_windows(mixture, step, knobs.batch_size, device)
-        count = windows.shape[0] * knobs.sequence
-        mine, total = parallel.shard_tensor(windows), 0.0
-        for part in mine.split(knobs.microbatch or max(1, len(mine))):
-            if len(part):
-                with autocast(device, dtype):
-                    loss = loss_of(model(part[:, :-1]), part[:, 1:], count)
-                loss.backward()
-                total += loss.item()
+        windows = torch.from_numpy(mixture.batch(step, knobs.batch_size))
+        loss = text_backward(model, windows, knobs.machine.dtype, microbatch=knobs.microbatch, loss_of=loss_of)
         norm = apply_gradients(optimizer, knobs.clip, model)
-        return {"loss": parallel.total(total), "grad_norm": norm, "tokens": float(count)}
+        return {"loss": loss, "grad_norm": norm, "tokens": float(knobs.batch_size * knobs.sequence)}
 
     return update
 

@@ -1,12 +1,12 @@
-"""Pretraining text, as pretraining reads it and as later stages mix it into their gradient so that the model keeps what it knows.
+"""Pretraining text: what pretraining reads, and what later stages mix into their gradient to retain what the model knows.
 
-InstructGPT mixes text into the RL gradient (PPO-ptx, equation 2), and into the fine-tuning that RL starts from, where "we find it
+InstructGPT mixes text into the RL gradient (PPO-ptx, equation 2) and into the fine-tuning before it, where "we find it
 helpful for PPO training" (Ouyang et al. 2022, appendix C: 10%).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tutelage.runs.folder import RunFolder
 from tutelage.settings import Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
+from tutelage.train.training import microbatches
 
 
 class PtxSettings(Settings):
@@ -36,14 +37,14 @@ class PtxSettings(Settings):
     sequence: int = Field(256, gt=1, description="length of a window [tokens]")
 
     def check_text(self, text: Mapping[str, Path]) -> None:
-        """Raise RecipeError where there is no text to mix in, or a weight names none."""
+        """Raise RecipeError if there is no text to mix in, or if a weight does not belong to any."""
         if self.coef and not text:
             raise RecipeError("ptx.coef is above 0, but the inputs name no text")
         check_weights(self.weights, text, "ptx.weights")
 
 
 def check_weights(weights: Mapping[str, float], text: Mapping[str, Path], name: str) -> None:
-    """Raise RecipeError for a weight of a source that is not there, or that is not above 0."""
+    """Raise RecipeError for a weight of an unknown source, or one that is not above 0."""
     for source, weight in weights.items():
         if source not in text:
             raise RecipeError(f"{name}: there is no text {source!r} among the inputs{nearest(source, list(text))}")
@@ -54,18 +55,18 @@ def check_weights(weights: Mapping[str, float], text: Mapping[str, Path], name: 
 def text_mixture(
     text: Mapping[str, Path],
     weights: Mapping[str, float],
+    sequence: int,
+    seed: int,
+    model: Decoder,
     tokenizer: Tokenizer,
     run: RunFolder,
-    *,
-    sequence: int,
-    context: int,
-    seed: int,
 ) -> Mixture:
     """Windows of ``sequence`` + 1 tokens from all sources by weight, tokenised into the run folder.
 
-    Token files of a run that this one started from are linked where they are the same. Raises RecipeError where the model's
-    ``context`` does not hold the windows.
+    Identical token files of the runs that the inputs come from are linked. Raises RecipeError if the windows exceed the model's
+    context.
     """
+    context = model.config.max_position_embeddings
     if sequence > context:
         raise RecipeError(f"windows of {sequence} tokens are longer than the model's context of {context}")
     parents = [Path(entry["path"]).parent for entry in run.lineage()["inputs"].values()]
@@ -83,6 +84,34 @@ def text_mixture(
     return Mixture(shards, [weights.get(name, 1.0) for name in text], context=sequence, seed=seed)
 
 
+def text_loss(model: Decoder, hidden: Tensor, targets: Tensor, count: int) -> Tensor:
+    """Sum of the next-token losses over ``count``, from hidden states [b, s, d] and targets [b, s] [nats per token]."""
+    return next_token_loss(model.logits(hidden).flatten(0, 1), targets.flatten(), count)
+
+
+def text_backward(
+    model: Decoder,
+    windows: Tensor,
+    dtype: str,
+    *,
+    coef: float = 1.0,
+    microbatch: int = 0,
+    loss_of: Callable[[Decoder, Tensor, Tensor, int], Tensor] = text_loss,
+) -> float:
+    """Add ``coef`` times the gradient of the mean next-token loss over ``windows`` [b, s + 1] to the model's.
+
+    Returns the loss [nats per token]. ``microbatch``: windows per forward pass; 0: all.
+    """
+    windows = windows.to(model.embed.weight.device)
+    count, total = windows[:, 1:].numel(), 0.0
+    for part in microbatches(parallel.shard(windows), microbatch):
+        with autocast(windows.device, dtype):
+            loss = loss_of(model, model(part[:, :-1]), part[:, 1:], count)
+        (coef * loss).backward()
+        total += loss.item()
+    return parallel.total(total)
+
+
 @dataclass(frozen=True)
 class Ptx:
     """The text that a stage mixes into its gradient."""
@@ -93,36 +122,22 @@ class Ptx:
 
     @classmethod
     def open(
-        cls, settings: PtxSettings, text: Mapping[str, Path], tokenizer: Tokenizer, run: RunFolder, model: Decoder,
-        *, seed: int, dtype: str,
-    ) -> Ptx | None:  # fmt: skip
-        """None where ``coef`` is 0."""
+        cls,
+        settings: PtxSettings,
+        text: Mapping[str, Path],
+        seed: int,
+        dtype: str,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        run: RunFolder,
+    ) -> Ptx | None:
+        """None if ``coef`` is 0."""
         if not settings.coef:
             return None
-        context = model.config.max_position_embeddings
-        mixture = text_mixture(
-            text, settings.weights, tokenizer, run, sequence=settings.sequence, context=context, seed=seed
-        )
+        mixture = text_mixture(text, settings.weights, settings.sequence, seed, model, tokenizer, run)
         return cls(settings, mixture, dtype)
 
     def backward(self, model: Decoder, step: int) -> float:
-        """Add ``coef`` times the gradient of the mean next-token loss to the model's; returns the loss [nats per token]."""
-        windows = text_windows(self.mixture, step, self.settings.windows, model.embed.weight.device)
-        mine = parallel.shard_tensor(windows)
-        if not len(mine):
-            return parallel.total(0.0)
-        loss = text_loss(model, mine, windows[:, 1:].numel(), self.dtype)
-        (self.settings.coef * loss).backward()
-        return parallel.total(loss.item())
-
-
-def text_loss(model: Decoder, windows: Tensor, count: int, dtype: str) -> Tensor:
-    """Sum of the next-token losses in ``windows`` [b, s + 1] over ``count``, the whole batch's number of them [nats]."""
-    with autocast(windows.device, dtype):
-        logits = model.logits(model(windows[:, :-1]))
-        return next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), count)
-
-
-def text_windows(mixture: Mixture, step: int, count: int, device: torch.device) -> Tensor:
-    """int64 [count, sequence + 1]: the windows of one optimiser step."""
-    return torch.from_numpy(mixture.batch(step, count)).to(device)
+        """Add ``coef`` times the gradient of the loss on this step's windows to the model's; return the loss [nats per token]."""
+        windows = torch.from_numpy(self.mixture.batch(step, self.settings.windows))
+        return text_backward(model, windows, self.dtype, coef=self.settings.coef)

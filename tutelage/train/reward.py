@@ -2,9 +2,9 @@
 
     tutelage reward --checkpoint runs/sft/checkpoint --rankings rankings.jsonl --out runs/reward
 
-All K(K-1)/2 pairs of a prompt are in one loss term (InstructGPT, equation 1), from one forward of the prompt and each of its
-completions: they are laid out [prompt | c1 | c2 | ...] under a tree mask, so the prompt's prefix is computed once. Afterwards the
-scores are shifted so that demonstrations average 0.
+All K(K-1)/2 pairs of a prompt form one loss term (InstructGPT, equation 1), from one forward pass of the prompt and all its
+completions. They are laid out as [prompt | c1 | c2 | ...] under a tree mask, so the shared prefix is computed once. The scores are
+finally shifted so that demonstrations average 0.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,7 @@ from tutelage.train.rankings import (
     with_noncontextual,
 )
 from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
-from tutelage.train.training import Metrics, Schedule, Training
+from tutelage.train.training import Metrics, Schedule, Training, microbatches
 
 
 class RewardInputs(Inputs):
@@ -53,31 +54,21 @@ class RewardInputs(Inputs):
 
     checkpoint: ModelPath = Field(description="language model to start from: the SFT model")
     rankings: Path = Field(description="rankings to learn from")
-    heldout: Path | None = Field(None, description="rankings to measure on; none: a share of the prompts is kept apart")
-    demonstrations: Path | None = Field(None, description="conversations whose last answers shall score 0 on average")
+    heldout: Path | None = Field(None, description="rankings to measure on; none: those of a share of the prompts")
+    demonstrations: Path | None = Field(None, description="conversations whose last answers score 0 on average")
 
 
 class RewardSettings(Settings):
     """Knobs of ``tutelage reward``."""
 
-    heldout_share: float = Field(
-        0.1, gt=0, lt=1, description="share of prompts kept apart where no held-out file is given"
-    )
+    heldout_share: float = Field(0.1, gt=0, lt=1, description="share of prompts to measure on without a held-out file")
     epochs: int = Field(1, gt=0, description="passes over the rankings (InstructGPT: 1; more overfits)")
     batch_size: int = Field(32, gt=0, description="prompts per step")
     microbatch: int = Field(8, gt=0, description="prompts per forward pass")
-    max_length: int = Field(
-        512, gt=1, description="longest prompt with one completion; longer ones are left out [tokens]"
-    )
-    ties: Literal["skip", "half"] = Field(
-        "half", description="what a pair of equal ranks gives: nothing, or half a win each"
-    )
-    noncontextual: int = Field(
-        0, ge=0, description="answers to other prompts put at the bottom of each ranking (RRM, Liu et al. 2024)"
-    )
-    surprisal: bool = Field(
-        False, description="also read each token's -log p under the starting model, which the result keeps, frozen"
-    )
+    max_length: int = Field(512, gt=1, description="longest prompt and completion; longer are left out [tokens]")
+    ties: Literal["skip", "half"] = Field("half", description="what equal ranks count: nothing, or half a win each")
+    noncontextual: int = Field(0, ge=0, description="answers to other prompts ranked last (RRM, Liu et al. 2024)")
+    surprisal: bool = Field(False, description="also read each token's -log p under the starting model, kept frozen")
     optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(5e-4, gt=0, description="peak learning rate")
     warmup: int = Field(10, ge=0, description="steps of linear warm-up")
@@ -86,7 +77,7 @@ class RewardSettings(Settings):
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    seed: int = Field(0, description="seed of the head, of adapters and of data order")
+    seed: int = Field(0, description="seed of head, adapters and data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
@@ -103,25 +94,24 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
     with parallel.open_stage(out, "reward", knobs, inputs) as run:
         if run.finished:
             return run.checkpoint
+        dtype = knobs.machine.dtype
 
         # data
         tokenizer = Tokenizer.load(inputs.checkpoint)
+        pad_id = tokenizer.pad_id
         torch.manual_seed(knobs.seed)
         decoder = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
-        training, held = split_rankings(inputs, knobs)
-        examples, left_out = encode_rankings(training, tokenizer, longest)
+        learnt, held = split_rankings(inputs, knobs)
+        examples, left_out = encode_rankings(learnt, tokenizer, longest)
         heldout, heldout_left_out = encode_rankings(held, tokenizer, longest)
         if not examples:
             raise DataError(f"no ranking with a preference fits in {longest} tokens: {left_out}", path=inputs.rankings)
         if left_out:
             print(f"{inputs.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
         shown = demonstration_ids(inputs.demonstrations, tokenizer, longest) if inputs.demonstrations else []
-        order = [
-            batch
-            for epoch in range(knobs.epochs)
-            for batch in prompt_batches(len(examples), knobs.batch_size, knobs.seed, epoch)
-        ]
+        passes = [prompt_batches(len(examples), knobs.batch_size, knobs.seed, epoch) for epoch in range(knobs.epochs)]
+        batches = [[examples[i] for i in batch] for epoch in passes for batch in epoch]
 
         # model and optimiser
         torch.manual_seed(knobs.seed)
@@ -129,27 +119,24 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
         answer = max(len(completion) for example in examples for completion in example.completions)
         widest = max(example.size for example in examples) + knobs.noncontextual * answer
-        say_memory([model], [model.decoder], knobs.microbatch, widest, knobs.machine.dtype, knobs.optimizer)
+        say_memory([model], [model.decoder], knobs.microbatch, widest, dtype, knobs.optimizer)
 
         def batch_of(step: int) -> list[RankingExample]:
             rng = random.Random(f"{knobs.seed} {step}")
-            return [with_noncontextual(examples[i], examples, knobs.noncontextual, longest, rng) for i in order[step]]
+            return [with_noncontextual(one, examples, knobs.noncontextual, longest, rng) for one in batches[step]]
 
-        outcome = train(
-            run,
-            Training(
-                modules={"model": model},
-                optimizer=optimizer,
-                update=make_update(knobs, model, optimizer, batch_of, tokenizer.pad_id),
-                schedule=Schedule(len(order), knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=2),
-                result=(model, tokenizer),
-                evaluate=(lambda step: heldout_metrics(model, heldout, tokenizer.pad_id, knobs)) if heldout else None,
-                measures=("heldout_loss", "heldout_accuracy") if heldout else (),
-                complete=lambda: centred(model, shown, tokenizer.pad_id, knobs.machine.dtype),
-                show=("loss", "accuracy", "heldout_accuracy"),
-            ),
-            knobs.machine,
+        training = Training(
+            modules={"model": model},
+            optimizer=optimizer,
+            update=make_update(knobs, model, optimizer, batch_of, pad_id),
+            schedule=Schedule(len(batches), knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=2),
+            result=(model, tokenizer),
+            evaluate=(lambda step: heldout_metrics(model, heldout, pad_id, knobs)) if heldout else None,
+            measures=("heldout_loss", "heldout_accuracy") if heldout else (),
+            complete=lambda: centred(model, shown, pad_id, dtype),
+            show=("loss", "accuracy", "heldout_accuracy"),
         )
+        outcome = train(run, training, knobs.machine)
         figures = {
             "prompts": len(examples),
             "rankings": sum(len(example.ranks) for example in examples),
@@ -162,11 +149,27 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
 
 
 def split_rankings(inputs: RewardInputs, knobs: RewardSettings) -> tuple[list[Ranking], list[Ranking]]:
-    """The rankings to learn from and those to measure on; without a file of the latter, a share of the prompts."""
+    """The rankings to learn from and those to measure on: those of the held-out file, else of a share of the prompts."""
     rankings = list(read_rankings(inputs.rankings))
     if inputs.heldout:
         return rankings, list(read_rankings(inputs.heldout))
     return split_by_key(rankings, lambda r: opening(r.prompt.messages), knobs.heldout_share, knobs.seed)
+
+
+def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int = 512) -> list[list[int]]:
+    """Up to ``most`` tokenised demonstrations that fit and end with the assistant; DataError if there is none."""
+    rows = (
+        render(tokenizer, conversation.messages).until_end().ids
+        for conversation in read_conversations(path)
+        if conversation.messages[-1].role == "assistant"
+    )
+    fitting = list(islice((ids for ids in rows if len(ids) <= longest), most))
+    if not fitting:
+        raise DataError(
+            f"no demonstration ends with the assistant and fits in {longest} tokens (max_length, or the context)",
+            path=path,
+        )
+    return fitting
 
 
 def make_update(
@@ -181,15 +184,12 @@ def make_update(
     def update(step: int) -> Metrics:
         chosen = sorted(batch_of(step), key=lambda example: example.size)
         count, total, right = sum(len(example.ranks) for example in chosen), 0.0, 0.0
-        mine = parallel.shard(chosen)
-        for start in range(0, len(mine), knobs.microbatch):
-            part = mine[start : start + knobs.microbatch]
+        for part in microbatches(parallel.shard(chosen), knobs.microbatch):
             scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
             loss = kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count)
             loss.backward()
             total += loss.item()
-            own = mask & (ranks < NONCONTEXTUAL)
-            right += pairwise_accuracy(scores.detach(), ranks, own)[0].sum().item()
+            right += pairwise_accuracy(scores, ranks, mask & (ranks < NONCONTEXTUAL))[0].sum().item()
         norm = apply_gradients(optimizer, knobs.clip, model)
         tokens = float(sum(example.size for example in chosen))
         accuracy = parallel.total(right) / count
@@ -198,9 +198,24 @@ def make_update(
     return update
 
 
+@torch.no_grad()
+def heldout_metrics(
+    model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, knobs: RewardSettings
+) -> Metrics:
+    """Loss and pair accuracy on held-out rankings, as means over the rankings."""
+    model.eval()
+    count, loss, right = sum(len(example.ranks) for example in examples), 0.0, 0.0
+    for part in microbatches(sorted(examples, key=lambda example: example.size), knobs.microbatch):
+        scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
+        loss += kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count).item()
+        right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()
+    model.train()
+    return {"heldout_loss": loss, "heldout_accuracy": right / count}
+
+
 @contextmanager
 def centred(model: ScalarModel, demonstrations: Sequence[list[int]], pad_id: int, dtype: str) -> Iterator[None]:
-    """Within it the model scores these demonstrations 0 on average; training continues as if nothing had been written."""
+    """In this context the demonstrations score 0 on average; training is not affected."""
     model.eval()
     if demonstrations:
         centre(model, demonstrations, pad_id, dtype)
@@ -210,47 +225,12 @@ def centred(model: ScalarModel, demonstrations: Sequence[list[int]], pad_id: int
 
 
 @torch.no_grad()
-def heldout_metrics(
-    model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, knobs: RewardSettings
-) -> Metrics:
-    """Loss and pair accuracy on held-out rankings, each a mean over rankings."""
-    model.eval()
-    order = sorted(examples, key=lambda example: example.size)
-    count = sum(len(example.ranks) for example in examples)
-    loss = right = 0.0
-    for start in range(0, len(order), knobs.microbatch):
-        part = order[start : start + knobs.microbatch]
-        scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
-        loss += kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count).item()
-        right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()
-    model.train()
-    return {"heldout_loss": loss, "heldout_accuracy": right / count}
-
-
-def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int = 512) -> list[list[int]]:
-    """Up to ``most`` demonstrations that fit and end with the assistant, in tokens; DataError where there is none."""
-    rows: list[list[int]] = []
-    for conversation in read_conversations(path):
-        rendered = render(tokenizer, conversation.messages).until_end().ids
-        if conversation.messages[-1].role == "assistant" and len(rendered) <= longest:
-            rows.append(rendered)
-        if len(rows) == most:
-            break
-    if not rows:
-        raise DataError(
-            f"no demonstration ends with the assistant and fits in {longest} tokens (max_length, or the context)",
-            path=path,
-        )
-    return rows
-
-
-@torch.no_grad()
-def centre(model: ScalarModel, rows: Sequence[list[int]], pad_id: int, dtype: str) -> None:
-    """Shift the scores so that these demonstrations average 0 (InstructGPT, section 3.5)."""
+def centre(model: ScalarModel, demonstrations: Sequence[list[int]], pad_id: int, dtype: str) -> None:
+    """Shift the scores so that the demonstrations average 0 (InstructGPT, section 3.5)."""
     device = next(model.parameters()).device
     scores = []
-    for start in range(0, len(rows), 32):
-        ids, mask = pad_right(rows[start : start + 32], pad_id)
+    for rows in microbatches(demonstrations, 32):
+        ids, mask = pad_right(rows, pad_id)
         with autocast(device, dtype):
             values = model(ids.to(device))
         scores.append(values.float().gather(1, mask.sum(1, keepdim=True).to(device) - 1)[:, 0])

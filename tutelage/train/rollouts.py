@@ -1,7 +1,7 @@
-"""Rollouts: answers sampled from the policy, and how the policy, a critic and a reward model rate them.
+"""Rollouts: answers sampled from the policy, their log-probabilities, and the scores of a reward model.
 
-The only file of training that sees the engine. Tensors of answers are [b, a]: one column per answer token, aligned so that column
-j holds token j, its log-probability, and the value of the state before it. One mask serves them all.
+Only this file of training uses the engine. Tensors of answers are [b, a]: one column per answer token, where column j holds token
+j, its log-probability, and the value of the state before it. They all share one mask.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from tutelage.train import parallel
 
 @dataclass(frozen=True)
 class Rollouts:
-    """b prompts, each with one sampled answer."""
+    """b prompts with one sampled answer each."""
 
     ids: Tensor
     """[b, s] prompt and answer, right-padded."""
     prompt_lengths: Tensor
     """[b] tokens before the answer."""
     answer_ids: Tensor
-    """[b, a] the sampled tokens, the end-of-turn token among them."""
+    """[b, a] sampled tokens, including the end-of-turn token."""
     mask: Tensor
     """[b, a] True on sampled tokens."""
     finished: Tensor
-    """[b] True where the answer ended by itself."""
+    """[b] True if the answer ended with the end-of-turn token."""
     sampler_logprobs: Tensor
-    """[b, a] as the engine reported them."""
+    """[b, a] log-probabilities that the engine reported."""
 
     @property
     def lengths(self) -> Tensor:
-        """[b] tokens of each answer."""
+        """[b] length of each answer [tokens]."""
         return self.mask.sum(1)
 
     @property
     def total_lengths(self) -> Tensor:
-        """[b] tokens of each prompt with its answer."""
+        """[b] length of each prompt with its answer [tokens]."""
         return self.prompt_lengths + self.lengths
 
     def at_answer(self, per_position: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Rollouts:
         return per_position[rows, before.clamp(max=self.ids.shape[1] - 1)]
 
     def select(self, rows: Tensor) -> Rollouts:
-        """Some of the rows, without the columns that only the others needed."""
+        """Some of the rows, narrowed to the longest of them."""
         answer = int(self.mask[rows].sum(1).max())
         total = int(self.total_lengths[rows].max())
         return Rollouts(
@@ -75,15 +75,14 @@ def sample(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
-    *,
     max_new_tokens: int,
     temperature: float,
     seed: int,
-    dtype: str = "auto",
+    dtype: str,
 ) -> Rollouts:
-    """One answer to each prompt from the model's own distribution: no top-p or top-k, which would scale every ratio.
+    """One answer to each prompt from the model's full distribution: top-p and top-k would distort the ratios.
 
-    Row i draws its randomness from (seed, i) alone. Ranks that train together sample a share of the rows each; all get all rows.
+    The randomness of row i depends on (seed, i) alone. In data-parallel training each rank samples its share and gets all rows.
     """
     requests = [
         Request(
@@ -113,9 +112,9 @@ def sample(
 
 
 def answer_logprobs(model: Decoder, hidden: Tensor, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies [b, a] of the answers' tokens, 0 where not counted.
+    """Log-probabilities and entropies [b, a] of the answer tokens, 0 where the mask is False.
 
-    ``hidden`` is ``model(rollouts.ids)``; the vocabulary projection runs on the counted positions alone.
+    ``hidden`` is ``model(rollouts.ids)``. The vocabulary projection runs on the counted positions only.
     """
     logits = model.logits(rollouts.at_answer(hidden)[rollouts.mask])
     logprobs = torch.zeros(rollouts.mask.shape, device=logits.device)
@@ -127,13 +126,10 @@ def answer_logprobs(model: Decoder, hidden: Tensor, rollouts: Rollouts, temperat
 
 
 @torch.no_grad()
-def end_scores(reward_model: ScalarModel, rollouts: Rollouts, dtype: str = "auto", batch_size: int = 32) -> Tensor:
-    """[b] the reward model's score at the last real token of each answer; rows of like lengths share a forward."""
+def end_scores(reward_model: ScalarModel, rollouts: Rollouts, dtype: str, batch_size: int = 32) -> Tensor:
+    """[b] the reward model's score at the last real token of each answer; rows of similar length share a forward pass."""
     scores = torch.zeros(len(rollouts.ids), device=rollouts.ids.device)
-    for piece in rollouts.total_lengths.argsort().split(batch_size):
-        rows = parallel.shard_tensor(piece)
-        if not len(rows):
-            continue
+    for rows in filter(len, map(parallel.shard, rollouts.total_lengths.argsort().split(batch_size))):
         part = rollouts.select(rows)
         with autocast(rollouts.ids.device, dtype):
             values = reward_model(part.ids)

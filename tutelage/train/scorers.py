@@ -1,7 +1,7 @@
-"""What PPO's reward is made of: a weighted sum of named scorers, each a function of prompt and answer.
+"""PPO's reward: a weighted sum of named scorers, each a function of prompt and answer.
 
 A scorer is a reward model, or a Python function named as ``module:function``: a rule, a verifier, anything that takes a ``Prompt``
-and the text of an answer and returns a number. Weight 0 logs a score without training on it.
+and the text of an answer and returns a number. A scorer of weight 0 is logged only.
 """
 
 from __future__ import annotations
@@ -26,17 +26,14 @@ from tutelage.train import parallel
 from tutelage.train.rollouts import Rollouts, end_scores
 
 Gold = Callable[[Prompt, str, bool], float]
-"""(prompt, answer, whether it finished) -> score in [0, 1]: a judge that knows the truth, where a task has one."""
+"""(prompt, answer, whether it finished) -> score in [0, 1]: a judge that knows the truth, if a task has one."""
 
 
 class ScorerSettings(Settings):
     """One term of the reward."""
 
     weight: float = Field(1.0, description="factor in the reward; 0: only logged; negative: a penalty")
-    function: str | None = Field(
-        None,
-        description="module:function of (prompt, answer) -> number; none: the input of this name is a reward model",
-    )
+    function: str | None = Field(None, description="module:function of (prompt, answer) -> number; none: a model")
 
     @field_validator("function")
     @classmethod
@@ -47,7 +44,7 @@ class ScorerSettings(Settings):
 
 
 def load_function(name: str) -> Callable[[Prompt, str], float]:
-    """A function by ``module:function``; modules are also looked for in the current folder. ValueError if there is none."""
+    """The function ``module:function``; the current folder is searched for modules too. ValueError if there is none."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"a function is named as module:function, found {name!r}")
@@ -55,10 +52,9 @@ def load_function(name: str) -> Callable[[Prompt, str], float]:
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be imported: {error}") from None
     except Exception as error:  # the module's own code may fail in any way
-        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from None
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise ValueError(f"{name} cannot be imported: {kind}{error}") from None
     if not callable(function):
         raise ValueError(f"{name} is a {type(function).__name__}, not a function")
     return function
@@ -77,21 +73,21 @@ class Scorer:
 def make_scorers(
     settings: Mapping[str, ScorerSettings], reward_models: Mapping[str, ScalarModel], gold: Gold | None
 ) -> list[Scorer]:
-    """The reward models, of weight 1 by default, then the functions, then ``gold``, which is only logged by default."""
-    scorers = [
-        Scorer(name, settings[name].weight if name in settings else 1.0, model=model)
-        for name, model in reward_models.items()
-    ]
+    """The reward models, with weight 1 by default, the functions, and ``gold``, which is only logged by default."""
+
+    def weight(name: str, default: float) -> float:
+        return settings[name].weight if name in settings else default
+
+    def of_text(function: Callable[[Prompt, str], float]) -> Gold:
+        return lambda prompt, answer, finished: function(prompt, answer)
+
+    scorers = [Scorer(name, weight(name, 1.0), model=model) for name, model in reward_models.items()]
     for name, one in settings.items():
         if one.function is not None:
-            scorers.append(Scorer(name, one.weight, function=_whether_finished_or_not(load_function(one.function))))
+            scorers.append(Scorer(name, one.weight, function=of_text(load_function(one.function))))
     if gold is not None:
-        scorers.append(Scorer("gold", settings["gold"].weight if "gold" in settings else 0.0, function=gold))
+        scorers.append(Scorer("gold", weight("gold", 0.0), function=gold))
     return scorers
-
-
-def _whether_finished_or_not(function: Callable[[Prompt, str], float]) -> Gold:
-    return lambda prompt, answer, finished: function(prompt, answer)
 
 
 def score(
@@ -102,7 +98,7 @@ def score(
     total = torch.zeros(len(texts), device=rollouts.ids.device)
     for scorer in scorers:
         if scorer.weight:
-            total = total + scorer.weight * by_name[scorer.name]
+            total = total + (scorer.weight * by_name[scorer.name]).float().to(total.device)
     return total, by_name
 
 
@@ -111,14 +107,14 @@ def _scores(scorer: Scorer, rollouts: Rollouts, prompts: Sequence[Prompt], texts
         return end_scores(scorer.model, rollouts, dtype)
     assert scorer.function is not None
     finished = rollouts.finished.tolist()
-    scores = torch.zeros(len(texts))
+    scores = torch.zeros(len(texts), dtype=torch.float64)
     for row in parallel.shard(range(len(texts))):
         scores[row] = _call(scorer.name, scorer.function, prompts[row], texts[row], finished[row])
-    return parallel.add_up(scores).to(rollouts.ids.device)
+    return parallel.add_up(scores)
 
 
 def _call(name: str, function: Gold, prompt: Prompt, text: str, finished: bool) -> float:
-    """The function's number. TrainingError that names the scorer where the function fails, or its value is none."""
+    """The function's score. TrainingError names the scorer if the function fails or returns no finite number."""
     where = f"a prompt ({prompt.id})" if prompt.id else "a prompt"
     try:
         value = function(prompt, text, finished)

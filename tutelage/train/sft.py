@@ -1,10 +1,10 @@
-"""Supervised fine-tuning: imitate the assistant's turns of demonstrations.
+"""Supervised fine-tuning (SFT): imitate the assistant's turns in demonstrations.
 
     tutelage sft --checkpoint runs/base/checkpoint --demonstrations demos.jsonl --out runs/sft
 
-The loss counts assistant text and its end-of-turn token, and nothing else. The checkpoint kept is the epoch with the lowest
-held-out loss, or, where a reward model is given, the one whose answers to validation prompts it scores highest: InstructGPT's
-SFT overfits the loss after one epoch while people go on preferring later ones (appendix C.1).
+The loss counts only assistant text and its end-of-turn token. The result is the epoch with the lowest held-out loss or, if a reward
+model is given, the epoch whose answers to validation prompts it scores highest. InstructGPT's SFT overfits the loss after one
+epoch, while people still prefer later epochs (appendix C.1).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from tutelage.data.formats import read_conversations, read_prompts
 from tutelage.data.tokens.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
@@ -22,8 +23,8 @@ from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
+from tutelage.model.heads import fit_vocabulary
 from tutelage.model.hub import resolve_model
-from tutelage.model.vocabulary import fit_vocabulary
 from tutelage.objectives.language import next_token_loss
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
-from tutelage.train.training import Metrics, Schedule, Training
+from tutelage.train.training import Metrics, Schedule, Training, microbatches
 
 
 class SFTInputs(Inputs):
@@ -44,13 +45,9 @@ class SFTInputs(Inputs):
     checkpoint: ModelPath = Field(description="model to start from: a folder, or a name on the Hugging Face hub")
     demonstrations: Path = Field(description="conversations to imitate")
     heldout: Path | None = Field(None, description="conversations to measure the loss on")
-    reward_model: ModelPath | None = Field(
-        None, description="choose the epoch by this model's scores of sampled answers"
-    )
+    reward_model: ModelPath | None = Field(None, description="select the epoch by its scores of sampled answers")
     prompts: Path | None = Field(None, description="validation prompts for that choice")
-    chat_template: Path | None = Field(
-        None, description="jinja file that lays conversations out, for a model without one or to replace its own"
-    )
+    chat_template: Path | None = Field(None, description="Jinja chat template, if the model has none or to replace it")
     text: dict[str, Path] = Field({}, description="sources of pretraining text to mix in, by name")
 
 
@@ -60,9 +57,7 @@ class SFTSettings(Settings):
     epochs: int = Field(2, gt=0, description="passes over the demonstrations")
     batch_size: int = Field(32, gt=0, description="conversations per step")
     microbatch: int = Field(0, ge=0, description="conversations per forward pass; 0: the whole batch")
-    max_length: int = Field(
-        256, gt=1, description="longest conversation; longer ones are left out and counted [tokens]"
-    )
+    max_length: int = Field(256, gt=1, description="longest conversation; longer ones are cut or left out [tokens]")
     optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     warmup: int = Field(20, ge=0, description="steps of linear warm-up")
@@ -70,14 +65,14 @@ class SFTSettings(Settings):
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training (InstructGPT: 0.2)")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer when the reward model chooses [tokens]")
+    max_new_tokens: int = Field(96, gt=0, description="longest answer if a reward model selects the epoch [tokens]")
     ptx: PtxSettings = Field(PtxSettings(), description="pretraining text mixed into the gradient")
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
     seed: int = Field(0, description="seed of data order, dropout and adapters")
     machine: Machine = Field(Machine(), description="where it runs")
 
     def check(self, inputs: Inputs) -> None:
-        """A reward model needs validation prompts; text to mix in must be there."""
+        """Raise RecipeError for a reward model without validation prompts, or ptx without text."""
         assert isinstance(inputs, SFTInputs)
         self.ptx.check_text(inputs.text)
         if inputs.reward_model and not inputs.prompts:
@@ -91,59 +86,54 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
     with parallel.open_stage(out, "sft", knobs, inputs) as run:
         if run.finished:
             return run.checkpoint
+        dtype = knobs.machine.dtype
 
         # model
         tokenizer = Tokenizer.load(inputs.checkpoint, chat_template=read_template(inputs.chat_template))
         torch.manual_seed(knobs.seed)
         model = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine).train()
         context = model.config.max_position_embeddings
+        longest = longest_row(knobs.max_length, context)
 
         # data
-        prompts = validation_prompts(inputs.prompts, knobs, tokenizer, context)
+        prompts = validation_prompts(inputs.prompts, tokenizer, context, knobs) if inputs.prompts else []
         if inputs.reward_model:
             tokenizer.require_same(inputs.reward_model)
-        longest = longest_row(knobs.max_length, context)
         examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest)
         heldout = fitting_conversations(inputs.heldout, tokenizer, longest)[0] if inputs.heldout else []
         lengths = [len(example.ids) for example in examples]
         epochs = [length_buckets(lengths, knobs.batch_size, seed=knobs.seed, epoch=e) for e in range(knobs.epochs)]
         batches = [[examples[i] for i in batch] for epoch in epochs for batch in epoch]
-        ptx = Ptx.open(knobs.ptx, inputs.text, tokenizer, run, model, seed=knobs.seed, dtype=knobs.machine.dtype)
+        ptx = Ptx.open(knobs.ptx, inputs.text, knobs.seed, dtype, model, tokenizer, run)
 
         # optimiser
         model.dropout = knobs.dropout
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
-        rows = knobs.microbatch or knobs.batch_size
-        say_memory([model], [model], rows, longest, knobs.machine.dtype, knobs.optimizer)
+        say_memory([model], [model], knobs.microbatch or knobs.batch_size, longest, dtype, knobs.optimizer)
 
         def evaluate(step: int) -> Metrics:
             metrics: Metrics = {}
             model.eval()
             if heldout:
-                metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, knobs.machine.dtype)
+                metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, dtype)
             if inputs.reward_model:
                 metrics["reward"] = validation_reward(model, tokenizer, inputs.reward_model, prompts, knobs)
             model.train()
             return metrics
 
         measures = (*(["heldout_loss"] if heldout else []), *(["reward"] if inputs.reward_model else []))
-        outcome = train(
-            run,
-            Training(
-                modules={"model": model},
-                optimizer=optimizer,
-                update=make_update(knobs, model, optimizer, batches, ptx, tokenizer.pad_id),
-                schedule=Schedule(
-                    len(batches), knobs.warmup, knobs.floor, knobs.seed, evaluate_every=len(epochs[0]), log_every=5
-                ),
-                result=(model, tokenizer),
-                evaluate=evaluate if measures else None,
-                measures=measures,
-                select=measures[-1] if measures else None,
-                show=("loss", "heldout_loss", "reward"),
-            ),
-            knobs.machine,
+        training = Training(
+            modules={"model": model},
+            optimizer=optimizer,
+            update=make_update(knobs, model, optimizer, batches, ptx, tokenizer.pad_id),
+            schedule=Schedule(len(batches), knobs.warmup, knobs.floor, knobs.seed, len(epochs[0]), log_every=5),
+            result=(model, tokenizer),
+            evaluate=evaluate if measures else None,
+            measures=measures,
+            select=measures[-1] if measures else None,
+            show=("loss", "heldout_loss", "reward"),
         )
+        outcome = train(run, training, knobs.machine)
         figures = {"conversations": len(examples), "left_out": left_out, "best_step": outcome.best_step}
         run.finish(figures | outcome.measured)
         return run.checkpoint
@@ -160,12 +150,10 @@ def make_update(
     """The optimisation step of SFT."""
 
     def update(step: int) -> Metrics:
-        chosen = batches[step]
+        chosen, total = batches[step], 0.0
         count = sum(sum(example.loss_mask) for example in chosen)
-        mine, total = parallel.shard(chosen), 0.0
-        size = knobs.microbatch or max(1, len(mine))
-        for start in range(0, len(mine), size):
-            loss = demonstration_loss(model, mine[start : start + size], count, pad_id, knobs.machine.dtype)
+        for part in microbatches(parallel.shard(chosen), knobs.microbatch):
+            loss = demonstration_loss(model, part, count, pad_id, knobs.machine.dtype)
             loss.backward()
             total += loss.item()
         metrics = {"loss": parallel.total(total), "tokens": float(sum(len(example.ids) for example in chosen))}
@@ -177,17 +165,15 @@ def make_update(
 
 
 def read_template(path: Path | None) -> str | None:
-    """The text of a chat template's file; RecipeError where it cannot be read."""
-    if path is None:
-        return None
+    """The text of a chat template file; RecipeError if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") if path else None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"chat_template {path} cannot be read: {error}") from None
 
 
 def fitting_conversations(path: Path, tokenizer: Tokenizer, longest: int) -> tuple[list[Example], dict[str, int]]:
-    """The file's conversations in tokens, and how many were left out or shortened, by reason; DataError where none fits."""
+    """The tokenised conversations of a file, and counts of those left out or shortened, by reason; DataError if none fits."""
     examples, reasons = encode_conversations(read_conversations(path), tokenizer, longest)
     if not examples:
         raise DataError(f"no conversation fits in {longest} tokens (max_length, or the model's context)", path=path)
@@ -196,35 +182,29 @@ def fitting_conversations(path: Path, tokenizer: Tokenizer, longest: int) -> tup
     return examples, reasons
 
 
-def demonstration_loss(
-    model: Decoder, examples: Sequence[Example], count: int, pad_id: int, dtype: str
-) -> torch.Tensor:
-    """Sum of the negative log-likelihood of the counted tokens over ``count``, the whole batch's number of them."""
+def demonstration_loss(model: Decoder, examples: Sequence[Example], count: int, pad_id: int, dtype: str) -> Tensor:
+    """Sum of the negative log-likelihoods of the counted tokens over ``count``, their number in the whole batch."""
     device = next(model.parameters()).device
     ids, _ = pad_right([example.ids for example in examples], pad_id)
     counted, _ = pad_right([[int(m) for m in example.loss_mask] for example in examples], 0)
-    ids, targets_counted = ids.to(device), counted[:, 1:].bool().to(device)
+    ids, counts = ids.to(device), counted[:, 1:].bool().to(device)
     with autocast(device, dtype):
-        logits = model.logits(model(ids[:, :-1])[targets_counted])  # logits only where the loss needs them
-        return next_token_loss(logits, ids[:, 1:][targets_counted], count)
+        logits = model.logits(model(ids[:, :-1])[counts])  # only where the loss needs them
+        return next_token_loss(logits, ids[:, 1:][counts], count)
 
 
 @torch.no_grad()
 def heldout_loss(model: Decoder, examples: list[Example], pad_id: int, dtype: str, batch_size: int = 64) -> float:
-    """Mean negative log-likelihood per counted token [nats]."""
+    """Mean negative log-likelihood [nats per counted token]."""
     order = sorted(examples, key=lambda example: len(example.ids))
     count = sum(sum(example.loss_mask) for example in order)
-    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return sum(demonstration_loss(model, part, count, pad_id, dtype).item() for part in parts)
+    return sum(demonstration_loss(model, part, count, pad_id, dtype).item() for part in microbatches(order, batch_size))
 
 
-@torch.no_grad()
 def validation_prompts(
-    path: Path | None, knobs: SFTSettings, tokenizer: Tokenizer, context: int, limit: int = 256
+    path: Path, tokenizer: Tokenizer, context: int, knobs: SFTSettings, limit: int = 256
 ) -> list[list[int]]:
-    """Up to ``limit`` prompts in tokens, none without a file; DataError where none leaves room for an answer."""
-    if path is None:
-        return []
+    """Up to ``limit`` tokenised prompts; DataError if none leaves room for an answer."""
     ids = fitting_prompts(islice(read_prompts(path), limit), tokenizer, context - knobs.max_new_tokens)[1]
     if not ids:
         raise DataError(f"no prompt leaves room for an answer of {knobs.max_new_tokens} tokens", path=path)
@@ -232,13 +212,11 @@ def validation_prompts(
 
 
 def validation_reward(
-    model: Decoder, tokenizer: Tokenizer, reward_model: Path, ids: list[list[int]], knobs: SFTSettings
+    model: Decoder, tokenizer: Tokenizer, reward_model: Path, prompts: list[list[int]], knobs: SFTSettings
 ) -> float:
     """Mean reward-model score of one sampled answer to each validation prompt."""
     scorer = load_scalar(reward_model, next(model.parameters()).device, torch.float32).eval()
     fit_vocabulary(scorer, tokenizer.vocab_size)
-    rollouts = sample(
-        model, ids, tokenizer, max_new_tokens=knobs.max_new_tokens, temperature=1.0, seed=knobs.seed,
-        dtype=knobs.machine.dtype,
-    )  # fmt: skip
-    return end_scores(scorer, rollouts, knobs.machine.dtype).mean().item()
+    dtype = knobs.machine.dtype
+    rollouts = sample(model, prompts, tokenizer, knobs.max_new_tokens, 1.0, knobs.seed, dtype)
+    return end_scores(scorer, rollouts, dtype).mean().item()

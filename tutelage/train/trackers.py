@@ -1,6 +1,6 @@
-"""Experiment trackers beside metrics.jsonl, for those who have one. None is imported unless a recipe asks for it.
+"""Optional experiment trackers. A tracker's package is imported only if a recipe asks for it.
 
-metrics.jsonl stays the record: a tracker may lag, lose its connection or fail, and the run goes on.
+metrics.jsonl remains the record: a tracker may lag, lose its connection or fail, and the run goes on.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ from tutelage.train.settings import Machine
 
 Log = Callable[[int, Mapping[str, float]], Any]
 Sink = tuple[Log, Callable[[], Any]]
-"""How to log a row of a step, and how to close."""
+"""Functions that log the metrics of a step, and that close the tracker."""
 
 
 @contextmanager
 def tracking(machine: Machine, run: RunFolder, first: int) -> Iterator[Log]:
-    """A function that sends a row of metrics to ``machine.tracker``; ``first``: the step that the run goes on from.
+    """A function that sends metrics to ``machine.tracker``; ``first``: the step that the run resumes from.
 
-    Raises RecipeError if the tracker's package is not installed. Whatever else goes wrong with it is said once, on standard
-    error, and the tracker is left alone from then on.
+    Raises RecipeError if the tracker's package is not installed. Any other error is printed once to standard error, and the tracker
+    is not used again.
     """
-    if machine.tracker == "none" or not run.writer:
+    name, sink = machine.tracker, None
+    if name == "none" or not run.writer:
         yield lambda step, numbers: None
         return
-    sink: Sink | None = None
 
-    def give_up(error: Exception) -> None:
+    @contextmanager
+    def guarded() -> Iterator[None]:
         nonlocal sink
-        sink = None
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = f"{run.path}: {machine.tracker} failed ({why}); going on without it, metrics.jsonl has everything"
-        print(message, file=sys.stderr, flush=True)
+        try:
+            yield
+        except Exception as error:  # trackers raise errors of any kind
+            sink = None
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            message = f"{run.path}: {name} failed ({why}); going on without it, metrics.jsonl has everything"
+            print(message, file=sys.stderr, flush=True)
 
     def log(step: int, numbers: Mapping[str, float]) -> None:
-        try:
+        with guarded():
             if sink:
                 sink[0](step, numbers)
-        except Exception as error:  # a tracker's own kinds of error are not ours to know
-            give_up(error)
 
-    try:
-        sink = SINKS[machine.tracker](machine.project, run, first)
-    except ImportError as error:
-        name = machine.tracker
-        problem = f"machine.tracker: {name} is not installed ({error}); `pip install {name}`, or give none"
-        raise RecipeError(problem) from None
-    except Exception as error:
-        give_up(error)
+    missing = None
+    with guarded():
+        try:
+            sink = SINKS[name](machine.project, run, first)
+        except ImportError as error:
+            missing = f"machine.tracker: {name} is not installed ({error}); `pip install {name}`, or give none"
+    if missing:
+        raise RecipeError(missing)
     try:
         yield log
     finally:
-        try:
+        with guarded():
             if sink:
                 sink[1]()
-        except Exception as error:
-            give_up(error)
 
 
 def tensorboard(project: str, run: RunFolder, first: int) -> Sink:
-    """Event files in the run folder's tensorboard/; steps that are done again replace what was logged of them."""
+    """Event files in the run folder's tensorboard/; steps that are repeated replace those logged before."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first + 1)
@@ -79,20 +79,19 @@ def tensorboard(project: str, run: RunFolder, first: int) -> Sink:
 
 
 def trackio(project: str, run: RunFolder, first: int) -> Sink:
-    """A run of the same name goes on."""
+    """A resumed run continues the tracker's run of the same name."""
     import trackio as package
 
-    handle = package.init(project=project, name=_name(run), resume="allow", config=_config(run), embed=False)
+    handle = package.init(project=project, name=_id(run), resume="allow", config=_config(run), embed=False)
     return lambda step, numbers: handle.log(dict(numbers), step=step), handle.finish
 
 
 def wandb(project: str, run: RunFolder, first: int) -> Sink:
-    """A run of the same id goes on; WANDB_MODE=offline keeps it in the run folder's wandb/."""
+    """A resumed run continues the tracker's run of the same id; WANDB_MODE=offline keeps it in the run folder's wandb/."""
     import wandb as package
 
-    handle = package.init(
-        project=project, name=run.path.name, id=_name(run), resume="allow", dir=str(run.path), config=_config(run)
-    )
+    place = {"name": run.path.name, "id": _id(run), "dir": str(run.path)}
+    handle = package.init(project=project, resume="allow", config=_config(run), **place)
     return lambda step, numbers: handle.log(dict(numbers), step=step), handle.finish
 
 
@@ -103,8 +102,8 @@ SINKS: dict[str, Callable[[str, RunFolder, int], Sink]] = {
 }
 
 
-def _name(run: RunFolder) -> str:
-    """The same for all sessions of a run, and no other run's."""
+def _id(run: RunFolder) -> str:
+    """A name that is unique to the run and the same in all its sessions."""
     return f"{run.path.name}-{run.lineage().get('id', 'run')}"
 
 

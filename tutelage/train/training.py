@@ -1,13 +1,13 @@
-"""What a stage hands to the loop: its models, its update, its schedule."""
+"""What a stage hands to the training loop: its models, its update and its schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
@@ -15,11 +15,11 @@ from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.optimizer import Optimizer
 
 Metrics = dict[str, float]
-Result = tuple[Decoder | ScalarModel, Tokenizer]
+Rows = TypeVar("Rows", Tensor, Sequence[Any])
 
 
 class Stateful(Protocol):
-    """Anything besides weights that a resumed run needs, such as a KL controller."""
+    """State other than weights that a resumed run needs, such as a KL controller."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -27,7 +27,7 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps, at which learning rates, and how often something is said."""
+    """Number of steps, learning rates, and intervals of evaluation and logging."""
 
     steps: int
     warmup: int
@@ -35,32 +35,32 @@ class Schedule:
     """Last learning rate, as a share of the peak."""
     seed: int
     evaluate_every: int = 0
-    """Steps between held-out measurements; 0: only after the last."""
+    """Steps between held-out measurements; 0: only after the last step."""
     log_every: int = 1
 
 
 @dataclass(frozen=True)
 class Training:
-    """All that the loop needs to know of a stage."""
+    """What the loop needs to know about a stage."""
 
     modules: Mapping[str, nn.Module]
-    """What a saved state holds, by name."""
+    """Modules in a saved state, by name."""
     optimizer: Optimizer
     update: Callable[[int], Metrics]
-    """One optimisation step: its metrics, with ``tokens`` for the rate."""
+    """Does one optimisation step and returns its metrics, with ``tokens`` for the rate."""
     schedule: Schedule
-    result: Result
+    result: tuple[Decoder | ScalarModel, Tokenizer]
     """The model and tokenizer that checkpoints hold."""
     evaluate: Callable[[int], Metrics] | None = None
-    """Held-out metrics after a step."""
+    """Measures held-out metrics after a step."""
     measures: tuple[str, ...] = ()
     """The names of those metrics."""
     select: str | None = None
-    """The metric that chooses which checkpoint is the result; None: the last."""
+    """The metric that selects the checkpoint that becomes the result; None: the last one does."""
     state: Mapping[str, Stateful] = field(default_factory=dict)
-    """What else a saved state holds."""
+    """Further state to save, by name."""
     complete: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Within it the model is as a checkpoint should have it."""
+    """A context in which the model is ready to be written as a checkpoint."""
     stop_when: Callable[[Metrics], bool] = lambda metrics: False
     """Ends the run early, for example when a KL budget is spent."""
     show: tuple[str, ...] = ("loss",)
@@ -69,13 +69,17 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended."""
+    """How a training run ended."""
 
     steps: int
     """Steps done."""
     measured: Metrics
     """The last held-out metrics."""
     best_step: int
-    """The step of the best checkpoint, where one was chosen by a metric."""
-    best: float
-    """That metric there."""
+    """The step of the best checkpoint; 0 if no metric selects one."""
+
+
+def microbatches(rows: Rows, size: int) -> list[Rows]:
+    """``rows`` in slices of at most ``size``; 0: all in one. No rows, no slices."""
+    size = size or max(1, len(rows))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
