@@ -57,6 +57,17 @@ def test_overview_names_every_command(capsys):
         (["generate", "nowhere", "--prompts", "b"], "--prompts needs --out"),
         (["eval", "--a", "x", "--b", "y", "--prompts", "z"], "give --world"),
         (["export", "x", "y.bin"], "y.bin: the name of a GGUF file ends in .gguf"),
+        (["runs", "list", "nowhere"], "nowhere: no such folder"),
+        (
+            ["runs", "show", "nowhere"],
+            "nowhere is not a run folder: there is no recipe.yaml with a lineage.json beside it",
+        ),
+        (["runs", "show"], "setting 'run' is required"),
+        (["runs", "compare", "one"], "at least 2"),
+        (["runs", "prune", "."], ".: no runs"),
+        (["runs", "prune", ".", "--dry"], "unknown option --dry; did you mean '--dry_run'?"),
+        (["runs", "resume"], "setting 'run' is required"),
+        (["runs", "lits"], "unknown command 'lits'; did you mean 'list'?"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):

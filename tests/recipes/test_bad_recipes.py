@@ -116,6 +116,19 @@ COMMANDS: list[tuple[list[str], str]] = [
 ]  # fmt: skip
 
 
+STEP = [
+    "sft",
+    "--checkpoint",
+    "good",
+    "--demonstrations",
+    "demonstrations.jsonl",
+    "--machine.device",
+    "cpu",
+    "--lora.r",
+    "2",
+]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recipes")
@@ -162,22 +175,11 @@ def test_a_recipe_that_may_not_be_read(capsys):
 def test_what_was_refused_starts_when_it_is_put_right(place, capsys, monkeypatch):
     """Nothing of the first start may be left to contradict the second."""
     monkeypatch.chdir(place)
-    step = (
-        "sft",
-        "--checkpoint",
-        "good",
-        "--demonstrations",
-        "demonstrations.jsonl",
-        "--machine.device",
-        "cpu",
-        "--lora.r",
-        "2",
-    )
-    assert "nope" in refused(capsys, place, *step, "--out", "later", "--lora.targets", "nope")
-    assert cli.main([*step, "--out", "later", "--lora.targets", "mlp.up", "--epochs", "1"]) == 0
+    assert "nope" in refused(capsys, place, *STEP, "--out", "later", "--lora.targets", "nope")
+    assert cli.main([*STEP, "--out", "later", "--lora.targets", "mlp.up", "--epochs", "1"]) == 0
     assert (place / "later" / "done.json").exists()
     capsys.readouterr()
-    again = (*step, "--out", "later", "--lora.targets", "mlp.up", "--epochs", "1", "--lr", "1")
+    again = (*STEP, "--out", "later", "--lora.targets", "mlp.up", "--epochs", "1", "--lr", "1")
     assert "(lr: 0.001 there, 1.0 now)" in refused(capsys, place, *again)
 
 
@@ -185,19 +187,8 @@ def test_what_was_in_the_folder_before_stays(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     (place / "mine").mkdir()
     (place / "mine" / "notes.txt").write_text("of my own")
-    step = (
-        "sft",
-        "--checkpoint",
-        "good",
-        "--demonstrations",
-        "demonstrations.jsonl",
-        "--machine.device",
-        "cpu",
-        "--lora.r",
-        "2",
-    )
     for out in ("mine", "mine/deeper/run"):
-        assert "nope" in refused(capsys, place, *step, "--lora.targets", "nope", "--out", out)
+        assert "nope" in refused(capsys, place, *STEP, "--lora.targets", "nope", "--out", out)
 
 
 PIECES = st.sampled_from([*"ab:-?,[]{}&*!|>%@`'\"#\n \t\\0é", "out", ": ", "- ", "!!", "<<", "&a ", "*a", "1e", "\n  "])

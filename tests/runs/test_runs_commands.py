@@ -97,11 +97,8 @@ def test_list_says_how_each_run_stands(capsys, root):
         ["running", "ppo", "running", "4/6"],
         ["stopped", "sft", "stopped", "4/9"],
     ]
-    assert [row[4] for row in rows if row[1] in ("pretrain", "sft")] == [
-        "bits_per_byte 1.25",
-        "heldout_loss 1",
-        "heldout_loss 1",
-    ]
+    figures = [row[4] for row in rows if row[1] in ("pretrain", "sft")]
+    assert figures == ["bits_per_byte 1.25", "heldout_loss 1", "heldout_loss 1"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", rows[0][5])
     everything = sum(
         path.stat().st_size for path in (root / "base").rglob("*") if path.is_file() and "best" not in path.parts
@@ -129,7 +126,8 @@ def test_show_says_what_made_a_run_and_how_it_went(capsys, root):
     tree = lines[lines.index("made from") + 2 :]
     assert re.fullmatch(rf"  checkpoint: .*step-00000002 \[{start}\] by pretrain \(tutelage .*\)", tree[0])
     assert re.fullmatch(rf"    text: .*/text \[{text}\]", tree[1])
-    assert "from step 0 of 3, device cpu processor x86_64 dtype float32 threads 1 torch 2" in out
+    events = [line[21:].split(" (")[0] for line in lines[lines.index("sessions") + 1 :][:3]]
+    assert events[1:] == ["from step 0 of 3, device cpu processor x86_64 dtype float32 threads 1 torch 2", "finished"]
     assert "left_out.too long\t4" in lines
     assert "stopped at step 4 of 9" in run(capsys, "show", root / "stopped")[1]
     assert "failed with: the loss is no number" in run(capsys, "show", root / "failed")[1]
@@ -203,27 +201,6 @@ def test_resume_of_a_stage_that_is_not_known_here_says_so(capsys, root):
         pass
     code, _, err = run(capsys, "resume", root / "strange")
     assert (code, "was made by 'distil', which this version" in err) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["list", "nowhere"], "nowhere: no such folder"),
-        (["show", "nowhere"], "nowhere is not a run folder: there is no recipe.yaml with a lineage.json beside it"),
-        (["show"], "setting 'run' is required"),
-        (["compare", "one"], "at least 2"),
-        (["prune", "."], ".: no runs"),
-        (["prune", ".", "--dry"], "unknown option --dry; did you mean '--dry_run'?"),
-        (["resume"], "setting 'run' is required"),
-        (["lits"], "unknown command 'lits'; did you mean 'list'?"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, *arguments)
-    assert code == 2
-    assert message in err
-    assert err.count("\n") == 1
 
 
 def test_nothing_of_it_loads_torch(root):

@@ -64,8 +64,10 @@ def compare(
     prompts: Annotated[Path, Field(description="held-out prompts")],
     sampling: Sampling = Sampling(),  # noqa: B008
     *,
-    world: Annotated[Path | None, Field(description="folder of an embedded world whose judge decides")] = None,
-    reward_model: Annotated[ModelPath | None, Field(description="decides where there is no judge")] = None,
+    world: Annotated[Path | None, Field(description="folder of an embedded world, whose judge decides")] = None,
+    reward_model: Annotated[
+        ModelPath | None, Field(description="reward model that decides if there is no judge")
+    ] = None,
     device: Device = "auto",
 ) -> str:
     """Win rates of two checkpoints on the same prompts; the judge or the reward model decides prompt by prompt."""
@@ -98,7 +100,8 @@ def export(
     out: Annotated[Path, Field(description="the .gguf file to write")],
     *,
     type: Annotated[
-        Literal["f32", "bf16", "q8_0", "q4_0"], Field(description="of matrices: q8_0 is 8.5 bits per weight, q4_0 4.5")
+        Literal["f32", "bf16", "q8_0", "q4_0"],
+        Field(description="number type of matrices: q8_0 is 8.5 bits per weight, q4_0 4.5"),
     ] = "bf16",
 ) -> str:
     """Write a checkpoint as a GGUF file."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from tutelage.data import writing
 from tutelage.data.formats import OnBad, records_of, what_is_in
 from tutelage.data.formats.table import WRITERS
-from tutelage.data.inspect import FileFacts, Inspection, KindFacts, Quantiles, inspect_data
+from tutelage.data.inspect import FileFacts, KindFacts, Quantiles, inspect_data
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import ANY_FILE, data_files
 from tutelage.errors import DataError, UsageError
@@ -25,12 +25,9 @@ from tutelage.settings import Settings
 _FILES_ONE_BY_ONE = 20
 """More files than this are summed up by format."""
 
-Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
-"""Title, names of columns, rows."""
-
 Data = Annotated[Path, Field(description="file, folder, or org/name on the Hugging Face hub")]
 Format = Annotated[str | None, Field(description="format of every file; none: recognised by its first row")]
-Encoding = Annotated[str, Field(description="of text files")]
+Encoding = Annotated[str, Field(description="encoding of text files")]
 
 
 # ---- inspect
@@ -43,33 +40,27 @@ def inspect(
     encoding: Encoding = "utf-8",
     tokenizer: Annotated[Path | None, Field(description="count tokens too, with the tokenizer in this folder")] = None,
 ) -> None:
-    """Read everything and print what it is. Raises DataError at the end if a file could not be read to its end."""
+    """Read everything and print what there is. Raises DataError afterwards if a file could not be read to its end."""
     counter = None
     if tokenizer is not None:
         from tutelage.text.tokenizer import Tokenizer
 
         counter = Tokenizer.load(tokenizer)
     found = inspect_data(path, format=format, encoding=encoding, tokenizer=counter)
-    for section in sections(found, str(path)):
-        table(*section)
-    broken = [file for file in found.files if file.problem]
-    if broken:
-        many = f"{len(broken)} files are broken: " if len(broken) > 1 else ""
-        raise DataError(f"{many}{broken[0].problem}")
-
-
-def sections(found: Inspection, path: str) -> Iterator[Section]:
-    """Everything that there is to say, as tables."""
-    yield path, *_files(found.files)
+    table(str(path), *_files(found.files))
     for name, facts in found.kinds.items():
         if facts.records:
-            yield f"{facts.records:,} {name}", (), list(_facts(facts))
-            yield f"lengths of {name}", ("part", "unit", "count", "median", "95%", "longest", "all"), _lengths(facts)
-            rows = [(f"{i}", line) for i, text in enumerate(facts.examples, 1) for line in text.split("\n")]
-            yield f"examples of {name}", (), rows
-    problems = [(file.problem, "1", "file ends there") for file in found.files if file.problem]
+            table(f"{facts.records:,} {name}", (), list(_facts(facts)))
+            lengths = ("part", "unit", "count", "median", "95%", "longest", "all")
+            table(f"lengths of {name}", lengths, _lengths(facts))
+            examples = [(f"{i}", line) for i, text in enumerate(facts.examples, 1) for line in text.split("\n")]
+            table(f"examples of {name}", (), examples)
+    broken = [file.problem for file in found.files if file.problem]
+    problems = [(problem, "1", "file ends there") for problem in broken]
     problems += [(why, f"{count:,}", found.rejects.first[why]) for why, count in found.rejects.counts.most_common()]
-    yield "problems", ("problem", "count", "first"), problems or [("none", "", "")]
+    table("problems", ("problem", "count", "first"), problems or [("none", "", "")])
+    if broken:
+        raise DataError(f"{len(broken)} files are broken: {broken[0]}" if len(broken) > 1 else broken[0])
 
 
 def _files(files: Sequence[FileFacts]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:

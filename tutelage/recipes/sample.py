@@ -17,7 +17,7 @@ from tutelage.settings import Inputs, ModelPath, Settings
 
 
 class SampleInputs(Inputs):
-    """What is answered, and by which model."""
+    """The prompts, and the model that answers them."""
 
     checkpoint: ModelPath = Field(description="model that answers")
     prompts: Path = Field(description="prompts to answer")
@@ -27,7 +27,7 @@ class SampleSettings(Settings):
     """How answers are sampled."""
 
     completions: int = Field(4, ge=1, description="answers per prompt (InstructGPT ranked 4 to 9)")
-    temperature: float = Field(1.0, gt=0, description="of sampling")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     seed: int = Field(0, description="seed of sampling")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")

@@ -99,8 +99,8 @@ class Step:
 class Recipe(Settings):
     """A recipe as it is written."""
 
-    name: str = Field(description="what the report is called")
-    out: Path = Field(description="folder of the whole run; each step has a folder of its name inside")
+    name: str = Field(description="title of the report")
+    out: Path = Field(description="folder of the whole run; each step writes to a subfolder of its name")
     seed: int = Field(0, description="seed of every step that has none of its own")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     steps: dict[str, dict[str, Any]] = Field(description="the steps by name, in order; each has kind, inputs and knobs")

@@ -39,13 +39,13 @@ def make_world(knobs: WorldSettings, inputs: NoInputs, out: Path) -> Path:
 
 
 class LabelInputs(Inputs):
-    """What simulated labellers rank."""
+    """The answers that simulated labellers rank."""
 
-    world: Path = Field(description="folder of the embedded world whose prompts and judge they know")
+    world: Path = Field(description="folder of the embedded world with the prompts and the judge")
     checkpoint: ModelPath | None = Field(
         None, description="model whose answers to the world's prompts are sampled and ranked"
     )
-    answers: Path | None = Field(None, description="or a file of answers, to rank these")
+    answers: Path | None = Field(None, description="file of answers to rank instead")
 
     @model_validator(mode="after")
     def _one_source(self) -> LabelInputs:
@@ -60,10 +60,10 @@ class LabelSettings(Settings):
     prompts: int = Field(2400, gt=0, description="training prompts whose answers are ranked")
     heldout_prompts: int = Field(300, gt=0, description="held-out prompts whose answers are ranked")
     completions: int = Field(4, ge=2, le=9, description="answers per prompt (InstructGPT: 4 to 9)")
-    temperature: float = Field(1.0, gt=0, description="of sampling")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     labellers: int = Field(12, gt=0, description="training labellers")
-    heldout_labellers: int = Field(4, gt=0, description="labellers that nothing is trained on")
+    heldout_labellers: int = Field(4, gt=0, description="labellers whose rankings are not used in training")
     agreement: float = Field(
         0.73,
         gt=0.5,
