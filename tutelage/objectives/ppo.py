@@ -10,8 +10,6 @@ PPO-ptx (Ouyang et al. 2022, equation 2) needs nothing of its own here. Its loss
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -181,13 +179,13 @@ def value_loss(
 
 
 class FixedKL:
-    """A KL coefficient that stays: InstructGPT's, 0.02 per token."""
+    """A constant KL coefficient; InstructGPT's is 0.02 per token."""
 
     def __init__(self, coef: float) -> None:
         self.coef = coef
 
     def update(self, kl: float, answers: int) -> None:
-        """Takes the same as AdaptiveKL.update and does nothing."""
+        """Does nothing; the arguments are those of ``AdaptiveKL.update``."""
 
     def state_dict(self) -> dict[str, float]:
         return {"coef": self.coef}
@@ -196,34 +194,21 @@ class FixedKL:
         self.coef = float(state["coef"])
 
 
-class AdaptiveKL:
-    """Steers the KL coefficient towards a target divergence by a proportional controller (Ziegler et al. 2019, 2.2).
+class AdaptiveKL(FixedKL):
+    """A KL coefficient that a proportional controller steers towards a target divergence (Ziegler et al. 2019, 2.2).
 
     e = clamp(kl / target - 1, -0.2, 0.2) and coef <- coef (1 + e answers / horizon).
     """
 
     def __init__(self, init: float, target: float, horizon: int) -> None:
         """``target`` in nats per **answer** (the sum over its tokens, not the mean); ``horizon`` in answers."""
-        if init <= 0 or target <= 0 or horizon <= 0:
-            raise ValueError(f"init, target and horizon must be above 0, found {init}, {target} and {horizon}")
-        self.coef, self.target, self.horizon = init, target, horizon
+        super().__init__(init)
+        self.target, self.horizon = target, horizon
 
     def update(self, kl: float, answers: int) -> None:
-        """After a batch: ``kl`` is the mean of ``kl_per_answer`` over its ``answers`` answers."""
-        if not math.isfinite(kl):
-            raise ValueError(f"the KL of the batch is {kl}: the coefficient cannot follow it")
-        if answers >= 5 * self.horizon:  # at an error of -0.2 the coefficient would become 0 or change its sign
-            raise ValueError(
-                f"horizon {self.horizon} is too short for batches of {answers} answers: give {answers} or more"
-            )
+        """Follow a batch: ``kl`` is the mean of ``kl_per_answer`` over its ``answers`` answers, fewer than 5 horizons."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.coef *= 1 + error * answers / self.horizon
-
-    def state_dict(self) -> dict[str, float]:
-        return {"coef": self.coef}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.coef = float(state["coef"])
 
 
 def _masked(x: Tensor, mask: Tensor) -> Tensor:
