@@ -329,17 +329,6 @@ def test_adaptive_controller_by_hand_and_resumed():
     assert controller.coef == resumed.coef  # on target nothing moves
 
 
-def test_adaptive_controller_refuses_what_would_break_it():
-    controller = ppo.AdaptiveKL(init=0.1, target=6.0, horizon=10)
-    with pytest.raises(ValueError, match="KL of the batch is nan"):
-        controller.update(math.nan, 1)
-    with pytest.raises(ValueError, match="too short for batches of 50 answers"):
-        controller.update(0.0, 50)
-    with pytest.raises(ValueError, match="above 0"):
-        ppo.AdaptiveKL(init=0.1, target=0.0, horizon=10)
-    assert controller.coef == 0.1
-
-
 def test_fixed_controller_stays():
     controller = ppo.FixedKL(0.02)
     controller.update(100.0, 64)

@@ -324,6 +324,19 @@ def test_a_shared_prefix_gives_the_scores_of_separate_sequences(tokenizer, famil
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
+# ---- the KL coefficient
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [({"coef": 0.0}, "cannot start at 0"), ({"horizon": 1}, "kl.horizon 1 is too short for batch_size 8")],
+)
+def test_an_adaptive_coefficient_that_could_not_move_or_would_change_its_sign_is_refused(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        some_settings(kl={"controller": "adaptive"} | changes)
+    some_settings(kl=changes)
+
+
 # ---- PPO-ptx
 
 

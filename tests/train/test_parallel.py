@@ -105,11 +105,13 @@ def whole(toy, tmp_path_factory) -> Path:
     return job.out
 
 
-def test_rank_0_alone_writes(whole):
+def test_rank_0_alone_writes_and_prints(whole):
     assert [row["step"] for row in logged(whole)] == [10, 12]
     sessions = [json.loads(row)["event"] for row in (whole / "sessions.jsonl").read_text().splitlines()]
     assert sessions == ["start", "training", "end"]
     assert [path.name for path in (whole / "checkpoints").iterdir()] == ["step-00000006"]
+    assert "step 12/12" in whole.with_suffix(".said0").read_text()
+    assert whole.with_suffix(".said1").read_text() == ""
 
 
 def test_a_finished_run_is_finished_on_every_rank(toy, whole):

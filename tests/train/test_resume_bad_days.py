@@ -24,9 +24,9 @@ from tutelage.runs.folder import hash_of, open_run, temporaries
 from tutelage.settings import Inputs
 from tutelage.train import checkpointing
 from tutelage.train.checkpointing import Keeper
+from tutelage.train.loop import Schedule, Training
 from tutelage.train.optimizer import adamw
 from tutelage.train.settings import Machine
-from tutelage.train.training import Schedule, Training
 
 STEPS = 9
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Count = int | float | Tensor
-"""How many things count in the whole batch: a number, or a scalar tensor (an all-reduced sum)."""
+"""Number of counted items in the whole batch: a number, or a scalar tensor (an all-reduced sum)."""
 
 
 def over_count(total: Tensor, count: Count) -> Tensor:

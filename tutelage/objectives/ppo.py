@@ -1,16 +1,14 @@
 """Proximal policy optimisation on answers: KL, rewards, advantages, the two clipped losses, and the KL controllers.
 
 Tensors of an answer are [b, s], aligned so that position t holds the log-probability, the value (of the state *before*
-the token) and the reward of the token at t. One mask serves them all: True on the tokens the model answered with, the
-end-of-turn token among them.
+the token) and the reward of the token at t. They share one mask, which is True on the tokens of the answer, including
+the end-of-turn token.
 
-PPO-ptx (Ouyang et al. 2022, equation 2) needs nothing of its own here. Its loss is
-``policy_loss + value_coef * value_loss + ptx_coef * next_token_loss`` of pretraining text, and one gradient of that.
+PPO-ptx (Ouyang et al. 2022, equation 2) takes one gradient of
+``policy_loss + value_coef * value_loss + ptx_coef * next_token_loss``, the last on pretraining text.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch import Tensor
 from tutelage.objectives.language import Count, over_count
 
 MAX_LOG_RATIO = 20.0
-"""Log-ratios are cut at +-20, in either loss and metric: exp of more would overflow, and inf * 0 be NaN."""
+"""Log-ratios are clamped to +-20: exp of much larger values overflows, and inf * 0 is NaN."""
 
 
 # ---- masked statistics
@@ -46,7 +44,7 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over the counted tokens: 1 is a perfect critic, 0 as good as a constant.
 
-    0 also where the returns do not vary (beyond rounding), so that there is nothing to explain.
+    Also 0 if the returns do not vary beyond rounding, because there is nothing to explain then.
     """
     values, returns = _masked(values, mask), _masked(returns, mask)
     total = _variance(returns, mask)
@@ -58,7 +56,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """log pi(a) - log ref(a), each of [...]: its mean over a ~ pi is KL(pi || ref) in nats; one may be negative."""
+    """log pi(a) - log ref(a), each of [...]: its mean over a ~ pi is KL(pi || ref) in nats; single values may be negative."""
     return logprobs.float() - ref_logprobs.float()
 
 
@@ -69,7 +67,7 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_per_answer(k1: Tensor, mask: Tensor) -> Tensor:
-    """The sum of the per-token estimates [b, s] over each answer, [b] in nats: what ``AdaptiveKL`` has a target for."""
+    """The sum of the per-token estimates [b, s] over each answer, [b] in nats. ``AdaptiveKL`` has a target for its mean."""
     return _masked(k1, mask).sum(-1)
 
 
@@ -81,7 +79,7 @@ def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: 
     """-kl_coef (log pi - log ref) at every counted token, plus the score on the last (the end of turn, if it ended).
 
     Args:
-        scores: [b] of the whole answers; an answer without a counted token has nowhere to put it.
+        scores: [b] of the whole answers; that of an answer without counted tokens is dropped.
         logprobs, ref_logprobs: [b, s] of the distribution that was sampled (temperature included).
         mask: [b, s].
     Returns: [b, s] float32, 0 where not counted.
@@ -96,8 +94,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
     """Generalised advantage estimation (Schulman et al. 2016, equation 16) along the counted tokens of each row.
 
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t + 1 is the next *counted* token:
-    a gap in the mask (a tool's output, another speaker's turn) is stepped over as if it were cut out. After the last
-    counted token V and A are 0, also where an answer was cut off: its missing end is the score's business.
+    a gap in the mask (a tool's output, another speaker's turn) is skipped. After the last counted token V and A are 0,
+    also if an answer was cut off: the score accounts for a missing end.
 
     Args: rewards, values, mask: [b, s] in any pattern of the mask.
     Returns: advantages [b, s] and returns [b, s] = advantages + values; float32, 0 where not counted.
@@ -133,8 +131,8 @@ def policy_loss(
     Args:
         logprobs, old_logprobs, advantages, mask: [b, s]; the gradient flows through the first alone.
         count: the global number of counted tokens; by default those of the mask.
-    Returns: the scalar loss, and detached scalars that are sums over ``count`` too, so those of microbatches add up:
-        "ratio"; "clip_fraction", the share of tokens whose clipped term is the larger, so that they give no gradient;
+    Returns: the scalar loss, and detached scalars that are also sums over ``count``, so those of microbatches add up:
+        "ratio"; "clip_fraction", the share of tokens whose clipped term is larger, which get no gradient;
         "approx_kl_k1" and "approx_kl_k3", estimates of KL(pi_old || pi) in nats per token.
     """
     count = mask.sum() if count is None else count
@@ -181,13 +179,13 @@ def value_loss(
 
 
 class FixedKL:
-    """A KL coefficient that stays: InstructGPT's, 0.02 per token."""
+    """A constant KL coefficient; InstructGPT's is 0.02 per token."""
 
     def __init__(self, coef: float) -> None:
         self.coef = coef
 
     def update(self, kl: float, answers: int) -> None:
-        """Takes the same as AdaptiveKL.update and does nothing."""
+        """Does nothing; the arguments are those of ``AdaptiveKL.update``."""
 
     def state_dict(self) -> dict[str, float]:
         return {"coef": self.coef}
@@ -196,38 +194,25 @@ class FixedKL:
         self.coef = float(state["coef"])
 
 
-class AdaptiveKL:
-    """Steers the KL coefficient towards a target divergence by a proportional controller (Ziegler et al. 2019, 2.2).
+class AdaptiveKL(FixedKL):
+    """A KL coefficient that a proportional controller steers towards a target divergence (Ziegler et al. 2019, 2.2).
 
     e = clamp(kl / target - 1, -0.2, 0.2) and coef <- coef (1 + e answers / horizon).
     """
 
     def __init__(self, init: float, target: float, horizon: int) -> None:
         """``target`` in nats per **answer** (the sum over its tokens, not the mean); ``horizon`` in answers."""
-        if init <= 0 or target <= 0 or horizon <= 0:
-            raise ValueError(f"init, target and horizon must be above 0, found {init}, {target} and {horizon}")
-        self.coef, self.target, self.horizon = init, target, horizon
+        super().__init__(init)
+        self.target, self.horizon = target, horizon
 
     def update(self, kl: float, answers: int) -> None:
-        """After a batch: ``kl`` is the mean of ``kl_per_answer`` over its ``answers`` answers."""
-        if not math.isfinite(kl):
-            raise ValueError(f"the KL of the batch is {kl}: the coefficient cannot follow it")
-        if answers >= 5 * self.horizon:  # at an error of -0.2 the coefficient would become 0 or change its sign
-            raise ValueError(
-                f"horizon {self.horizon} is too short for batches of {answers} answers: give {answers} or more"
-            )
+        """Follow a batch: ``kl`` is the mean of ``kl_per_answer`` over its ``answers`` answers, fewer than 5 horizons."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.coef *= 1 + error * answers / self.horizon
 
-    def state_dict(self) -> dict[str, float]:
-        return {"coef": self.coef}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.coef = float(state["coef"])
-
 
 def _masked(x: Tensor, mask: Tensor) -> Tensor:
-    """x in float32, 0 where it does not count. Filled, not multiplied: NaN * 0 would be NaN, and so its gradient."""
+    """x in float32, 0 where not counted. Filled, not multiplied: NaN * 0 is NaN, and so is its gradient."""
     return x.float().masked_fill(~mask, 0.0)
 
 

@@ -1,7 +1,7 @@
 """The K-wise ranking loss of InstructGPT (Ouyang et al. 2022, equation 1), and the accuracy of scores on rankings.
 
 A prompt has up to k completions with a score and a rank each. Rank 1 is best and equal ranks are a tie. Pairs are
-derived here and stored nowhere, so all pairs of a prompt are in one loss term by construction.
+derived here and never stored, so all pairs of a prompt are in one loss term.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Tie = Literal["skip", "half"]
 
 
 def kwise_losses(scores: Tensor, ranks: Tensor, mask: Tensor, *, tie: Tie = "skip") -> tuple[Tensor, Tensor]:
-    """For each prompt the mean over its pairs of -log sigmoid(r_w - r_l), and how many pairs that is.
+    """For each prompt, the mean of -log sigmoid(r_w - r_l) over its pairs, and the number of pairs.
 
     With K untied completions these are all K(K-1)/2 pairs, each weighing 2 / (K(K-1)): every prompt weighs the same
     however many completions it has.
@@ -42,7 +42,7 @@ def kwise_loss(scores: Tensor, ranks: Tensor, mask: Tensor, *, tie: Tie = "skip"
 
     Args: those of ``kwise_losses``, and
         count: the global number of prompts with a pair; by default those given here.
-    Returns: a scalar in nats per pair; ln 2 = 0.693 for scores that know nothing.
+    Returns: a scalar in nats per pair; ln 2 = 0.693 for uninformative scores.
     """
     losses, pairs = kwise_losses(scores, ranks, mask, tie=tie)
     return over_count(losses.sum(), (pairs > 0).sum() if count is None else count)
@@ -51,7 +51,7 @@ def kwise_loss(scores: Tensor, ranks: Tensor, mask: Tensor, *, tie: Tie = "skip"
 def pairwise_accuracy(scores: Tensor, ranks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The share of a prompt's pairs that the scores put in the ranked order.
 
-    Equal scores count half; a pair of equal ranks is no pair.
+    Equal scores count half; equal ranks do not form a pair.
 
     Args: scores, ranks, mask: [p, k].
     Returns: accuracy [p] (0 for a prompt without pairs: weigh or select by the second) and pairs [p], both float32.
@@ -72,9 +72,9 @@ def better_pairs(ranks: Tensor, mask: Tensor) -> Tensor:
 
 
 def centring_offset(scores: Tensor) -> Tensor:
-    """What to subtract from every score so that the demonstrations, whose scores these are ([n]), score 0 on average.
+    """What to subtract from every score so that the demonstrations, with these ``scores`` [n], score 0 on average.
 
-    The loss sees differences only, so it leaves the zero of the scores open; InstructGPT puts it here before PPO.
+    The loss depends on differences only, so the zero is arbitrary; InstructGPT sets it like this before PPO.
     """
     if scores.numel() == 0:
         raise ValueError("scores can be centred on one demonstration or more, found none")
@@ -82,7 +82,7 @@ def centring_offset(scores: Tensor) -> Tensor:
 
 
 def _differences(scores: Tensor, mask: Tensor) -> Tensor:
-    """r_i - r_j, [p, k, k]. Absent completions are filled first: a NaN standing there must not reach the gradient."""
+    """r_i - r_j, [p, k, k]. Absent completions are filled first, because a NaN there would reach the gradient."""
     scores = scores.float().masked_fill(~mask, 0.0)
     return scores[:, :, None] - scores[:, None, :]
 

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -33,7 +33,9 @@ from tutelage.settings import read_yaml
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.models import ADAPTER
 from tutelage.train.settings import Machine
-from tutelage.train.training import Metrics, Training
+
+if TYPE_CHECKING:
+    from tutelage.train.loop import Metrics, Training
 
 
 class Keeper:
@@ -41,11 +43,9 @@ class Keeper:
 
     def __init__(self, run: RunFolder, training: Training, machine: Machine) -> None:
         self.run, self.training, self.machine = run, training, machine
-        self.metric = training.select or machine.keep_best
-        """The held-out metric whose best checkpoint is kept."""
+        self.metric = training.select or machine.keep_best  # the held-out metric whose best checkpoint is kept
         self.best, self.best_step = math.nan, 0
-        self.ended = False
-        """True if the restored state is the one after the last step."""
+        self.ended = False  # True if the restored state is the one after the last step
 
     def save(self, step: int, *, ended: bool) -> None:
         """Write the state after ``step`` steps; the previous state is kept as well."""
@@ -94,15 +94,10 @@ class Keeper:
         return state["step"]
 
     def checkpoint(self, step: int, measured: Metrics | None, *, last: bool) -> None:
-        """Write an intermediate checkpoint if one is due or if this is the best so far; delete those that are too old.
-
-        ``measured``: the held-out metrics of this step, if any. After the last step only a new best is written here.
-        """
+        """Write an intermediate checkpoint if one is due, or if the held-out metrics ``measured`` are the best so far."""
         run, machine = self.run, self.machine
-        better = self._is_best(measured)
+        better = self._is_best(step, measured)
         due = machine.checkpoint_every and step % machine.checkpoint_every == 0 and not last
-        if better:
-            self.best_step = step
         if not run.writer or not (better or due):
             return
         folder = self._folder(step)
@@ -130,14 +125,14 @@ class Keeper:
     def _folder(self, step: int) -> Path:
         return self.run.checkpoints / f"step-{step:08d}"
 
-    def _is_best(self, measured: Metrics | None) -> bool:
+    def _is_best(self, step: int, measured: Metrics | None) -> bool:
         """True if the metric was measured and is better than ever before, which is then recorded."""
         if self.metric is None or measured is None:
             return False
         value, lower = measured[self.metric], self.metric.endswith(("loss", "bits_per_byte"))
         better = math.isnan(self.best) or (value < self.best if lower else value > self.best)
         if better:
-            self.best = value
+            self.best, self.best_step = value, step
         return better
 
     def _read(self, path: Path) -> dict[str, Any]:

@@ -10,23 +10,66 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.errors import Interrupted, RecipeError, TrainingError
+from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast_dtype
+from tutelage.model.heads import ScalarModel
 from tutelage.runs.folder import RunFolder
+from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.checkpointing import Keeper
-from tutelage.train.optimizer import Optimizer
+from tutelage.train.optimizer import Optimizer, Stateful
 from tutelage.train.settings import Machine
 from tutelage.train.trackers import tracking
-from tutelage.train.training import Metrics, Outcome, Training
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Number of steps, learning rates, and intervals of evaluation and logging."""
+
+    steps: int
+    warmup: int
+    floor: float  # last learning rate, as a share of the peak
+    seed: int
+    evaluate_every: int = 0  # steps between held-out measurements; 0: only after the last step
+    log_every: int = 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the loop needs to know about a stage."""
+
+    modules: Mapping[str, nn.Module]  # saved in a state, by name
+    optimizer: Optimizer
+    update: Callable[[int], Metrics]  # does one optimisation step; its metrics, with ``tokens`` for the rate
+    schedule: Schedule
+    result: tuple[Decoder | ScalarModel, Tokenizer]  # what checkpoints hold
+    evaluate: Callable[[int], Metrics] | None = None  # measures held-out metrics after a step
+    measures: tuple[str, ...] = ()  # the names of those metrics
+    select: str | None = None  # the metric that selects the checkpoint that becomes the result; None: the last one does
+    state: Mapping[str, Stateful] = field(default_factory=dict)  # further state to save, by name
+    complete: Callable[[], AbstractContextManager[None]] = nullcontext  # makes the model ready to be written
+    stop_when: Callable[[Metrics], bool] = lambda metrics: False  # ends the run early, at a KL budget for example
+    show: tuple[str, ...] = ("loss",)  # metrics on the progress line
+
+
+class Outcome(NamedTuple):
+    """How a training run ended."""
+
+    steps: int  # steps done
+    measured: Metrics  # the last held-out metrics
+    best_step: int  # the step of the best checkpoint; 0 if no metric selects one
 
 
 def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
@@ -59,7 +102,7 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
             keeper.checkpoint(done, newly, last=last)
             report(done, metrics, rate)
             ended = last or training.stop_when(metrics)
-            stopping = parallel.any_of(stop())  # read once: a later signal takes effect at the next step
+            stopping = parallel.total(stop()) > 0  # read once: a later signal takes effect at the next step
             if stopping or (machine.save_every and (ended or done % machine.save_every == 0)):
                 keeper.save(done, ended=ended)
             if stopping:
@@ -73,10 +116,7 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
 
 
 def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics, float]:
-    """Do one optimisation step with torch seeded by its number; return its metrics, and tokens per second.
-
-    Raises TrainingError if a metric is not finite.
-    """
+    """Do one step, with torch seeded by its number; return metrics and tokens per second. TrainingError if one is not finite."""
     schedule = training.schedule
     began = time.perf_counter()
     factor = cosine(step, schedule.steps, warmup=schedule.warmup, floor=schedule.floor)
@@ -89,6 +129,11 @@ def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics,
     if bad:
         raise TrainingError(f"{run.path}: {bad[0]} is not a finite number at step {step + 1}; lower the learning rate")
     return metrics, rate
+
+
+def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of ``count`` items, int64 [count], that depends on seed and epoch only."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
 def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
@@ -116,15 +161,15 @@ def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> f
 
 def _check_keep_best(training: Training, metric: str | None) -> None:
     """Raise RecipeError if ``machine.keep_best`` is not measured, or conflicts with the metric that selects the result."""
-    problem = None
     if metric and not training.measures:
         problem = "nothing is measured on held-out data here; give some, or no keep_best"
     elif metric and metric not in training.measures:
         problem = f"{metric!r} is not measured here; there are {', '.join(training.measures)}"
     elif metric and training.select not in (None, metric):
         problem = f"the best by {training.select} is the result here and kept anyway; leave it out"
-    if problem:
-        raise RecipeError(f"machine.keep_best: {problem}")
+    else:
+        return
+    raise RecipeError(f"machine.keep_best: {problem}")
 
 
 def _machine_facts(training: Training, dtype: str) -> dict[str, Any]:
@@ -164,7 +209,7 @@ def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if parallel.any_of(asked):
+    if parallel.total(asked) > 0:
         raise Interrupted(f"{run.path} is finished; stopped after it")
 
 
@@ -172,10 +217,7 @@ def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
 def _progress(
     stage: str, first: int, steps: int, show: tuple[str, ...]
 ) -> Iterator[Callable[[int, Metrics, float], None]]:
-    """A live progress bar on a terminal; elsewhere a line about every tenth of the way.
-
-    Yields a function of (steps done, metrics, tokens per second).
-    """
+    """A function that shows (steps done, metrics, tokens per second): a live bar on a terminal, elsewhere about ten lines."""
     numbers, left = TextColumn("{task.fields[numbers]}"), TimeRemainingColumn()
     bar = Progress(TextColumn("{task.description}"), BarColumn(24), numbers, left, transient=False)
     live = bar.console.is_terminal

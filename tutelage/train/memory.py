@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tutelage.model.decoder import Decoder, Layer
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
-from tutelage.train.optimizer import OptimizerName
 
 WORTH_SAYING = 1 << 28
 """No estimate is printed for models with less than this [bytes of weights]."""
@@ -33,25 +32,16 @@ class Estimate(NamedTuple):
     optimizer: int
     activations: int
 
-    def __str__(self) -> str:
-        names = ("weights", "gradients", "optimiser", "activations")
-        listed = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in zip(names, self, strict=True))
-        return f"about {sum(self) / _GIB:.2f} GiB ({listed})"
-
 
 def say_memory(
-    models: Sequence[nn.Module],
-    trained: Sequence[Decoder],
-    rows: int,
-    length: int,
-    dtype: str,
-    optimizer: OptimizerName,
+    models: Sequence[nn.Module], trained: Sequence[Decoder], rows: int, length: int, dtype: str, optimizer: str
 ) -> None:
     """Print ``estimate`` for large models, with a warning if the device has less memory left than that."""
-    if sum(map(_bytes, distinct(models))) < WORTH_SAYING:
+    if sum(p.nbytes for p in distinct(models)) < WORTH_SAYING:
         return
     found = estimate(models, trained, rows, length, dtype, optimizer)
-    print(f"memory: {found}")
+    parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in found._asdict().items())
+    print(f"memory: about {sum(found) / _GIB:.2f} GiB ({parts})")
     free = available(next(trained[0].parameters()).device)
     if free is not None and sum(found) - found.weights > free:
         print(
@@ -61,18 +51,11 @@ def say_memory(
 
 
 def estimate(
-    models: Sequence[nn.Module],
-    trained: Sequence[Decoder],
-    rows: int,
-    length: int,
-    dtype: str,
-    optimizer: OptimizerName,
+    models: Sequence[nn.Module], trained: Sequence[Decoder], rows: int, length: int, dtype: str, optimizer: str
 ) -> Estimate:
-    """The memory that training needs. Weights that several models share count once.
+    """The memory that ``models`` and their training need. Weights that several models share count once.
 
-    Args:
-        models: all models in memory.
-        trained: the decoders whose forward pass of ``rows`` x ``length`` tokens autograd keeps at the same time.
+    ``trained``: the decoders whose forward pass of ``rows`` x ``length`` tokens autograd keeps at the same time.
     """
     every = distinct(models)
     learning = [p for p in every if p.requires_grad]
@@ -81,7 +64,7 @@ def estimate(
     inside = {id(p) for m in models for layer in m.modules() if isinstance(layer, Layer) for p in layer.parameters()}
     one_moment = sum(4 * p.numel() for p in learning if optimizer == "muon" and p.dim() == 2 and id(p) in inside)
     kept = sum(activations(decoder, rows, length, dtype) for decoder in trained)
-    return Estimate(sum(map(_bytes, every)), gradients, 2 * gradients - one_moment + masters, kept)
+    return Estimate(sum(p.nbytes for p in every), gradients, 2 * gradients - one_moment + masters, kept)
 
 
 def distinct(models: Iterable[nn.Module]) -> list[nn.Parameter]:
@@ -147,7 +130,3 @@ def available(device: torch.device) -> int | None:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _bytes(weight: Tensor) -> int:
-    return weight.numel() * weight.element_size()

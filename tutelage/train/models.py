@@ -1,8 +1,7 @@
-"""The models of a stage: trained whole, or as LoRA adapters on a frozen trunk that they share. Heads are fp32 in either case.
+"""The models of a stage, trained whole or as LoRA adapters. Heads are fp32 in either case.
 
-Without ``lora`` each model has weights of its own. With it there is one copy of the trunk in memory: the policy is the trunk with
-adapters, and the reference is the trunk without them. A reward model that was trained with LoRA from the same checkpoint is a
-second set of adapters with a head, and the critic starts as a copy of those.
+With ``lora``, the models share one frozen trunk in memory: the policy is the trunk with adapters, the reference the trunk without.
+A reward model trained with LoRA from the same checkpoint is another set of adapters with a head; the critic starts as its copy.
 """
 
 from __future__ import annotations

@@ -16,7 +16,14 @@ from tutelage.model.lora import LoRALinear
 OptimizerName = Literal["adamw", "muon"]
 
 
-class Optimizer(Protocol):
+class Stateful(Protocol):
+    """What a resumed run needs besides weights: an optimiser, a KL controller."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+
+
+class Optimizer(Stateful, Protocol):
     """What a stage uses of an optimiser; ``torch.optim.Optimizer`` fits."""
 
     param_groups: list[dict[str, Any]]
@@ -24,8 +31,6 @@ class Optimizer(Protocol):
 
     def step(self) -> Any: ...
     def zero_grad(self, set_to_none: bool = True) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 def make_optimizer(name: OptimizerName, model: nn.Module, lr: float, *, weight_decay: float) -> Optimizer:
@@ -41,11 +46,9 @@ def adamw(modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float, ep
     return with_masters(_adamw(pairs, weight_decay, eps=eps))
 
 
-def _adamw(
-    parameters: Iterable[tuple[nn.Parameter, float]], weight_decay: float, eps: float = 1e-8
-) -> torch.optim.AdamW:
+def _adamw(pairs: Iterable[tuple[nn.Parameter, float]], weight_decay: float, eps: float = 1e-8) -> torch.optim.AdamW:
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter, peak in parameters:
+    for parameter, peak in pairs:
         if parameter.requires_grad:
             groups.setdefault((peak, parameter.dim() >= 2), []).append(parameter)
     settings = [
@@ -166,7 +169,7 @@ def _orthogonal(updates: Tensor, rows: tuple[int, ...]) -> Tensor:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Approximates U V' for each matrix U S V' of [n, rows, columns] in bf16 by five Newton-Schulz steps (Jordan et al. 2024).
+    """U V' of each matrix U S V' in [n, rows, columns], approximately: five Newton-Schulz steps in bf16 (Jordan et al. 2024).
 
     Singular values end between 0.7 and 1.2: the coefficients are chosen to raise small ones fastest.
     """

@@ -21,10 +21,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tutelage.errors import TrainingError, TutelageError
+from tutelage.model.hub import resolve_model
 from tutelage.runs.folder import RunFolder, open_run
 from tutelage.settings import Inputs, Settings
 
 T = TypeVar("T")
+Given = TypeVar("Given", bound=Inputs)
 Rows = TypeVar("Rows", Tensor, Sequence[Any])
 
 TIMEOUT = timedelta(minutes=30)
@@ -46,6 +48,12 @@ def shard(rows: Rows) -> Rows:
     return rows[rank() :: world_size()]
 
 
+def microbatches(rows: Rows, size: int) -> list[Rows]:
+    """``rows`` in slices of at most ``size``; 0: all in one slice. No rows, no slices."""
+    size = size or max(1, len(rows))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def interleave(shards: Sequence[Sequence[T]]) -> list[T]:
     """The batch that was split into these shards."""
     rows: list[Any] = [None] * sum(map(len, shards))
@@ -55,13 +63,8 @@ def interleave(shards: Sequence[Sequence[T]]) -> list[T]:
 
 
 def total(value: float) -> float:
-    """Sum of a number over all ranks."""
+    """Sum of a number over all ranks; for a flag, the number of ranks that set it."""
     return value if world_size() == 1 else add_up(torch.tensor(value, dtype=torch.float64)).item()
-
-
-def any_of(flag: bool) -> bool:
-    """True if the flag is set on any rank."""
-    return total(float(flag)) > 0
 
 
 def add_up(tensor: Tensor) -> Tensor:
@@ -114,11 +117,13 @@ def writer_first() -> Iterator[None]:
 
 
 @contextmanager
-def open_stage(out: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator[RunFolder]:
-    """``open_run`` for a training stage: rank 0 holds the lock, writes and prints; the other ranks do none of these.
+def open_stage(out: Path, kind: str, knobs: Settings, inputs: Given) -> Iterator[tuple[RunFolder, Given]]:
+    """The run folder of a training stage, and its inputs with models from the hub replaced by their local folders.
 
-    Raises what ``open_run`` raises, on every rank.
+    Rank 0 holds the lock, writes and prints; the other ranks do not. Raises what ``open_run`` raises, on every rank.
     """
+    knobs.check(inputs)
+    inputs = inputs.local(resolve_model)
     _join()
     refusal: TutelageError | None = None
     with ExitStack() as stack:
@@ -134,7 +139,7 @@ def open_stage(out: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterato
         refusal = _broadcast(refusal)
         if refusal is not None:
             raise refusal
-        yield run
+        yield run, inputs
     wait_for_all()
 
 
@@ -178,10 +183,7 @@ def _together(collective: Callable[[], Any]) -> None:
 
 
 def _lost_ranks(patience: float = 5.0) -> list[int]:
-    """The ranks on this machine whose process no longer exists.
-
-    A dying process closes its connections shortly before it disappears, so look repeatedly for ``patience`` seconds.
-    """
+    """The ranks on this machine whose process is gone. It closes its connections first, so look for ``patience`` seconds."""
     deadline = time.monotonic() + patience
     try:
         processes = [_store().get(f"tutelage/pid/{other}").decode().split("@") for other in range(world_size())]

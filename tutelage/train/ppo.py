@@ -23,27 +23,22 @@ from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
-from tutelage.model.hub import resolve_model
 from tutelage.objectives.ppo import AdaptiveKL, FixedKL
-from tutelage.records import Prompt
 from tutelage.runs.folder import RunFolder
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import train
+from tutelage.train.loop import Schedule, Training, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import averaged_of, load_scorer, load_trainable, new_critic, reference_of
 from tutelage.train.optimizer import adamw
 from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, ppo_update
-from tutelage.train.pretraining_text import Ptx
+from tutelage.train.pretraining_text import Ptx, text_mixture
 from tutelage.train.scorers import Gold, make_scorers
-from tutelage.train.training import Schedule, Training
 
 
 def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = None) -> Path:
     """Run the stage; returns the checkpoint folder. ``gold``: a judge that knows the truth, as one more scorer."""
-    knobs.check(inputs)
-    inputs = inputs.local(resolve_model)
-    with parallel.open_stage(out, "ppo", knobs, inputs) as run:
+    with parallel.open_stage(out, "ppo", knobs, inputs) as (run, inputs):
         if run.finished:
             return run.checkpoint
 
@@ -53,7 +48,12 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         torch.manual_seed(knobs.seed)
         policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         room = policy.config.max_position_embeddings - knobs.max_new_tokens
-        prompts, prompt_ids, too_long = usable_prompts(inputs.prompts, tokenizer, room, knobs.batch_size)
+        prompts, prompt_ids, too_long = fitting_prompts(read_prompts(inputs.prompts), tokenizer, room)
+        if too_long:
+            print(f"{inputs.prompts}: left out {too_long} x too long for an answer in the model's context")
+        if len(prompts) < knobs.batch_size:
+            problem = f"{len(prompts)} prompts that fit are fewer than batch_size {knobs.batch_size}"
+            raise DataError(problem, path=inputs.prompts)
 
         # the other models
         models = make_models(knobs, inputs, policy, tokenizer, run, gold)
@@ -78,24 +78,14 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         return run.checkpoint
 
 
-def usable_prompts(
-    path: Path, tokenizer: Tokenizer, room: int, batch_size: int
-) -> tuple[list[Prompt], list[list[int]], int]:
-    """The prompts of at most ``room`` tokens, their ids, and the number of longer ones; DataError if they are too few."""
-    prompts, ids, too_long = fitting_prompts(read_prompts(path), tokenizer, room)
-    if too_long:
-        print(f"{path}: left out {too_long} x too long for an answer in the model's context")
-    if len(prompts) < batch_size:
-        raise DataError(f"{len(prompts)} prompts that fit are fewer than batch_size {batch_size}", path=path)
-    return prompts, ids, too_long
-
-
 def make_models(
     knobs: PPOSettings, inputs: PPOInputs, policy: Decoder, tokenizer: Tokenizer, run: RunFolder, gold: Gold | None
 ) -> Models:
     """Policy, reference, critic and scorers. Dropout is off in all of them, because it would make the ratios noisy."""
-    machine, kl = knobs.machine, knobs.kl
-    ptx = Ptx.open(knobs.ptx, inputs.text, knobs.seed, machine.dtype, policy, tokenizer, run)
+    machine, kl, ptx = knobs.machine, knobs.kl, None
+    if knobs.ptx.coef:
+        mixture = text_mixture(inputs.text, knobs.ptx.weights, knobs.ptx.sequence, knobs.seed, policy, tokenizer, run)
+        ptx = Ptx(knobs.ptx, mixture, machine.dtype)
     policy.eval()
     reference = reference_of(policy)
     reward_model = load_scorer(inputs.reward_model, policy, inputs.checkpoint, tokenizer, machine)

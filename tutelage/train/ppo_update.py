@@ -24,13 +24,12 @@ from tutelage.records import Prompt
 from tutelage.settings import Inputs, ModelPath, Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import apply_gradients
+from tutelage.train.loop import Metrics, apply_gradients, shuffled
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings
 from tutelage.train.rollouts import Rollouts, answer_logprobs, sample
 from tutelage.train.scorers import Scorer, ScorerSettings, score
 from tutelage.train.settings import LoRA, Machine
-from tutelage.train.training import Metrics
 
 
 class KLSettings(Settings):
@@ -41,14 +40,6 @@ class KLSettings(Settings):
     target: float = Field(3.0, gt=0, description="target KL, adaptive only [nats per answer, summed over its tokens]")
     horizon: int = Field(10_000, gt=0, description="how slowly coef follows, adaptive only [answers]")
     budget: float = Field(0.0, ge=0, description="end the run at a batch of higher KL; 0: never [nats per answer]")
-
-    @model_validator(mode="after")
-    def _steerable(self) -> KLSettings:
-        if self.controller == "adaptive" and not self.coef:
-            raise ValueError(
-                "an adaptive coefficient is multiplied, so it cannot start at 0; give kl.coef or controller fixed"
-            )
-        return self
 
 
 class PPOInputs(Inputs):
@@ -94,9 +85,11 @@ class PPOSettings(Settings):
     machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
-    def _consistent(self) -> PPOSettings:
-        size, horizon = self.batch_size, self.kl.horizon
-        if self.kl.controller == "adaptive" and size >= 5 * horizon:
+    def _kl_can_adapt(self) -> PPOSettings:
+        adaptive, size, horizon = self.kl.controller == "adaptive", self.batch_size, self.kl.horizon
+        if adaptive and not self.kl.coef:
+            raise ValueError("an adaptive kl.coef is multiplied, so it cannot start at 0; give it, or controller fixed")
+        if adaptive and size >= 5 * horizon:  # at an error of -0.2 the coefficient would become 0 or negative
             raise ValueError(f"kl.horizon {horizon} is too short for batch_size {size}; give more than a fifth of it")
         return self
 
@@ -120,11 +113,10 @@ class Models:
     policy: Decoder
     reference: Decoder
     critic: ScalarModel
-    averaged: Decoder
-    """The running mean of the policy's weights, which is saved."""
+    averaged: Decoder  # the running mean of the policy's weights, which is saved
     scorers: Sequence[Scorer]
     optimizer: Optimizer
-    kl: ppo.FixedKL | ppo.AdaptiveKL
+    kl: ppo.FixedKL
     tokenizer: Tokenizer
     ptx: Ptx | None
 
@@ -170,10 +162,8 @@ def ppo_update(
 
 def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]:
     """The prompts of update ``step``: every pass over the prompts has its own order. Depends on seed and step only."""
-    per_epoch = total // batch_size
-    epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    return order[place * batch_size : (place + 1) * batch_size].tolist()
+    epoch, place = divmod(step, total // batch_size)
+    return shuffled(total, seed, epoch)[place * batch_size : (place + 1) * batch_size].tolist()
 
 
 def minibatch_rows(lengths: Tensor, knobs: PPOSettings) -> tuple[list[list[Tensor]], list[Tensor]]:
@@ -261,15 +251,13 @@ def minibatch_backward(
     ``pieces``: the rows of each forward pass. The losses are means over all tokens of the minibatch. Returns the losses, the
     scalars of ``ppo.policy_loss``, and "farthest_ratio", the ratio farthest from 1 among the tokens.
     """
-    count = batch.rollouts.mask[torch.cat(list(pieces))].sum()
+    count, dtype = batch.rollouts.mask[torch.cat(list(pieces))].sum(), knobs.machine.dtype
     totals: Metrics = defaultdict(float)
     ratios = [1.0]
     for rows in filter(len, map(parallel.shard, pieces)):
         part = batch.select(rows)
         mask = part.rollouts.mask
-        logprobs, _, values = forward(
-            models.policy, models.critic, part.rollouts, knobs.temperature, knobs.machine.dtype
-        )
+        logprobs, _, values = forward(models.policy, models.critic, part.rollouts, knobs.temperature, dtype)
         policy_loss, stats = ppo.policy_loss(logprobs, part.logprobs, part.advantages, mask, knobs.clip, count)
         value_loss = ppo.value_loss(values, part.values, part.returns, mask, knobs.clip, count)
         (policy_loss * (not critic_alone) + knobs.value_coef * value_loss).backward()

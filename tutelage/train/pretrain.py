@@ -8,33 +8,27 @@ models with different tokenizers.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field, ValidationError, model_validator
 
 from tutelage.data.tokens.heldout import HeldoutText
-from tutelage.data.tokens.mixing import Mixture
 from tutelage.errors import RecipeError
 from tutelage.model.compiling import compile_layers, compiled
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import pick_device
-from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import apply_gradients, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import TYPES, load_trainable
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import check_weights, text_backward, text_loss, text_mixture
 from tutelage.train.settings import OPTIMIZER, LoRA, Machine
-from tutelage.train.training import Metrics, Schedule, Training
 
 
 class Shape(Settings):
@@ -49,7 +43,6 @@ class Shape(Settings):
     context: int = Field(512, gt=0, description="longest sequence that the model can process [tokens]")
     tie_embeddings: bool = Field(True, description="input and output embeddings are one matrix")
     init_std: float | None = Field(None, gt=0, description="spread of the initial weights; none: 1/sqrt(hidden_size)")
-    # GPT-2's 0.02 is too small for narrow models.
 
     @model_validator(mode="after")
     def _makes_a_model(self) -> Shape:
@@ -58,31 +51,23 @@ class Shape(Settings):
         except ValidationError as error:
             first = error.errors()[0]
             problem = "".join(f"{name}: " for name in first["loc"]) + first["msg"].removeprefix("Value error, ")
-            raise ValueError(re.sub("|".join(_NAMES), lambda found: _NAMES[found[0]], problem)) from None
+            for ours, theirs in _NAMES.items():
+                problem = problem.replace(theirs, ours)
+            raise ValueError(problem) from None
         return self
 
     def config(self, vocab_size: int) -> ModelConfig:
         """The full model configuration for a vocabulary of this size."""
-        shape: dict[str, Any] = {
-            "family": self.family,
-            "vocab_size": vocab_size,
-            "hidden_size": self.hidden_size,
-            "num_layers": self.layers,
-            "num_heads": self.heads,
-            "num_kv_heads": self.kv_heads,
-            "intermediate_size": self.intermediate_size,
-            "max_position_embeddings": self.context,
-            "tie_embeddings": self.tie_embeddings,
-            "init_std": self.init_std or self.hidden_size**-0.5,
-        }
-        return ModelConfig(**{name: value for name, value in shape.items() if value is not None})
+        given = {_NAMES.get(name, name): value for name, value in self if value is not None}
+        # The default is not GPT-2's 0.02, which is too small for narrow models.
+        return ModelConfig(**{"vocab_size": vocab_size, "init_std": self.hidden_size**-0.5} | given)
 
 
 _NAMES = {
-    "num_layers": "layers",
-    "num_heads": "heads",
-    "num_kv_heads": "kv_heads",
-    "max_position_embeddings": "context",
+    "layers": "num_layers",
+    "heads": "num_heads",
+    "kv_heads": "num_kv_heads",
+    "context": "max_position_embeddings",
 }
 """ModelConfig's names of the settings of Shape."""
 
@@ -135,9 +120,7 @@ class PretrainSettings(Settings):
 
 def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    knobs.check(inputs)
-    inputs = inputs.local(resolve_model)
-    with parallel.open_stage(out, "pretrain", knobs, inputs) as run:
+    with parallel.open_stage(out, "pretrain", knobs, inputs) as (run, inputs):
         if run.finished:
             return run.checkpoint
         dtype = knobs.machine.dtype
@@ -150,14 +133,26 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
         if inputs.checkpoint:
             model = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine).train()
         else:
-            model = new_model(knobs, tokenizer).train()
+            model = Decoder(knobs.model.config(tokenizer.vocab_size)).train()
+            model = model.to(pick_device(knobs.machine.device), TYPES[knobs.machine.weights])
+            model.recompute = knobs.machine.recompute
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
-        rows = knobs.microbatch or knobs.batch_size
-        say_memory([model], [model], rows, knobs.sequence, dtype, knobs.optimizer)
+        say_memory([model], [model], knobs.microbatch or knobs.batch_size, knobs.sequence, dtype, knobs.optimizer)
 
         # data
         mixture = text_mixture(inputs.text, knobs.weights, knobs.sequence, knobs.seed, model, tokenizer, run)
         heldout = HeldoutText.read(inputs.heldout, tokenizer, knobs.sequence) if inputs.heldout else None
+
+        loss_of = text_loss
+        if knobs.compile:
+            compile_layers(model)
+            loss_of = compiled(text_loss)
+
+        def update(step: int) -> Metrics:
+            windows = torch.from_numpy(mixture.batch(step, knobs.batch_size))
+            loss = text_backward(model, windows, dtype, microbatch=knobs.microbatch, loss_of=loss_of)
+            norm = apply_gradients(optimizer, knobs.clip, model)
+            return {"loss": loss, "grad_norm": norm, "tokens": float(knobs.batch_size * knobs.sequence)}
 
         def evaluate(step: int) -> Metrics:
             assert heldout is not None
@@ -167,7 +162,7 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
         training = Training(
             modules={"model": model},
             optimizer=optimizer,
-            update=make_update(knobs, model, optimizer, mixture),
+            update=update,
             schedule=Schedule(knobs.steps, knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=10),
             result=(model, tokenizer),
             evaluate=evaluate if heldout else None,
@@ -177,29 +172,3 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
         outcome = train(run, training, knobs.machine)
         run.finish(outcome.measured)
         return run.checkpoint
-
-
-def make_update(
-    knobs: PretrainSettings, model: Decoder, optimizer: Optimizer, mixture: Mixture
-) -> Callable[[int], Metrics]:
-    """The optimisation step of pretraining."""
-    loss_of = text_loss
-    if knobs.compile:
-        compile_layers(model)
-        loss_of = compiled(text_loss)
-
-    def update(step: int) -> Metrics:
-        windows = torch.from_numpy(mixture.batch(step, knobs.batch_size))
-        loss = text_backward(model, windows, knobs.machine.dtype, microbatch=knobs.microbatch, loss_of=loss_of)
-        norm = apply_gradients(optimizer, knobs.clip, model)
-        return {"loss": loss, "grad_norm": norm, "tokens": float(knobs.batch_size * knobs.sequence)}
-
-    return update
-
-
-def new_model(knobs: PretrainSettings, tokenizer: Tokenizer) -> Decoder:
-    """A decoder with randomly initialised weights."""
-    machine = knobs.machine
-    model = Decoder(knobs.model.config(tokenizer.vocab_size)).to(pick_device(machine.device), TYPES[machine.weights])
-    model.recompute = machine.recompute
-    return model

@@ -25,7 +25,6 @@ from tutelage.runs.folder import RunFolder
 from tutelage.settings import Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.training import microbatches
 
 
 class PtxSettings(Settings):
@@ -70,17 +69,12 @@ def text_mixture(
     if sequence > context:
         raise RecipeError(f"windows of {sequence} tokens are longer than the model's context of {context}")
     parents = [Path(entry["path"]).parent for entry in run.lineage()["inputs"].values()]
+    shards = []
     with parallel.writer_first():
-        shards = [
-            tokenise(
-                read_documents(path),
-                tokenizer,
-                run.path / "tokens" / name,
-                key=run.input_hash(f"text.{name}"),
-                known=[parent / "tokens" / name for parent in parents],
-            )
-            for name, path in text.items()
-        ]
+        for name, path in text.items():
+            key = run.input_hash(f"text.{name}")
+            known = [parent / "tokens" / name for parent in parents]
+            shards.append(tokenise(read_documents(path), tokenizer, run.path / "tokens" / name, key=key, known=known))
     return Mixture(shards, [weights.get(name, 1.0) for name in text], context=sequence, seed=seed)
 
 
@@ -104,7 +98,7 @@ def text_backward(
     """
     windows = windows.to(model.embed.weight.device)
     count, total = windows[:, 1:].numel(), 0.0
-    for part in microbatches(parallel.shard(windows), microbatch):
+    for part in parallel.microbatches(parallel.shard(windows), microbatch):
         with autocast(windows.device, dtype):
             loss = loss_of(model, model(part[:, :-1]), part[:, 1:], count)
         (coef * loss).backward()
@@ -119,23 +113,6 @@ class Ptx:
     settings: PtxSettings
     mixture: Mixture
     dtype: str
-
-    @classmethod
-    def open(
-        cls,
-        settings: PtxSettings,
-        text: Mapping[str, Path],
-        seed: int,
-        dtype: str,
-        model: Decoder,
-        tokenizer: Tokenizer,
-        run: RunFolder,
-    ) -> Ptx | None:
-        """None if ``coef`` is 0."""
-        if not settings.coef:
-            return None
-        mixture = text_mixture(text, settings.weights, settings.sequence, seed, model, tokenizer, run)
-        return cls(settings, mixture, dtype)
 
     def backward(self, model: Decoder, step: int) -> float:
         """Add ``coef`` times the gradient of the loss on this step's windows to the model's; return the loss [nats per token]."""

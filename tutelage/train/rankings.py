@@ -1,4 +1,4 @@
-"""Rankings as a reward model reads them: in tokens, in batches, and as one packed row per prompt."""
+"""Rankings as a reward model reads them: tokenised, and packed into one row per prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tutelage.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class RankingExample:
-    """A prompt and its completions in tokens, and how each of its labellers ranked them."""
+    """A tokenised prompt with its completions, and one tuple of ranks per labeller."""
 
     prompt: list[int]
     completions: list[list[int]]
@@ -36,9 +36,9 @@ class RankingExample:
 def encode_rankings(
     rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int
 ) -> tuple[list[RankingExample], dict[str, int]]:
-    """Rankings that express a preference and fit, together where several labellers ranked the same completions.
+    """The rankings that express a preference and fit, merged if they rank the same completions; counts of the others by reason.
 
-    And how many were left out, by reason. A completion that was cut off gets no end-of-turn token.
+    An unfinished completion gets no end-of-turn token.
     """
     examples: dict[tuple[object, ...], RankingExample] = {}
     reasons: Counter[str] = Counter()
@@ -62,16 +62,16 @@ def encode_rankings(
 
 
 NONCONTEXTUAL = 1 << 30
-"""The rank of an answer to another prompt: below every rank that a labeller gives."""
+"""The rank of an answer to another prompt, which is worse than any rank that a labeller gives."""
 
 
 def with_noncontextual(
     example: RankingExample, others: Sequence[RankingExample], count: int, max_length: int, rng: random.Random
 ) -> RankingExample:
-    """The ranking with ``count`` answers to other prompts below its own; fewer where hardly any fits in ``max_length``.
+    """The ranking with ``count`` answers to other prompts ranked last; fewer if hardly any fits in ``max_length``.
 
-    They teach that an answer is good *to a prompt*. Rankings alone may not: a phrase that is good wherever the policy uses it now
-    ("Nobody can know that") looks good everywhere, and PPO will use it everywhere (Liu et al. 2024, RRM, section 3).
+    They teach that an answer is good *for a prompt* (Liu et al. 2024, RRM, section 3). Without them, a phrase that is good wherever
+    the policy uses it now ("Nobody can know that") may score high everywhere, and PPO would use it everywhere.
     """
     strangers: list[list[int]] = []
     for _ in range(10 * count):
@@ -86,20 +86,10 @@ def with_noncontextual(
     return RankingExample(example.prompt, example.completions + strangers, ranks)
 
 
-def prompt_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """A shuffled pass over ``count`` prompts in batches; a short last batch is kept."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(count, generator=generator).tolist()
-    return [order[i : i + batch_size] for i in range(0, count, batch_size)]
-
-
 def score_packed(
     model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, dtype: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, ranks and mask, each [r, k], a row for every ranking.
-
-    Every prompt's prefix runs once, all its completions branch from it, and all its rankings read the same scores.
-    """
+    """Scores, ranks and mask, each [r, k] with one row per ranking. Each prompt runs once, and its rankings share the scores."""
     device = next(model.parameters()).device
     packed = [pack_ranking(example.prompt, example.completions) for example in examples]
     ids, _ = pad_right([p.ids for p in packed], pad_id)

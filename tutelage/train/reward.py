@@ -10,7 +10,7 @@ finally shifted so that demonstrations average 0.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,27 +26,18 @@ from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
-from tutelage.model.hub import resolve_model
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.records import Ranking
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import apply_gradients, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
-from tutelage.train.rankings import (
-    NONCONTEXTUAL,
-    RankingExample,
-    encode_rankings,
-    prompt_batches,
-    score_packed,
-    with_noncontextual,
-)
+from tutelage.train.rankings import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
 from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
-from tutelage.train.training import Metrics, Schedule, Training, microbatches
 
 
 class RewardInputs(Inputs):
@@ -89,9 +80,7 @@ class RewardSettings(Settings):
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    knobs.check(inputs)
-    inputs = inputs.local(resolve_model)
-    with parallel.open_stage(out, "reward", knobs, inputs) as run:
+    with parallel.open_stage(out, "reward", knobs, inputs) as (run, inputs):
         if run.finished:
             return run.checkpoint
         dtype = knobs.machine.dtype
@@ -102,15 +91,19 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         torch.manual_seed(knobs.seed)
         decoder = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
-        learnt, held = split_rankings(inputs, knobs)
-        examples, left_out = encode_rankings(learnt, tokenizer, longest)
+        rankings = list(read_rankings(inputs.rankings))
+        if inputs.heldout:
+            held = list(read_rankings(inputs.heldout))
+        else:
+            rankings, held = split_by_key(rankings, _opening, knobs.heldout_share, knobs.seed)
+        examples, left_out = encode_rankings(rankings, tokenizer, longest)
         heldout, heldout_left_out = encode_rankings(held, tokenizer, longest)
         if not examples:
             raise DataError(f"no ranking with a preference fits in {longest} tokens: {left_out}", path=inputs.rankings)
         if left_out:
             print(f"{inputs.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
         shown = demonstration_ids(inputs.demonstrations, tokenizer, longest) if inputs.demonstrations else []
-        passes = [prompt_batches(len(examples), knobs.batch_size, knobs.seed, epoch) for epoch in range(knobs.epochs)]
+        passes = [shuffled(len(examples), knobs.seed, epoch).split(knobs.batch_size) for epoch in range(knobs.epochs)]
         batches = [[examples[i] for i in batch] for epoch in passes for batch in epoch]
 
         # model and optimiser
@@ -128,12 +121,12 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         training = Training(
             modules={"model": model},
             optimizer=optimizer,
-            update=make_update(knobs, model, optimizer, batch_of, pad_id),
+            update=lambda step: reward_update(knobs, model, optimizer, batch_of(step), pad_id),
             schedule=Schedule(len(batches), knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=2),
             result=(model, tokenizer),
             evaluate=(lambda step: heldout_metrics(model, heldout, pad_id, knobs)) if heldout else None,
             measures=("heldout_loss", "heldout_accuracy") if heldout else (),
-            complete=lambda: centred(model, shown, pad_id, dtype),
+            complete=lambda: centre(model, shown, pad_id, dtype),
             show=("loss", "accuracy", "heldout_accuracy"),
         )
         outcome = train(run, training, knobs.machine)
@@ -148,12 +141,8 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         return run.checkpoint
 
 
-def split_rankings(inputs: RewardInputs, knobs: RewardSettings) -> tuple[list[Ranking], list[Ranking]]:
-    """The rankings to learn from and those to measure on: those of the held-out file, else of a share of the prompts."""
-    rankings = list(read_rankings(inputs.rankings))
-    if inputs.heldout:
-        return rankings, list(read_rankings(inputs.heldout))
-    return split_by_key(rankings, lambda r: opening(r.prompt.messages), knobs.heldout_share, knobs.seed)
+def _opening(ranking: Ranking) -> str:
+    return opening(ranking.prompt.messages)
 
 
 def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int = 512) -> list[list[int]]:
@@ -165,37 +154,26 @@ def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int 
     )
     fitting = list(islice((ids for ids in rows if len(ids) <= longest), most))
     if not fitting:
-        raise DataError(
-            f"no demonstration ends with the assistant and fits in {longest} tokens (max_length, or the context)",
-            path=path,
-        )
+        raise DataError(f"no demonstration ends with the assistant and fits in {longest} tokens", path=path)
     return fitting
 
 
-def make_update(
-    knobs: RewardSettings,
-    model: ScalarModel,
-    optimizer: Optimizer,
-    batch_of: Callable[[int], list[RankingExample]],
-    pad_id: int,
-) -> Callable[[int], Metrics]:
-    """The optimisation step of reward-model training."""
-
-    def update(step: int) -> Metrics:
-        chosen = sorted(batch_of(step), key=lambda example: example.size)
-        count, total, right = sum(len(example.ranks) for example in chosen), 0.0, 0.0
-        for part in microbatches(parallel.shard(chosen), knobs.microbatch):
-            scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
-            loss = kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count)
-            loss.backward()
-            total += loss.item()
-            right += pairwise_accuracy(scores, ranks, mask & (ranks < NONCONTEXTUAL))[0].sum().item()
-        norm = apply_gradients(optimizer, knobs.clip, model)
-        tokens = float(sum(example.size for example in chosen))
-        accuracy = parallel.total(right) / count
-        return {"loss": parallel.total(total), "accuracy": accuracy, "grad_norm": norm, "tokens": tokens}
-
-    return update
+def reward_update(
+    knobs: RewardSettings, model: ScalarModel, optimizer: Optimizer, batch: Sequence[RankingExample], pad_id: int
+) -> Metrics:
+    """One optimisation step."""
+    batch = sorted(batch, key=lambda example: example.size)
+    count, total, right = sum(len(example.ranks) for example in batch), 0.0, 0.0
+    for part in parallel.microbatches(parallel.shard(batch), knobs.microbatch):
+        scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
+        loss = kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count)
+        loss.backward()
+        total += loss.item()
+        right += pairwise_accuracy(scores, ranks, mask & (ranks < NONCONTEXTUAL))[0].sum().item()
+    norm = apply_gradients(optimizer, knobs.clip, model)
+    tokens = float(sum(example.size for example in batch))
+    accuracy = parallel.total(right) / count
+    return {"loss": parallel.total(total), "accuracy": accuracy, "grad_norm": norm, "tokens": tokens}
 
 
 @torch.no_grad()
@@ -205,7 +183,7 @@ def heldout_metrics(
     """Loss and pair accuracy on held-out rankings, as means over the rankings."""
     model.eval()
     count, loss, right = sum(len(example.ranks) for example in examples), 0.0, 0.0
-    for part in microbatches(sorted(examples, key=lambda example: example.size), knobs.microbatch):
+    for part in parallel.microbatches(sorted(examples, key=lambda example: example.size), knobs.microbatch):
         scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
         loss += kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count).item()
         right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()
@@ -214,24 +192,18 @@ def heldout_metrics(
 
 
 @contextmanager
-def centred(model: ScalarModel, demonstrations: Sequence[list[int]], pad_id: int, dtype: str) -> Iterator[None]:
-    """In this context the demonstrations score 0 on average; training is not affected."""
+def centre(model: ScalarModel, demonstrations: Sequence[list[int]], pad_id: int, dtype: str) -> Iterator[None]:
+    """In this context the demonstrations score 0 on average (InstructGPT, section 3.5). Training is not affected."""
     model.eval()
-    if demonstrations:
-        centre(model, demonstrations, pad_id, dtype)
+    device = next(model.parameters()).device
+    scores = []
+    with torch.no_grad(), autocast(device, dtype):
+        for rows in parallel.microbatches(demonstrations, 32):
+            ids, mask = pad_right(rows, pad_id)
+            values = model(ids.to(device))
+            scores.append(values.float().gather(1, mask.sum(1, keepdim=True).to(device) - 1)[:, 0])
+    if scores:
+        model.offset += centring_offset(torch.cat(scores))
     yield
     model.offset.zero_()
     model.train()
-
-
-@torch.no_grad()
-def centre(model: ScalarModel, demonstrations: Sequence[list[int]], pad_id: int, dtype: str) -> None:
-    """Shift the scores so that the demonstrations average 0 (InstructGPT, section 3.5)."""
-    device = next(model.parameters()).device
-    scores = []
-    for rows in microbatches(demonstrations, 32):
-        ids, mask = pad_right(rows, pad_id)
-        with autocast(device, dtype):
-            values = model(ids.to(device))
-        scores.append(values.float().gather(1, mask.sum(1, keepdim=True).to(device) - 1)[:, 0])
-    model.offset += centring_offset(torch.cat(scores))

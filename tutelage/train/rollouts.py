@@ -27,18 +27,12 @@ from tutelage.train import parallel
 class Rollouts:
     """b prompts with one sampled answer each."""
 
-    ids: Tensor
-    """[b, s] prompt and answer, right-padded."""
-    prompt_lengths: Tensor
-    """[b] tokens before the answer."""
-    answer_ids: Tensor
-    """[b, a] sampled tokens, including the end-of-turn token."""
-    mask: Tensor
-    """[b, a] True on sampled tokens."""
-    finished: Tensor
-    """[b] True if the answer ended with the end-of-turn token."""
-    sampler_logprobs: Tensor
-    """[b, a] log-probabilities that the engine reported."""
+    ids: Tensor  # [b, s] prompt and answer, right-padded
+    prompt_lengths: Tensor  # [b] tokens before the answer
+    answer_ids: Tensor  # [b, a] sampled tokens, including the end-of-turn token
+    mask: Tensor  # [b, a] True on sampled tokens
+    finished: Tensor  # [b] True if the answer ended with the end-of-turn token
+    sampler_logprobs: Tensor  # [b, a] log-probabilities that the engine reported
 
     @property
     def lengths(self) -> Tensor:

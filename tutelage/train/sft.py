@@ -9,7 +9,7 @@ epoch, while people still prefer later epochs (appendix C.1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -24,19 +24,17 @@ from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import fit_vocabulary
-from tutelage.model.hub import resolve_model
 from tutelage.objectives.language import next_token_loss
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import apply_gradients, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
-from tutelage.train.pretraining_text import Ptx, PtxSettings
+from tutelage.train.pretraining_text import Ptx, PtxSettings, text_mixture
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
-from tutelage.train.training import Metrics, Schedule, Training, microbatches
 
 
 class SFTInputs(Inputs):
@@ -81,9 +79,7 @@ class SFTSettings(Settings):
 
 def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
     """Run the stage; returns the checkpoint folder."""
-    knobs.check(inputs)
-    inputs = inputs.local(resolve_model)
-    with parallel.open_stage(out, "sft", knobs, inputs) as run:
+    with parallel.open_stage(out, "sft", knobs, inputs) as (run, inputs):
         if run.finished:
             return run.checkpoint
         dtype = knobs.machine.dtype
@@ -96,15 +92,24 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
         longest = longest_row(knobs.max_length, context)
 
         # data
-        prompts = validation_prompts(inputs.prompts, tokenizer, context, knobs) if inputs.prompts else []
-        if inputs.reward_model:
+        prompts: list[list[int]] = []
+        if inputs.reward_model and inputs.prompts:
             tokenizer.require_same(inputs.reward_model)
+            room = context - knobs.max_new_tokens
+            prompts = fitting_prompts(islice(read_prompts(inputs.prompts), 256), tokenizer, room)[1]
+            if not prompts:
+                problem = f"no prompt leaves room for an answer of {knobs.max_new_tokens} tokens"
+                raise DataError(problem, path=inputs.prompts)
         examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest)
         heldout = fitting_conversations(inputs.heldout, tokenizer, longest)[0] if inputs.heldout else []
         lengths = [len(example.ids) for example in examples]
         epochs = [length_buckets(lengths, knobs.batch_size, seed=knobs.seed, epoch=e) for e in range(knobs.epochs)]
         batches = [[examples[i] for i in batch] for epoch in epochs for batch in epoch]
-        ptx = Ptx.open(knobs.ptx, inputs.text, knobs.seed, dtype, model, tokenizer, run)
+        ptx = None
+        if knobs.ptx.coef:
+            weights, sequence = knobs.ptx.weights, knobs.ptx.sequence
+            mixture = text_mixture(inputs.text, weights, sequence, knobs.seed, model, tokenizer, run)
+            ptx = Ptx(knobs.ptx, mixture, dtype)
 
         # optimiser
         model.dropout = knobs.dropout
@@ -125,7 +130,7 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
         training = Training(
             modules={"model": model},
             optimizer=optimizer,
-            update=make_update(knobs, model, optimizer, batches, ptx, tokenizer.pad_id),
+            update=lambda step: sft_update(step, knobs, model, optimizer, batches[step], ptx, tokenizer.pad_id),
             schedule=Schedule(len(batches), knobs.warmup, knobs.floor, knobs.seed, len(epochs[0]), log_every=5),
             result=(model, tokenizer),
             evaluate=evaluate if measures else None,
@@ -139,29 +144,25 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
         return run.checkpoint
 
 
-def make_update(
+def sft_update(
+    step: int,
     knobs: SFTSettings,
     model: Decoder,
     optimizer: Optimizer,
-    batches: list[list[Example]],
+    batch: list[Example],
     ptx: Ptx | None,
     pad_id: int,
-) -> Callable[[int], Metrics]:
-    """The optimisation step of SFT."""
-
-    def update(step: int) -> Metrics:
-        chosen, total = batches[step], 0.0
-        count = sum(sum(example.loss_mask) for example in chosen)
-        for part in microbatches(parallel.shard(chosen), knobs.microbatch):
-            loss = demonstration_loss(model, part, count, pad_id, knobs.machine.dtype)
-            loss.backward()
-            total += loss.item()
-        metrics = {"loss": parallel.total(total), "tokens": float(sum(len(example.ids) for example in chosen))}
-        if ptx:
-            metrics["ptx_loss"] = ptx.backward(model, step)
-        return metrics | {"grad_norm": apply_gradients(optimizer, knobs.clip, model)}
-
-    return update
+) -> Metrics:
+    """One optimisation step."""
+    count, total = sum(sum(example.loss_mask) for example in batch), 0.0
+    for part in parallel.microbatches(parallel.shard(batch), knobs.microbatch):
+        loss = demonstration_loss(model, part, count, pad_id, knobs.machine.dtype)
+        loss.backward()
+        total += loss.item()
+    metrics = {"loss": parallel.total(total), "tokens": float(sum(len(example.ids) for example in batch))}
+    if ptx:
+        metrics["ptx_loss"] = ptx.backward(model, step)
+    return metrics | {"grad_norm": apply_gradients(optimizer, knobs.clip, model)}
 
 
 def read_template(path: Path | None) -> str | None:
@@ -198,17 +199,8 @@ def heldout_loss(model: Decoder, examples: list[Example], pad_id: int, dtype: st
     """Mean negative log-likelihood [nats per counted token]."""
     order = sorted(examples, key=lambda example: len(example.ids))
     count = sum(sum(example.loss_mask) for example in order)
-    return sum(demonstration_loss(model, part, count, pad_id, dtype).item() for part in microbatches(order, batch_size))
-
-
-def validation_prompts(
-    path: Path, tokenizer: Tokenizer, context: int, knobs: SFTSettings, limit: int = 256
-) -> list[list[int]]:
-    """Up to ``limit`` tokenised prompts; DataError if none leaves room for an answer."""
-    ids = fitting_prompts(islice(read_prompts(path), limit), tokenizer, context - knobs.max_new_tokens)[1]
-    if not ids:
-        raise DataError(f"no prompt leaves room for an answer of {knobs.max_new_tokens} tokens", path=path)
-    return ids
+    parts = parallel.microbatches(order, batch_size)
+    return sum(demonstration_loss(model, part, count, pad_id, dtype).item() for part in parts)
 
 
 def validation_reward(

@@ -5,6 +5,7 @@ metrics.jsonl remains the record: a tracker may lag, lose its connection or fail
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,7 @@ Sink = tuple[Log, Callable[[], Any]]
 def tracking(machine: Machine, run: RunFolder, first: int) -> Iterator[Log]:
     """A function that sends metrics to ``machine.tracker``; ``first``: the step that the run resumes from.
 
-    Raises RecipeError if the tracker's package is not installed. Any other error is printed once to standard error, and the tracker
-    is not used again.
+    Raises RecipeError if the tracker's package is missing. Any other error is printed to stderr and ends the tracking alone.
     """
     name, sink = machine.tracker, None
     if name == "none" or not run.writer:
@@ -78,34 +78,22 @@ def tensorboard(project: str, run: RunFolder, first: int) -> Sink:
     return log, writer.close
 
 
-def trackio(project: str, run: RunFolder, first: int) -> Sink:
-    """A resumed run continues the tracker's run of the same name."""
-    import trackio as package
+def service(package: str, project: str, run: RunFolder) -> Sink:
+    """trackio or wandb. A resumed run continues the tracker's run of the same id.
 
-    handle = package.init(project=project, name=_id(run), resume="allow", config=_config(run), embed=False)
-    return lambda step, numbers: handle.log(dict(numbers), step=step), handle.finish
-
-
-def wandb(project: str, run: RunFolder, first: int) -> Sink:
-    """A resumed run continues the tracker's run of the same id; WANDB_MODE=offline keeps it in the run folder's wandb/."""
-    import wandb as package
-
-    place = {"name": run.path.name, "id": _id(run), "dir": str(run.path)}
-    handle = package.init(project=project, resume="allow", config=_config(run), **place)
+    WANDB_MODE=offline keeps wandb's files in the run folder's wandb/.
+    """
+    identity = f"{run.path.name}-{run.lineage().get('id', 'run')}"
+    own: dict[str, Any] = {"name": identity, "embed": False}
+    if package == "wandb":
+        own = {"name": run.path.name, "id": identity, "dir": str(run.path)}
+    config = read_yaml(run.path / "recipe.yaml")
+    handle = importlib.import_module(package).init(project=project, resume="allow", config=config, **own)
     return lambda step, numbers: handle.log(dict(numbers), step=step), handle.finish
 
 
 SINKS: dict[str, Callable[[str, RunFolder, int], Sink]] = {
     "tensorboard": tensorboard,
-    "trackio": trackio,
-    "wandb": wandb,
+    "trackio": lambda project, run, first: service("trackio", project, run),
+    "wandb": lambda project, run, first: service("wandb", project, run),
 }
-
-
-def _id(run: RunFolder) -> str:
-    """A name that is unique to the run and the same in all its sessions."""
-    return f"{run.path.name}-{run.lineage().get('id', 'run')}"
-
-
-def _config(run: RunFolder) -> dict[str, Any]:
-    return read_yaml(run.path / "recipe.yaml")
