@@ -64,8 +64,6 @@ class ChatFormat:
         }
         if self.template is not None:
             files["chat_template.jinja"] = self.template.source.encode()
-        for name, text in source.other_templates.items():
-            files[f"additional_chat_templates/{name}.jinja"] = text.encode()
         return files | source.files
 
 

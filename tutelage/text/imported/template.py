@@ -67,9 +67,8 @@ class _Following(_Environment):
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
-            kwargs = {
-                key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")
-            }  # jinja's own
+            for own in ("_loop_vars", "_block_vars"):  # jinja's
+                kwargs.pop(own, None)
             return follow(getattr(str, function.__name__), owner, *args, **kwargs)
         return super().call(context, function, *args, **kwargs)
 
@@ -173,16 +172,16 @@ def _following(function: Callable[..., Any]) -> Callable[..., Any]:
     return followed
 
 
-def _string(value: object) -> str:
-    return value if isinstance(value, str) else str(follow(str, value))
+def _string(value: object) -> Any:
+    return value if isinstance(value, str) else follow(str, value)
 
 
-def _trim(value: object, chars: str | None = None) -> str:
-    return str(follow(str.strip, _string(value), chars))
+def _trim(value: object, chars: str | None = None) -> Any:
+    return follow(str.strip, _string(value), chars)
 
 
-def _replace(s: object, old: str, new: str, count: int | None = None) -> str:
-    return str(follow(str.replace, _string(s), _string(old), _string(new), -1 if count is None else count))
+def _replace(s: object, old: str, new: str, count: int | None = None) -> Any:
+    return follow(str.replace, _string(s), old, new, -1 if count is None else count)
 
 
 def _tojson(
