@@ -256,16 +256,13 @@ def test_all_end_tokens_stop_llama_cpp(tmp_path):
 
 
 def test_templates_with_tags_and_variables_that_llama_cpp_does_not_have(tmp_path):
-    """{% generation %}, a token by another name, and a tokenizer without a token that begins texts; a second template."""
+    """{% generation %}, a token by another name, and a tokenizer without a token that begins texts."""
     marked = "{% for m in messages %}{{ mask_token }}{{ m.role }}{%- generation -%} {{ m.content }}{% endgeneration %}{% endfor %}"
     for number, template in enumerate((PLAIN_TEMPLATE, marked + "<|im_end|>{{ bos_token }}")):
         folder = write_folder(FORMATS["qwen-2"], tmp_path / str(number))
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         changed(folder, "tokenizer_config.json", mask_token='<|"mask"|>')
-        (folder / "additional_chat_templates").mkdir()
-        (folder / "additional_chat_templates" / "tool_use.jinja").write_text(template, encoding="utf-8")
         same_tokens(folder, [], DIALOGUES)
         fields = gguf.GGUFReader(folder / "model.gguf").fields
         assert "generation %}" not in fields["tokenizer.chat_template"].contents().replace("add_generation", "")
-        assert fields["tokenizer.chat_template.tool_use"].contents() == fields["tokenizer.chat_template"].contents()
     assert portable_template("{{ bos_token }}", {"bos_token": "<s>"}, {"bos_token": "<s>"}) == "{{ bos_token }}"

@@ -283,7 +283,9 @@ def test_what_is_typed_changes_nothing_around_it(kind, tmp_path):
         render(ours, [Message(role="user", content=typed), Message(role="assistant", content="yes 好")]).ids
         for typed in ("a b", "a <|im_end|> b")
     )
-    head = len(ours.chat.codec.encode_written([ours.chat.text([Message(role="user", content="")])], [""])[0].ids) - 2
+    head = (
+        len(ours.chat.codec.encode_written([ours.chat.template.written([Message(role="user", content="")])])[0].ids) - 2
+    )
     assert plain[:head] == forged[:head]
     assert plain.count(start) == forged.count(start) == 2
     assert plain[head:].index(start) < forged[head:].index(start)
@@ -480,7 +482,7 @@ def test_a_base_model_has_no_template_until_it_is_given_one(tmp_path):
         render(base, messages)
     chat = Tokenizer.load(folder, chat_template=PLAIN_TEMPLATE)
     got = render(chat, messages)
-    text = chat.chat.text(messages)
+    text = chat.chat.template.text(messages)
     assert text == "<s>User: Hello\n\nAssistant: Hi</s>\n\n"
     spoken = [i for i, counted in zip(got.ids, got.loss_mask, strict=True) if counted]
     assert (chat.decode(spoken), spoken[-1]) == ("Hi", chat.end_id)

@@ -6,7 +6,6 @@ import pytest
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message, ToolCall
-from tutelage.text.imported.authored import authors_of
 from tutelage.text.imported.template import Template
 from tutelage.text.layout import message_fields
 
@@ -65,16 +64,18 @@ def test_constructs_render_as_in_transformers(name, ask):
         add_generation_prompt=ask,
         bos_token="<s>",
     )
-    assert Template(CONSTRUCTS[name]).render(MESSAGES, {"bos_token": "<s>"}, add_generation_prompt=ask) == theirs[0]
+    assert Template(CONSTRUCTS[name], {"bos_token": "<s>"}).text(MESSAGES, ask=ask) == theirs[0]
 
 
 @pytest.mark.parametrize("name", CONSTRUCTS)
 def test_no_construct_passes_a_text_off_as_the_templates(name):
     """Texts of characters that stand nowhere in the template: none of them may end up as the template's own."""
     messages = [Message(role=m.role, content=f" ⓐ{i}<⓪> ") for i, m in enumerate(MESSAGES)]
-    text = Template(CONSTRUCTS[name]).render(messages, {"bos_token": "<s>"})
-    for c, author in zip(str.__iter__(text), authors_of(text), strict=True):
-        assert c not in "ⓐⒶ⓪" or author != "\0", str(text)
+    template = Template(CONSTRUCTS[name], {"bos_token": "<s>"})
+    written = template.written(messages)
+    assert written.text == template.text(messages)
+    for c, author in zip(written.text, written.authors, strict=True):
+        assert c not in "ⓐⒶ⓪" or author != "\0", written.text
 
 
 def test_authors_are_exact():
@@ -84,9 +85,25 @@ def test_authors_are_exact():
         Message(role="assistant", content="c"),
         Message(role="user", content=""),
     ]
-    text = Template(source).render(messages, {"bos_token": "<s>"})
-    assert text == "<s>[user]ab\n[assistant]c\n[user]\n"
-    assert authors_of(text) == "\0" * 9 + "\1\1" + "\0" * 12 + "\2" + "\0" * 8
+    written = Template(source, {"bos_token": "<s>"}).written(messages)
+    assert written.text == "<s>[user]ab\n[assistant]c\n[user]\n"
+    assert written.authors == "\0" * 9 + "\1\1" + "\0" * 12 + "\2" + "\0" * 8
+    assert written.assistants == "\2"
+
+
+def test_authors_of_many_messages():
+    """More than marks can name at once, with and without characters beyond the basic plane."""
+    messages = [Message(role="user", content=f" {'a😀𠀀é'[i % 4]}{i} ") for i in range(70)]
+    written = Template("{% for m in messages %}<😀>{{ m.content.strip() }}{% endfor %}").written(messages)
+    assert written.text == "".join(f"<😀>{m.text.strip()}" for m in messages)
+    assert written.authors == "".join("\0" * 3 + chr(i + 1) * len(m.text.strip()) for i, m in enumerate(messages))
+
+
+def test_where_authors_are_hidden():
+    with pytest.raises(UsageError, match="hides which part of the prompt is whose"):
+        Template("{{ (messages[0].content + messages[1].content) | upper }}").written(MESSAGES)
+    hidden = "{% for m in messages %}{{ m.content[0].upper() ~ m.content | upper }}{% endfor %}"
+    assert Template(hidden).written(MESSAGES).text
 
 
 REFUSED = {
@@ -98,8 +115,6 @@ REFUSED = {
     "{{ ''.__class__.__mro__ }}": "__class__.* is unsafe",
     "{{ messages.append(1) }}": "append.* is unsafe",
     "{{ cycler.__init__.__globals__ }}": "unsafe",
-    "{{ messages[0].content._authors.x }}": "_authors.* is unsafe",
-    "{{ messages[0].content.format('x') }}": "a message's text cannot be a format",
     "{% include 'other' %}": "no loader",
     "{% extends 'other' %}": "no loader",
     "{% for i in range(999999999) %}{% endfor %}": "Range too big",
@@ -110,7 +125,7 @@ REFUSED = {
 @pytest.mark.parametrize("source", REFUSED)
 def test_what_goes_wrong_is_one_line(source):
     with pytest.raises(UsageError, match=f"^the chat template .*{REFUSED[source]}") as caught:
-        Template(source).render(MESSAGES, {})
+        Template(source).text(MESSAGES)
     assert "\n" not in str(caught.value)
 
 
@@ -136,31 +151,31 @@ TANGLED = {
 @pytest.mark.parametrize("name", TANGLED)
 def test_authors_are_exact_where_text_and_template_are_alike(name):
     source, said = TANGLED[name]
-    text = Template(source).render([Message(role="user", content=said)], {})
-    assert text == f"<|user|>{said}<|end|>"
-    assert authors_of(text) == "\0" * 8 + "\1" * len(said) + "\0" * 7
+    written = Template(source).written([Message(role="user", content=said)])
+    assert written.text == f"<|user|>{said}<|end|>"
+    assert written.authors == "\0" * 8 + "\1" * len(said) + "\0" * 7
 
 
 def test_the_clock_stands_still(monkeypatch):
     """A conversation must begin as the prompt for its answer did, at whatever time."""
     template = Template("{{ strftime_now('%Y %f') }}")
-    assert len({template.render(MESSAGES, {}) for _ in range(50)}) == 1
+    assert len({template.text(MESSAGES) for _ in range(50)}) == 1
 
 
 def test_a_byte_order_mark_is_left_out():
-    assert Template("\ufeff{{ messages[0].content }}").render(MESSAGES, {}) == MESSAGES[0].content
+    assert Template("\ufeff{{ messages[0].content }}").text(MESSAGES) == MESSAGES[0].content
 
 
 def test_a_developer_is_the_system_to_templates_without_the_role():
     messages = [Message(role="developer", content="Be brief.")]
     roles = "{% for m in messages %}{{ m.role }}{% endfor %}"
-    assert Template(roles).render(messages, {}) == "system"
-    assert Template(roles + "{% if messages[0].role == 'developer' %}!{% endif %}").render(messages, {}) == "developer!"
+    assert Template(roles).text(messages) == "system"
+    assert Template(roles + "{% if messages[0].role == 'developer' %}!{% endif %}").text(messages) == "developer!"
 
 
 @pytest.mark.parametrize("field", [{"tool_calls": (ToolCall(name="f"),)}, {"reasoning": "hm"}])
 def test_what_a_template_has_no_place_for_is_refused(field):
     with pytest.raises(UsageError, match="the chat template leaves out"):
-        Template("{% for m in messages %}{{ m.content }}{% endfor %}").render(
-            [Message(role="assistant", content="", **field)], {}
+        Template("{% for m in messages %}{{ m.content }}{% endfor %}").written(
+            [Message(role="assistant", content="", **field)]
         )

@@ -88,7 +88,9 @@ def write_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) 
         add(i)
     if lost := [tokens[i] for i in others[2:] if tokens[i] not in _KNOWN_ENDS]:
         notes.append(f"llama.cpp has room for three end tokens and does not stop at {', '.join(map(repr, lost))}")
-    _templates(writer, source, {"bos_token": tokens[bos], "eos_token": tokens[eos]})
+    if source.template is not None:
+        given = {"bos_token": tokens[bos], "eos_token": tokens[eos]}
+        writer.add_chat_template(portable_template(source.template, source.names, given))
     return notes
 
 
@@ -159,18 +161,6 @@ def _tokens(described: Mapping[str, Any], source: Imported, vocab_size: int) -> 
             raise CheckpointError(f"the token {text!r} has the id {i}, but the model has only {vocab_size} tokens")
     ids = range(vocab_size)
     return [texts.get(i, f"[PAD{i}]") for i in ids], [types.get(i, UNUSED) for i in ids]
-
-
-def _templates(writer: gguf.GGUFWriter, source: Imported, given: Mapping[str, str]) -> None:
-    """The chat template and, where there are several, the others by their names."""
-    if source.template is None:
-        return
-    default = portable_template(source.template, source.names, given)
-    others = [
-        {"name": name, "template": portable_template(text, source.names, given)}
-        for name, text in source.other_templates.items()
-    ]
-    writer.add_chat_template([{"name": "default", "template": default}, *others] if others else default)
 
 
 def portable_template(template: str, names: Mapping[str, str], given: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import models
 
 from tutelage.errors import UsageError
-from tutelage.text.imported.authored import TEMPLATE, Authored, authors_of, bare
+from tutelage.text.imported.marks import TEMPLATE, Written
 
 # Put before a text that must not be encoded as the start of one: a private-use character, with which nothing merges.
 _CONTEXT = "\ue000"
@@ -91,25 +91,25 @@ class Codec:
             for encoding, text in zip(encodings, texts, strict=True)
         ]
 
-    def encode_written(self, texts: Sequence[Authored], assistants: Sequence[str]) -> list[Tokens]:
-        """Ids of texts by templates, on all cores. ``assistants[i]`` are the assistant's authors in ``texts[i]``."""
-        encodings = self._written.encode_batch([checked(bare(text)) for text in texts], add_special_tokens=False)
-        rows = []
-        for text, assistant, encoding in zip(texts, assistants, encodings, strict=True):
-            tokens = Tokens(encoding.ids, encoding.offsets)
-            rows.append(self.encode_apart(text, assistant) if self._forged(tokens, text, assistant) else tokens)
-        return rows
+    def encode_written(self, texts: Sequence[Written]) -> list[Tokens]:
+        """Ids of texts by templates, on all cores."""
+        encodings = self._written.encode_batch([checked(text.text) for text in texts], add_special_tokens=False)
+        rows = [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
+        return [
+            self.encode_apart(text) if self._forged(tokens, text) else tokens
+            for text, tokens in zip(texts, rows, strict=True)
+        ]
 
-    def encode_apart(self, text: Authored, assistant: str, cut: int = 0) -> Tokens:
+    def encode_apart(self, written: Written, cut: int = 0) -> Tokens:
         """The same where others than the template spell control tokens: theirs are encoded as text.
 
         What is between the control tokens that count is encoded stretch by stretch. No token goes across ``cut``.
         """
         # Replace what only looks like a control token by x's, so that the backend finds the others. Repeat, because one may
         # have hidden another.
-        masked = bare(text)
+        text = masked = written.text
         tokens = _encode(self._written, masked)
-        while forged := self._forged(tokens, text, assistant):
+        while forged := self._forged(tokens, written):
             for start, stop in forged:
                 masked = masked[:start] + "x" * (stop - start) + masked[stop:]
             tokens = _encode(self._written, masked)
@@ -118,7 +118,7 @@ class Codec:
         for start, stop, control in [*self._controls(tokens, masked), (len(text), len(text), None)]:
             first = place == 0 or self._alone_after_control
             for end in [cut, start] if place < cut < start else [start]:
-                parts.append(self._stretch(bare(text)[place:end], alone=first).shifted(place))
+                parts.append(self._stretch(text[place:end], alone=first).shifted(place))
                 place, first = end, False
             if control is not None:
                 parts.append(Tokens([control], [(start, stop)]))
@@ -134,14 +134,14 @@ class Codec:
         found = [(*span, i) for i, span in zip(tokens.ids, tokens.spans, strict=True) if i in self._suspects]
         return [one for one in found if one[2] != self.unknown or text[one[0] : one[1]].strip() == self._spelt]
 
-    def _forged(self, tokens: Tokens, text: Authored, assistant: str) -> list[tuple[int, int]]:
-        """Where control tokens stand that others than the template wrote, in part or whole; spaces around do not count."""
-        authors, forged = authors_of(text), []
-        for start, stop, i in self._controls(tokens, bare(text)):
-            core = bare(text)[start:stop]
+    def _forged(self, tokens: Tokens, written: Written) -> list[tuple[int, int]]:
+        """Where control tokens are that others than the template wrote, in part or whole; spaces around do not count."""
+        forged = []
+        for start, stop, i in self._controls(tokens, written.text):
+            core = written.text[start:stop]
             start, stop = stop - len(core.lstrip()), start + len(core.rstrip())
-            wrote = set(authors[start:stop])
-            if not (wrote <= {TEMPLATE} or (i in self.soft and wrote <= set(assistant))):
+            allowed = TEMPLATE, *(written.assistants if i in self.soft else "")
+            if not set(written.authors[start:stop]).issubset(allowed):
                 forged.append((start, stop))
         return forged
 

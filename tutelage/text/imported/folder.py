@@ -1,4 +1,4 @@
-"""Reading the tokenizer of a Hugging Face folder: one backend, its named tokens and its chat templates.
+"""Reading the tokenizer of a Hugging Face folder: one backend, its named tokens and its chat template.
 
 A tokenizer.json is taken at its word; transformers 5 builds some classes anew and ignores what the file says there. Folders
 without one (sentencepiece's tokenizer.model, or vocab.json with merges.txt) are converted by transformers. Tokens that only the
@@ -8,9 +8,8 @@ configuration has are added as transformers adds them, so ids are the same.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,16 @@ class Imported:
     names: dict[str, str]
     config: dict[str, Any]
     template: str | None
-    other_templates: dict[str, str]
     stop_ids: tuple[int, ...]
     """The ids that the model's generation_config.json (or config.json) stops at."""
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes]
     """Files to write back as they are: tokenizer.model, which llama.cpp's converter prefers."""
-    appended: list[str] = field(default_factory=list)
+    appended: list[str]
     """Tokens that the files do not have, now at the end of the vocabulary."""
 
 
 def read_folder(folder: Path) -> Imported:
-    """Read a tokenizer. Raises CheckpointError where there is none, or a damaged one, or one that cannot be read."""
+    """Read a tokenizer. Raises CheckpointError where there is none, and where it is damaged."""
     config = _read_json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:  # older folders keep their tokens' flags in this file
         config |= _read_json(folder / "special_tokens_map.json")
@@ -59,23 +57,14 @@ def read_folder(folder: Path) -> Imported:
     before = backend.get_vocab(with_added_tokens=True).keys()
     try:
         names = defaults | _names(config)
-        template, others = _templates(folder, config)
+        template = _template(folder, config)
         _add_tokens(folder, backend, config, names)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape than the files have
-        what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{folder / 'tokenizer_config.json'}: not the configuration of a tokenizer ({what})"
-        ) from None
-    return Imported(
-        backend,
-        names,
-        config,
-        template,
-        others,
-        _stop_ids(folder),
-        {sentencepiece.name: _read(sentencepiece)} if sentencepiece.exists() else {},
-        sorted(backend.get_vocab(with_added_tokens=True).keys() - before),
-    )
+        where, what = folder / "tokenizer_config.json", f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{where}: not the configuration of a tokenizer ({what})") from None
+    kept = {sentencepiece.name: sentencepiece.read_bytes()} if sentencepiece.exists() else {}
+    appended = sorted(backend.get_vocab(with_added_tokens=True).keys() - before)
+    return Imported(backend, names, config, template, _stop_ids(folder), kept, appended)
 
 
 def read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -108,9 +97,8 @@ def _converted(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
         theirs = (AutoTokenizer if named else GPT2Tokenizer).from_pretrained(folder, local_files_only=True)
         backend = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
     except Exception as error:  # whatever the three libraries raise
-        raise CheckpointError(
-            f"{folder}: transformers cannot read its tokenizer ({str(error).strip()[:300]})"
-        ) from None
+        what = str(error).strip()[:300]
+        raise CheckpointError(f"{folder}: transformers cannot read its tokenizer ({what})") from None
     if type(theirs).__name__ in ("TokenizersBackend", "PreTrainedTokenizerFast"):
         raise CheckpointError(
             f"{folder}: nothing says how its tokenizer writes spaces; name its class in tokenizer_config.json, such as "
@@ -138,10 +126,10 @@ def _add_tokens(
         new[text].special = True
     backend.add_tokens(list(new.values()))
     for i, token in table.items():
-        if backend.token_to_id(token.content) != i:
+        if (found := backend.token_to_id(token.content)) != i:
             raise CheckpointError(
-                f"{folder}: the token {token.content!r} should have the id {i} and has {backend.token_to_id(token.content)}: "
-                "the files of the tokenizer do not belong together"
+                f"{folder}: the token {token.content!r} should have the id {i} and has {found}: the files of the tokenizer "
+                "do not belong together"
             )
 
 
@@ -166,24 +154,21 @@ def _names(config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _templates(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
-    """The default chat template and the others by name. Files go before the key in the configuration, as in transformers."""
-    paths = {"default": folder / "chat_template.jinja"}
-    paths |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    found = {name: _read_text(path) for name, path in paths.items() if path.exists()}
-    stored = config.get("chat_template") or []
-    if not found:
-        listed = [{"name": "default", "template": stored}] if isinstance(stored, str) else stored
-        found = {entry["name"]: entry["template"] for entry in listed}
-    for name, text in found.items():
-        if not isinstance(text, str) or not re.fullmatch(r"[\w.-]+", name):  # a name becomes that of a file
-            raise CheckpointError(f"{folder}: {name!r} cannot be the name of a chat template, or it is not text")
-        if not text.strip():
-            raise CheckpointError(f"{paths.get(name, folder)}: is empty; without the file, the model has no template")
-    if len(found) > 1 and "default" not in found:
-        raise CheckpointError(f"{folder}: has the chat templates {', '.join(sorted(found))}, and none is the default")
-    default = found.pop("default", None) or (found.popitem()[1] if found else None)
-    return default, found
+def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The default chat template. The file goes before the key in the configuration, as in transformers."""
+    path, found = folder / "chat_template.jinja", config.get("chat_template")
+    if path.exists():
+        found = _read_text(path)
+    elif isinstance(found, list):  # several, by their names
+        named = {entry["name"]: entry["template"] for entry in found}
+        found = named.get("default") or (named.popitem()[1] if len(named) == 1 else None)
+        if named and found is None:
+            raise CheckpointError(
+                f"{folder}: has the chat templates {', '.join(sorted(named))}, and none is the default"
+            )
+    if found is not None and not found.strip():
+        raise CheckpointError(f"{path if path.exists() else folder}: its chat template is empty: take it out")
+    return None if found is None else str(found)
 
 
 def _stop_ids(folder: Path) -> tuple[int, ...]:
@@ -192,9 +177,7 @@ def _stop_ids(folder: Path) -> tuple[int, ...]:
         ids = said if isinstance(said, list) else [said]
         if said is not None:
             if not all(type(i) is int and 0 <= i < 2**32 for i in ids):
-                raise CheckpointError(
-                    f"{folder / name}: eos_token_id is {said!r}: it must be the id of a token, or a list of ids"
-                )
+                raise CheckpointError(f"{folder / name}: eos_token_id is {said!r}: it must be an id, or a list of ids")
             return tuple(ids)
     return ()
 
@@ -212,25 +195,18 @@ def require_rows(folder: Path, backend: tokenizers.Tokenizer) -> None:
         )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 def _read_text(path: Path) -> str:
     try:
-        return _read(path).decode("utf-8")
-    except UnicodeDecodeError as error:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file."""
     try:
-        value = json.loads(_read(path).decode("utf-8")) if path.exists() else {}
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        value = json.loads(_read_text(path)) if path.exists() else {}
+    except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a JSON object")

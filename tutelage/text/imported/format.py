@@ -6,12 +6,10 @@ Our own tokenizers have no ChatFormat: their layout is fixed (see layout.py). An
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message
-from tutelage.text.imported.authored import Authored, authors_of
 from tutelage.text.imported.codec import Codec, control_tokens
 from tutelage.text.imported.folder import Imported
 from tutelage.text.imported.template import Template
@@ -42,14 +40,14 @@ class ChatFormat:
     opening: str
     """What the template puts before an answer that the prompt for it does not have, such as a space: the model must write it."""
 
-    def text(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Authored:
-        """The conversation as one text. Raises UsageError where there is no template, or it refuses or fails."""
+    def require_template(self) -> Template:
+        """The template. Raises UsageError where there is none."""
         if self.template is None:
             raise UsageError(
                 "the model has no chat template: put a chat_template.jinja into its folder, or give tutelage sft one with "
                 "--chat_template (tutelage.text.PLAIN_TEMPLATE needs no new tokens)"
             )
-        return self.template.render(messages, self.source.names, add_generation_prompt=add_generation_prompt)
+        return self.template
 
     def files(self) -> dict[str, bytes]:
         """The files that ``AutoTokenizer`` reads as the same tokenizer, by their names in a folder.
@@ -66,8 +64,6 @@ class ChatFormat:
         }
         if self.template is not None:
             files["chat_template.jinja"] = self.template.source.encode()
-        for name, text in source.other_templates.items():
-            files[f"additional_chat_templates/{name}.jinja"] = text.encode()
         return files | source.files
 
 
@@ -79,10 +75,10 @@ def chat_format(source: Imported) -> ChatFormat:
     nothing says which token ends an answer.
     """
     backend, names = source.backend, source.names
-    template = None if source.template is None else Template(source.template)
+    template = None if source.template is None else Template(source.template, names)
     literals = template.literals if template else frozenset[str]()
     codec = Codec(backend, *control_tokens(backend, names.values(), literals))
-    end, header, opening = (None, "", "") if template is None else _ending(template, names, codec)
+    end, header, opening = (None, "", "") if template is None else _ending(template, codec)
     eos = backend.token_to_id(names["eos_token"]) if "eos_token" in names else None
     ends = [i for i in (end, eos, *source.stop_ids) if i is not None and backend.id_to_token(i) is not None]
     if not ends:
@@ -97,7 +93,7 @@ def chat_format(source: Imported) -> ChatFormat:
     return ChatFormat(source, template, codec, begin, pad, tuple(dict.fromkeys(ends)), header, opening)
 
 
-def _ending(template: Template, names: Mapping[str, str], codec: Codec) -> tuple[int | None, str, str]:
+def _ending(template: Template, codec: Codec) -> tuple[int | None, str, str]:
     """The token that the template writes after an answer, if any, and a ChatFormat's ``header`` and ``opening``.
 
     Found by rendering a question and its answer. Raises CheckpointError where the template cannot do even that.
@@ -105,19 +101,18 @@ def _ending(template: Template, names: Mapping[str, str], codec: Codec) -> tuple
     failure: UsageError | None = None
     for messages in _PROBES:
         try:
-            text = template.render(messages, names)
-            asked, prompt = (template.render(messages[:-1], names, add_generation_prompt=ask) for ask in (False, True))
+            written = template.written(messages)
+            asked, prompt = (template.text(messages[:-1], ask=ask) for ask in (False, True))
         except UsageError as error:
             failure = failure or error
             continue
-        author = chr(len(messages))
-        start, stop = authors_of(text).find(author), authors_of(text).rfind(author) + 1
+        start, stop = written.place(len(messages) - 1)
         if start < 0:
             raise CheckpointError("the chat template leaves out what the assistant says")
-        tokens = codec.encode_written([text], [author])[0]
+        tokens = codec.encode_written([written])[0]
         after = [tokens.ids[index] for index in codec.controls(tokens) if tokens.spans[index][1] > stop]
-        opening = str(text[len(prompt) : start]) if text.startswith(prompt) else ""
-        return after[0] if after else None, str(prompt.removeprefix(asked)), opening
+        opening = written.text[len(prompt) : start] if written.text.startswith(prompt) else ""
+        return after[0] if after else None, prompt.removeprefix(asked), opening
     raise CheckpointError(str(failure))
 
 

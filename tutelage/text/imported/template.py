@@ -7,13 +7,14 @@ inside one is a one-line error.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import jinja2
 import jinja2.sandbox
+import numpy as np
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -21,8 +22,11 @@ from jinja2.visitor import NodeTransformer
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message
-from tutelage.text.imported.authored import Authored, authors_of, bare, follow, joined
+from tutelage.text.imported.marks import NotFollowed, Written, authors, bare, follow, mark
 from tutelage.text.layout import message_fields
+
+# A message has a mark of its own in one rendering in this many; the next mark stands for all others.
+_AT_ONCE = 15
 
 
 class _Refusal(jinja2.TemplateError):
@@ -39,116 +43,123 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
-class _Concatenation(NodeTransformer):
-    """``~`` as a filter, which keeps authors: compiled code would use ``str.join``."""
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802 (named after the node)
-        self.generic_visit(node)
-        parts = nodes.List(node.nodes, lineno=node.lineno)
-        return nodes.Filter(parts, "_joined", [], [], None, None, lineno=node.lineno)
-
-
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The settings of transformers' ``apply_chat_template``; texts keep their authors through filters and calls."""
-
-    intercepted_binops = frozenset(["%", "*"])
-    concat = staticmethod(joined)
+    """The settings of transformers' ``apply_chat_template``."""
 
     def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[_Generation, jinja2.ext.loopcontrols],
-            finalize=lambda value: value if isinstance(value, str) else follow(str, value),
-        )
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
         self.filters["tojson"] = _tojson
-        self.filters = {name: _following(function) for name, function in self.filters.items()}
-        self.filters |= {"_joined": joined, "join": _join}
         self.globals["raise_exception"] = _raise_exception
 
+
+class _Following(_Environment):
+    """The same for marked texts: what looks at characters sees through the marks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finalize = _string
+        self.filters = {name: _following(function) for name, function in self.filters.items()}
+        self.filters |= {"_bare": bare, "trim": _trim, "replace": _replace}
+
+    def _parse(self, *args: Any) -> nodes.Template:
+        return _Comparison().visit(super()._parse(*args))
+
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        owner, call = getattr(function, "__self__", None), partial(super().call, context)
-        if isinstance(owner, dict | list):  # what it returns is an element, with its own authors
-            return call(function, *args, **kwargs)
-        if isinstance(owner, Authored) and function.__name__ not in vars(Authored):
-            name = function.__name__
-            return follow(lambda text, *a, **k: call(getattr(bare(text), name), *a, **k), owner, *args, **kwargs)
-        return follow(call, function, *args, **kwargs)
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, str):
+            for own in ("_loop_vars", "_block_vars"):  # jinja's
+                kwargs.pop(own, None)
+            return follow(getattr(str, function.__name__), owner, *args, **kwargs)
+        return super().call(context, function, *args, **kwargs)
 
-    def wrap_str_format(self, value: Any) -> Any:
-        if isinstance(getattr(value, "__self__", None), Authored) and value.__name__ in ("format", "format_map"):
-            raise jinja2.sandbox.SecurityError("a message's text cannot be a format")
-        return super().wrap_str_format(value)
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        return follow(partial(super().call_binop, context, operator), left, right)
+class _Comparison(NodeTransformer):
+    """Compares bare values."""
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802 (named after the node)
+        self.generic_visit(node)
+        sides: list[Any] = [node, *node.ops]
+        for side in sides:
+            side.expr = nodes.Filter(side.expr, "_bare", [], [], None, None, lineno=node.lineno)
+        return node
 
 
 class Template:
-    """A compiled chat template. ``literals`` are all the texts that stand in it. Its clock stands still from now on.
+    """A compiled chat template. ``literals`` are all the texts in it. ``strftime_now`` always says when it was compiled.
 
     With a clock that runs, the prompt for an answer could differ from the start of the same conversation rendered a moment later.
     """
 
-    def __init__(self, source: str) -> None:
-        """Raises CheckpointError where ``source`` is not jinja."""
-        self.source = source.removeprefix("\ufeff")
+    def __init__(self, source: str, variables: Mapping[str, str] | None = None) -> None:
+        """``variables`` are bos_token and the like. Raises CheckpointError where ``source`` is not jinja."""
+        self.source, self._variables = source.removeprefix("\ufeff"), variables or {}
         self._now = datetime.now()
-        environment = _environment()
         try:
-            tree = environment.parse(self.source)
-            self.literals = frozenset(
-                [node.data for node in tree.find_all(nodes.TemplateData)]
-                + [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+            tree = _environment(_Environment).parse(self.source)
+            self._plain, self._following = (
+                _environment(kind).from_string(self.source) for kind in (_Environment, _Following)
             )
-            self._compiled = environment.from_string(_Concatenation().visit(tree))
         except (jinja2.TemplateSyntaxError, RecursionError) as error:
             where = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise CheckpointError(f"the chat template is not jinja: {where}{_line(error)}") from None
+        self.literals = frozenset(
+            [node.data for node in tree.find_all(nodes.TemplateData)]
+            + [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+        )
 
-    def render(
-        self, messages: Sequence[Message], variables: Mapping[str, str], *, add_generation_prompt: bool = False
-    ) -> Authored:
-        """The conversation as one text; message i is the author ``chr(i + 1)``. ``variables`` are bos_token and the like.
+    def text(self, messages: Sequence[Message], *, ask: bool = False) -> str:
+        """The conversation as one text, as transformers renders it.
 
-        A developer is the system to a template that does not name the role. Raises UsageError where the template refuses the
-        conversation, with its words, where it fails, and where it leaves out tool calls or thoughts.
+        ``ask`` is transformers' add_generation_prompt. A developer is the system to a template that does not name the role.
+        Raises UsageError where the template refuses the conversation, with its words, and where it fails.
         """
-        dialogue = [message_fields(m, partial(Authored, authors=chr(i + 1))) for i, m in enumerate(messages)]
-        for fields in dialogue:
-            if "reasoning_content" in fields and "reasoning_content" not in self.source:
-                raise UsageError("the chat template leaves out what the assistant thought (reasoning_content)")
-            if fields["role"] == "developer" and "developer" not in self.literals:
-                fields["role"] = "system"
+        return self._render(self._plain, map(message_fields, messages), ask)
+
+    def written(self, messages: Sequence[Message], *, ask: bool = False) -> Written:
+        """``text``, and the author of each character: ``chr(i + 1)`` is message i.
+
+        Raises UsageError also where the template leaves out tool calls or thoughts, and where it changes a message's text in a
+        way that hides what is whose.
+        """
+        if any(message.reasoning for message in messages) and "reasoning_content" not in self.source:
+            raise UsageError("the chat template leaves out what the assistant thought (reasoning_content)")
+        text = self.text(messages, ask=ask)
+        found = np.zeros(len(text), np.uint32)
+        for first in range(0, len(messages), _AT_ONCE):
+            own = [i - first + 1 if 0 <= i - first < _AT_ONCE else _AT_ONCE + 1 for i in range(len(messages))]
+            dialogue = [message_fields(m, partial(mark, author=i)) for m, i in zip(messages, own, strict=True)]
+            try:
+                among = authors(text, self._render(self._following, dialogue, ask))
+            except (UsageError, NotFollowed):
+                raise UsageError(
+                    "the chat template changes the messages' texts in a way that hides which part of the prompt is whose: "
+                    "edit chat_template.jinja"
+                ) from None
+            found = np.where((among > 0) & (among <= _AT_ONCE), first + among, found)
+        assistants = "".join(chr(i + 1) for i, message in enumerate(messages) if message.role == "assistant")
+        written = Written(text, "".join(map(chr, found.tolist())), assistants)
+        for place, message in enumerate(messages):
+            said = written.said(place) if message.tool_calls else ""
+            if not all(call.name in said for call in message.tool_calls):
+                raise UsageError("the chat template leaves out the assistant's tool calls")
+        return written
+
+    def _render(self, compiled: jinja2.Template, dialogue: Iterable[dict[str, Any]], ask: bool) -> str:
+        unnamed = "developer" not in self.literals
+        dialogue = [m | {"role": "system"} if m["role"] == "developer" and unnamed else m for m in dialogue]
+        given = {"tools": None, "documents": None, "add_generation_prompt": ask, "strftime_now": self._now.strftime}
         try:
-            text = joined(
-                self._compiled.generate(
-                    messages=dialogue,
-                    tools=None,
-                    documents=None,
-                    add_generation_prompt=add_generation_prompt,
-                    strftime_now=self._now.strftime,
-                    **variables,
-                )
-            )
+            return compiled.render(messages=dialogue, **given, **self._variables)
         except _Refusal as error:
             raise UsageError(f"the chat template refuses this conversation: {_line(error)}") from None
         except Exception as error:  # jinja's errors, and whatever Python raises for a wrong program
             kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
             raise UsageError(f"the chat template fails: {kind}{_line(error)}") from None
-        for i, message in enumerate(messages):
-            if message.tool_calls:
-                said = "".join(
-                    c for c, author in zip(bare(text), authors_of(text), strict=True) if author == chr(i + 1)
-                )
-                if not all(call.name in said for call in message.tool_calls):
-                    raise UsageError("the chat template leaves out the assistant's tool calls")
-        return text
 
 
-@lru_cache(maxsize=1)
-def _environment() -> _Environment:
-    return _Environment()
+@cache
+def _environment(kind: type[_Environment]) -> _Environment:
+    return kind()
 
 
 def _following(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,9 +172,16 @@ def _following(function: Callable[..., Any]) -> Callable[..., Any]:
     return followed
 
 
-def _join(value: Any, d: str = "", attribute: str | int | None = None) -> Authored:
-    """jinja's ``join`` filter, with its names of the arguments."""
-    return joined((part if attribute is None else part[attribute] for part in value), d)
+def _string(value: object) -> Any:
+    return value if isinstance(value, str) else follow(str, value)
+
+
+def _trim(value: object, chars: str | None = None) -> Any:
+    return follow(str.strip, _string(value), chars)
+
+
+def _replace(s: object, old: str, new: str, count: int | None = None) -> Any:
+    return follow(str.replace, _string(s), old, new, -1 if count is None else count)
 
 
 def _tojson(
