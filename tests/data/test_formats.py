@@ -392,7 +392,7 @@ def test_rows_left_out_are_counted_by_reason(write, read, row, reason):
     assert list(read(write(row), rejects=rejects)) == []
     assert rejects.counts == {reason: 1}
     assert rejects.examples[0][0] == reason
-    assert "x.jsonl: line 1" in rejects.examples[0][1]
+    assert "x.jsonl:1" in rejects.examples[0][1]
 
 
 def test_unranked_and_surplus_answers_are_counted(write):

@@ -250,8 +250,8 @@ def test_a_bad_file_among_good_ones_is_a_problem_of_its_own(tmp_path, capsys):
     assert err.startswith("tutelage: 2 files are broken: ")
     assert "b.jsonl: damaged gzip file" in out
     assert "c.json:2: is not JSON at column 2: unexpected character" in out
-    assert "# 3 conversations" in out
-    assert "# 1 documents" in out
+    assert "\n3 conversations" in out
+    assert "\n1 documents" in out
 
 
 def test_a_file_of_broken_rows_alone_raises_the_first_problem(tmp_path):

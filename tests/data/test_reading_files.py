@@ -5,6 +5,7 @@ import zipfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from record_strategies import answers, conversation, document, prompt, ranking
 
 from tutelage.data.formats import (
     read_answers,
@@ -14,12 +15,11 @@ from tutelage.data.formats import (
     read_rankings,
     write_jsonl,
 )
-from tutelage.data.read.files import read_lines, read_zip
-from tutelage.data.read.pieces import pieces
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import data_files, read_rows
+from tutelage.data.read.text import pieces
 from tutelage.errors import DataError
-from tutelage.records import Answers, Completion, Conversation, Document, Message, Prompt, Ranking
+from tutelage.records import Document
 
 
 def rows_of(path):
@@ -58,28 +58,28 @@ def test_bad_files_are_named(tmp_path, content, message):
 def test_lines(tmp_path):
     path = tmp_path / "x.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\nlast\rline")
-    assert list(read_lines(path)) == ["one\n", "two\n", "\n", "last\rline"]
+    assert [d.text for d in read_documents(path)] == ["one\ntwo\n\nlast\rline"]
     path.write_bytes("naïve\ncafé\n".encode("cp1252"))
-    assert list(read_lines(path, "cp1252")) == ["naïve\n", "café\n"]
-    first, second = read_lines(path)
+    assert [d.text for d in read_documents(path, encoding="cp1252")] == ["naïve\ncafé\n"]
+    first, second, empty = read_rows(path)
     assert str(first.value) == f"{path}:1: is not utf-8 at byte 3 of the line"
     assert isinstance(second.value, DataError)
+    assert (empty.value.reason, empty.where) == ("empty text file", str(path))
 
 
 def test_zip(tmp_path):
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, text in (("c/b.txt", "b\n"), ("c/a.txt", "a"), ("c/README.txt", "no"), ("c/pic.png", "no")):
-            archive.writestr(name, text)
+        for name in ("c/b.txt", "c/a.txt", "c/README.txt", "c/pic.png", "c/b.txt.gz"):
+            archive.writestr(name, f"{name}\n")
     rejects = Rejects()
-    assert [(name, list(lines)) for name, lines in read_zip(path, rejects)] == [
-        ("c/a.txt", ["a"]),
-        ("c/b.txt", ["b\n"]),
-    ]
-    assert rejects.counts == {"readme or licence": 1, "file of another kind": 1}
+    documents = list(read_documents(path, rejects=rejects))
+    assert [(d.source, d.text) for d in documents] == [(f"x.zip/{n}", f"{n}\n") for n in ("c/a.txt", "c/b.txt")]
+    assert rejects.counts == {"readme or licence": 1, "file of another kind": 2}
+    assert rejects.first["readme or licence"] == f"{path}/c/README.txt"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DataError, match="zip archive"):
-        list(read_zip(path, rejects))
+        list(read_documents(path))
 
 
 def test_folders_are_read_in_sorted_order(tmp_path):
@@ -123,42 +123,6 @@ def test_a_blank_line_too_early_is_no_place_to_cut():
     assert len(next(pieces(early, 100))) == 93  # nine lines, not the three bytes before the blank line
 
 
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-meta = st.dictionaries(
-    st.text("abc", min_size=1, max_size=3), st.one_of(st.integers(-9, 9), st.text("xyz", min_size=1)), max_size=2
-)
-message = st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=text)
-messages = st.lists(message, min_size=1, max_size=4).map(tuple)
-asked = messages.map(lambda m: (*m, Message(role="user", content="?")))
-source = st.text("so", min_size=1, max_size=3)
-document = st.builds(Document, text=text.filter(bool), source=source, meta=meta)
-conversation = st.builds(Conversation, messages=messages, source=source, meta=meta)
-prompt = st.builds(Prompt, messages=asked, id=text, source=source, meta=meta)
-completion = st.builds(
-    Completion, text=text, finished=st.booleans(), model=text, seed=st.none() | st.integers(0, 9), sampling=st.just({})
-)
-answers = st.builds(Answers, prompt=prompt, completions=st.lists(completion, min_size=1, max_size=3).map(tuple))
-
-
-@st.composite
-def a_ranking(draw):
-    k = draw(st.integers(2, 9))
-
-    def many(strategy):
-        return tuple(draw(st.lists(strategy, min_size=k, max_size=k)))
-
-    return Ranking(
-        prompt=draw(prompt),
-        completions=many(completion),
-        ranks=many(st.integers(1, 9)),
-        ratings=many(st.integers(1, 7)) if draw(st.booleans()) else None,
-        flags=many(st.just(("harmful",))) if draw(st.booleans()) else None,
-        all_bad=draw(st.booleans()),
-        labeller=draw(text),
-        source=draw(source),
-    )
-
-
 @pytest.mark.parametrize(
     ("records", "read"),
     [
@@ -166,7 +130,7 @@ def a_ranking(draw):
         (conversation, read_conversations),
         (prompt, read_prompts),
         (answers, read_answers),
-        (a_ranking(), read_rankings),
+        (ranking(), read_rankings),
     ],
 )
 def test_our_own_records_come_back(records, read, tmp_path_factory):

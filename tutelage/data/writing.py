@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -13,23 +13,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tutelage.data.formats import OnBad
 from tutelage.data.formats.parts import EVERYTHING, CannotHold, Row, Writer, dumps
-from tutelage.data.formats.reading import OnBad
 from tutelage.data.formats.table import WRITERS
 from tutelage.data.read.files import TEXT_SUFFIXES, ending
 from tutelage.data.read.json_rows import one_line
 from tutelage.data.read.rows import Rejects
 from tutelage.errors import DataError, UsageError
 from tutelage.files import atomic_file
-from tutelage.records import Answers, Conversation, Document, ImagePart, Message, Prompt, Ranking, Record
+from tutelage.records import Answers, Conversation, Document, ImagePart, Prompt, Ranking, Record
 
 Add = Callable[[Row, int], None]
 """Takes a row and its number. Raises ValueError, TypeError or CannotHold, and takes nothing, if the file cannot hold it."""
 
-_ROW_GROUP = 64 << 20
-"""Of a Parquet file [bytes]; large enough to compress well, small enough to hold."""
-_BATCH = 500
-"""Rows that are made into columns together."""
+_ROW_GROUP = 5000
+"""Rows of a Parquet file that are held and compressed together."""
 
 OWN: dict[type[Record], str] = {
     Document: "document",
@@ -79,14 +77,17 @@ def write_records(
         raise UsageError(f"{kind.__name__.rstrip('s')}s cannot be written as {name!r}; there are {there}")
     writer = WRITERS[name][kind]
     count, losses = 0, Counter[str]()
-    with _file(path) as file, _rows_into(path, file, name, writer) as add:
+    with _rows_into(path, name, writer) as add:
         for number, record in enumerate(chain([first], rest), 1):
             try:
                 if type(record) is not kind:
                     raise CannotHold(f"it is a {type(record).__name__} among {kind.__name__}s")
                 add(writer.row(record), number)
             except (CannotHold, ValueError, TypeError) as error:
-                bad = _cannot(path, number, record, name, error)
+                source = getattr(record, "source", "")
+                of = f" (of {source})" if source else ""
+                why = error if isinstance(error, CannotHold) else f"it holds what is not JSON ({one_line(error)})"
+                bad = DataError(f"record {number}{of} cannot be written as {name}: {why}", path=path)
                 if on_bad == "stop":
                     raise bad from None
                 rejects.add(f"cannot be written as {name}", str(bad), text=record.model_dump_json)
@@ -113,21 +114,18 @@ def check_ending(path: Path, format: str | None) -> None:
 
 def pairs_of(record: Ranking) -> Iterator[Ranking]:
     """All pairs of a ranking that are not ties, the better answer first."""
+    by_answer = {name: getattr(record, name) for name in ("completions", "ratings", "flags")}
     for i, better in enumerate(record.ranks):
         for j, worse in enumerate(record.ranks):
             if better < worse:
-                taken = {
-                    name: (values[i], values[j])
-                    for name in ("completions", "ratings", "flags")
-                    if (values := getattr(record, name)) is not None
-                }
+                taken = {name: (values[i], values[j]) for name, values in by_answer.items() if values is not None}
                 yield record.model_copy(update=taken | {"ranks": (1, 2)})
 
 
 def says(record: Record) -> set[str]:
     """Fields beyond roles, texts and ranks in which this record says something; ``Writer.keeps`` uses these names."""
     asked = record.prompt if isinstance(record, Ranking | Answers) else record
-    messages: Sequence[Message] = getattr(asked, "messages", ())
+    messages = getattr(asked, "messages", ())
     said = set().union(*map(_said, (asked, *messages, *getattr(record, "completions", ()))))
     if isinstance(record, Ranking):
         said |= {f"the ranking's {name}" if name in ("id", "meta") else name for name in _said(record)}
@@ -142,95 +140,66 @@ def _said(holder: BaseModel) -> set[str]:
     return {name for name, field in type(holder).model_fields.items() if getattr(holder, name) != field.default}
 
 
-def _cannot(path: Path, number: int, record: Record, format: str, error: Exception) -> DataError:
-    source = getattr(record, "source", "")
-    of = f" (of {source})" if source else ""
-    why = str(error) if isinstance(error, CannotHold) else f"it holds what is not JSON ({one_line(error)})"
-    return DataError(f"record {number}{of} cannot be written as {format}: {why}", path=path)
-
-
 # ---- kinds of files
 
 
 @contextmanager
-def _file(path: Path) -> Iterator[Any]:
-    """A file that appears when it is whole, gzipped if its name ends so (the same rows give the same bytes)."""
-    with atomic_file(path) as file:
-        if path.suffix.lower() != ".gz":
-            yield file
-        else:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped:
-                yield zipped
+def _rows_into(path: Path, format: str, writer: Writer) -> Iterator[Add]:
+    """How rows get into the file, by its ending. The file appears when it is whole."""
+    with atomic_file(path) as plain:
+        if ending(path) == ".parquet":
+            with _table(path, plain, writer) as add:
+                yield add
+            return
+        zipped = path.suffix.lower() == ".gz"  # without name and time: the same rows give the same bytes
+        file: Any = gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) if zipped else plain
+        kind = "text" if format == "text" else ending(path)
+        start, between, end = {"text": ("", "\n\n", ""), ".json": ("[\n", ",\n", "\n]\n")}.get(kind, ("", "\n", "\n"))
+        before = start
+
+        def put(row: Row, number: int) -> None:
+            nonlocal before
+            data = row["text"] if kind == "text" else dumps(row)
+            file.write((before + data).encode())
+            before = between
+
+        yield put
+        file.write(end.encode())
+        if zipped:
+            file.close()
 
 
 @contextmanager
-def _rows_into(path: Path, file: Any, format: str, writer: Writer) -> Iterator[Add]:
-    """How rows get into the file, by its ending."""
-    begun = False
-
-    def put(data: str, first: str, between: str) -> None:
-        nonlocal begun
-        file.write((between if begun else first).encode() + data.encode())
-        begun = True
-
-    if ending(path) == ".parquet":
-        with _table(path, file, format, writer) as add:
-            yield add
-    elif format == "text":
-        yield lambda row, number: put(row["text"], "", "\n\n")
-    elif ending(path) == ".json":
-        yield lambda row, number: put(dumps(row), "[\n", ",\n")
-        file.write(b"\n]\n")
-    else:
-        yield lambda row, number: put(dumps(row) + "\n", "", "")
-
-
-@contextmanager
-def _table(path: Path, file: Any, format: str, writer: Writer) -> Iterator[Add]:
+def _table(path: Path, file: Any, writer: Writer) -> Iterator[Add]:
     """Rows into a Parquet file, a row group at a time. A number that a column cannot hold raises DataError."""
     try:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
         raise UsageError(f"{path}: writing it needs pyarrow; install it with: pip install 'tutelage[data]'") from None
-    if not writer.columns:
-        raise UsageError(f"{path}: {format} has no columns that a table could hold; write .jsonl")
     schema = pa.schema([(name, _arrow(kind)) for name, kind in writer.columns.items()])
     rows: list[tuple[int, Row]] = []
-    batches: list[Any] = []
 
-    def flush(table: Any, *, group: bool) -> None:
-        if rows:
-            batches.append(_columns(path, rows, schema))
-            rows.clear()
-        if batches and (group or sum(batch.nbytes for batch in batches) >= _ROW_GROUP):
-            table.write_table(pa.Table.from_batches(batches, schema))
-            batches.clear()
+    def made(some: list[tuple[int, Row]]) -> Any:
+        try:
+            return pa.Table.from_pylist([row for _, row in some], schema)
+        except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
+            for one in some if len(some) > 1 else ():
+                made([one])  # raises for the first that does not fit
+            number, why = some[0][0], one_line(error)
+            raise DataError(f"record {number} does not fit into a table ({why})", path=path) from None
 
     with parquet.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as table:
 
         def add(row: Row, number: int) -> None:
             rows.append((number, _cell(row, writer.columns)))
-            if len(rows) == _BATCH:
-                flush(table, group=False)
+            if len(rows) == _ROW_GROUP:
+                table.write_table(made(rows))
+                rows.clear()
 
         yield add
-        flush(table, group=True)
-
-
-def _columns(path: Path, rows: list[tuple[int, Row]], schema: Any) -> Any:
-    import pyarrow as pa
-
-    errors = (pa.ArrowException, OverflowError, ValueError, TypeError)
-    try:
-        return pa.RecordBatch.from_pylist([row for _, row in rows], schema)
-    except errors:
-        for number, row in rows:
-            try:
-                pa.RecordBatch.from_pylist([row], schema)
-            except errors as error:
-                raise DataError(f"record {number} does not fit into a table ({one_line(error)})", path=path) from None
-        raise
+        if rows:
+            table.write_table(made(rows))
 
 
 def _cell(value: Any, kind: Any) -> Any:

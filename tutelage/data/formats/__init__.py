@@ -13,33 +13,217 @@ found; ``on_bad="skip"`` counts it in ``rejects`` instead. What a format leaves 
 Each module holds a family of formats: how its rows are recognised, read and written. table.py lists them all.
 """
 
-from tutelage.data.formats.own import write_jsonl
-from tutelage.data.formats.reading import (
-    OnBad,
-    detect,
-    read_answers,
-    read_conversations,
-    read_documents,
-    read_prompts,
-    read_rankings,
-    records_of,
-    what_is_in,
-)
-from tutelage.data.formats.table import FORMATS, recognise
-from tutelage.data.read.rows import Rejects
+from __future__ import annotations
 
-__all__ = [
-    "FORMATS",
-    "OnBad",
-    "Rejects",
-    "detect",
-    "read_answers",
-    "read_conversations",
-    "read_documents",
-    "read_prompts",
-    "read_rankings",
-    "recognise",
-    "records_of",
-    "what_is_in",
-    "write_jsonl",
-]
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+
+from pydantic import ValidationError
+
+from tutelage.data.formats.conversations import string
+from tutelage.data.formats.own import waits
+from tutelage.data.formats.own import write_jsonl as write_jsonl
+from tutelage.data.formats.parts import Reader
+from tutelage.data.formats.table import FORMATS as FORMATS
+from tutelage.data.formats.table import named, reader_of
+from tutelage.data.formats.table import recognise as recognise
+from tutelage.data.read.rows import Rejects as Rejects
+from tutelage.data.read.rows import Row, RowError, Skip
+from tutelage.data.read.sources import ANY_FILE, Source, data_files, holds_rows, name_below, read_rows
+from tutelage.errors import DataError
+from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
+
+OnBad = Literal["stop", "skip"]
+R = TypeVar("R", bound=Record)
+
+_logger = logging.getLogger("tutelage.data")
+
+
+class Options(TypedDict, total=False):
+    """How files are read."""
+
+    format: str | None
+    """None: by the first row of each file."""
+    on_bad: OnBad
+    rejects: Rejects | None
+    """Takes what is left out; None: it is logged."""
+
+
+def read_documents(path: Path, *, encoding: str = "utf-8", **options: Unpack[Options]) -> Iterator[Document]:
+    """Texts to pretrain on. A text file over 16 kB is cut at blank lines into documents that join to the whole.
+
+    ``source`` is the file's name below ``path``, so that splits can keep a book together; ``encoding`` is that of text
+    files. Raises DataError if there is no text.
+    """
+    return _read(Document, path, ANY_FILE, encoding, **options)
+
+
+def read_conversations(path: Path, **options: Unpack[Options]) -> Iterator[Conversation]:
+    """Demonstrations."""
+    return _read(Conversation, path, **options)
+
+
+def read_rankings(path: Path, **options: Unpack[Options]) -> Iterator[Ranking]:
+    """Preferences; a pair is a ranking of two."""
+    return _read(Ranking, path, **options)
+
+
+def read_answers(path: Path, **options: Unpack[Options]) -> Iterator[Answers]:
+    """Prompts with completions that wait to be ranked."""
+    return _read(Answers, path, **options)
+
+
+def read_prompts(path: Path, **options: Unpack[Options]) -> Iterator[Prompt]:
+    """Prompts; of conversations, rankings and answers their prompts, as often as they occur."""
+    return _read(Prompt, path, **options)
+
+
+def _read(
+    kind: type[R],
+    path: Path,
+    files: tuple[str, ...] = ("rows",),
+    encoding: str = "utf-8",
+    *,
+    format: str | None = None,
+    on_bad: OnBad = "stop",
+    rejects: Rejects | None = None,
+) -> Iterator[R]:
+    left_out = rejects if rejects is not None else Rejects()
+    record = None
+    for source in data_files(Path(path), files, left_out):
+        for record in records_of(kind, source, Path(path), format, on_bad, left_out, encoding):
+            yield record
+    if record is None and kind is Document:
+        raise DataError(f"holds no text (left out: {left_out})", path=path)
+    if rejects is None and left_out.counts:  # the caller does not collect them
+        _logger.warning("%s: left out %s", path, left_out)
+
+
+def detect(path: Path) -> str:
+    """The format of a file by ending and first row (``text``, ``alpaca``, ``hh`` ...); of a folder, all that are in it.
+
+    Raises DataError if nothing can be recognised.
+    """
+    return " + ".join(sorted({_first(source)[0] for source in data_files(Path(path), ANY_FILE, Rejects())}))
+
+
+def what_is_in(source: Source, format: str | None = None) -> tuple[str, type[Record]]:
+    """(format, kind of record) of a file by its first readable row. Raises DataError if it has none or is of no format."""
+    name, row = _first(source, format)
+    if row is None:
+        return name, Document
+    found = named(name)
+    if found is None or not found.read:
+        raise _another_kind(source, name)
+    return name, Prompt if name == "conversation" and waits(row.value) else next(iter(found.read))
+
+
+def _first(source: Source, format: str | None = None) -> tuple[str, Row | None]:
+    """(format, first readable row) of a file; no row if it is text. Raises DataError if there is no row to go by."""
+    if not holds_rows(source):
+        return "text", None
+    problem = None
+    for row in read_rows(source):
+        if not isinstance(row.value, DataError):
+            return format or _recognise(row), row
+        problem = problem or row.value
+    raise problem or DataError("is empty", path=str(source))
+
+
+def records_of(
+    kind: type[R],
+    source: Source,
+    path: Path,
+    format: str | None,
+    on_bad: OnBad,
+    rejects: Rejects,
+    encoding: str = "utf-8",
+) -> Iterator[R]:
+    """All records of one file below ``path``; those without a source get the file's name."""
+    name, reader, row = name_below(source, path), None, None
+    for row in read_rows(source, name, encoding):
+        if reader is None and not isinstance(row.value, DataError | Skip):
+            # A file of another format is not skipped row by row: it stops the reader whatever on_bad says.
+            reader = _reader(kind, row, source, format if holds_rows(source) else None)
+        try:
+            for record in _converted(reader, row):
+                if isinstance(record, Skip):
+                    rejects.add(record.reason, row.where, row.where, row.text)
+                else:
+                    unnamed = getattr(record, "source", None) == ""
+                    yield record.model_copy(update={"source": name}) if unnamed else record
+        except DataError as error:
+            if on_bad == "stop":
+                raise
+            rejects.add(_reason(row, error, source), str(error), row.where, row.text)
+    if row is None:
+        raise DataError("is empty", path=str(source))
+
+
+def _reader(kind: type[Record], row: Row, source: Source, format: str | None) -> Reader:
+    name = format or _recognise(row)
+    reader = reader_of(name, kind)
+    if reader is not None:
+        return reader
+    readable = ", ".join(each.name for each in FORMATS if reader_of(each.name, kind))
+    if format is not None:
+        raise DataError(f"format {format!r} holds no {kind.__name__}", path=str(source), expected=readable)
+    raise _another_kind(source, name, f"{kind.__name__.rstrip('s')}s ({readable})")
+
+
+def _another_kind(source: Source, name: str, expected: str | None = None) -> DataError:
+    """A recognised format that does not hold what is wanted."""
+    unpaired = ": a good or bad for each answer alone ranks no answer above another"
+    problem = f"holds another kind of data{unpaired if name == 'unpaired preference' else ''}"
+    return DataError(problem, path=str(source), expected=expected, found=name)
+
+
+def _recognise(row: Row) -> str:
+    name = recognise(row.value)
+    if name is not None:
+        return name
+    _check_object(row)
+    lists = [key for key, value in row.value.items() if isinstance(value, list) and value and recognise(value[0])]
+    hint = f"; its rows seem to be in the list {lists[0]!r}: write that list alone" if lists else ""
+    raise DataError(f"no known format has these fields{hint}", path=row.where, found=sorted(row.value))
+
+
+def _check_object(row: Row) -> None:
+    if not isinstance(row.value, dict):
+        raise DataError("is not an object", path=row.where, expected="an object", found=row.value)
+
+
+def _converted(reader: Reader | None, row: Row) -> Iterator[Any]:
+    """The row's records, or the Skip that says why there are none; whatever is wrong with it as a DataError."""
+    if isinstance(row.value, DataError):
+        raise row.value
+    if isinstance(row.value, Skip) or reader is None:
+        yield row.value
+        return
+    if reader is not string:
+        _check_object(row)
+    try:
+        yield from reader(row.value)
+    except RowError as bad:
+        raise bad.at(row.where) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"])) or None
+        found = None if first["type"] == "missing" else first["input"]
+        raise DataError(first["msg"], path=row.where, field=name, found=found) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        # A row unlike the first: a field that this format needs is missing or of another type.
+        fields = sorted(row.value) if isinstance(row.value, dict) else row.value
+        field = error.args[0] if isinstance(error, KeyError) and error.args else None
+        raise DataError("is not like the first row", path=row.where, field=field, found=fields) from None
+    except RecursionError:
+        raise DataError("is nested too deeply", path=row.where) from None
+
+
+def _reason(row: Row, error: DataError, source: Source) -> str:
+    """Why a row is rejected, without positions in lists: "messages.3.role" and "messages.5.role" count together."""
+    if error is row.value:
+        return "wrong row: not readable" if holds_rows(source) else "line in another encoding"
+    return "wrong row: " + ".".join(part for part in (error.field or "whole").split(".") if not part.isdigit())

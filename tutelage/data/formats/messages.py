@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from tutelage.data.formats import parts
-from tutelage.data.read.rows import RowError
+from tutelage.data.read.rows import RowError, check
 from tutelage.records import ImagePart, Message, Part, Role, TextPart, ToolCall
 
 ROLES: dict[str, Role] = {
@@ -28,38 +28,43 @@ ROLES: dict[str, Role] = {
 }
 """A turn's ``role`` or ``from`` -> the role of its message. The value of a ``function_call`` turn is the call."""
 
-OPENAI_KEEPS = ("reasoning", "tool_calls", "tool_call_id", "name", "images")
-"""What OpenAI's messages hold beyond roles and texts."""
+OPENAI_KEEPS = ("meta", "reasoning", "tool_calls", "tool_call_id", "name", "images")
+"""What OpenAI's messages hold beyond roles and texts, with the row's meta."""
 
 _EXPECTED_CALL = '{"name": ..., "arguments": {...}}'
 _EXPECTED_PART = '{"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}'
-_TO_BE_LEARNT = ("weight", "loss", "train")
+
+
+def user(text: str) -> Message:
+    """A message by the user."""
+    return Message(role="user", content=text)
+
+
+def assistant(text: str) -> Message:
+    """A message by the assistant."""
+    return Message(role="assistant", content=text)
 
 
 # ---- out of rows
 
 
-def messages_of(value: Any, field: str) -> list[Message]:
+def messages_of(value: Any, field: str) -> tuple[Message, ...]:
     """Messages of OpenAI's or ShareGPT's kind. Raises RowError that names the turn."""
-    if not isinstance(value, list) or not value:
-        raise RowError("is not a list of messages", field=field, expected="a list of messages", found=value)
-    return [_message(turn, f"{field}.{i}") for i, turn in enumerate(value)]
+    check(isinstance(value, list) and value, "is not a list of messages", field, "a list of messages", value)
+    return tuple(_message(turn, f"{field}.{i}") for i, turn in enumerate(value))
 
 
-def prompt_messages(value: Any, field: str) -> list[Message]:
+def prompt_messages(value: Any, field: str) -> tuple[Message, ...]:
     """A prompt, given as text or as messages."""
-    return [Message(role="user", content=value)] if isinstance(value, str) else messages_of(value, field)
+    return (user(value),) if isinstance(value, str) else messages_of(value, field)
 
 
-def system_message(row: parts.Fields) -> list[Message]:
-    """The row's ``system`` column as a message, if it says something."""
-    return [Message(role="system", content=parts.text_field(row, "system"))] if row.get("system") else []
-
-
-def with_system(row: parts.Fields, messages: list[Message]) -> list[Message]:
-    """The messages with the row's ``system`` in front, unless it is there already."""
-    system = system_message(row)
-    return messages if messages[: len(system)] == system else [*system, *messages]
+def with_system(row: parts.Fields, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages with the row's ``system``, if it says something, in front, unless it is there already."""
+    if not row.get("system"):
+        return messages
+    system = Message(role="system", content=parts.text_field(row, "system"))
+    return messages if messages[:1] == (system,) else (system, *messages)
 
 
 def _message(turn: Any, field: str) -> Message:
@@ -68,21 +73,18 @@ def _message(turn: Any, field: str) -> Message:
     said, content = turn.get(role_key), turn.get(text_key)
     role = ROLES.get(said) if isinstance(said, str) else None
     if role is None:
-        raise RowError("is not a known role", field=f"{field}.{role_key}", expected=", ".join(ROLES), found=said)
-    for mark in _TO_BE_LEARNT:
+        raise RowError("is not a known role", f"{field}.{role_key}", ", ".join(ROLES), said)
+    for mark in ("weight", "loss", "train"):
         if role == "assistant" and turn.get(mark) is not None and not turn[mark]:
             problem = "marks an answer that is not to be learnt, and every answer is learnt from"
-            raise RowError(problem, field=f"{field}.{mark}", expected="rows without such answers", found=turn[mark])
+            raise RowError(problem, f"{field}.{mark}", "rows without such answers", turn[mark])
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     if said == "function_call":
         calls, content = _calls_in(content, f"{field}.{text_key}"), ""
-    if not isinstance(calls, list):
-        raise RowError("is not a list", field=f"{field}.tool_calls", expected=f"[{_EXPECTED_CALL}]", found=calls)
-    if content is None and calls:
-        content = ""
+    check(isinstance(calls, list), "is not a list", f"{field}.tool_calls", f"[{_EXPECTED_CALL}]", calls)
     return Message(
         role=role,
-        content=_content(content, f"{field}.{text_key}"),
+        content=_content("" if content is None and calls else content, f"{field}.{text_key}"),
         reasoning=next((turn[k] for k in ("reasoning", "reasoning_content", "thinking") if turn.get(k)), ""),
         tool_calls=tuple(_tool_call(call, f"{field}.tool_calls.{i}") for i, call in enumerate(calls)),
         tool_call_id=parts.as_text(turn.get("tool_call_id")),
@@ -95,8 +97,7 @@ def _message(turn: Any, field: str) -> Message:
 def _content(value: Any, field: str) -> str | tuple[Part, ...]:
     if isinstance(value, str):
         return value
-    if not isinstance(value, list) or not value:
-        raise RowError("is not text", field=field, expected="text, or a list of parts", found=value)
+    check(isinstance(value, list) and value, "is not text", field, "text, or a list of parts", value)
     return tuple(_part(part, f"{field}.{i}") for i, part in enumerate(value))
 
 
@@ -110,7 +111,7 @@ def _part(part: Any, field: str) -> Part:
             image = value.get("url") if isinstance(value, dict) and value.keys() == {"url"} else value
             if isinstance(image, str) and image:
                 return ImagePart(image=image)
-    raise RowError("is not a part of a message", field=field, expected=_EXPECTED_PART, found=part)
+    raise RowError("is not a part of a message", field, _EXPECTED_PART, part)
 
 
 def _calls_in(value: Any, field: str) -> list[Any]:
@@ -118,7 +119,7 @@ def _calls_in(value: Any, field: str) -> list[Any]:
     try:
         calls = orjson.loads(value) if isinstance(value, str) else value
     except ValueError:
-        raise RowError("is not a tool call", field=field, expected=_EXPECTED_CALL, found=value) from None
+        raise RowError("is not a tool call", field, _EXPECTED_CALL, value) from None
     return calls if isinstance(calls, list) else [calls]
 
 
@@ -127,7 +128,7 @@ def _tool_call(value: Any, field: str) -> ToolCall:
     name, arguments = (inner.get("name"), inner.get("arguments")) if isinstance(inner, dict) else (None, None)
     given = parts.object_of(arguments or {})
     if not isinstance(name, str) or not name or given is None:
-        raise RowError("is not a tool call", field=field, expected=_EXPECTED_CALL, found=value)
+        raise RowError("is not a tool call", field, _EXPECTED_CALL, value)
     return ToolCall(name=name, arguments=given, id=parts.as_text(value.get("id")))
 
 
@@ -140,25 +141,21 @@ def openai_rows(messages: Iterable[Message]) -> list[parts.Row]:
 
 
 def _openai_row(message: Message) -> parts.Row:
-    row: parts.Row = {"role": message.role, "content": message.content}
-    if not isinstance(message.content, str):
-        row["content"] = [
-            {"type": "text", "text": part.text}
-            if isinstance(part, TextPart)
-            else {"type": "image_url", "image_url": {"url": part.image}}
-            for part in message.content
-        ]
-    more = {
-        "reasoning_content": message.reasoning,
-        "tool_calls": [
-            ({"id": call.id} if call.id else {})
-            | {"type": "function", "function": {"name": call.name, "arguments": parts.dumps(call.arguments)}}
-            for call in message.tool_calls
-        ],
-        "tool_call_id": message.tool_call_id,
-        "name": message.name,
-    }
-    return row | {name: value for name, value in more.items() if value}
+    calls = [
+        ({"id": call.id} if call.id else {})
+        | {"type": "function", "function": {"name": call.name, "arguments": parts.dumps(call.arguments)}}
+        for call in message.tool_calls
+    ]
+    content = message.content if isinstance(message.content, str) else [_openai_part(part) for part in message.content]
+    more = {"reasoning_content": message.reasoning, "tool_calls": calls}
+    more |= {"tool_call_id": message.tool_call_id, "name": message.name}
+    return {"role": message.role, "content": content} | {name: value for name, value in more.items() if value}
+
+
+def _openai_part(part: Part) -> parts.Row:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": "image_url", "image_url": {"url": part.image}}
 
 
 def sharegpt_rows(messages: Sequence[Message]) -> list[parts.Row]:

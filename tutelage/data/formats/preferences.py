@@ -1,21 +1,36 @@
-"""Pairs of a better and a worse answer: ``{chosen, rejected}`` as texts, messages or hh-rlhf's transcripts."""
+"""Preferences: ``{chosen, rejected}`` as texts, messages or hh-rlhf's transcripts; UltraFeedback; AlpacaEval."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from tutelage.data.formats import parts
-from tutelage.data.formats.instructions import alpaca_prompt
-from tutelage.data.formats.messages import OPENAI_KEEPS, messages_of, openai_rows, prompt_messages, with_system
-from tutelage.data.read.rows import RowError
-from tutelage.records import Completion, Message, Prompt, Ranking, Record, Role
+from tutelage.data.formats.conversations import alpaca_prompt
+from tutelage.data.formats.messages import (
+    OPENAI_KEEPS,
+    assistant,
+    messages_of,
+    openai_rows,
+    prompt_messages,
+    user,
+    with_system,
+)
+from tutelage.data.read.rows import Skip, check
+from tutelage.records import Completion, Message, Prompt, Ranking, Role
 
-# ---- out of rows
+Messages = tuple[Message, ...]
+
+MOST = 9
+"""Completions of a Ranking."""
+_RATINGS = ("1", "2", "3", "4", "5")
 
 
-def preference(row: parts.Fields) -> Iterator[Ranking | parts.Skip]:
+# ---- pairs out of rows
+
+
+def preference(row: parts.Fields) -> Iterator[Ranking | Skip]:
     """``{chosen, rejected}``: each a text, a message or a list of messages.
 
     The prompt is in ``prompt`` (text or messages), ``conversations``, ``messages`` or Alpaca's fields, or at the front of
@@ -25,86 +40,81 @@ def preference(row: parts.Fields) -> Iterator[Ranking | parts.Skip]:
         before, names = alpaca_prompt(row), ["instruction", "input", "history"]
     else:
         names = [name for name in ("prompt", "conversations", "messages") if row.get(name) is not None][:1]
-        before = [message for name in names for message in prompt_messages(row[name], name)]
-        before = with_system(row, before)
+        before = with_system(row, prompt_messages(row[names[0]], names[0]) if names else ())
     if row.get("messages") == row["chosen"]:  # UltraFeedback repeats the better side under this name
         names.append("messages")
     chosen, rejected = (_side(row[side], side, before) for side in ("chosen", "rejected"))
     meta = parts.other_columns(row, "chosen", "rejected", "system", "prompt_id", *names)
-    yield _ranking(chosen, rejected, meta, parts.as_text(row.get("prompt_id")))
+    yield _pair(chosen, rejected, meta, parts.as_text(row.get("prompt_id")))
 
 
-def _side(value: Any, field: str, before: list[Message]) -> list[Message]:
+def _side(value: Any, field: str, before: Messages) -> Messages:
     """One side as a whole dialogue."""
     if isinstance(value, str):
-        return [*before, Message(role="assistant", content=value)]
+        return (*before, assistant(value))
     turns = messages_of(value if isinstance(value, list) else [value], field)
     (system, asked), (own_system, rest) = _systems_apart(before), _systems_apart(turns)
-    if system and own_system and _said(own_system) != _said(system):
-        raise RowError("has a system message of its own", field=field, expected="the prompt's", found=_said(own_system))
+    same = not system or not own_system or _said(own_system) == _said(system)
+    check(same, "has a system message of its own", field, "the prompt's", _said(own_system))
     # UltraFeedback repeats the prompt at the front of each side; TRL's explicit format does not.
     if _said(rest[: len(asked)]) != _said(asked):
-        if rest and rest[0].role == asked[-1].role == "user":
-            expected = "the prompt, or what follows it"
-            raise RowError("does not begin with the prompt", field=field, expected=expected, found=_said(rest))
-        rest = [*asked, *rest]
-    return [*(system or own_system), *rest]
+        goes_on = not rest or rest[0].role != "user" or asked[-1].role != "user"
+        check(goes_on, "does not begin with the prompt", field, "the prompt, or what follows it", _said(rest))
+        rest = (*asked, *rest)
+    return (*(system or own_system), *rest)
 
 
-def _systems_apart(messages: list[Message]) -> tuple[list[Message], list[Message]]:
+def _systems_apart(messages: Messages) -> tuple[Messages, Messages]:
     first = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
     return messages[:first], messages[first:]
 
 
-def _said(messages: list[Message]) -> list[tuple[Any, ...]]:
+def _said(messages: Messages) -> list[tuple[Any, ...]]:
     """Who says what, without the white space around it: for comparing and for errors."""
     return [(message.role, message.text.strip(), *message.tool_calls) for message in messages]
 
 
-def _ranking(
-    chosen: list[Message], rejected: list[Message], meta: dict[str, Any], id: str = ""
-) -> Ranking | parts.Skip:
+def _pair(chosen: Messages, rejected: Messages, meta: dict[str, Any], id: str = "") -> Ranking | Skip:
     """The ranking of two dialogues that differ in their last answer, the better one first."""
     if chosen == rejected:
-        return parts.Skip("both sides are the same")
+        return Skip("both sides are the same")
     if chosen[:-1] != rejected[:-1]:
-        return parts.Skip("the sides differ before the last answer")
+        return Skip("the sides differ before the last answer")
     last = (chosen[-1], rejected[-1])
     if len(chosen) < 2 or chosen[-2].role not in ("user", "tool") or {m.role for m in last} != {"assistant"}:
-        return parts.Skip("the sides do not end with a question and an answer")
+        return Skip("the sides do not end with a question and an answer")
     if any(m.tool_calls or m.reasoning or not isinstance(m.content, str) for m in last):
-        return parts.Skip("an answer is more than text: tool calls, reasoning or parts")
+        return Skip("an answer is more than text: tool calls, reasoning or parts")
     completions = tuple(Completion(text=m.text, evidence=m.evidence, citations=m.citations) for m in last)
-    return Ranking(prompt=Prompt(messages=tuple(chosen[:-1]), id=id, meta=meta), completions=completions, ranks=(1, 2))
+    return Ranking(prompt=Prompt(messages=chosen[:-1], id=id, meta=meta), completions=completions, ranks=(1, 2))
 
 
-def hh(row: parts.Fields) -> Iterator[Ranking | parts.Skip]:
+def hh(row: parts.Fields) -> Iterator[Ranking | Skip]:
     """``{chosen, rejected}``: transcripts of "\\n\\nHuman: ...\\n\\nAssistant: ..." that differ in the last answer."""
     chosen, rejected = (_transcript(parts.text_field(row, side), side) for side in ("chosen", "rejected"))
-    yield _ranking(chosen, rejected, parts.other_columns(row, "chosen", "rejected"))
+    yield _pair(chosen, rejected, parts.other_columns(row, "chosen", "rejected"))
 
 
-def _transcript(text: str, field: str) -> list[Message]:
+def _transcript(text: str, field: str) -> Messages:
     """The turns as messages, without the white space around them."""
     pieces = re.split(r"\n\n(Human|Assistant):", text)
-    if len(pieces) < 3 or pieces[0].strip():
-        raise RowError("is not a transcript", field=field, expected=r"'\n\nHuman: ...\n\nAssistant: ...'", found=text)
+    good = len(pieces) >= 3 and not pieces[0].strip()
+    check(good, "is not a transcript", field, r"'\n\nHuman: ...\n\nAssistant: ...'", text)
     roles: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
     pairs = zip(pieces[1::2], pieces[2::2], strict=True)
-    return [Message(role=roles[role], content=turn.strip()) for role, turn in pairs]
+    return tuple(Message(role=roles[role], content=turn.strip()) for role, turn in pairs)
 
 
 def _is_hh(row: Any) -> bool:
     """True if the sides are transcripts, which two texts with no prompt beside them must be."""
     if not _has_sides(row) or {"prompt", "instruction", "messages"} & row.keys():
         return False
-    sides = (row["chosen"], row["rejected"])
-    if not all(isinstance(side, str) for side in sides):
+    if not isinstance(row["chosen"], str) or not isinstance(row["rejected"], str):
         return False
-    return sides[0].lstrip().startswith(("Human:", "Assistant:")) or row.keys() == {"chosen", "rejected"}
+    return row["chosen"].lstrip().startswith(("Human:", "Assistant:")) or row.keys() == {"chosen", "rejected"}
 
 
-# ---- into rows
+# ---- pairs into rows
 
 
 def preference_row(record: Ranking) -> parts.Row:
@@ -114,29 +124,16 @@ def preference_row(record: Ranking) -> parts.Row:
     return parts.with_meta({"prompt": openai_rows(record.prompt.messages)} | sides, record.prompt.meta)
 
 
-def preference_implicit_row(record: Ranking) -> parts.Row:
-    """TRL's conversational preference with the prompt at the front of both sides."""
-    chosen, rejected = (openai_rows([*record.prompt.messages, side]) for side in _answers(record))
-    return parts.with_meta({"chosen": chosen, "rejected": rejected}, record.prompt.meta)
-
-
-def preference_text_row(record: Ranking) -> parts.Row:
-    """One question and two answers as bare texts."""
-    better, worse = _answers(record)
-    asked = parts.one_question(record.prompt.messages)
-    return parts.with_meta({"prompt": asked, "chosen": better.text, "rejected": worse.text}, record.prompt.meta)
-
-
 def hh_row(record: Ranking) -> parts.Row:
     """Two transcripts, one ending with the better answer, one with the worse."""
     better, worse = _answers(record)
     if better.text.strip() == worse.text.strip():
         raise parts.CannotHold("its two answers differ in white space alone")
-    chosen, rejected = (_transcript_of([*record.prompt.messages, side]) for side in (better, worse))
+    chosen, rejected = (_transcript_of((*record.prompt.messages, side)) for side in (better, worse))
     return parts.with_meta({"chosen": chosen, "rejected": rejected}, record.prompt.meta)
 
 
-def _transcript_of(messages: Sequence[Message]) -> str:
+def _transcript_of(messages: Messages) -> str:
     names = {"user": "Human", "assistant": "Assistant"}
     text = ""
     for message in messages:
@@ -148,58 +145,103 @@ def _transcript_of(messages: Sequence[Message]) -> str:
     return text
 
 
-def binarized_row(record: Ranking) -> parts.Row:
-    """``{prompt, chosen, rejected, messages}``: the first question as text, both dialogues whole, the better one twice."""
-    better, worse = _answers(record)
-    asked = record.prompt.messages
-    _, turns = parts.system_apart(asked)
-    if turns[0].role != "user":
-        raise parts.CannotHold("its dialogue does not begin with a question")
-    chosen, rejected = (openai_rows([*asked, side]) for side in (better, worse))
-    row = parts.with_id({"prompt": turns[0].text}, "prompt_id", record.prompt.id)
-    return parts.with_meta(row | {"chosen": chosen, "rejected": rejected, "messages": chosen}, record.prompt.meta)
-
-
 def _answers(record: Ranking) -> tuple[Message, Message]:
     """(the better, the worse) answer. Raises CannotHold for what is not a pair."""
-    if len(record.completions) != 2:
-        count = len(record.completions)
+    if (count := len(record.completions)) != 2:
         raise parts.CannotHold(f"it ranks {count} answers, and this format holds pairs (--pairs makes them)")
-    first, second = (Message(role="assistant", content=completion.text) for completion in record.completions)
+    first, second = (assistant(completion.text) for completion in record.completions)
     if record.ranks[0] == record.ranks[1]:
         raise parts.CannotHold("its two answers are a tie (--pairs leaves ties out)")
-    if first.text == second.text:
+    if first == second:
         raise parts.CannotHold("its two answers are the same")
     return (first, second) if record.ranks[0] < record.ranks[1] else (second, first)
 
 
+# ---- several answers out of rows
+
+
+def alpaca_eval(row: parts.Fields) -> Iterator[Ranking | Skip]:
+    """``{instruction, output_1, output_2, preference}``: 1 prefers the first, 2 the second, 0 and 1.5 are ties."""
+    value = row["preference"]
+    if value is None:
+        yield Skip("no preference given")
+        return
+    good = isinstance(value, int | float) and 0 <= value <= 2
+    check(good, "is not a preference", "preference", "a number from 1 to 2, or 0", value)
+    texts = [parts.text_field(row, f"output_{i}") for i in (1, 2)]
+    if texts[0] == texts[1]:
+        yield Skip("both answers are the same")
+        return
+    sides = (f"{name}_{i}" for name in ("output", "generator") for i in (1, 2))
+    meta = parts.other_columns(row, "instruction", "preference", "dataset", "annotator", *sides)
+    asked = user(parts.text_field(row, "instruction"))
+    models = [parts.as_text(row.get(f"generator_{i}")) for i in (1, 2)]
+    yield Ranking(
+        prompt=Prompt(messages=(asked,), source=parts.as_text(row.get("dataset")), meta=meta),
+        completions=tuple(Completion(text=text, model=model) for text, model in zip(texts, models, strict=True)),
+        ranks=(1, 1) if value in (0, 1.5) else (1, 2) if value < 1.5 else (2, 1),
+        labeller=parts.as_text(row.get("annotator")),
+    )
+
+
+def ultrafeedback(row: parts.Fields) -> Iterator[Ranking | Skip]:
+    """``{instruction, completions: [{response, model?, overall_score?, annotations?, ...}], source?}``.
+
+    A completion's score is ``overall_score``, or without one the mean of its annotations' ratings; equal scores tie.
+    What else is known about the completions goes to the prompt's ``meta["completions"]``, in their order.
+    """
+    asked, given = user(parts.text_field(row, "instruction")), row["completions"]
+    check(isinstance(given, list), "is not a list", "completions", "a list of completions", given)
+    pairs = [(_score(completion, f"completions.{i}"), completion) for i, completion in enumerate(given)]
+    scored = [(score, completion) for score, completion in pairs if score is not None]
+    yield from [Skip("answer without a score")] * (len(given) - len(scored))
+    yield from [Skip("answer beyond the ninth")] * max(0, len(scored) - MOST)
+    scored = scored[:MOST]
+    texts = [parts.text_field(completion, "response") for _, completion in scored]
+    if len(set(texts)) < 2:
+        yield Skip("fewer than two answers with scores" if len(texts) < 2 else "both answers are the same")
+        return
+    others = [parts.other_columns(completion, "response", "model") for _, completion in scored]
+    meta = parts.other_columns(row, "instruction", "completions", "models", "source", "id") | {"completions": others}
+    names = {name: parts.as_text(row.get(name)) for name in ("id", "source")}
+    places = sorted({score for score, _ in scored}, reverse=True)
+    yield Ranking(
+        prompt=Prompt(messages=(asked,), meta=meta, **names),
+        completions=tuple(
+            Completion(text=text, model=parts.as_text(completion.get("model")))
+            for text, (_, completion) in zip(texts, scored, strict=True)
+        ),
+        ranks=tuple(places.index(score) + 1 for score, _ in scored),
+    )
+
+
+def _score(completion: Any, field: str) -> float | None:
+    """``overall_score``, else the mean of the ratings, else None."""
+    parts.check_object(completion, field)
+    overall = completion.get("overall_score")
+    if overall is not None:
+        check(isinstance(overall, int | float), "is not a score", f"{field}.overall_score", "a number", overall)
+        return float(overall)
+    annotations = completion.get("annotations") or {}
+    parts.check_object(annotations, f"{field}.annotations")
+    ratings = [str(a.get("Rating")) for a in annotations.values() if isinstance(a, dict)]
+    numbers = [int(rating) for rating in ratings if rating in _RATINGS]  # "N/A" occurs too
+    return sum(numbers) / len(numbers) if numbers else None
+
+
 _has_sides = parts.has("chosen rejected")
-
-
-def _pairs(row: Any, prompt: Any, side: Any, *keeps: str, **more: Any) -> dict[type[Record], parts.Writer]:
-    columns = ({"prompt": prompt} if prompt else {}) | {"chosen": side, "rejected": side} | more | {"meta": str}
-    return {Ranking: parts.Writer(row, columns, ("meta", *keeps))}
-
-
 _TURNS = parts.MESSAGE_COLUMNS
+_HH = {"chosen": str, "rejected": str, "meta": str}
+_PREFERENCE = {"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS, "meta": str}
 
-HH = parts.Format("hh", _is_hh, read={Ranking: hh}, write=_pairs(hh_row, None, str))
+HH = parts.Format("hh", _is_hh, {Ranking: hh}, {Ranking: parts.Writer(hh_row, _HH)})
 PREFERENCE = parts.Format(
     "preference",
     _has_sides,
-    read={Ranking: preference},
-    write=_pairs(preference_row, _TURNS, _TURNS, *OPENAI_KEEPS),
+    {Ranking: preference},
+    {Ranking: parts.Writer(preference_row, _PREFERENCE, OPENAI_KEEPS)},
 )
-PREFERENCE_IMPLICIT = parts.Format(
-    "preference_implicit", write=_pairs(preference_implicit_row, None, _TURNS, *OPENAI_KEEPS)
-)
-PREFERENCE_TEXT = parts.Format("preference_text", write=_pairs(preference_text_row, str, str))
-ULTRAFEEDBACK_BINARIZED = parts.Format(
-    "ultrafeedback_binarized",
-    write=_pairs(binarized_row, str, _TURNS, "id", *OPENAI_KEEPS, prompt_id=str, messages=_TURNS),
-)
-UNPAIRED = parts.Format(
-    "unpaired preference",
-    parts.has("messages label", "prompt completion label"),
-    problem="a good or bad for each answer alone ranks no answer above another",
-)
+# A good or bad for each answer alone, which ranks no answer above another.
+UNPAIRED = parts.Format("unpaired preference", parts.has("messages label", "prompt completion label"), {})
+ULTRAFEEDBACK = parts.Format("ultrafeedback", parts.has("instruction completions"), {Ranking: ultrafeedback})
+ALPACA_EVAL = parts.Format("alpaca_eval", parts.has("instruction output_1 output_2 preference"), {Ranking: alpaca_eval})

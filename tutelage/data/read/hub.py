@@ -33,9 +33,8 @@ class HubSplit:
 
 def is_hub_name(path: Path) -> bool:
     """True for what can only be meant as a data set's name: neither it nor a folder of its first part exists here."""
-    if path.is_absolute() or path.exists() or kind_of(path) or not _NAME.fullmatch(path.as_posix()):
-        return False
-    return not Path(path.parts[0]).exists()
+    named = _NAME.fullmatch(path.as_posix()) and not path.is_absolute() and not kind_of(path)
+    return bool(named) and not path.exists() and not Path(path.parts[0]).exists()
 
 
 def hub_splits(path: Path) -> list[HubSplit]:
@@ -51,13 +50,10 @@ def hub_splits(path: Path) -> list[HubSplit]:
     try:
         revision = HfApi().dataset_info(dataset, timeout=_PATIENCE).sha or "main"
         configs = datasets.get_dataset_config_names(dataset, revision=revision)
-        if rest and rest[0] in configs:
-            config = rest.pop(0)
-        elif len(configs) > 1 and "default" not in configs:
+        config = rest.pop(0) if rest and rest[0] in configs else "default" if len(configs) > 1 else configs[0]
+        if config not in configs:
             problem = f"has several configurations; name one: {path}/NAME"
             raise DataError(problem, path=path, expected=", ".join(configs))
-        else:
-            config = configs[0] if len(configs) == 1 else "default"
         splits = datasets.get_dataset_split_names(dataset, config, revision=revision)
     except GatedRepoError:
         raise DataError("is a data set that asks for a login: hf auth login", path=path) from None
@@ -68,11 +64,9 @@ def hub_splits(path: Path) -> list[HubSplit]:
     except Exception as error:  # whatever network libraries raise, and what is wrong with the data set's own files
         problem = f"{nowhere} cannot be reached or read ({type(error).__name__}: {one_line(error)})"
         raise DataError(problem, path=path) from None
-    if rest:
-        if rest[0] not in splits:
-            raise DataError("there is no such split", path=path, expected=", ".join(splits), found="/".join(rest))
-        splits = rest[:1]
-    return [HubSplit(dataset, config, split, revision) for split in splits]
+    if rest and rest[0] not in splits:
+        raise DataError("there is no such split", path=path, expected=", ".join(splits), found="/".join(rest))
+    return [HubSplit(dataset, config, split, revision) for split in rest[:1] or splits]
 
 
 def read_hub(source: HubSplit) -> Iterator[Row]:
@@ -80,10 +74,9 @@ def read_hub(source: HubSplit) -> Iterator[Row]:
     import datasets
 
     number = 0
+    name, config, split, revision = source.dataset, source.config, source.split, source.revision
     try:
-        rows = datasets.load_dataset(
-            source.dataset, source.config, split=source.split, revision=source.revision, streaming=True
-        )
+        rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
         for number, row in enumerate(rows, 1):
             yield plain_row(number, row, source)
     except Exception as error:

@@ -55,7 +55,7 @@ def _lines(path: Path, file: Any) -> Iterator[Row]:
             if first and row.endswith((b"{", b"[")) and error.msg == _CUT:
                 raise DataError(f"holds one object over several lines; {_ROWS}", path=path, line=number) from None
         first = False
-        yield Row(number, value, raw=line)
+        yield Row(path, number, value, raw=line)
 
 
 def _array(path: Path, file: Any) -> Iterator[Row]:
@@ -64,22 +64,18 @@ def _array(path: Path, file: Any) -> Iterator[Row]:
     number = 0
     try:
         for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
-            yield Row(number, value, in_array=True)
+            yield Row(path, number, value, in_array=True)
     except (ijson.JSONError, UnicodeDecodeError) as error:
-        raise _broken_array(path, number + 1, error) from None
+        # ijson does not know the line where an array breaks, orjson does.
+        with open_file(path) as again:
+            content = again.read().removeprefix(BOM)
+        try:
+            orjson.loads(content)
+        except orjson.JSONDecodeError as found:
+            raise _problem(content, found, path, 1) from None
+        raise DataError(f"is not JSON ({one_line(error)})", path=f"{path}: row {number + 1}") from None
     if not number:
         raise DataError("is an empty array", path=path)
-
-
-def _broken_array(path: Path, row: int, error: Exception) -> DataError:
-    """Where an array breaks, in the words that lines get: ijson does not know the line, orjson does."""
-    with open_file(path) as file:
-        content = file.read().removeprefix(BOM)
-    try:
-        orjson.loads(content)
-    except orjson.JSONDecodeError as found:
-        return _problem(content, found, path, 1)
-    return DataError(f"is not JSON ({one_line(error)})", path=f"{path}: row {row}")
 
 
 def _problem(text: bytes, error: orjson.JSONDecodeError, path: Path, line: int) -> DataError:
@@ -90,15 +86,13 @@ def _problem(text: bytes, error: orjson.JSONDecodeError, path: Path, line: int) 
         byte = bad.start - text.rfind(b"\n", 0, bad.start)
         line += text.count(b"\n", 0, bad.start)
         return DataError(f"is not utf-8 at byte {byte} of the line", path=path, line=line)
-    hint = ""
-    if error.msg == _CUT:
-        hint = f"; the row is cut off: {_ROWS}"
-    elif "surrogate" in error.msg:
-        hint = "; it is half of a surrogate pair"
-    elif _NOT_NUMBERS.search(text):
-        hint = "; JSON has no NaN or Infinity, write null"
-    elif text.startswith(b"{'"):
-        hint = "; it is a Python literal, write rows with json.dumps"
+    hints = (
+        (error.msg == _CUT, f"; the row is cut off: {_ROWS}"),
+        ("surrogate" in error.msg, "; it is half of a surrogate pair"),
+        (_NOT_NUMBERS.search(text), "; JSON has no NaN or Infinity, write null"),
+        (text.startswith(b"{'"), "; it is a Python literal, write rows with json.dumps"),
+    )
+    hint = next((hint for applies, hint in hints if applies), "")
     problem = f"is not JSON at column {error.colno}: {error.msg}{hint}"
     return DataError(problem, path=path, line=line + error.lineno - 1)
 

@@ -1,4 +1,4 @@
-"""A row with its place in a file, and the account of what a reader leaves out."""
+"""A row with its place in a file, how a bad one is reported, and the account of what a reader leaves out."""
 
 from __future__ import annotations
 
@@ -14,39 +14,54 @@ _KEPT_EXAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a file. ``value`` is a DataError where the row could not be read."""
+class Skip:
+    """A well-formed row that gives no record. The reason is one of few, so that they can be counted."""
 
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file. ``value`` is a DataError where the row could not be read, a Skip where there is nothing to read."""
+
+    path: object
     line: int
-    """Line of a text or JSONL file; position in a JSON array or a table. Counted from 1."""
+    """Line of a text or JSONL file; position in a JSON array or a table. Counted from 1; 0 is the whole file."""
     value: Any
     in_array: bool = False
     raw: bytes | None = None
     """As it stands in the file; None where it was never a line of text."""
 
-    def where(self, path: object) -> str:
+    @property
+    def where(self) -> str:
         """The place in words, as error messages begin."""
-        return f"{path}: row {self.line}" if self.in_array else f"{path}:{self.line}"
+        if not self.line:
+            return str(self.path)
+        return f"{self.path}: row {self.line}" if self.in_array else f"{self.path}:{self.line}"
 
     def text(self) -> str:
         """The row as text: bytes that are not UTF-8 escaped, rows of arrays and tables as JSON."""
         if self.raw is not None:
             return self.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
-        return "" if isinstance(self.value, DataError) else json.dumps(self.value, ensure_ascii=False)
+        return "" if isinstance(self.value, DataError | Skip) else json.dumps(self.value, ensure_ascii=False)
 
 
 class RowError(Exception):
-    """A row breaks its format at ``field``; the reader adds file and line."""
+    """A row breaks its format; the reader adds file and line."""
 
-    def __init__(
-        self, problem: str, *, field: str | None = None, expected: str | None = None, found: Any = None
-    ) -> None:
+    def __init__(self, problem: str, field: str | None = None, expected: str | None = None, found: Any = None) -> None:
         super().__init__(problem)
         self.problem, self.field, self.expected, self.found = problem, field, expected, found
 
     def at(self, path: str) -> DataError:
         """The same as an error that names the place."""
         return DataError(self.problem, path=path, field=self.field, expected=self.expected, found=self.found)
+
+
+def check(good: object, problem: str, field: str | None, expected: str | None, found: Any) -> None:
+    """Raises RowError unless ``good`` is true."""
+    if not good:
+        raise RowError(problem, field, expected, found)
 
 
 @dataclass
@@ -62,9 +77,7 @@ class Rejects:
     sink: Callable[[dict[str, str | None]], None] | None = None
     """Called with each of them: place, reason, problem, text (as in the file, where that is known)."""
 
-    def add(
-        self, reason: str, details: str, *, place: str | None = None, text: Callable[[], str] | None = None
-    ) -> None:
+    def add(self, reason: str, details: str, place: str = "", text: Callable[[], str] | None = None) -> None:
         """Count one row."""
         self.counts[reason] += 1
         self.first.setdefault(reason, details)

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.read.files import SUFFIXES, TABLE_SUFFIXES, ending, is_about_the_data, kind_of
+from tutelage.data.read.files import SUFFIXES, TABLE_SUFFIXES, ending, kind_of, not_read
 from tutelage.data.read.hub import HubSplit, hub_splits, is_hub_name, read_hub
 from tutelage.data.read.json_rows import read_json
 from tutelage.data.read.rows import Rejects, Row
 from tutelage.data.read.tables import read_table
+from tutelage.data.read.text import read_text
 from tutelage.errors import DataError
 
 Source = Path | HubSplit
@@ -24,7 +25,7 @@ ANY_FILE = tuple(SUFFIXES)
 _logger = logging.getLogger("tutelage.data")
 
 
-def data_files(path: Path, kinds: Sequence[str], rejects: Rejects) -> list[Source]:
+def data_files(path: Path, kinds: tuple[str, ...], rejects: Rejects) -> list[Source]:
     """The file itself; a folder's files of these kinds in sorted order, others counted as left out; a hub name's splits.
 
     What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` wrote is read by their own lists of files. Raises DataError
@@ -36,18 +37,20 @@ def data_files(path: Path, kinds: Sequence[str], rejects: Rejects) -> list[Sourc
         raise DataError(f"cannot be read ({error.strerror})", path=error.filename or path) from None
 
 
-def read_rows(source: Source) -> Iterator[Row]:
-    """Rows of a JSON, Parquet or Arrow file or of a split on the hub, each with its place. Streamed.
+def read_rows(source: Source, name: str = "", encoding: str = "utf-8") -> Iterator[Row]:
+    """Rows of a file or of a split on the hub, each with its place; the pieces of texts as rows of this name. Streamed.
 
     A row that cannot be read is yielded with the DataError as its value; a file that cannot be read raises it.
     """
     if isinstance(source, HubSplit):
         return read_hub(source)
+    if not holds_rows(source):
+        return read_text(source, name, encoding)
     return read_table(source) if ending(source) in TABLE_SUFFIXES else read_json(source)
 
 
 def holds_rows(source: Source) -> bool:
-    """True for what ``read_rows`` reads; anything else is text, or an archive of texts."""
+    """False for a text, or an archive of texts."""
     return isinstance(source, HubSplit) or kind_of(source) == "rows"
 
 
@@ -58,7 +61,7 @@ def name_below(source: Source, path: Path) -> str:
     return source.name if source == path else source.relative_to(path).as_posix()
 
 
-def _files(path: Path, kinds: Sequence[str], rejects: Rejects) -> list[Source]:
+def _files(path: Path, kinds: tuple[str, ...], rejects: Rejects) -> list[Source]:
     endings = ", ".join(e for kind in kinds for e in SUFFIXES[kind])
     expected = f"a name that ends in {endings} (or those with .gz)"
     if path.is_file():
@@ -68,16 +71,14 @@ def _files(path: Path, kinds: Sequence[str], rejects: Rejects) -> list[Source]:
     if not path.is_dir():
         if is_hub_name(path) and "rows" in kinds:
             splits = hub_splits(path)
-            _say_splits(path, [split.split for split in splits])
+            _warn_of_splits(path, [split.split for split in splits])
             return list(splits)
         problem = "is neither a file nor a folder" if path.exists() else "there is no such file or folder"
         raise DataError(problem, path=path)
     files: list[Source] = []
     for file in _below(path):
-        if kind_of(file) not in kinds:
-            rejects.add("file of another kind", str(file))
-        elif is_about_the_data(file.name):
-            rejects.add("readme or licence", str(file))
+        if reason := not_read(file, kinds):
+            rejects.add(reason, str(file))
         else:
             files.append(file)
     if not files:
@@ -89,44 +90,29 @@ def _below(folder: Path) -> Iterator[Path]:
     """All files below a folder, sorted by name; of saved data sets only the data, of hidden ones nothing."""
     if (folder / "dataset_dict.json").is_file():
         splits = _listed(folder / "dataset_dict.json", "splits")
-        _say_splits(folder, splits)
+        _warn_of_splits(folder, splits)
         for split in splits:
-            yield from _saved(folder / split)
-        return
-    if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
-        yield from _saved(folder)
-        return
-    for inner in sorted(folder.iterdir()):
-        if inner.name.startswith("."):
-            continue
-        if inner.is_dir():
-            if not (inner.is_symlink() and folder.resolve().is_relative_to(inner.resolve())):  # would go round
-                yield from _below(inner)
-        elif inner.is_file():
-            yield inner
-
-
-def _saved(folder: Path) -> Iterator[Path]:
-    """The Arrow files of a saved data set, in their order."""
-    for entry in _listed(folder / "state.json", "_data_files"):
-        file = folder / str(entry.get("filename") if isinstance(entry, dict) else entry)
-        if not file.is_file():
-            raise DataError("a file of this saved data set is missing", path=file)
-        yield file
+            yield from _below(folder / split)
+    elif (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+        yield from (folder / entry["filename"] for entry in _listed(folder / "state.json", "_data_files"))
+    else:
+        for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+            if path.is_file():
+                yield path
+            elif path.is_dir() and not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):
+                yield from _below(path)  # a link to a folder above would go round
 
 
 def _listed(path: Path, key: str) -> list[Any]:
     """A list from one of the JSON files that `datasets` writes."""
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state.get("_indices_data_files") or not isinstance(state[key], list):
-            raise ValueError("written by an old `datasets`; load and save it again")
-        return state[key]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        listed: list[Any] = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (ValueError, KeyError) as error:
         raise DataError(f"does not list the files of a saved data set ({error})", path=path) from None
+    return listed
 
 
-def _say_splits(path: Path, splits: Sequence[str]) -> None:
+def _warn_of_splits(path: Path, splits: Sequence[str]) -> None:
     """Warn that all splits are read: test rows would stand among training rows."""
     if len(splits) > 1:
         listed = ", ".join(splits)

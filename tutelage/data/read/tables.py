@@ -20,7 +20,7 @@ from typing import Any
 
 from tutelage.data.read.files import ending
 from tutelage.data.read.json_rows import one_line
-from tutelage.data.read.rows import Row, RowError
+from tutelage.data.read.rows import Row, RowError, check
 from tutelage.errors import DataError, UsageError
 
 _ROWS = 1000
@@ -63,7 +63,7 @@ def plain_row(number: int, row: dict[str, Any], source: object) -> Row:
         value: Any = {name: plain(cell, name) for name, cell in row.items()}
     except RowError as bad:
         value = bad.at(f"{source}: row {number}")
-    return Row(number, value, in_array=True)
+    return Row(source, number, value, in_array=True)
 
 
 def plain(value: Any, field: str) -> Any:
@@ -72,15 +72,14 @@ def plain(value: Any, field: str) -> Any:
         case None | str() | bool() | int():
             return value
         case float():
-            if math.isinf(value):
-                raise RowError("is not a finite number", field=field, found=value)
+            check(not math.isinf(value), "is not a finite number", field, None, value)
             return None if math.isnan(value) else value
         case dict():
             return {str(k): plain(v, f"{field}.{k}") for k, v in value.items() if v is not None}
         case [tuple(), *_]:  # a map
             made = {key: plain(inner, f"{field}.{key}") for key, inner in value}
-            if len(made) < len(value) or not all(isinstance(key, str) for key in made):
-                raise RowError("is not an object", field=field, expected="a map from different texts", found=value)
+            good = len(made) == len(value) and all(isinstance(key, str) for key in made)
+            check(good, "is not an object", field, "a map from different texts", value)
             return made
         case list():
             return [plain(item, f"{field}.{i}") for i, item in enumerate(value)]
@@ -88,7 +87,7 @@ def plain(value: Any, field: str) -> Any:
             try:
                 return value.decode()
             except UnicodeDecodeError:
-                raise RowError("holds bytes that are not text", field=field, found=value) from None
+                raise RowError("holds bytes that are not text", field, None, value) from None
         case datetime.datetime() | datetime.date() | datetime.time():
             return value.isoformat()
         case datetime.timedelta():
@@ -99,7 +98,7 @@ def plain(value: Any, field: str) -> Any:
             return str(value)
     if hasattr(value, "tolist"):  # NumPy, which data sets return if set to
         return plain(value.tolist(), field)
-    raise RowError(f"holds a {type(value).__name__}", field=field, expected="text, numbers, lists, objects")
+    raise RowError(f"holds a {type(value).__name__}", field, "text, numbers, lists, objects")
 
 
 def _parquet(path: Path) -> Iterator[Any]:
@@ -117,7 +116,10 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def _arrow(path: Path) -> Iterator[Any]:
-    """Record batches of an Arrow file, or of an Arrow stream, which is what `datasets` writes."""
+    """Record batches of an Arrow file, or of an Arrow stream, which is what `datasets` writes.
+
+    Batches are validated: in a damaged one an offset could point to memory outside it.
+    """
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as source:
@@ -126,17 +128,12 @@ def _arrow(path: Path) -> Iterator[Any]:
         end = source.read(len(_END))
         source.seek(0)
         if start == b"ARROW1":
-            with pa.ipc.open_file(source) as reader:
-                for i in range(reader.num_record_batches):
-                    yield _checked(reader.get_batch(i))
-            return
-        if end != _END:  # cut between two batches, it would read as a shorter stream
+            file = pa.ipc.open_file(source)
+            batches = (file.get_batch(i) for i in range(file.num_record_batches))
+        elif end == _END:
+            batches = iter(pa.ipc.open_stream(source))
+        else:  # cut between two batches, it would read as a shorter stream
             raise DataError("is not an Arrow file, or was cut off: it has no end mark", path=path)
-        with pa.ipc.open_stream(source) as stream:
-            yield from map(_checked, stream)
-
-
-def _checked(batch: Any) -> Any:
-    """The batch, if its offsets lie within it: a damaged one would read memory that is not its own."""
-    batch.validate(full=True)
-    return batch
+        for batch in batches:
+            batch.validate(full=True)
+            yield batch
