@@ -21,7 +21,6 @@ from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.generate.request import Event, Token
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import Job, Service, Ticket
-from tutelage.generate.text import TextWriter
 from tutelage.records import Completion, Message, Prompt
 from tutelage.text.tokenizer import Tokenizer
 
@@ -55,8 +54,7 @@ def test_a_stream_that_is_left_early_is_cancelled_on_any_engine(assistant):
         cancelled: ClassVar[list] = []
 
         def submit(self, request, *, client=""):
-            job = Job(request, client, threading.Condition())
-            job.writers = [TextWriter(assistant.tokenizer.stream())]
+            job = Job(request, client, threading.Condition(), assistant.tokenizer)
             for i in assistant.tokenizer.encode("so far"):
                 job.writers[0].push(i)
                 job.add(Event(0, 0, Token(i, -1.0), None))

@@ -213,7 +213,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]]) -> Path:
     facts = {"event": "training", "time": "2026-01-01T00:00:00+00:00", "device": "cpu", "steps": len(rows)}
     write_jsonl(folder / "sessions.jsonl", [facts, {"event": "end", "seconds": 61.5, "peak_rss_gib": 1.25}])
     (folder / "done.json").write_text(json.dumps({"left_out": {"too_long": 3}}))
-    (folder / "lineage.json").write_text(json.dumps({"stage": "any", "inputs": {}}))
+    (folder / "lineage.json").write_text(json.dumps({"kind": "any", "inputs": {}}))
     (folder / "recipe.yaml").write_text("steps: 900\nbatch: 32  # <sequences>\n")
     return folder
 

@@ -262,7 +262,7 @@ def test_a_missing_evaluation_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
     _, inputs = fake_run.write_all(tmp_path)
-    with pytest.raises(RunFolderError, match="no run folder"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         main(ReportSettings(), inputs.model_copy(update={"runs": {"x": tmp_path}}), tmp_path / "out")
 
 

@@ -154,7 +154,8 @@ def test_a_list_is_served_as_by_the_engine_to_the_last_bit(model: Decoder, max_b
 def test_clients_take_turns() -> None:
     queue = FairQueue()
     jobs = {
-        name: Job(Request([1], GREEDY), name[0], threading.Condition()) for name in ("a1", "a2", "a3", "b1", "c1", "b2")
+        name: Job(Request([1], GREEDY), name[0], threading.Condition(), TOKENIZER)
+        for name in ("a1", "a2", "a3", "b1", "c1", "b2")
     }
     for job in jobs.values():
         queue.push(job)

@@ -1,11 +1,11 @@
-"""Continuous batching: requests join and leave a running batch, and every step adds one token to each of its rows.
+"""Continuous batching: samples join and leave a running batch, and every step adds one token to each of its rows.
 
-Rows 0..n-1 of the cache are the n active rows, without gaps, so a decode step works on a view of the cache and copies
-nothing. All but the last token of a prompt is prefilled into the free rows behind them, right-padded together with
-prompts of similar length (no real token attends to padding). The last token enters with the next decode step, so
-sampling happens in one place. When a row ends, the last row moves into its place.
+Rows 0..n-1 of the cache are the n active rows, so a decode step works on a view of the cache and copies nothing. All but the
+last token of a prompt is prefilled into the free rows behind them, right-padded together with prompts of similar length (no
+real token attends to padding). The last token enters with the next decode step, so all sampling happens there. When a row
+ends, the last row moves into its place.
 
-A request does not depend on its batch: rows do not see each other, and each has its own randomness (see ``sampler``).
+A sample does not depend on its batch: rows do not see each other, and each has its own randomness (see ``sampler``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -47,7 +46,7 @@ SLOTS = 64
 
 @dataclass(slots=True)
 class _Row:
-    """A sample in the batch. The cache holds its prompt and ids except the last one, which the next step feeds."""
+    """A sample, waiting or in the batch. The cache holds its prompt and ids but the last one, which the next step feeds."""
 
     handle: int
     sample: int
@@ -64,20 +63,9 @@ class _Row:
         return len(self.request.ids) + len(self.ids) - 1
 
 
-@dataclass(slots=True)
-class _Waiting:
-    handle: int
-    request: Request
-    next_sample: int = 0
-
-    @property
-    def left(self) -> int:
-        return self.request.sampling.n - self.next_sample
-
-
 @dataclass
 class _Batch:
-    """What a decode step needs of the active rows as tensors; rebuilt when a row joins or leaves."""
+    """What a decode step needs of the n active rows as tensors; rebuilt when a row joins or leaves."""
 
     cache: KVCache
     """A view of the first n rows of the engine's cache."""
@@ -100,8 +88,8 @@ class _Batch:
 def prefill_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Cut prompts, sorted by length, into [start, stop) groups that are padded to one length each.
 
-    Empty prompts are left out. A group has at most PREFILL_TOKENS tokens (a single prompt may exceed it), and padding of
-    at most PAD_SHARE of its tokens or PAD_FREE.
+    Empty prompts are left out. A group has at most PREFILL_TOKENS tokens unless it is a single prompt, and its padding is at
+    most PAD_SHARE of its tokens or PAD_FREE.
     """
     groups: list[tuple[int, int]] = []
     start = total = 0
@@ -119,20 +107,20 @@ def prefill_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return groups
 
 
-def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor) -> KVCache:
-    """A cache that is a view of rows start..stop of ``cache``, and writes to them. It must not grow."""
+def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor | None = None) -> KVCache:
+    """A view of rows start..stop of ``cache``, which writes to them; empty without ``lengths``. It must not grow."""
     view = copy.copy(cache)
     view._set_store(cache.store[:, :, start:stop])
-    view.lengths = lengths
+    view.lengths = torch.zeros_like(cache.lengths[start:stop]) if lengths is None else lengths
     return view
 
 
 class Engine:
     """Runs requests through a model, many at once. Not thread-safe: one thread owns it.
 
-    ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 when ``max_batch`` is
-    small, whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval
-    mode. Its weights may change between requests, but not while any is active.
+    ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 for a small ``max_batch``,
+    whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval mode. Its
+    weights may change between requests, but not while one is active.
 
     ``generate`` serves a list of requests; a ``Service`` calls ``submit``, ``step`` and ``cancel`` itself.
     """
@@ -144,12 +132,12 @@ class Engine:
         few = autocast == "auto" and max_batch < BF16_ROWS and self.device.type == "cpu"
         self.autocast, self.vocab_size = "fp32" if few else autocast, model.config.vocab_size
         self.hold = max_batch // 8
-        """While more samples wait than there are free places, places are given out this many at a time: a prefill of one
-        prompt costs nearly as much as one of eight. 1 or less gives out each at once."""
+        """While more samples wait than there are free places, at least this many places are filled at once: a prefill of one
+        prompt costs nearly as much as one of eight."""
         self._cache: KVCache | None = None
         self._rows: list[_Row] = []
-        self._waiting: deque[_Waiting] = deque()
-        self._batch: _Batch | None = None  # None: rows have changed since the last step
+        self._waiting: deque[_Row] = deque()
+        self._batch: _Batch | None = None  # None once rows have changed
         self._next_handle = 0
 
     @property
@@ -164,7 +152,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Samples that have not joined the batch yet."""
-        return sum(entry.left for entry in self._waiting)
+        return len(self._waiting)
 
     def check(self, request: Request) -> None:
         """Raise UsageError if the request is invalid: see ``submit``. Safe to call from any thread."""
@@ -193,20 +181,21 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its n samples join the batch as places become free. Returns the handle of its events.
 
-        UsageError: the prompt is empty, leaves no room for a new token, or contains an id that the model does not have;
-        or an option is out of range.
+        UsageError: the prompt is empty, leaves no room for a new token or has an id that the model does not have, or an option
+        is out of range.
         """
         self.check(request)
         handle, self._next_handle = self._next_handle, self._next_handle + 1
-        self._waiting.append(_Waiting(handle, request))
+        sampling, limit = request.sampling, min(request.sampling.max_tokens, self.max_length - len(request.ids))
+        self._waiting += [_Row(handle, i, request, stream_key(sampling.seed, i), limit) for i in range(sampling.n)]
         return handle
 
     @torch.inference_mode()
     def step(self, watch: Watch | None = None) -> list[Event | Failure]:
-        """Admit waiting samples, then add one token to every active row: one event per row, in no order. Empty when idle.
+        """Admit waiting samples, then add one token to every active row: one event per row, in any order. Empty when idle.
 
-        An exception of a request's callback, or of ``watch``, ends that request alone, with a Failure. TutelageError: the
-        model's logits are not finite. After any exception the engine is empty and can be used again.
+        An exception of a request's callback, or of ``watch``, ends that request alone, with a Failure. Raises TutelageError if
+        the model's logits are not finite. After any exception the engine is empty and can be used again.
         """
         try:
             return self._step(watch)
@@ -241,15 +230,15 @@ class Engine:
 
     def cancel(self, handle: int) -> bool:
         """Drop what is left of a request, without events; False if nothing was left."""
-        before = len(self._waiting) + len(self._rows)
-        self._waiting = deque(entry for entry in self._waiting if entry.handle != handle)
+        before = self.waiting + self.active
+        self._waiting = deque(row for row in self._waiting if row.handle != handle)
         self._remove([i for i, row in enumerate(self._rows) if row.handle == handle])
-        return len(self._waiting) + len(self._rows) < before
+        return self.waiting + self.active < before
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated]]:
-        """Serve all requests and return the n samples of each, in order; an exception of a callback is raised.
+        """Serve all requests and return the n samples of each, in order. Raises what a callback raises.
 
-        UsageError as ``submit``, if requests submitted before are not done, and for stop strings, which need a Service.
+        UsageError as ``submit``, if the engine is not idle, and for stop strings, which need a Service.
         """
         if self._rows or self._waiting:
             raise UsageError(f"generate() needs an idle engine, but {self.active + self.waiting} samples are not done")
@@ -266,89 +255,72 @@ class Engine:
                     sample = results[event.handle][event.sample]
                     sample.tokens.append(event.token)
                     sample.finish_reason = event.finish_reason
-        except BaseException:  # a wrong request among them, or Ctrl-C between two steps
+        except BaseException:  # an invalid request among them, or Ctrl-C between two steps
             self.clear()
             raise
         return list(results.values())
 
     def _admit(self) -> None:
         """Move waiting samples into the batch, unless too few places are free (see ``hold``), and prefill their prompts."""
-        free = self.max_batch - len(self._rows)
-        if not (free and self._waiting):
-            return
-        more = sum(entry.left for entry in islice(self._waiting, free + 1)) > free
-        if more and free < self.hold:
+        free, waiting = self.max_batch - self.active, self.waiting
+        if not free or not waiting or free < min(waiting, self.hold):
             return
         first = len(self._rows)
         slot_of = {row.handle: i for i, row in enumerate(self._rows)}
         fresh: list[_Row] = []
-        copies: list[tuple[_Row, int]] = []  # samples of a handle that has a row with the same prompt already
-        while free and self._waiting:
-            entry = self._waiting[0]
-            for _ in range(min(free, entry.left)):
-                sampling = entry.request.sampling
-                key = stream_key(sampling.seed, entry.next_sample)
-                limit = min(sampling.max_tokens, self.max_length - len(entry.request.ids))
-                row = _Row(entry.handle, entry.next_sample, entry.request, key, limit)
-                if entry.handle in slot_of:
-                    copies.append((row, entry.handle))
-                else:
-                    slot_of[entry.handle] = -1
-                    fresh.append(row)
-                entry.next_sample += 1
-                free -= 1
-            if not entry.left:
-                self._waiting.popleft()
+        copies: list[_Row] = []  # samples of a request that has a row with the same prompt already
+        for _ in range(min(free, waiting)):
+            row = self._waiting.popleft()
+            (copies if row.handle in slot_of else fresh).append(row)
+            slot_of.setdefault(row.handle, -1)
         fresh.sort(key=lambda row: row.held)
         slot_of.update({row.handle: first + i for i, row in enumerate(fresh)})
-        self._rows += fresh + [row for row, _ in copies]
+        self._rows += fresh + copies
         self._batch = None
-        self._reserve(len(self._rows), max(row.held + min(row.limit, SLOTS) for row in self._rows[first:]))
+        cache = self._reserve(len(self._rows), max(row.held + min(row.limit, SLOTS) for row in self._rows[first:]))
         for start, stop in prefill_groups([row.held for row in fresh]):
-            self._prefill(fresh[start:stop], first + start)
+            self._prefill(fresh[start:stop], _rows_of(cache, first + start, first + stop))
         if copies:
-            sources = [slot_of[handle] for _, handle in copies]
-            targets = list(range(first + len(fresh), len(self._rows)))
-            self._copy(sources, targets, max(row.held for row, _ in copies))
+            sources = [slot_of[row.handle] for row in copies]
+            targets = range(first + len(fresh), len(self._rows))
+            self._copy(sources, targets, max(row.held for row in copies))
 
-    def _prefill(self, rows: Sequence[_Row], first: int) -> None:
-        """One forward over all but the last token of each prompt, into cache rows ``first`` and following."""
-        assert self._cache is not None
+    def _prefill(self, rows: Sequence[_Row], cache: KVCache) -> None:
+        """One forward over all but the last token of each prompt, into the rows of ``cache``."""
         longest = max(row.held for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         for i, row in enumerate(rows):
             ids[i, : row.held] = torch.tensor(row.request.ids[:-1])
-        empty = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
-        hidden = self.model(ids.to(self.device), cache=_rows_of(self._cache, first, first + len(rows), empty))
+        hidden = self.model(ids.to(self.device), cache=cache)
         for i, row in enumerate(rows):
             if row.request.echo and row.sample == 0:
                 row.echo = prompt_logprobs(self.model, hidden[i, : row.held], row.request)
 
-    def _reserve(self, rows: int, length: int) -> None:
-        """Make the cache hold ``rows`` rows of ``length`` tokens; both grow by doubling."""
-        cache = self._cache
-        if cache is None or rows > cache.batch:
-            capacity = -(-length // SLOTS) * SLOTS if cache is None else cache.capacity
-            batch = rows if cache is None else min(self.max_batch, max(rows, 2 * cache.batch))
-            self._cache = self.model.new_cache(batch, self.max_length, capacity=capacity)
-            if cache is not None:
-                cache.lengths.fill_(cache.capacity)
-                self._cache.put(range(cache.batch), cache)
+    def _reserve(self, rows: int, length: int) -> KVCache:
+        """The cache, made to hold ``rows`` rows of ``length`` tokens; both grow by doubling."""
+        old = self._cache
+        if old is None:
+            self._cache = self.model.new_cache(rows, self.max_length, capacity=-(-length // SLOTS) * SLOTS)
+        elif rows > old.batch:
+            batch = min(self.max_batch, max(rows, 2 * old.batch))
+            self._cache = self.model.new_cache(batch, self.max_length, capacity=old.capacity)
+            old.lengths.fill_(old.capacity)
+            self._cache.put(range(old.batch), old)
         assert self._cache is not None
         self._cache.reserve(length)
+        return self._cache
 
     def _collect(self) -> _Batch:
         """The tensors of the current rows. Called under autocast, because the cache may grow."""
         rows, device = self._rows, self.device
         longest = max(row.held for row in rows)
-        self._reserve(len(rows), longest + 1)
-        assert self._cache is not None  # as _reserve made it
+        cache = self._reserve(len(rows), longest + 1)
         lengths = torch.tensor([row.held for row in rows], device=device)
         settings = SamplingRows.of([row.request.sampling for row in rows], self.vocab_size, device)
         held = [row for row in rows if row.request.sampling.penalised]
         history = History.of([r.request.ids for r in held], [r.ids for r in held], self.vocab_size, device)
         return _Batch(
-            cache=_rows_of(self._cache, 0, len(rows), lengths),
+            cache=_rows_of(cache, 0, len(rows), lengths),
             tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
             settings=settings,
             history=history if held else None,
@@ -387,7 +359,7 @@ class Engine:
         ended = []
         for slot, (row, number, logprob) in enumerate(zip(self._rows, *numbers, strict=True)):
             handle, request, token = row.handle, row.request, int(number)
-            if failures and handle in failures:
+            if handle in failures:
                 continue
             row.ids.append(token)
             reason: FinishReason | None = None
@@ -407,20 +379,19 @@ class Engine:
                 ended.append(slot)
             events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
             row.echo = ()
-        if failures:
-            events += [Failure(handle, error) for handle, error in failures.items()]
-            ended = sorted({*ended, *(slot for slot, row in enumerate(self._rows) if row.handle in failures)})
-            self._waiting = deque(entry for entry in self._waiting if entry.handle not in failures)
         self._remove(ended)
+        for handle, error in failures.items():
+            events.append(Failure(handle, error))
+            self.cancel(handle)
         return events
 
     def _remove(self, gone: Sequence[int]) -> None:
         """Take rows out of the batch; rows from its end fill the gaps."""
         if not gone:
             return
-        rest, absent = len(self._rows) - len(gone), set(gone)
+        rest = len(self._rows) - len(gone)
         gaps = [slot for slot in gone if slot < rest]
-        movers = [slot for slot in range(rest, len(self._rows)) if slot not in absent]
+        movers = sorted({*range(rest, len(self._rows))} - {*gone})
         if movers:
             self._copy(movers, gaps, max(self._rows[slot].held for slot in movers))
         for mover, gap in zip(movers, gaps, strict=True):

@@ -29,18 +29,17 @@ class Hooks:
     @classmethod
     def of(cls, requests: Sequence[Request], vocab_size: int) -> Hooks | None:
         """The hooks of a batch; None if it has none."""
-        if all(request.plain for request in requests):
-            return None
         changes = []
         for slot, request in enumerate(requests):
             if request.mask or request.logit_bias:
                 bias = torch.zeros(vocab_size)
                 bias[list(request.logit_bias)] = torch.tensor(list(request.logit_bias.values()))
                 changes.append((slot, bias, request.mask))
-        return cls(changes, [(slot, r.top_logprobs) for slot, r in enumerate(requests) if r.top_logprobs])
+        ranked = [(slot, request.top_logprobs) for slot, request in enumerate(requests) if request.top_logprobs]
+        return cls(changes, ranked) if changes or ranked else None
 
     def adjust(self, logits: Tensor, ids: Sequence[list[int]]) -> tuple[Tensor, dict[int, Exception]]:
-        """Apply biases and masks to logits [b, v], given the ids of each row's sample so far.
+        """Apply biases and masks to logits [b, v], given the ids of each row's sample.
 
         Returns float32 logits, and the exceptions of masks that failed by slot; their rows are left as they are.
         """
@@ -57,7 +56,7 @@ class Hooks:
         return logits.float().index_add(0, slots.to(logits.device), added.to(logits.device)), failed
 
     def top(self, probs: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
-        """The most likely tokens of probs [b, v] for the slots that ask for them; those of probability 0 are left out."""
+        """The most likely tokens of probs [b, v] for the slots that ask for them, without those of probability 0."""
         if not self.ranked:
             return {}
         best = probs[[slot for slot, _ in self.ranked]].topk(max(count for _, count in self.ranked))
@@ -92,9 +91,6 @@ def prompt_logprobs(model: Decoder, hidden: Tensor, request: Request) -> tuple[T
         targets = list(request.ids[start + 1 : start + 1 + len(logprobs)])
         chosen = logprobs.gather(1, torch.tensor(targets, device=logprobs.device)[:, None])[:, 0].tolist()
         best = logprobs.topk(request.top_logprobs)
-        tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        tokens += [
-            Token(token, logprob, tuple(zip(ids, values, strict=True)))
-            for token, logprob, (ids, values) in zip(targets, chosen, tops, strict=True)
-        ]
+        tops = [tuple(zip(*row, strict=True)) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        tokens += map(Token, targets, chosen, tops)
     return tuple(tokens)

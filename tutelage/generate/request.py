@@ -16,43 +16,35 @@ Mask = Callable[[list[int]], Sequence[int] | Tensor]
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to continue. ``stop`` needs a ``Service``, which decodes; the engine does the rest."""
+    """A prompt to continue. The callbacks must not change the list of ids that they are given."""
 
     ids: Sequence[int]
     sampling: Sampling
     stop_ids: frozenset[int] = frozenset()
     """A sample ends after any of these ids, and keeps it as its last id."""
     stop: tuple[str, ...] = ()
-    """A sample ends where its text contains any of these strings; its text ends before the string."""
+    """A sample ends where its text contains any of these strings, and its text ends before it. Needs a ``Service``."""
     stop_when: Callable[[list[int]], bool] | None = None
-    """Called after every token with the sample's ids, which it must not change; True ends the sample."""
+    """Called after every token with the sample's ids; True ends the sample."""
     mask: Mask | None = None
-    """Called before every token with the sample's ids so far, which it must not change. Returns the ids that are allowed
-    next, or bool [v] (True = allowed), or float [v], which is added to the logits."""
+    """Called before every token with the sample's ids. Returns the ids that are allowed next, or bool [v] (True: allowed),
+    or float [v], which is added to the logits."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these ids, before penalties and temperature."""
     top_logprobs: int = 0
-    """Report this many of the most likely tokens with every token."""
+    """Number of the most likely tokens to report with every token."""
     echo: bool = False
-    """Report the log-probabilities of the prompt's tokens too."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether the decode step has nothing to do but to sample."""
-        return not (self.mask or self.logit_bias or self.top_logprobs)
+    """Whether to report the log-probabilities of the prompt's tokens too."""
 
 
 class Token(NamedTuple):
-    """A token and its log-probability.
-
-    A sampled token's is under the distribution it was sampled from (see ``sampler.sample``), a prompt token's under the
-    model's own.
-    """
+    """A token and its log-probability: a sampled token's under the distribution it was sampled from (see ``sampler.sample``),
+    a prompt token's under the model's own."""
 
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
-    """(id, log-probability) of the most likely tokens, in falling order; filters may leave fewer than requested."""
+    """(id, log-probability) of the most likely tokens, most likely first; filters may leave fewer than requested."""
 
 
 @dataclass
@@ -60,9 +52,9 @@ class Generated:
     """One sample of a request."""
 
     tokens: list[Token] = field(default_factory=list)
-    """All that were sampled; a stop id is the last, and those of a stop string are included."""
+    """All sampled tokens, with the stop id or the tokens of the stop string."""
     finish_reason: FinishReason | None = None
-    """"stop": a stop id, a stop string or ``stop_when``; "length": max_tokens or the context; None: it goes on."""
+    """"stop": a stop id, a stop string or ``stop_when``; "length": max_tokens or the context; None: not finished."""
     pieces: list[str] = field(default_factory=list)
     """From a ``Service``: the text that became certain with each token."""
 
@@ -88,13 +80,13 @@ class Event(NamedTuple):
     """Index among the request's n samples."""
     token: Token
     finish_reason: FinishReason | None
-    """None while the sample goes on."""
+    """None while the sample is not finished."""
     echo: tuple[Token, ...] = ()
     """With the first token of sample 0, if requested: all tokens of the prompt but the first, which nothing predicts."""
 
 
 class Failure(NamedTuple):
-    """A request that ended because of its own fault, such as a callback that raised; none of its samples goes on."""
+    """A request that ended by its own fault, such as a callback that raised. All its samples end."""
 
     handle: int
     error: Exception

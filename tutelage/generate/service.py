@@ -1,4 +1,4 @@
-"""A thread that owns an engine and serves requests from all other threads, as streams of tokens and text."""
+"""A thread that owns an engine and serves requests from all threads, as streams of tokens and text."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from tutelage.model.decoder import Decoder
 
 
 class Delta(NamedTuple):
-    """What is new of one sample. The texts of a sample's deltas, joined, are its text; so are the tokens."""
+    """What is new of one sample. The texts of all its deltas, joined, are its text."""
 
     sample: int
     text: str
     """Empty while the text is undecided: inside a character, or where a stop string may begin."""
     tokens: tuple[Token, ...]
-    """Often one; more if the reader is slower than the engine."""
+    """More than one if the reader is slower than the engine."""
     finish_reason: FinishReason | None
-    """None while the sample goes on."""
+    """None while the sample is not finished."""
 
 
 class Job:
     """The engine's side of a ticket. ``news`` guards all fields and is notified when they change."""
 
-    def __init__(self, request: Request, client: str, news: threading.Condition) -> None:
+    def __init__(self, request: Request, client: str, news: threading.Condition, tokenizer: StreamingTokenizer) -> None:
         self.request, self.client, self.news = request, client, news
         self.samples = [Generated() for _ in range(request.sampling.n)]
-        self.writers: list[TextWriter] = []
+        self.writers = [TextWriter(tokenizer.stream(), request.stop) for _ in self.samples]
         self.running = len(self.samples)
         self.echo: tuple[Token, ...] = ()
         self.error: BaseException | None = None
 
     @property
     def done(self) -> bool:
-        return self.error is not None or not self.running
+        return not self.running
 
     def add(self, event: Event) -> None:
         """Add a token and the text that it completes."""
@@ -73,24 +73,26 @@ class Ticket:
     def __iter__(self) -> Iterator[Delta]:
         """Yield what is new of the samples until all have ended. Raises the exception that ended the request."""
         job = self._job
-        seen, open_samples = [0] * len(job.samples), set(range(len(job.samples)))
+        seen = [0] * len(job.samples)
+        unfinished = list(range(len(job.samples)))
 
         def new() -> list[Delta]:
             deltas = []
-            for i in sorted(open_samples):
+            for i in unfinished:
                 sample, start = job.samples[i], seen[i]
                 if len(sample.tokens) > start or sample.finish_reason:
                     text = "".join(sample.pieces[start:])
                     deltas.append(Delta(i, text, tuple(sample.tokens[start:]), sample.finish_reason))
             return deltas
 
-        while open_samples:
+        while unfinished:
             with job.news:
                 job.news.wait_for(lambda: job.done or new())
                 deltas = new()
             for delta in deltas:
                 seen[delta.sample] += len(delta.tokens)
-            open_samples -= {delta.sample for delta in deltas if delta.finish_reason}
+                if delta.finish_reason:
+                    unfinished.remove(delta.sample)
             yield from deltas
             if job.error and not deltas:
                 raise job.error
@@ -134,7 +136,7 @@ class Generator(Protocol):
 
 
 class FairQueue:
-    """Jobs in the order of their arrival for each client, and the clients in turn."""
+    """Clients take turns; each client's jobs leave in the order of their arrival."""
 
     def __init__(self) -> None:
         self._of: dict[str, deque[Job]] = {}  # in the order of their turns
@@ -165,8 +167,8 @@ class Service:
     """Serves requests from any thread; one thread of its own runs the engine.
 
     ``max_batch``: most samples at a time. ``max_waiting``: most requests that wait for a place. ``autocast``: see ``Engine``.
-    ``eager``: give every free place out at once while few requests wait, as people want; else by eighths of the batch, which
-    is faster for a long list. Close the service when it is no longer needed: it holds the model.
+    ``eager``: fill each free place at once while few requests wait, which is best for people; otherwise an eighth of the batch
+    at a time, which is faster for a long list. Close the service when it is no longer needed: it holds the model.
     """
 
     def __init__(
@@ -183,7 +185,7 @@ class Service:
         self._tokenizer, self._max_waiting, self._eager = tokenizer, max_waiting, eager
         self._queue = FairQueue()
         self._jobs: dict[int, Job] = {}  # by the engine's handle
-        self._cancelled: deque[Job] = deque()  # without the lock: the garbage collector may cancel at any point
+        self._cancelled: deque[Job] = deque()  # not under the lock: the garbage collector may cancel at any point
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._closed = False
@@ -200,12 +202,17 @@ class Service:
 
     def submit_all(self, requests: Sequence[Request], *, client: str = "") -> list[Ticket]:
         """Queue all requests or none, before the engine takes another step."""
+        closed = UsageError(
+            "the service is closed, or belongs to the process that this one was forked from: start another"
+        )
+        if not self._thread.is_alive():  # a forked process has no such thread, and may find the lock held for ever
+            raise closed
         for request in requests:
             self._engine.check(request)
-        jobs = [Job(request, client, threading.Condition(self._lock)) for request in requests]
+        jobs = [Job(request, client, threading.Condition(self._lock), self._tokenizer) for request in requests]
         with self._lock:
             if self._closed:
-                raise UsageError("the service is closed: start another one")
+                raise closed
             waiting = len(self._queue)
             if waiting + len(jobs) > self._max_waiting:
                 raise QueueFull(
@@ -219,11 +226,12 @@ class Service:
 
     def close(self) -> None:
         """Stop after the current step. Unfinished requests end with a TutelageError."""
-        with self._lock:
-            self._closed = True
-            self._work.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if self._thread.is_alive():  # not in a forked process
+            with self._lock:
+                self._closed = True
+                self._work.notify()
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
         atexit.unregister(self.close)
 
     def __enter__(self) -> Service:
@@ -239,9 +247,9 @@ class Service:
             try:
                 with self._lock:
                     self._work.wait_for(lambda: self._closed or len(self._queue) or self._jobs)
+                    self._drop_cancelled()
                     if self._closed:
                         break
-                    self._drop_cancelled()
                     self._feed()
                 events = self._engine.step(self._watch)
                 with self._lock:
@@ -271,8 +279,10 @@ class Service:
         wanted = free + (free < engine.hold)  # one more shows the engine that places are short
         while free and len(self._queue) and engine.waiting < wanted:
             job = self._queue.pop()
-            self._jobs[engine.submit(job.request)] = job
-            job.writers = [TextWriter(self._tokenizer.stream(), job.request.stop) for _ in job.samples]
+            try:
+                self._jobs[engine.submit(job.request)] = job
+            except Exception as error:  # the caller has changed the request since it was checked
+                job.end(error)
 
     def _watch(self, handle: int, sample: int, token: int) -> bool:
         return self._jobs[handle].writers[sample].push(token)

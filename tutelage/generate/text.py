@@ -21,9 +21,9 @@ class StreamingTokenizer(Protocol):
 
 
 class TextWriter:
-    """The text of one sample up to a stop string: the one that is completed first, of several then the longest.
+    """The text of one sample, up to the stop string that is completed first (the longest, if several end there).
 
-    So the text does not depend on how it is split into tokens. What may be the beginning of a stop string is held back.
+    The text does not depend on how it is split into tokens. A suffix that may begin a stop string is held back.
     """
 
     def __init__(self, stream: TextStream, stops: Sequence[str] = ()) -> None:
@@ -52,11 +52,10 @@ class TextWriter:
         text = self._held + piece
         ends = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         self._stopped = bool(ends)
-        if ends:
-            certain = min(ends)[1]
-        else:
-            begun = [k for stop in self._stops for k in range(1, len(stop)) if text.endswith(stop[:k])]
-            certain = len(text) - max(begun, default=0)
+        # Without a match, hold back the longest suffix that begins a stop string. The search goes over the text and not over
+        # the beginnings of the stop string, of which a long one has many.
+        begun = (i for i in range(len(text)) if any(stop.startswith(text[i:]) for stop in self._stops))
+        certain = min(ends)[1] if ends else next(begun, len(text))
         self._ready += text[:certain]
         self._held = text[certain:]
         return self._stopped
