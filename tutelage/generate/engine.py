@@ -380,8 +380,8 @@ class Engine:
             events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
             row.echo = ()
         self._remove(ended)
-        for handle, error in failures.items():
-            events.append(Failure(handle, error))
+        for handle, fault in failures.items():
+            events.append(Failure(handle, fault))
             self.cancel(handle)
         return events
 
