@@ -191,3 +191,11 @@ def logged(run: Path) -> list[dict[str, float]]:
 def rows(checkpoint: Path) -> list[dict[str, float]]:
     """``logged`` of the run that made this checkpoint."""
     return logged(checkpoint.parent)
+
+
+def assert_reward_rises(log: list[dict[str, float]]) -> None:
+    """PPO has raised the reward, from a policy that was its reference, with first ratios of 1."""
+    first, last = (sum(row["reward"] for row in part) / 4 for part in (log[:4], log[-4:]))
+    assert last > first + 0.1
+    assert abs(log[0]["kl"]) < 1e-5
+    assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)

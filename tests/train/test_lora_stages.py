@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_task import ppo_job, reward_job, rows, sft_job
+from toy_task import assert_reward_rises, ppo_job, reward_job, rows, sft_job
 
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.heads import ScalarModel
@@ -78,10 +78,7 @@ def test_the_reward_models_adapter_scores_in_peft_as_the_merged_one(toy, tuned, 
 def test_ppo_raises_the_reward_through_adapters(toy, tuned, scorer, tmp_path, trunk, capsys):
     job = ppo_job(toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=16, lr=3e-3, lora=SMALL)
     log = rows(job.run())
-    first, last = (sum(r["reward"] for r in part) / 4 for part in (log[:4], log[-4:]))
-    assert last > first + 0.1
-    assert all(abs(row["first_ratio"] - 1) < 1e-5 for row in log)
-    assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert_reward_rises(log)
     assert "trunk of its own" not in capsys.readouterr().out
 
 
