@@ -87,7 +87,7 @@ def _turns(
     ``whole``: the conversation does not wait for an answer, so one at its end must follow from its prompt.
     """
     # A soft token after an answer, such as </tool_call>, belongs to it.
-    closing = (chat.codec.control - chat.codec.soft) | set(chat.end_ids)
+    closing = {i for i in chat.codec.control if i in chat.end_ids or i not in chat.codec.soft}
     controls = [(after, i) for i, (_, after) in zip(tokens.ids, tokens.spans, strict=True) if i in closing]
     turns = []
     for index, message in enumerate(messages):
