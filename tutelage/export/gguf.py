@@ -33,16 +33,17 @@ if TYPE_CHECKING:
 Quantisation = Literal["f32", "bf16", "q8_0", "q4_0"]
 
 ARCHITECTURES = {
-    "gpt2": "GPT2",
-    "gpt_neox": "GPTNEOX",
-    "llama": "LLAMA",
-    "mistral": "LLAMA",
-    "qwen2": "QWEN2",
-    "qwen3": "QWEN3",
-}
+    "gpt2": "GPT2", "gpt_neox": "GPTNEOX", "llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3",
+}  # fmt: skip
 """Family -> llama.cpp's architecture; to it a Mistral is a Llama."""
 _ACTIVATION = {"gpt2": ("gelu_tanh", "gelu"), "gpt_neox": ("gelu", "gelu_tanh")}
 """What llama.cpp computes for the family (its GELU is the tanh one); the gated families have SiLU."""
+_TENSORS = {
+    "embed": "token_embd", "places": "position_embd", "unembed": "output", "final_norm": "output_norm",
+    "attention_norm": "attn_norm", "mlp_norm": "ffn_norm", "mlp.up": "ffn_up", "mlp.down": "ffn_down",
+    "attention.q_norm": "attn_q_norm", "attention.k_norm": "attn_k_norm", "attention.out": "attn_output",
+    "attention.qkv": "attn_qkv",
+}  # fmt: skip
 _FILE_TYPES = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 
 
@@ -85,7 +86,7 @@ def export(settings: ExportSettings) -> str:
         for name, tensor in tensors(model).items():
             if not torch.isfinite(tensor).all():
                 raise CheckpointError(
-                    f"{settings.checkpoint}: {name} holds numbers that are not finite: nothing was written"
+                    f"{settings.checkpoint}: {name} has numbers that are not finite: nothing was written"
                 )
             values = np.ascontiguousarray(tensor.detach().to(torch.float32).cpu().numpy())
             kind = gguf.GGMLQuantizationType[_kind(name, values.shape, settings.type).upper()]
@@ -110,20 +111,6 @@ def _kind(name: str, shape: tuple[int, ...], kind: Quantisation) -> Quantisation
 def tensors(model: Decoder) -> dict[str, Tensor]:
     """All weights under ggml's names and in its layouts, [out, in]."""
     config, fused = model.config, model.config.family in ("gpt2", "gpt_neox")
-    names = {
-        "embed": "token_embd",
-        "places": "position_embd",
-        "unembed": "output",
-        "final_norm": "output_norm",
-        "attention_norm": "attn_norm",
-        "mlp_norm": "ffn_norm",
-        "attention.q_norm": "attn_q_norm",
-        "attention.k_norm": "attn_k_norm",
-        "attention.out": "attn_output",
-        "attention.qkv": "attn_qkv",
-        "mlp.up": "ffn_up",
-        "mlp.down": "ffn_down",
-    }
     found: dict[str, Tensor] = {}
     for ours, tensor in model.state_dict().items():
         module, _, end = ours.rpartition(".")
@@ -131,7 +118,7 @@ def tensors(model: Decoder) -> dict[str, Tensor]:
         if module.startswith("layers."):
             _, layer, module = module.split(".", 2)
             prefix = f"blk.{layer}."
-        parts = {names[module]: tensor}
+        parts = {_TENSORS[module]: tensor}
         if module == "attention.qkv" and not fused:
             kv = config.num_kv_heads * config.head_dim
             sizes = (config.num_heads * config.head_dim, kv, kv)
@@ -156,7 +143,7 @@ def neighbouring_pairs(rows: Tensor, head_dim: int) -> Tensor:
 
 
 def _by_divisors(config: ModelConfig) -> bool:
-    """Does the file list what the scaling divides each pair's frequency by? Llamas read such a list, so any yarn is exact there."""
+    """Does the file list what the scaling divides each frequency by? llama.cpp reads such a list for Llama: any yarn is exact."""
     kind = None if config.rope_scaling is None else config.rope_scaling.kind
     return kind == "llama3" or (kind == "yarn" and ARCHITECTURES[config.family] == "LLAMA")
 
@@ -175,13 +162,11 @@ def _refuse(config: ModelConfig) -> None:
         )
     # Its own yarn (ggml_rope_yarn_corr_dims) reads no betas in these families and always rounds the ends of the ramp.
     usual = scaling.beta_fast in (None, 32) and scaling.beta_slow in (None, 1) and scaling.truncate is not False
-    if not usual and not _by_divisors(config):
-        unusual = "yarn with other beta_fast and beta_slow than 32 and 1, or without truncate,"
-        raise CheckpointError(f"llama.cpp reads {unusual} in a llama or mistral model only, not in {family}")
-    if scaling.kind == "llama3" and ARCHITECTURES[family] != "LLAMA":
-        raise CheckpointError(
-            f"llama.cpp reads llama3's RoPE scaling in a llama or mistral model only, not in {family}"
-        )
+    unusual = "yarn with other beta_fast and beta_slow than 32 and 1, or without truncate,"
+    llama = ARCHITECTURES[family] == "LLAMA"
+    if not llama and (scaling.kind == "llama3" or not usual):
+        what = "llama3's RoPE scaling" if scaling.kind == "llama3" else unusual
+        raise CheckpointError(f"llama.cpp reads {what} in a llama or mistral model only, not in {family}")
 
 
 def _add_settings(writer: gguf.GGUFWriter, config: ModelConfig) -> list[str]:
@@ -214,11 +199,10 @@ def _add_settings(writer: gguf.GGUFWriter, config: ModelConfig) -> list[str]:
 
 
 def _add_rope_scaling(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
-    """The keys of linear scaling and of yarn; a list of divisors is a tensor, and not a scaling to llama.cpp."""
+    """The keys of linear scaling and of yarn. A list of divisors is a tensor: to llama.cpp it is no scaling."""
     scaling = config.rope_scaling
     if scaling is None:
         return
-    _, wanted = frequencies(config, 0)
     computed = 1.0
     if not _by_divisors(config):
         prefix = f"{writer.arch}.rope.scaling"
@@ -228,5 +212,6 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
             writer.add_uint32(f"{prefix}.original_context_length", scaling.original_max_position_embeddings)
         if scaling.kind == "yarn":
             computed += 0.1 * math.log(max(scaling.factor, 1))
+    wanted = frequencies(config, 0)[1]
     if wanted != computed:  # llama.cpp multiplies its own factor for cos and sin by this one
         writer.add_rope_scaling_attn_factors(wanted / computed)

@@ -1,8 +1,7 @@
-"""A byte-level BPE tokenizer as llama.cpp knows it ("gpt2"): tokens, merges, the way texts are cut, ends, chat templates.
+"""A byte-level BPE tokenizer as llama.cpp knows it ("gpt2"): tokens, merges, the way texts are cut, ends, chat template.
 
-llama.cpp has fewer rules than the `tokenizers` library: what would give other ids for ordinary texts is refused by name, what
-does so at the edges only is a note. Two things no file changes: llama.cpp's server reads control tokens in what a user typed,
-and a token that the vocabulary does not flag as special, such as ``<think>``, is found in every text.
+What would give other ids for ordinary texts is refused by name; what does so only in rare texts is a note. Two things no file
+changes: llama.cpp's server reads control tokens in what a user typed, and it finds tokens not flagged as special in every text.
 """
 
 from __future__ import annotations
@@ -56,11 +55,8 @@ def write_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) 
         tokens, types = _tokens(described, source, vocab_size)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
-    notes += [
-        f"{text!r} is not in the file: the model has no embedding for it"
-        for text in source.appended
-        if text not in tokens
-    ]
+    lacking = [text for text in source.appended if text not in tokens]
+    notes += [f"{text!r} is not in the file: the model has no embedding for it" for text in lacking]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
@@ -68,13 +64,10 @@ def write_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) 
     merges = described["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     named = {key: source.backend.token_to_id(text) for key, text in source.names.items()}
-    begin, chat = named.get("bos_token"), tokenizer.chat
+    begin = named.get("bos_token")
     bos = tokenizer.bos_id if begin is None else begin
-    ends = [
-        named.get("eos_token"),
-        *(chat.end_ids if chat else tokenizer.end_ids),
-        *read_generation_config(checkpoint).end_ids,
-    ]
+    chat_ends = tokenizer.chat.end_ids if tokenizer.chat else tokenizer.end_ids
+    ends = [named.get("eos_token"), *chat_ends, *read_generation_config(checkpoint).end_ids]
     eos, *others = dict.fromkeys(i for i in ends if i is not None and i < vocab_size)
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(eos)
@@ -107,7 +100,7 @@ def _check(described: Mapping[str, Any]) -> list[str]:
     model, cutting = described["model"], [described["normalizer"], described["pre_tokenizer"]]
     if model["type"] != "BPE" or "▁" in json.dumps(cutting, ensure_ascii=False):
         raise CheckpointError(
-            "only byte-level BPE tokenizers are exported; llama.cpp's own convert_hf_to_gguf.py reads this folder, too, and "
+            "only byte-level BPE tokenizers are exported; llama.cpp's own convert_hf_to_gguf.py also reads this folder and "
             "converts sentencepiece tokenizers"
         )
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
@@ -120,7 +113,7 @@ def _check(described: Mapping[str, Any]) -> list[str]:
 
 def pre_tokenizer(described: Mapping[str, Any]) -> str:
     """llama.cpp's name for the rules by which a tokenizer.json cuts text before BPE; CheckpointError where it has none."""
-    rules, shape = described["pre_tokenizer"] or {"type": None}, []
+    rules, shape = described["pre_tokenizer"], []
     for step in _steps(rules, "pretokenizers"):
         if step["type"] == "ByteLevel" and not step["add_prefix_space"]:
             shape.append("words" if step["use_regex"] else "bytes")
@@ -168,8 +161,8 @@ def portable_template(template: str, names: Mapping[str, str], given: Mapping[st
 
     llama.cpp sets those in ``given`` alone, bos_token and eos_token, and these two even where the tokenizer names none.
     """
-    template = re.sub(r"{%([-+]?)\s*generation\s*([-+]?)%}", r"{%\1 if true \2%}", template)
-    template = re.sub(r"{%([-+]?)\s*endgeneration\s*([-+]?)%}", r"{%\1 endif \2%}", template)
+    for tag, other in (("generation", "if true"), ("endgeneration", "endif")):
+        template = re.sub(rf"{{%([-+]?)\s*{tag}\s*([-+]?)%}}", rf"{{%\1 {other} \2%}}", template)
     lines = [
         f"{{%- set {key} = {json.dumps(text, ensure_ascii=False)} %}}\n"  # the newline goes with the tag
         for key, text in (dict.fromkeys(given, "") | dict(names)).items()

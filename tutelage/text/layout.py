@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.records import ImagePart, Message, TextPart
+from tutelage.records import ImagePart, Message
 
 # Their ids are 0 to 5 in this order. "end" closes a turn: it is trained, and it is never the padding.
 SPECIALS = {
@@ -139,26 +139,19 @@ def message_fields(message: Message, text: Callable[[str], str] = str) -> dict[s
             return [wrapped(part) for part in value]
         return text(value) if isinstance(value, str) else value
 
-    fields: dict[str, Any] = {"role": message.role}
-    if isinstance(message.content, str):
-        fields["content"] = text(message.content)
-    else:
-        fields["content"] = [
-            {"type": "text", "text": text(part.text)}
-            if isinstance(part, TextPart)
-            else {"type": "image", "image": text(part.image)}
-            for part in message.content
-        ]
-    if message.reasoning:
-        fields["reasoning_content"] = text(message.reasoning)
-    if message.tool_calls:
-        fields["tool_calls"] = [
-            {"type": "function", "function": {"name": text(call.name), "arguments": wrapped(call.arguments)}}
-            | ({"id": text(call.id)} if call.id else {})
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        fields["tool_call_id"] = text(message.tool_call_id)
-    if message.name:
-        fields["name"] = text(message.name)
-    return fields
+    content: Any = message.content
+    if not isinstance(content, str):
+        content = [{k: v if k == "type" else text(v) for k, v in part.model_dump().items()} for part in content]
+    calls = [
+        {"type": "function", "function": {"name": text(call.name), "arguments": wrapped(call.arguments)}}
+        | ({"id": text(call.id)} if call.id else {})
+        for call in message.tool_calls
+    ]
+    optional = {
+        "reasoning_content": text(message.reasoning),
+        "tool_calls": calls,
+        "tool_call_id": text(message.tool_call_id),
+        "name": text(message.name),
+    }
+    fields = {"role": message.role, "content": text(content) if isinstance(content, str) else content}
+    return fields | {key: value for key, value in optional.items() if value}

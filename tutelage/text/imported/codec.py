@@ -34,6 +34,9 @@ class Tokens:
         """The same tokens of a text that has ``by`` characters more before."""
         return Tokens(self.ids, [(start + by, stop + by) for start, stop in self.spans])
 
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.ids + other.ids, self.spans + other.spans)
+
 
 class Codec:
     """Encodes for one backend.
@@ -61,8 +64,7 @@ class Codec:
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
         """Finds no control tokens: the library skips those flagged as special, so all are."""
-        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        copy.post_processor = None
+        copy = tokenizers.Tokenizer.from_str(self._written.to_str())
         soft = [token for i, token in sorted(copy.get_added_tokens_decoder().items()) if i in self.control]
         soft = [token for token in soft if not token.special]
         for token in soft:
@@ -113,21 +115,16 @@ class Codec:
             for start, stop in forged:
                 masked = masked[:start] + "x" * (stop - start) + masked[stop:]
             tokens = _encode(self._written, masked)
-        parts: list[Tokens] = []
-        place = 0
+        found, place = Tokens([], []), 0
         for start, stop, control in [*self._controls(tokens, masked), (len(text), len(text), None)]:
             first = place == 0 or self._alone_after_control
             for end in [cut, start] if place < cut < start else [start]:
-                parts.append(self._stretch(text[place:end], alone=first).shifted(place))
+                found += self._stretch(text[place:end], alone=first).shifted(place)
                 place, first = end, False
             if control is not None:
-                parts.append(Tokens([control], [(start, stop)]))
+                found += Tokens([control], [(start, stop)])
             place = stop
-        return Tokens([i for part in parts for i in part.ids], [span for part in parts for span in part.spans])
-
-    def controls(self, tokens: Tokens) -> list[int]:
-        """The indices of the control tokens."""
-        return [index for index, i in enumerate(tokens.ids) if i in self.control]
+        return found
 
     def _controls(self, tokens: Tokens, text: str) -> list[tuple[int, int, int]]:
         """The control tokens as (start, stop, id), the unknown token too where it is spelt."""
@@ -158,8 +155,7 @@ class Codec:
                 if stop - start < 2:
                     raise UsageError(f"{text[start:stop]!r} is a control token of the model: take it out of the text")
                 left = self._stretch(text[: stop - 1], alone=alone)
-                right = self._stretch(text[stop - 1 :], alone=False).shifted(stop - 1)
-                return Tokens(left.ids + right.ids, left.spans + right.spans)
+                return left + self._stretch(text[stop - 1 :], alone=False).shifted(stop - 1)
         return tokens
 
     def _encode_after(self, text: str) -> Tokens:
@@ -179,11 +175,10 @@ def _encode(backend: tokenizers.Tokenizer, text: str) -> Tokens:
 def _unknown_id(backend: tokenizers.Tokenizer) -> int:
     """The id that the model itself gives to what it has no piece for; -1 where it has a piece for everything."""
     if isinstance(backend.model, models.Unigram):
-        unknown = json.loads(backend.to_str())["model"].get("unk_id")
-        return -1 if unknown is None else int(unknown)
-    name = getattr(backend.model, "unk_token", None)
-    i = None if name is None else backend.token_to_id(name)
-    return -1 if i is None else int(i)
+        found = json.loads(backend.to_str())["model"].get("unk_id")
+    else:
+        found = backend.token_to_id(getattr(backend.model, "unk_token", None) or "")
+    return -1 if found is None else int(found)
 
 
 def control_tokens(
@@ -191,19 +186,17 @@ def control_tokens(
 ) -> tuple[frozenset[int], frozenset[int]]:
     """The ids that only a template may write, and those of them that the assistant may write too (see Codec).
 
-    Control tokens are all that are flagged as special or named in the tokenizer's configuration; and of the other added tokens
-    those that the template writes and those of the form ``<|...|>``. Spaces (Gemma's newlines are added tokens) and plain words
-    are not.
+    The first are all tokens flagged as special or ``named`` in the tokenizer's configuration. The others are added tokens that
+    the template writes (``literals``) or of the form ``<|...|>``, but not spaces (as in Gemma's vocabulary) and plain words.
     """
+    added = backend.get_added_tokens_decoder().items()
     written, names = "\0".join(literals), set(named)
-    hard, soft = set(), set()
-    for i, token in backend.get_added_tokens_decoder().items():
-        text = token.content
-        if token.special or text in names:
-            hard.add(i)
-        elif text.strip() and not text.strip().isalnum() and (re.fullmatch(r"<\|.*\|>", text, re.S) or text in written):
-            soft.add(i)
-    return frozenset(hard | soft), frozenset(soft)
+    hard = frozenset(i for i, token in added if token.special or token.content in names)
+    others = {i: token.content for i, token in added if i not in hard and not token.content.strip().isalnum()}
+    soft = frozenset(
+        i for i, text in others.items() if text.strip() and (re.fullmatch(r"<\|.*\|>", text, re.S) or text in written)
+    )
+    return hard | soft, soft
 
 
 def checked(text: str) -> str:

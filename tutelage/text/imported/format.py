@@ -110,7 +110,8 @@ def _ending(template: Template, codec: Codec) -> tuple[int | None, str, str]:
         if start < 0:
             raise CheckpointError("the chat template leaves out what the assistant says")
         tokens = codec.encode_written([written])[0]
-        after = [tokens.ids[index] for index in codec.controls(tokens) if tokens.spans[index][1] > stop]
+        spans = zip(tokens.ids, tokens.spans, strict=True)
+        after = [i for i, (_, behind) in spans if behind > stop and i in codec.control]
         opening = written.text[len(prompt) : start] if written.text.startswith(prompt) else ""
         return after[0] if after else None, prompt.removeprefix(asked), opening
     raise CheckpointError(str(failure))

@@ -34,12 +34,12 @@ def render_batch(
         counted = bytearray(len(written.text))
         for start, _, stop in turns:
             counted[start:stop] = b"\1" * (stop - start)
-        loss_mask = [counted.find(1, start, stop) >= 0 for start, stop in tokens.spans]
-        # Control tokens may have swallowed spaces around them: their own first character decides.
-        for index in chat.codec.controls(tokens):
-            start, stop = tokens.spans[index]
-            first = stop - len(written.text[start:stop].lstrip())
-            loss_mask[index] = counted.find(1, first, first + 1) >= 0
+        loss_mask = []
+        for i, (start, stop) in zip(tokens.ids, tokens.spans, strict=True):
+            if i in chat.codec.control:  # it may have swallowed spaces around it: its own first character decides
+                start = stop - len(written.text[start:stop].lstrip())
+                stop = start + 1
+            loss_mask.append(counted.find(1, start, stop) >= 0)
         rendered.append(Rendered(tokens.ids, loss_mask))
     return rendered
 
@@ -86,9 +86,9 @@ def _turns(
 
     ``whole``: the conversation does not wait for an answer, so one at its end must follow from its prompt.
     """
-    controls = [(tokens.spans[index][1], tokens.ids[index]) for index in chat.codec.controls(tokens)]
     # A soft token after an answer, such as </tool_call>, belongs to it.
-    controls = [(after, i) for after, i in controls if i in chat.end_ids or i not in chat.codec.soft]
+    closing = {i for i in chat.codec.control if i in chat.end_ids or i not in chat.codec.soft}
+    controls = [(after, i) for i, (_, after) in zip(tokens.ids, tokens.spans, strict=True) if i in closing]
     turns = []
     for index, message in enumerate(messages):
         if message.role != "assistant":
