@@ -540,7 +540,7 @@ def test_format_can_be_given(write):
     path = write({"instruction": "q", "output": "a", "text": "t"})
     assert detect(path) == "alpaca"
     assert one(read_documents(path, format="document")).text == "t"
-    with pytest.raises(DataError, match="format 'hh' holds no Conversation"):
+    with pytest.raises(DataError, match=r"another kind of data; expected Conversations \(.*\), found .hh."):
         list(read_conversations(path, format="hh"))
 
 

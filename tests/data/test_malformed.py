@@ -86,8 +86,8 @@ FILES = [
     ("x.parquet", table(TABLE)[:100], ": damaged or unsupported parquet file"),
     ("x.parquet", b"", ": damaged or unsupported parquet file"),
     ("x.parquet", GOOD, ": damaged or unsupported parquet file"),
-    ("x.parquet.gz", gzip.compress(table(TABLE)), ": is a gzipped Parquet file; gunzip it"),
-    ("x.parquet", gzip.compress(table(TABLE)), ": is a gzipped Parquet file; gunzip it"),
+    ("x.parquet.gz", gzip.compress(table(TABLE)), ": damaged or unsupported parquet file"),
+    ("x.parquet", gzip.compress(table(TABLE)), ": damaged or unsupported parquet file"),
     ("x.parquet", table([{"a": "b", "c": 1}]), ": row 1: no known format has these fields, found ['a', 'c']"),
     ("x.parquet", table([{"instruction": "do", "output": 3}]), ": row 1: field 'output': is not text"),
     ("x.parquet", table([{"instruction": "do", "output": None}]), ": row 1: field 'output': is not text"),
@@ -186,7 +186,7 @@ def test_files_and_folders_that_may_not_be_read():
         (folder / "closed").chmod(0)
         with nobody():
             for file in ("x.jsonl", "x.parquet", "x.txt", "x.zip", "closed/x.jsonl", "closed", "."):
-                with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)") as error:
+                with pytest.raises(DataError, match=r"cannot be read \(.*Permission denied\)") as error:
                     list(reader(file)(folder / file))
                 assert str(error.value).startswith(name)
 

@@ -15,9 +15,9 @@ from tutelage.data.formats import (
     read_rankings,
     write_jsonl,
 )
+from tutelage.data.read.files import pieces
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import data_files, read_rows
-from tutelage.data.read.text import pieces
 from tutelage.errors import DataError
 from tutelage.records import Document
 

@@ -277,7 +277,7 @@ def test_what_cannot_be_written_at_all(tmp_path, name, format, records, message)
 
 def test_a_number_too_large_for_a_table_is_named(tmp_path):
     big = PAIR.model_copy(update={"completions": (Completion(text="a", seed=2**63), ANSWERS[1])})
-    with pytest.raises(DataError, match=r"x\.parquet: record 3 does not fit into a table"):
+    with pytest.raises(DataError, match=r"x\.parquet: one of the records 1 to 3 does not fit into a table"):
         write_records(tmp_path / "x.parquet", [PAIR, PAIR, big])
     assert list(tmp_path.iterdir()) == []
     write_records(tmp_path / "x.jsonl", [big])

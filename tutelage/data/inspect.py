@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tutelage.data.formats import records_of, what_is_in
+from tutelage.data.formats.parts import plural
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import ANY_FILE, data_files, name_below
 from tutelage.errors import DataError
-from tutelage.records import Answers, Conversation, Document, Message, Prompt, Ranking, Record
+from tutelage.records import Answers, Conversation, Document, Message, Ranking, Record
 
 if TYPE_CHECKING:
     from tutelage.text.tokenizer import Tokenizer
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 _SAMPLE = 1000
 """Characters at the start of each text whose scripts are counted."""
 _EXAMPLES = 2
-_TOGETHER = 256
-"""Texts that are tokenised together."""
 
 _LETTERS = {
     "Latin": r"A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff",
@@ -46,14 +45,6 @@ _LETTERS = {
 }
 _OTHERS = {script: re.compile(f"[^{letters}]+") for script, letters in _LETTERS.items()}
 """Script -> what is not a letter of it. Scripts, not languages: French and Vietnamese are both Latin."""
-
-_PLURALS: dict[type[Record], str] = {
-    Document: "documents",
-    Conversation: "conversations",
-    Prompt: "prompts",
-    Ranking: "rankings",
-    Answers: "answers",
-}
 
 
 def _longs() -> array[int]:
@@ -119,12 +110,12 @@ class KindFacts:
     equally_long: int = 0
     labellers: set[str] = field(default_factory=set)
     examples: list[str] = field(default_factory=list)
-    hashes: array[int] = field(default_factory=lambda: array("Q"))
+    hashes: array[int] = field(default_factory=_longs)
 
     @property
     def duplicates(self) -> int:
         """Records whose texts (and ranks) occurred before, exactly."""
-        return self.records - len(np.unique(np.asarray(self.hashes, dtype=np.uint64)))
+        return self.records - len(np.unique(np.asarray(self.hashes)))
 
 
 @dataclass
@@ -147,19 +138,11 @@ def inspect_data(
         before = found.rejects.counts.total()
         try:
             file.format, kind = what_is_in(source, format)
-            file.kind = _PLURALS[kind]
+            file.kind = plural(kind).lower()
             facts = found.kinds.setdefault(file.kind, KindFacts())
-            given = None if format == "text" else format
-            records = records_of(kind, source, path, given, "skip", found.rejects, encoding)
-            waiting: list[tuple[str, str]] = []
-            try:
-                for record in records:
-                    file.records += 1
-                    waiting += _count(facts, record)
-                    if len(waiting) >= _TOGETHER:
-                        _count_tokens(facts, waiting, tokenizer)
-            finally:  # a file that breaks off has been read so far
-                _count_tokens(facts, waiting, tokenizer)
+            for record in records_of(kind, source, path, format, "skip", found.rejects, encoding):
+                file.records += 1
+                _count(facts, record, tokenizer)
         except DataError as error:
             file.problem = str(error)
         file.left_out = found.rejects.counts.total() - before
@@ -172,31 +155,26 @@ def scripts_of(text: str) -> Counter[str]:
     return +Counter({script: len(_OTHERS[script].sub("", text)) for script in scripts})
 
 
-def _count(facts: KindFacts, record: Record) -> list[tuple[str, str]]:
-    """Count one record; return its parts."""
+def _count(facts: KindFacts, record: Record, tokenizer: Tokenizer | None) -> None:
     facts.records += 1
-    parts = _parts(record)
+    messages: Sequence[Message] = getattr(getattr(record, "prompt", record), "messages", ())
+    parts = _parts(record, messages)
     for part, text in parts:
-        facts.lengths.setdefault(part, Lengths()).characters.append(len(text))
+        lengths = facts.lengths.setdefault(part, Lengths())
+        lengths.characters.append(len(text))
+        if tokenizer is not None:
+            lengths.tokens.append(len(tokenizer.encode(text)))
         facts.scripts += scripts_of(text[:_SAMPLE])
     content = "\0".join(text for _, text in parts) + (repr(record.ranks) if isinstance(record, Ranking) else "")
     digest = hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=8).digest()
-    facts.hashes.append(int.from_bytes(digest, "big"))
+    facts.hashes.append(int.from_bytes(digest, "big", signed=True))
     if len(facts.examples) < _EXAMPLES:
-        facts.examples.append(_example(record))
-    if messages := _messages(record):
+        facts.examples.append(_example(record, messages))
+    if messages:
         facts.turns.append(sum(message.role != "system" for message in messages))
         facts.with_system += any(message.role == "system" for message in messages)
     if isinstance(record, Ranking):
         _count_ranking(facts, record)
-    return parts
-
-
-def _count_tokens(facts: KindFacts, waiting: list[tuple[str, str]], tokenizer: Tokenizer | None) -> None:
-    if tokenizer is not None:
-        for (part, _), ids in zip(waiting, tokenizer.encode_batch([text for _, text in waiting]), strict=True):
-            facts.lengths[part].tokens.append(len(ids))
-    waiting.clear()
 
 
 def _count_ranking(facts: KindFacts, record: Ranking) -> None:
@@ -210,33 +188,25 @@ def _count_ranking(facts: KindFacts, record: Ranking) -> None:
     facts.pairs += len(better)
     facts.longer_wins += sum(lengths[i] > lengths[j] for i, j in better)
     facts.equally_long += sum(lengths[i] == lengths[j] for i, j in better)
-    if record.labeller:
-        facts.labellers.add(record.labeller)
+    facts.labellers |= {record.labeller} - {""}
 
 
-def _messages(record: Record) -> tuple[Message, ...]:
-    if isinstance(record, Conversation | Prompt):
-        return record.messages
-    return record.prompt.messages if isinstance(record, Ranking | Answers) else ()
-
-
-def _parts(record: Record) -> list[tuple[str, str]]:
+def _parts(record: Record, messages: Sequence[Message]) -> list[tuple[str, str]]:
     """(name, text) of what is measured: of a conversation the whole and each answer apart."""
     if isinstance(record, Document):
         return [("text", record.text)]
-    whole = "\n".join(message.text for message in _messages(record))
+    whole = "\n".join(message.text for message in messages)
     if isinstance(record, Conversation):
-        answers = [("answer", message.text) for message in record.messages if message.role == "assistant"]
+        answers = [("answer", message.text) for message in messages if message.role == "assistant"]
         return [("conversation", whole), *answers]
-    completions = record.completions if isinstance(record, Ranking | Answers) else ()
-    return [("prompt", whole), *(("completion", completion.text) for completion in completions)]
+    return [("prompt", whole), *(("completion", completion.text) for completion in getattr(record, "completions", ()))]
 
 
-def _example(record: Record) -> str:
+def _example(record: Record, messages: Sequence[Message]) -> str:
     """A record in a few short lines."""
     if isinstance(record, Document):
         return _short(record.text, 300)
-    lines = [f"{message.role}: {_short(message.text, 150)}" for message in _messages(record)]
+    lines = [f"{message.role}: {_short(message.text, 150)}" for message in messages]
     if len(lines) > 4:
         lines[2:-1] = [f"... {len(lines) - 3} more turns ..."]
     if isinstance(record, Ranking):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, Field
 from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
 from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError
-from tutelage.records import Message, Prompt, Ranking, TextPart
+from tutelage.records import Document, Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
 from tutelage.settings import Inputs, Settings, nearest
 
@@ -55,15 +56,13 @@ class PrepareSettings(Settings):
     def check(self, inputs: Inputs) -> None:
         """Shares and limits must name what the inputs have."""
         assert isinstance(inputs, PrepareInputs)
-        given = {name: list(getattr(inputs, name)) for name in type(inputs).model_fields}
         for name in self.heldout:
-            if name not in given["text"]:
-                raise RecipeError(f"heldout: there is no text {name!r}{nearest(name, given['text'])}")
-        for group, limits in self.limit.items():
-            for name in limits:
-                if name not in given.get(group, []):
-                    known = [f"{g}.{n}" for g, names in given.items() for n in names]
-                    raise RecipeError(f"limit: there is no input {group}.{name}{nearest(f'{group}.{name}', known)}")
+            if name not in inputs.text:
+                raise RecipeError(f"heldout: there is no text {name!r}{nearest(name, list(inputs.text))}")
+        known = [f"{group}.{name}" for group in type(inputs).model_fields for name in getattr(inputs, group)]
+        for limited in (f"{group}.{name}" for group, limits in self.limit.items() for name in limits):
+            if limited not in known:
+                raise RecipeError(f"limit: there is no input {limited}{nearest(limited, known)}")
 
 
 def main(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> Path:
@@ -79,30 +78,26 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
 
     Returns the records in each file, and as ``left_out_...`` how many were left out of demonstrations, rankings and prompts.
     """
-    counts: dict[str, int] = {}
     seed, limits = knobs.seed, knobs.limit
-    heldout_documents = []
+    counts: dict[str, int] = {}
+    heldout_documents: list[Document] = []
     for name, path in inputs.text.items():
         documents, share = list(read_documents(path)), knobs.heldout.get(name, 0.0)
-        files = {document.source for document in documents}
-        key = (lambda d: d.source) if len(files) > 1 else (lambda d: d.text)
-        kept, apart = split_by_key(documents, key, share, seed) if share else (documents, [])
+        key = "source" if len({document.source for document in documents}) > 1 else "text"
+        kept, apart = split_by_key(documents, attrgetter(key), share, seed)
         counts[f"documents_{name}"] = write_jsonl(out / "text" / f"{name}.jsonl", kept)
         heldout_documents += apart
     if not heldout_documents:
-        raise DataError(
-            "no text is held out to measure on; give a source of `text` a larger `heldout` share, or more files"
-        )
-    counts["documents_heldout"] = write_jsonl(out / "documents_heldout.jsonl", heldout_documents)
+        problem = "no text is held out to measure on; give a source of `text` a larger `heldout` share, or more files"
+        raise DataError(problem)
 
     heldout = gather(inputs.heldout_prompts, limits.get("heldout_prompts", {}), read_prompts, seed)
     asked = {text_of(prompt.messages) for prompt in heldout}
 
     rankings = gather(inputs.rankings, limits.get("rankings", {}), read_rankings, seed)
     new_rankings = [r for r in rankings if asked.isdisjoint(questions(r.prompt.messages))]
-    kept_r, apart_r = split_by_key(
-        new_rankings, lambda r: opening(r.prompt.messages), knobs.heldout_rankings_share, seed
-    )
+    rankings_share = knobs.heldout_rankings_share
+    kept_r, apart_r = split_by_key(new_rankings, lambda r: opening(r.prompt.messages), rankings_share, seed)
     ranked = {opening(r.prompt.messages) for r in apart_r}
 
     demonstrations = gather(inputs.demonstrations, limits.get("demonstrations", {}), read_conversations, seed)
@@ -115,6 +110,7 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     new_prompts = [p for p in prompts if asked.isdisjoint(questions(p.messages))]
 
     outputs: dict[str, Sequence[BaseModel]] = {
+        "documents_heldout": heldout_documents,
         "prompts_heldout": unique(heldout),
         "demonstrations": unranked,
         "demonstrations_heldout": apart_c,
@@ -123,19 +119,17 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
         "prompts": unique(new_prompts),
     }
     counts |= {name: write_jsonl(out / f"{name}.jsonl", records) for name, records in outputs.items()}
-    counts["left_out_prompts_heldout"] = len(heldout) - counts["prompts_heldout"]
-    counts["left_out_demonstrations"] = len(demonstrations) - len(unranked) - len(apart_c)
-    counts["left_out_rankings"] = len(rankings) - len(new_rankings)
-    counts["left_out_prompts"] = len(prompts) - counts["prompts"]
-    left_out = {
-        "held-out prompt given before": counts["left_out_prompts_heldout"],
-        "demonstration that asks a held-out prompt": len(demonstrations) - len(new_demonstrations),
-        "demonstration that opens like a held-out ranking": len(kept_c) - len(unranked),
-        "ranking that asks a held-out prompt": counts["left_out_rankings"],
-        "prompt that asks a held-out prompt": len(prompts) - len(new_prompts),
-        "prompt given before": len(new_prompts) - counts["prompts"],
-    }
-    if reasons := ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count):
+    left_out = [
+        ("prompts_heldout", "held-out prompt given before", len(heldout) - counts["prompts_heldout"]),
+        ("demonstrations", "demonstration that asks a held-out prompt", len(demonstrations) - len(new_demonstrations)),
+        ("demonstrations", "demonstration that opens like a held-out ranking", len(kept_c) - len(unranked)),
+        ("rankings", "ranking that asks a held-out prompt", len(rankings) - len(new_rankings)),
+        ("prompts", "prompt that asks a held-out prompt", len(prompts) - len(new_prompts)),
+        ("prompts", "prompt given before", len(new_prompts) - counts["prompts"]),
+    ]
+    for name, _, count in left_out:
+        counts[f"left_out_{name}"] = counts.get(f"left_out_{name}", 0) + count
+    if reasons := ", ".join(f"{count} x {reason}" for _, reason, count in left_out if count):
         _logger.warning("%s: left out %s", out, reasons)
     return counts
 
@@ -157,7 +151,6 @@ def gather(
 
 
 _ADDED = {"__all__": {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"}}
-_ADDED_IN: dict[str, Any] = {"messages": _ADDED, "prompt": {"messages": _ADDED}, "completions": _ADDED}
 
 
 def _content(record: BaseModel) -> str:
@@ -165,9 +158,9 @@ def _content(record: BaseModel) -> str:
 
     Fields added after 0.1.0 are left out unless one of them says something, so that a limit keeps the rows it kept then.
     """
-    added = _ADDED_IN
+    added: dict[str, Any] = {"messages": _ADDED, "prompt": {"messages": _ADDED}, "completions": _ADDED}
     if isinstance(record, Ranking):
-        added = added | dict.fromkeys(["id", "weight", "note", "meta"], True)
+        added |= dict.fromkeys(["id", "weight", "note", "meta"], True)
     before = record.model_dump_json(exclude=added)
     return before if type(record).model_validate_json(before) == record else record.model_dump_json()
 
@@ -179,13 +172,12 @@ def unique(prompts: Iterable[Prompt]) -> list[Prompt]:
 
 def text_of(messages: Sequence[Message]) -> str:
     """The turns of a conversation as one string, for comparing; pictures and tool calls count as text does."""
-    return "\n".join(f"{message.role}: {message.text}{_beyond_text(message)}" for message in messages)
-
-
-def _beyond_text(message: Message) -> str:
-    content = () if isinstance(message.content, str) else message.content
-    more = [part for part in (*content, *message.tool_calls) if not isinstance(part, TextPart)]
-    return "".join(part.model_dump_json() for part in more)
+    lines = []
+    for message in messages:
+        parts = () if isinstance(message.content, str) else message.content
+        more = [part for part in (*parts, *message.tool_calls) if not isinstance(part, TextPart)]
+        lines.append(f"{message.role}: {message.text}{''.join(part.model_dump_json() for part in more)}")
+    return "\n".join(lines)
 
 
 def questions(messages: Sequence[Message]) -> set[str]:

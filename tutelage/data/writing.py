@@ -14,14 +14,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from tutelage.data.formats import OnBad
-from tutelage.data.formats.parts import EVERYTHING, CannotHold, Row, Writer, dumps
+from tutelage.data.formats.parts import EVERYTHING, CannotHold, Row, Writer, dumps, plural
 from tutelage.data.formats.table import WRITERS
 from tutelage.data.read.files import TEXT_SUFFIXES, ending
 from tutelage.data.read.json_rows import one_line
 from tutelage.data.read.rows import Rejects
 from tutelage.errors import DataError, UsageError
 from tutelage.files import atomic_file
-from tutelage.records import Answers, Conversation, Document, ImagePart, Prompt, Ranking, Record
+from tutelage.records import Answers, ImagePart, Ranking, Record
 
 Add = Callable[[Row, int], None]
 """Takes a row and its number. Raises ValueError, TypeError or CannotHold, and takes nothing, if the file cannot hold it."""
@@ -29,13 +29,7 @@ Add = Callable[[Row, int], None]
 _ROW_GROUP = 5000
 """Rows of a Parquet file that are held and compressed together."""
 
-OWN: dict[type[Record], str] = {
-    Document: "document",
-    Conversation: "conversation",
-    Prompt: "conversation",
-    Ranking: "ranking",
-    Answers: "answers",
-}
+OWN = {kind: name for name, kinds in WRITERS.items() for kind, writer in kinds.items() if writer.keeps == EVERYTHING}
 """The format that loses nothing, for each kind of record."""
 
 
@@ -74,15 +68,19 @@ def write_records(
     name = format or ("text" if ending(path) in TEXT_SUFFIXES else OWN[kind])
     if kind not in WRITERS.get(name, {}):
         there = ", ".join(name for name, kinds in WRITERS.items() if kind in kinds)
-        raise UsageError(f"{kind.__name__.rstrip('s')}s cannot be written as {name!r}; there are {there}")
+        raise UsageError(f"{plural(kind)} cannot be written as {name!r}; there are {there}")
     writer = WRITERS[name][kind]
     count, losses = 0, Counter[str]()
     with _rows_into(path, name, writer) as add:
         for number, record in enumerate(chain([first], rest), 1):
             try:
                 if type(record) is not kind:
-                    raise CannotHold(f"it is a {type(record).__name__} among {kind.__name__}s")
-                add(writer.row(record), number)
+                    raise CannotHold(f"it is a {type(record).__name__} among {plural(kind)}")
+                row = writer.row(record)
+                meta = getattr(getattr(record, "prompt", record), "meta", {})
+                if meta and "meta" in writer.keeps:
+                    row |= {"meta": dumps(meta)}
+                add(row, number)
             except (CannotHold, ValueError, TypeError) as error:
                 source = getattr(record, "source", "")
                 of = f" (of {source})" if source else ""
@@ -177,29 +175,27 @@ def _table(path: Path, file: Any, writer: Writer) -> Iterator[Add]:
         from pyarrow import parquet
     except ImportError:
         raise UsageError(f"{path}: writing it needs pyarrow; install it with: pip install 'tutelage[data]'") from None
-    schema = pa.schema([(name, _arrow(kind)) for name, kind in writer.columns.items()])
+    columns = dict(writer.columns) | ({"meta": str} if "meta" in writer.keeps else {})
+    schema = pa.schema([(name, _arrow(kind)) for name, kind in columns.items()])
     rows: list[tuple[int, Row]] = []
 
-    def made(some: list[tuple[int, Row]]) -> Any:
+    def flush() -> None:
         try:
-            return pa.Table.from_pylist([row for _, row in some], schema)
+            table.write_table(pa.Table.from_pylist([row for _, row in rows], schema))
         except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
-            for one in some if len(some) > 1 else ():
-                made([one])  # raises for the first that does not fit
-            number, why = some[0][0], one_line(error)
-            raise DataError(f"record {number} does not fit into a table ({why})", path=path) from None
+            problem = f"one of the records {rows[0][0]} to {rows[-1][0]} does not fit into a table ({one_line(error)})"
+            raise DataError(problem, path=path) from None
+        rows.clear()
+
+    def add(row: Row, number: int) -> None:
+        rows.append((number, _cell(row, columns)))
+        if len(rows) == _ROW_GROUP:
+            flush()
 
     with parquet.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as table:
-
-        def add(row: Row, number: int) -> None:
-            rows.append((number, _cell(row, writer.columns)))
-            if len(rows) == _ROW_GROUP:
-                table.write_table(made(rows))
-                rows.clear()
-
         yield add
         if rows:
-            table.write_table(made(rows))
+            flush()
 
 
 def _cell(value: Any, kind: Any) -> Any:

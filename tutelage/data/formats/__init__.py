@@ -25,9 +25,9 @@ from pydantic import ValidationError
 from tutelage.data.formats.conversations import string
 from tutelage.data.formats.own import waits
 from tutelage.data.formats.own import write_jsonl as write_jsonl
-from tutelage.data.formats.parts import Reader
+from tutelage.data.formats.parts import Reader, plural
 from tutelage.data.formats.table import FORMATS as FORMATS
-from tutelage.data.formats.table import named, reader_of
+from tutelage.data.formats.table import reader_of
 from tutelage.data.formats.table import recognise as recognise
 from tutelage.data.read.rows import Rejects as Rejects
 from tutelage.data.read.rows import Row, RowError, Skip
@@ -106,29 +106,23 @@ def detect(path: Path) -> str:
 
     Raises DataError if nothing can be recognised.
     """
-    return " + ".join(sorted({_first(source)[0] for source in data_files(Path(path), ANY_FILE, Rejects())}))
+    return " + ".join(sorted({what_is_in(source)[0] for source in data_files(Path(path), ANY_FILE, Rejects())}))
 
 
 def what_is_in(source: Source, format: str | None = None) -> tuple[str, type[Record]]:
     """(format, kind of record) of a file by its first readable row. Raises DataError if it has none or is of no format."""
-    name, row = _first(source, format)
-    if row is None:
-        return name, Document
-    found = named(name)
-    if found is None or not found.read:
-        raise _another_kind(source, name)
-    return name, Prompt if name == "conversation" and waits(row.value) else next(iter(found.read))
-
-
-def _first(source: Source, format: str | None = None) -> tuple[str, Row | None]:
-    """(format, first readable row) of a file; no row if it is text. Raises DataError if there is no row to go by."""
     if not holds_rows(source):
-        return "text", None
+        return "text", Document
     problem = None
     for row in read_rows(source):
-        if not isinstance(row.value, DataError):
-            return format or _recognise(row), row
-        problem = problem or row.value
+        if isinstance(row.value, DataError):
+            problem = problem or row.value
+            continue
+        name = format or _recognise(row)
+        readers = next((each.read for each in FORMATS if each.name == name), {})
+        if not readers:
+            raise _another_kind(source, name)
+        return name, Prompt if name == "conversation" and waits(row.value) else next(iter(readers))
     raise problem or DataError("is empty", path=str(source))
 
 
@@ -165,16 +159,14 @@ def records_of(
 def _reader(kind: type[Record], row: Row, source: Source, format: str | None) -> Reader:
     name = format or _recognise(row)
     reader = reader_of(name, kind)
-    if reader is not None:
-        return reader
-    readable = ", ".join(each.name for each in FORMATS if reader_of(each.name, kind))
-    if format is not None:
-        raise DataError(f"format {format!r} holds no {kind.__name__}", path=str(source), expected=readable)
-    raise _another_kind(source, name, f"{kind.__name__.rstrip('s')}s ({readable})")
+    if reader is None:
+        readable = ", ".join(each.name for each in FORMATS if reader_of(each.name, kind))
+        raise _another_kind(source, name, f"{plural(kind)} ({readable})")
+    return reader
 
 
 def _another_kind(source: Source, name: str, expected: str | None = None) -> DataError:
-    """A recognised format that does not hold what is wanted."""
+    """A format that does not hold what is wanted."""
     unpaired = ": a good or bad for each answer alone ranks no answer above another"
     problem = f"holds another kind of data{unpaired if name == 'unpaired preference' else ''}"
     return DataError(problem, path=str(source), expected=expected, found=name)
@@ -218,8 +210,6 @@ def _converted(reader: Reader | None, row: Row) -> Iterator[Any]:
         fields = sorted(row.value) if isinstance(row.value, dict) else row.value
         field = error.args[0] if isinstance(error, KeyError) and error.args else None
         raise DataError("is not like the first row", path=row.where, field=field, found=fields) from None
-    except RecursionError:
-        raise DataError("is nested too deeply", path=row.where) from None
 
 
 def _reason(row: Row, error: DataError, source: Source) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tutelage.data.formats import parts
-from tutelage.data.formats.messages import messages_of
+from tutelage.data.formats.turns import messages_of
 from tutelage.data.read.rows import Skip, check
 from tutelage.files import atomic_file
 from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
@@ -108,12 +108,14 @@ def _own(*kinds: type[Record]) -> dict[type[Record], parts.Writer]:
     return {kind: parts.Writer(row, parts.columns_of(kind), parts.EVERYTHING) for kind in kinds}
 
 
-DOCUMENT = parts.Format("document", parts.has("text"), {Document: document}, _own(Document))
-PARALLEL = parts.Format("parallel", parts.has("source target"), {Document: parallel})
+RANKED = (
+    parts.Format("ranking", parts.has("prompt completions ranks"), {Ranking: _with_prompt(Ranking)}, _own(Ranking)),
+    parts.Format("answers", parts.has("prompt completions"), {Answers: _with_prompt(Answers)}, _own(Answers)),
+)
 CONVERSATION = parts.Format(
     "conversation", parts.has("messages"), {Conversation: conversation, Prompt: prompt}, _own(Conversation, Prompt)
 )
-RANKING = parts.Format(
-    "ranking", parts.has("prompt completions ranks"), {Ranking: _with_prompt(Ranking)}, _own(Ranking)
+TEXTS = (
+    parts.Format("document", parts.has("text"), {Document: document}, _own(Document)),
+    parts.Format("parallel", parts.has("source target"), {Document: parallel}),
 )
-ANSWERS = parts.Format("answers", parts.has("prompt completions"), {Answers: _with_prompt(Answers)}, _own(Answers))

@@ -36,7 +36,10 @@ class Writer:
     A type is str, int, float, bool, dict (an object of free form: its JSON), [type], or {field: type}.
     """
     keeps: Sequence[str] = ("meta",)
-    """Of the fields that ``writing.says`` names, those that come back when the rows are read."""
+    """Of the fields that ``writing.says`` names, those that come back when the rows are read.
+
+    ``meta`` is written as JSON in a column, where there is any: tools that make tables want one type per column.
+    """
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ def has(*alternatives: str) -> Callable[[Any], bool]:
     """Recognises rows that have all the columns of one of the alternatives (names with spaces between)."""
     wanted = [frozenset(names.split()) for names in alternatives]
     return lambda row: isinstance(row, dict) and any(names <= row.keys() for names in wanted)
+
+
+def plural(kind: type[Record]) -> str:
+    """What records of this kind are called: Documents, Answers."""
+    return kind.__name__.removesuffix("s") + "s"
 
 
 # ---- out of rows
@@ -122,11 +130,6 @@ def dumps(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     text.encode()
     return text
-
-
-def with_meta(row: Row, meta: Row) -> Row:
-    """The row with ``meta`` as JSON in a column, where there is any: tools that make tables want one type per column."""
-    return row | {"meta": dumps(meta)} if meta else row
 
 
 def columns_of(kind: Any) -> Any:

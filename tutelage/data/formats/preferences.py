@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage.data.formats import parts
 from tutelage.data.formats.conversations import alpaca_prompt
-from tutelage.data.formats.messages import (
+from tutelage.data.formats.turns import (
     OPENAI_KEEPS,
     assistant,
     messages_of,
@@ -121,7 +121,7 @@ def preference_row(record: Ranking) -> parts.Row:
     """TRL's conversational preference with the prompt in a column of its own."""
     better, worse = _answers(record)
     sides = {"chosen": openai_rows([better]), "rejected": openai_rows([worse])}
-    return parts.with_meta({"prompt": openai_rows(record.prompt.messages)} | sides, record.prompt.meta)
+    return {"prompt": openai_rows(record.prompt.messages)} | sides
 
 
 def hh_row(record: Ranking) -> parts.Row:
@@ -130,7 +130,7 @@ def hh_row(record: Ranking) -> parts.Row:
     if better.text.strip() == worse.text.strip():
         raise parts.CannotHold("its two answers differ in white space alone")
     chosen, rejected = (_transcript_of((*record.prompt.messages, side)) for side in (better, worse))
-    return parts.with_meta({"chosen": chosen, "rejected": rejected}, record.prompt.meta)
+    return {"chosen": chosen, "rejected": rejected}
 
 
 def _transcript_of(messages: Messages) -> str:
@@ -231,17 +231,14 @@ def _score(completion: Any, field: str) -> float | None:
 
 _has_sides = parts.has("chosen rejected")
 _TURNS = parts.MESSAGE_COLUMNS
-_HH = {"chosen": str, "rejected": str, "meta": str}
-_PREFERENCE = {"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS, "meta": str}
+_WRITE_HH = parts.Writer(hh_row, {"chosen": str, "rejected": str})
+_WRITE_PAIR = parts.Writer(preference_row, {"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS}, OPENAI_KEEPS)
 
-HH = parts.Format("hh", _is_hh, {Ranking: hh}, {Ranking: parts.Writer(hh_row, _HH)})
-PREFERENCE = parts.Format(
-    "preference",
-    _has_sides,
-    {Ranking: preference},
-    {Ranking: parts.Writer(preference_row, _PREFERENCE, OPENAI_KEEPS)},
+FORMATS = (
+    parts.Format("ultrafeedback", parts.has("instruction completions"), {Ranking: ultrafeedback}),
+    parts.Format("alpaca_eval", parts.has("instruction output_1 output_2 preference"), {Ranking: alpaca_eval}),
+    parts.Format("hh", _is_hh, {Ranking: hh}, {Ranking: _WRITE_HH}),
+    parts.Format("preference", _has_sides, {Ranking: preference}, {Ranking: _WRITE_PAIR}),
+    # A good or bad for each answer alone, which ranks no answer above another.
+    parts.Format("unpaired preference", parts.has("messages label", "prompt completion label"), {}),
 )
-# A good or bad for each answer alone, which ranks no answer above another.
-UNPAIRED = parts.Format("unpaired preference", parts.has("messages label", "prompt completion label"), {})
-ULTRAFEEDBACK = parts.Format("ultrafeedback", parts.has("instruction completions"), {Ranking: ultrafeedback})
-ALPACA_EVAL = parts.Format("alpaca_eval", parts.has("instruction output_1 output_2 preference"), {Ranking: alpaca_eval})

@@ -6,30 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from tutelage.data.formats import conversations, oasst, own, preferences
-from tutelage.data.formats.parts import Format, Reader, Writer
+from tutelage.data.formats.parts import Reader, Writer
 from tutelage.data.read.rows import Skip
 from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
 
 # The first that recognises a row is its format, so those that ask for more columns stand before those that ask for fewer.
 FORMATS = (
-    own.RANKING,
-    own.ANSWERS,
+    *own.RANKED,
     oasst.OASST,
-    preferences.ULTRAFEEDBACK,
-    preferences.ALPACA_EVAL,
-    preferences.HH,
-    preferences.PREFERENCE,
-    preferences.UNPAIRED,
-    conversations.SHAREGPT,
-    own.CONVERSATION,
-    conversations.ALPACA,
-    conversations.SEED_TASK,
-    conversations.QUESTION,
-    conversations.PROMPT_COMPLETION,
-    conversations.PROMPT,
-    own.DOCUMENT,
-    own.PARALLEL,
-    conversations.STRING,
+    *preferences.FORMATS,
+    *conversations.FORMATS,
+    *own.TEXTS,
 )
 
 WRITERS: dict[str, Mapping[type[Record], Writer]] = {format.name: format.write for format in FORMATS if format.write}
@@ -42,15 +29,9 @@ def recognise(row: Any) -> str | None:
     return next((format.name for format in FORMATS if format.recognise(row)), None)
 
 
-def named(name: str) -> Format | None:
-    """The format of this name."""
-    return next((format for format in FORMATS if format.name == name), None)
-
-
 def reader_of(name: str, kind: type[Record]) -> Reader | None:
     """How a format is read as one kind of record; None if it does not hold that kind. Nearly all hold prompts."""
-    found = named(name)
-    readers = found.read if found else {}
+    readers: Mapping[type[Record], Reader] = next((format.read for format in FORMATS if format.name == name), {})
     if kind in readers or kind is not Prompt:
         return readers.get(kind)
     reader = next((readers[other] for other in (Answers, Conversation, Ranking) if other in readers), None)

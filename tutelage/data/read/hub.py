@@ -44,7 +44,7 @@ def hub_splits(path: Path) -> list[HubSplit]:
     try:
         import datasets
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+        from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError:
         raise DataError(f"{nowhere} needs: pip install 'tutelage[data]'", path=path) from None
     try:
@@ -55,10 +55,8 @@ def hub_splits(path: Path) -> list[HubSplit]:
             problem = f"has several configurations; name one: {path}/NAME"
             raise DataError(problem, path=path, expected=", ".join(configs))
         splits = datasets.get_dataset_split_names(dataset, config, revision=revision)
-    except GatedRepoError:
-        raise DataError("is a data set that asks for a login: hf auth login", path=path) from None
-    except RepositoryNotFoundError:
-        raise DataError(f"{nowhere} is unknown (a private one needs: hf auth login)", path=path) from None
+    except RepositoryNotFoundError:  # GatedRepoError is one
+        raise DataError(f"{nowhere} is unknown, or needs a login: hf auth login", path=path) from None
     except DataError:
         raise
     except Exception as error:  # whatever network libraries raise, and what is wrong with the data set's own files

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.read.files import SUFFIXES, TABLE_SUFFIXES, ending, kind_of, not_read
+from tutelage.data.read.files import SUFFIXES, TABLE_SUFFIXES, ending, kind_of, not_read, read_text
 from tutelage.data.read.hub import HubSplit, hub_splits, is_hub_name, read_hub
 from tutelage.data.read.json_rows import read_json
 from tutelage.data.read.rows import Rejects, Row
 from tutelage.data.read.tables import read_table
-from tutelage.data.read.text import read_text
 from tutelage.errors import DataError
 
 Source = Path | HubSplit

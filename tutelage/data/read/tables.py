@@ -105,9 +105,6 @@ def _parquet(path: Path) -> Iterator[Any]:
     """Record batches of a Parquet file, read page by page whatever the size of its row groups."""
     from pyarrow import parquet
 
-    with path.open("rb") as file:
-        if file.read(2) == b"\x1f\x8b":
-            raise DataError("is a gzipped Parquet file; gunzip it, it is compressed within", path=path)
     with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as table:
         facts = table.metadata
         size = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -45,18 +45,16 @@ def encode_conversations(
     """
     examples: list[Example] = []
     reasons: Counter[str] = Counter()
-    iterator = iter(conversations)
+    iterator, end_ids = iter(conversations), tokenizer.end_ids
     while chunk := list(islice(iterator, _CHUNK)):
         for rendered in render_batch(tokenizer, [conversation.messages for conversation in chunk]):
-            ends = _turn_ends(rendered, tokenizer.end_ids)
+            # Text never contains an end token, so each one that counts ends an assistant's turn.
+            pairs = zip(rendered.ids, rendered.loss_mask, strict=True)
+            ends = [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token in end_ids]
             fitting = [end for end in ends if end <= max_length]
-            if not ends:
-                reasons["no assistant turn"] += 1
-            elif not fitting:
-                reasons["too long"] += 1
-            else:
-                if len(fitting) < len(ends):
-                    reasons["shortened"] += 1
+            if len(fitting) < len(ends) or not ends:
+                reasons["shortened" if fitting else "too long" if ends else "no assistant turn"] += 1
+            if fitting:
                 examples.append(Example(rendered.ids[: fitting[-1]], rendered.loss_mask[: fitting[-1]]))
     return examples, dict(reasons)
 
@@ -69,12 +67,6 @@ def fitting_prompts(
     rendered = render_batch(tokenizer, [prompt.messages for prompt in every], add_generation_prompt=True)
     fits = [(prompt, r.ids) for prompt, r in zip(every, rendered, strict=True) if len(r.ids) <= longest]
     return [prompt for prompt, _ in fits], [ids for _, ids in fits], len(every) - len(fits)
-
-
-def _turn_ends(rendered: Rendered, end_ids: Collection[int]) -> list[int]:
-    """Lengths after which an assistant's turn is complete. Text never contains an end token, so each one ends a turn."""
-    pairs = zip(rendered.ids, rendered.loss_mask, strict=True)
-    return [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token in end_ids]
 
 
 def length_buckets(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -109,14 +101,14 @@ def pack_ranking(prompt_ids: Sequence[int], completion_ids: Sequence[Sequence[in
     """Pack a ranking into one row. Raises ValueError for an empty completion, which has no last token."""
     if not all(completion_ids):
         raise ValueError("a completion without tokens cannot be scored")
-    ids, positions, segments = list(prompt_ids), list(range(len(prompt_ids))), [0] * len(prompt_ids)
-    last = []
+    length = len(prompt_ids)
+    packed = Packed(list(prompt_ids), list(range(length)), [0] * length, [])
     for segment, completion in enumerate(completion_ids, 1):
-        ids += completion
-        positions += range(len(prompt_ids), len(prompt_ids) + len(completion))
-        segments += [segment] * len(completion)
-        last.append(len(ids) - 1)
-    return Packed(ids, positions, segments, last)
+        packed.ids.extend(completion)
+        packed.positions.extend(range(length, length + len(completion)))
+        packed.segments.extend([segment] * len(completion))
+        packed.last.append(len(packed.ids) - 1)
+    return packed
 
 
 def tree_mask(segments: Tensor) -> Tensor:

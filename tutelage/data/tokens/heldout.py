@@ -30,9 +30,9 @@ class HeldoutText:
         """Read whole documents until about ``limit`` tokens. Every token but the first is predicted exactly once."""
         stream: list[int] = []
         size = documents = 0
-        for document_ids, document_bytes in encode_documents(read_documents(path), tokenizer):
-            stream += document_ids
-            size += document_bytes
+        for ids, length in encode_documents(read_documents(path), tokenizer):
+            stream += ids
+            size += length
             documents += 1
             if len(stream) >= limit:
                 break

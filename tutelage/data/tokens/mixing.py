@@ -40,21 +40,20 @@ class Mixture:
                 problem = f"has {shard.tokens} tokens, fewer than one window of {context} + 1; shorten it or add text"
                 raise DataError(problem, path=shard.path)
         self._ids = [shard.ids for shard in shards]
-        self._windows = [(len(ids) - 1) // context for ids in self._ids]
         self._context, self._seed = context, seed
-        pattern = even_pattern(_shares(weights))
-        self._pattern = pattern
+        self._pattern = even_pattern(_shares(weights))
         # before[i, s]: windows that source s has given before position i of the pattern
-        self._before = np.zeros((len(pattern) + 1, len(shards)), dtype=np.int64)
-        self._before[1:] = np.cumsum(pattern[:, None] == np.arange(len(shards)), axis=0)
+        self._before = np.zeros((len(self._pattern) + 1, len(shards)), dtype=np.int64)
+        self._before[1:] = np.cumsum(self._pattern[:, None] == np.arange(len(shards)), axis=0)
 
     def batch(self, step: int, batch_size: int) -> np.ndarray:
         """int64 [batch_size, context + 1]: the windows of this step; the same for the same seed, step and size."""
-        positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-        sources, draws = self.draws(positions)
+        sources, draws = self.draws(np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64))
         rows = np.empty((batch_size, self._context + 1), dtype=np.int64)
-        for row, (source, start) in enumerate(zip(sources, self._starts(sources, draws), strict=True)):
-            rows[row] = self._ids[source][start : start + self._context + 1]
+        for source in np.unique(sources):
+            (mine,) = np.nonzero(sources == source)
+            for row, start in zip(mine, self._starts(source, draws[mine]), strict=True):
+                rows[row] = self._ids[source][start : start + self._context + 1]
         return rows
 
     def draws(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,21 +62,14 @@ class Mixture:
         sources = self._pattern[within]
         return sources, cycles * self._before[-1, sources] + self._before[within, sources]
 
-    def _starts(self, sources: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Where each window begins in its stream."""
-        starts = np.empty_like(draws)
-        for source in np.unique(sources):
-            mine = sources == source
-            count = self._windows[source]
-            spare = (len(self._ids[source]) - 1) % self._context
-            epochs, places = np.divmod(draws[mine], count)
-            begins = np.empty_like(places)
-            for epoch in np.unique(epochs):
-                now = epochs == epoch
-                key = _key(self._seed, source, epoch)
-                # Shift the windows by up to the tokens left over, so that every token is reached in some epoch.
-                begins[now] = permuted(places[now], count, key) * self._context + key % (spare + 1)
-            starts[mine] = begins
+    def _starts(self, source: int, draws: np.ndarray) -> np.ndarray:
+        """Where windows of one source, by their numbers, begin in its stream."""
+        windows, spare = divmod(len(self._ids[source]) - 1, self._context)
+        epochs, starts = np.divmod(draws, windows)
+        for epoch in np.unique(epochs):
+            now, key = epochs == epoch, _key(self._seed, source, epoch)
+            # Shift the windows by up to the tokens left over, so that every token is reached in some epoch.
+            starts[now] = permuted(starts[now], windows, key) * self._context + key % (spare + 1)
         return starts
 
 
@@ -89,14 +81,12 @@ def even_pattern(counts: Sequence[int]) -> np.ndarray:
     succeeds (proportionate fairness: Baruah et al. 1996).
     """
     period = sum(counts)
-    given = [0] * len(counts)
-    pattern = np.empty(period, dtype=np.int64)
+    given, pattern = [0] * len(counts), []
     for slot in range(period):
         ready = [i for i, c in enumerate(counts) if given[i] < c and given[i] * period // c <= slot]
-        chosen = min(ready, key=lambda i: -(-(given[i] + 1) * period // counts[i]))
-        pattern[slot] = chosen
-        given[chosen] += 1
-    return pattern
+        pattern.append(min(ready, key=lambda i: -(-(given[i] + 1) * period // counts[i])))
+        given[pattern[-1]] += 1
+    return np.array(pattern, dtype=np.int64)
 
 
 def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:

@@ -82,15 +82,13 @@ def tokenise(
     """
     out = Path(out)
     stream, sidecar = _paths(out)
-    fingerprint = tokenizer.fingerprint
-    for place in (out, *known):
+    for place in (out, *known) if key else ():
         with suppress(DataError):
             present = Shard.load(place)
-            if key and (present.key, present.tokenizer) == (key, fingerprint):
+            if (present.key, present.tokenizer) == (key, tokenizer.fingerprint):
                 return present if place == out else _linked(present, stream, sidecar)
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
-    tokens = size = count = 0
-    digest = hashlib.sha256()
+    tokens, size, count, digest = 0, 0, 0, hashlib.sha256()
     # Remove the sidecar first and write it last: one that exists describes the stream beside it.
     sidecar.unlink(missing_ok=True)
     with atomic_file(stream) as file:
@@ -103,7 +101,7 @@ def tokenise(
         if not count:
             raise DataError("there are no documents to tokenise", path=out)
         _header(file, dtype, tokens)
-    shard = Shard(stream, tokens, size, count, dtype.name, fingerprint, key, digest.hexdigest())
+    shard = Shard(stream, tokens, size, count, dtype.name, tokenizer.fingerprint, key, digest.hexdigest())
     _write_sidecar(shard, sidecar)
     return shard
 
@@ -134,6 +132,5 @@ def _paths(out: Path) -> tuple[Path, Path]:
 def _header(file: IO[bytes], dtype: np.dtype, count: int) -> None:
     """Write the .npy header at the start. NumPy pads it, so that it has the same length for a larger count."""
     file.seek(0)
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
-    )
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, header)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
 from tutelage.data.formats import parts
 from tutelage.data.read.rows import RowError, check
-from tutelage.records import ImagePart, Message, Part, Role, TextPart, ToolCall
+from tutelage.records import Conversation, ImagePart, Message, Part, Role, TextPart, ToolCall
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "developer",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
+_NAMES: tuple[tuple[Role, str], ...] = (
+    ("system", "system"),
+    ("developer", "developer"),
+    ("user", "human user"),
+    ("assistant", "gpt chatgpt assistant bing bard function_call"),
+    ("tool", "tool function observation"),
+)
+ROLES: dict[str, Role] = {name: role for role, names in _NAMES for name in names.split()}
 """A turn's ``role`` or ``from`` -> the role of its message. The value of a ``function_call`` turn is the call."""
 
 OPENAI_KEEPS = ("meta", "reasoning", "tool_calls", "tool_call_id", "name", "images")
@@ -158,11 +151,11 @@ def _openai_part(part: Part) -> parts.Row:
     return {"type": "image_url", "image_url": {"url": part.image}}
 
 
-def sharegpt_rows(messages: Sequence[Message]) -> list[parts.Row]:
-    """Messages as ``{from, value}``; a message of tool calls is a ``function_call`` turn, a tool's output an ``observation``."""
+def sharegpt_row(record: Conversation) -> parts.Row:
+    """``{conversations: [{from, value}]}``; a message of tool calls is a ``function_call``, a tool's output an ``observation``."""
     names = {"user": "human", "assistant": "gpt", "tool": "observation"}
     rows = []
-    for message in messages:
+    for message in record.messages:
         said, value = names.get(message.role, message.role), message.text
         if message.tool_calls:
             if value:
@@ -170,4 +163,4 @@ def sharegpt_rows(messages: Sequence[Message]) -> list[parts.Row]:
             calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
             said, value = "function_call", parts.dumps(calls[0] if len(calls) == 1 else calls)
         rows.append({"from": said, "value": value})
-    return rows
+    return {"conversations": rows}
