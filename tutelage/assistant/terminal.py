@@ -29,15 +29,13 @@ class ChatSettings(Settings):
 
 def main(settings: ChatSettings) -> None:
     """Talk until the input ends. `/new` starts over, `/quit` leaves."""
-    assistant = Assistant.load(settings.checkpoint, device=settings.device)
-    console = Console(highlight=False)
+    assistant, console = Assistant.load(settings.checkpoint, device=settings.device), Console(highlight=False)
     opening = [Message(role="system", content=settings.system)] if settings.system else []
-    history = list(opening)
+    history, turn = list(opening), 0
     if settings.message:
         say(assistant, [*history, Message(role="user", content=settings.message)], settings, 0)
         return
     console.print(f"[dim]{settings.checkpoint}: /new starts over, /quit leaves[/dim]")
-    turn = 0
     while True:
         try:
             text = console.input("[bold]you[/bold]  ").strip()
@@ -48,18 +46,16 @@ def main(settings: ChatSettings) -> None:
             return
         if text == "/new":
             history = list(opening)
+        if text in ("", "/new"):
             continue
-        if not text:
-            continue
-        history.append(Message(role="user", content=text))
+        asked = [*history, Message(role="user", content=text)]
         console.print("[bold green]it[/bold green]   ", end="")
         try:
-            answer = say(assistant, history, settings, turn)
+            answer = say(assistant, asked, settings, turn)
         except UsageError as error:  # the conversation no longer fits the model's context
             console.print(f"[red]{error}[/red]; /new starts over")
-            history.pop()
             continue
-        history.append(Message(role="assistant", content=answer))
+        history = [*asked, Message(role="assistant", content=answer)]
         turn += 1
 
 
