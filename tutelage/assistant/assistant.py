@@ -57,7 +57,7 @@ class Assistant:
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids [s] -> float32 logits [s, vocabulary]: position i predicts token i + 1. UsageError for unknown ids."""
-        decoder, row = self._decoder, torch.as_tensor(ids, device=self.device)
+        decoder, row = self.decoder, torch.as_tensor(ids, device=self.device)
         largest = decoder.config.vocab_size - 1
         if row.ndim != 1 or not len(row) or row.is_floating_point() or row.min() < 0 or row.max() > largest:
             raise UsageError(f"logits takes a list of token ids from 0 to {largest}, at least one")
@@ -172,9 +172,10 @@ class Assistant:
         return model_config(self.model).max_position_embeddings
 
     @property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """The language model. Raises CheckpointError for a reward model."""
         if not isinstance(self.model, Decoder):
-            raise CheckpointError(f"{self.name} is a reward model; only language models write")
+            raise CheckpointError(f"{self.name} holds a reward model: a language model is needed to answer")
         return self.model
 
     @contextmanager
@@ -184,7 +185,7 @@ class Assistant:
             yield self.generator
             return  # whoever made it closes it
         options = {"max_batch": max_batch, "max_waiting": requests}
-        with Service(self._decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
+        with Service(self.decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
             yield service
 
     def _text(self, sample: Generated) -> str:

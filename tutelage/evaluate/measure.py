@@ -15,12 +15,10 @@ import torch
 from tutelage.assistant.assistant import Assistant, Shots
 from tutelage.data.tokens.batches import pad_right
 from tutelage.data.tokens.heldout import HeldoutText
-from tutelage.errors import CheckpointError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.statistics import mean_interval
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import param_count
-from tutelage.model.decoder import Decoder
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.text.chat import render_answers
@@ -97,7 +95,7 @@ def measure(
     ``shots`` asks in plain text, as base models are asked; then no KL is measured.
     """
     assistant = yardsticks.load(checkpoint)
-    model = _decoder(assistant)
+    model = assistant.decoder
     answers = assistant.answers(prompts, sampling, shots=shots)
     completions = [a.completions[0] for a in answers]
     lengths = [written_length(assistant.tokenizer, c) for c in completions]
@@ -170,18 +168,12 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
         goals.append([-1] * (len(prompt) - 1) + answer)
     ids, _ = pad_right(rows, assistant.tokenizer.pad_id, 1)
     targets = torch.nn.functional.pad(pad_right(goals, -1, 1)[0], (0, 1), value=-1)
-    mine = negative_log_likelihood(_decoder(assistant), ids, targets, assistant.dtype)
-    theirs = negative_log_likelihood(_decoder(reference), ids, targets, assistant.dtype)
+    mine = negative_log_likelihood(assistant.decoder, ids, targets, assistant.dtype)
+    theirs = negative_log_likelihood(reference.decoder, ids, targets, assistant.dtype)
     return (theirs - mine).mean().item()
 
 
 def _rewards(scorer: Assistant, answers: Sequence[Answers]) -> list[float]:
-    pairs = [(a.prompt.messages, a.completions[0]) for a in answers]
-    dialogues = [(*messages, Message(role="assistant", content=c.text)) for messages, c in pairs]
-    return scorer.scores(dialogues, finished=[c.finished for _, c in pairs])
-
-
-def _decoder(assistant: Assistant) -> Decoder:
-    if not isinstance(assistant.model, Decoder):
-        raise CheckpointError(f"{assistant.name} holds a reward model: a language model is needed to answer")
-    return assistant.model
+    written = [(a.prompt.messages, a.completions[0]) for a in answers]
+    dialogues = [(*messages, Message(role="assistant", content=c.text)) for messages, c in written]
+    return scorer.scores(dialogues, finished=[c.finished for _, c in written])
