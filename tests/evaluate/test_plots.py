@@ -80,7 +80,7 @@ def test_panels_are_decided_by_columns_and_shared_by_runs_of_a_kind(every: list[
     assert {f"training_one_two_{key}" for key in ("kl", "reward", "entropy", "clip_fraction", "length")} <= names
     by_name = {plot.name: plot for plot in every}
     assert "Pretraining: loss, nats per token" in texts(by_name["training_pretrain_loss"])
-    assert {"One", "Two", "entropy, nats per token"} <= set(texts(by_name["training_one_two_entropy"]))
+    assert {"ONE", "TWO", "entropy, nats per token"} <= set(texts(by_name["training_one_two_entropy"]))
     assert any("ranking loss" in text for text in texts(by_name["training_rm_loss"]))
 
 
@@ -121,10 +121,25 @@ def test_names_are_text_not_markup_or_formulas() -> None:
     assert "<b>" not in plot.svg
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("sft", "SFT"),
+        ("ppo_ptx", "PPO ptx"),
+        ("rm_1", "RM 1"),
+        ("base_few_shot", "Base few shot"),
+        ("x", "X"),
+        ("", ""),
+    ],
+)
+def test_labels_from_names(name: str, label: str) -> None:
+    assert looks_of([name])[name].label == label
+
+
 def test_looks_follow_the_order_and_may_be_given() -> None:
-    looks = looks_of(["a_b", "base", "c", "a_b"], {"c": "See"}, {"c": "pink"}, grey=["base"])
+    looks = looks_of(["few_shot", "base", "c", "few_shot"], {"c": "See"}, {"c": "pink"}, grey=["base"])
     assert [(look.label, look.colour) for look in looks.values()] == [
-        ("A b", "blue"),
+        ("Few shot", "blue"),
         ("Base", "grey"),
         ("See", "pink"),
     ]

@@ -191,7 +191,7 @@ def test_an_interval_around_one_half_or_below_is_called_so(tmp_path: Path) -> No
     for ends, words in (([0.48, 0.56], "includes 50%"), ([0.36, 0.44], "is below 50%")):
         results["models"]["ppo_ptx"]["win_rate_vs_sft_ci"] = ends
         page = report_on(tmp_path / words, results, [])
-        assert f"The interval against Sft {words}" in " ".join(page.text.split())
+        assert f"The interval against SFT {words}" in " ".join(page.text.split())
 
 
 def test_hostile_text_stays_text(page: Page, page_text: str) -> None:

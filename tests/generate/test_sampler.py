@@ -319,7 +319,7 @@ def test_top_k_one_is_greedy(row: list[float], u: float) -> None:
 def test_repetition_penalty_equals_transformers() -> None:
     logits = random_logits(2, 40)
     prompts, answers = [[1, 5, 5, 9], [0, 2]], [[7, 39], [2]]
-    history = History.of(prompts, answers, 40)
+    history = History.of(list(zip(prompts, answers, strict=True)), 40)
     ours = sampled_logits(logits, SamplingRows.of([Sampling(repetition_penalty=1.3)] * 2, 40), history)
     for i in range(2):
         oracle = RepetitionPenaltyLogitsProcessor(1.3)(
@@ -331,7 +331,7 @@ def test_repetition_penalty_equals_transformers() -> None:
 def test_presence_and_frequency_count_the_answer_only() -> None:
     logits = random_logits(2, 12)
     rows = SamplingRows.of([Sampling(), Sampling(presence_penalty=0.5, frequency_penalty=-0.25)], 12)
-    history = History.of([[3, 3, 4]], [[4, 6, 6]], 12)  # of row 1, the penalised one
+    history = History.of([([3, 3, 4], [4, 6, 6])], 12)  # of row 1, the penalised one
     history.add(torch.tensor([6]))
     ours = sampled_logits(logits, rows, history)
     change = torch.zeros(2, 12)
@@ -343,10 +343,10 @@ def test_presence_and_frequency_count_the_answer_only() -> None:
 def test_penalties_come_before_temperature_and_filters() -> None:
     logits = torch.tensor([[4.0, 3.0, 0.0]])
     one = Sampling(repetition_penalty=2.0, temperature=0.5, top_k=2)
-    ours = final_probs(logits, one, history=History.of([[0]], [[]], 3))
+    ours = final_probs(logits, one, history=History.of([([0], [])], 3))
     torch.testing.assert_close(ours, torch.tensor([[4.0, 6.0, -math.inf]]).softmax(1))
     greedy = Sampling(repetition_penalty=2.0, temperature=0)
-    ids, logprobs, _ = sample(logits, SamplingRows.of([greedy], 3), draws(1), History.of([[0]], [[]], 3))
+    ids, logprobs, _ = sample(logits, SamplingRows.of([greedy], 3), draws(1), History.of([([0], [])], 3))
     assert ids.tolist() == [1]
     torch.testing.assert_close(logprobs, torch.tensor([2.0, 3.0, 0.0]).log_softmax(0)[1:2])
 

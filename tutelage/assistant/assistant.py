@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,15 +24,14 @@ from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer
 
+Messages = Sequence[Message | Mapping[str, str]]
+"""Records, or ``{"role": ..., "content": ...}``."""
 Shots = Callable[[Prompt], Sequence[Conversation]]
 """Picks the demonstrations that precede a prompt when a base model is asked in plain text."""
 
 
 class Assistant:
-    """A language model or a reward model with its tokenizer.
-
-    ``generator`` serves all requests; without one, every call starts a ``Service`` of its own.
-    """
+    """A language model or a reward model with its tokenizer. Without a ``generator``, every call starts its own ``Service``."""
 
     def __init__(
         self,
@@ -57,19 +55,13 @@ class Assistant:
         return cls(model, tokenizer, str(path), dtype)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """Token ids [s] -> logits [s, vocabulary] as float32, computed in ``dtype``: position i predicts token i + 1.
-
-        Raises UsageError for ids that the model does not have.
-        """
-        decoder, largest = self._decoder, self._decoder.config.vocab_size - 1
-        try:
-            row = [operator.index(i) for i in ids]  # integers of numpy and torch too
-        except TypeError:
-            row = []
-        if not row or min(row) < 0 or max(row) > largest:
+        """Token ids [s] -> float32 logits [s, vocabulary]: position i predicts token i + 1. UsageError for unknown ids."""
+        decoder, row = self.decoder, torch.as_tensor(ids, device=self.device)
+        largest = decoder.config.vocab_size - 1
+        if row.ndim != 1 or not len(row) or row.is_floating_point() or row.min() < 0 or row.max() > largest:
             raise UsageError(f"logits takes a list of token ids from 0 to {largest}, at least one")
         with torch.no_grad(), autocast(self.device, self.dtype):
-            return decoder.logits(decoder(torch.tensor([row], device=self.device)))[0].float()
+            return decoder.logits(decoder(row[None].long()))[0].float()
 
     def generate(self, text: str, **sampling: Any) -> str:
         """Continue plain text, as a base model does. Keyword arguments are those of ``Sampling``."""
@@ -78,12 +70,11 @@ class Assistant:
         with self._serving(1) as generator:
             return self._text(generator.submit(request).result()[0])
 
-    def chat(self, messages: Sequence[Message | Mapping[str, str]], **sampling: Any) -> str:
+    def chat(self, messages: Messages, **sampling: Any) -> str:
         """Answer a conversation whose last message is the user's. Keyword arguments are those of ``Sampling``."""
         turns = tuple(message_of(m) for m in messages)
         if not turns or turns[-1].role != "user":
-            found = f"by the {turns[-1].role}" if turns else "missing"
-            raise UsageError(f"chat answers a user: the last message is {found}")
+            raise UsageError(f"chat answers a user: the last message is {_last(turns)}")
         return self.answers([turns], sampling_of(sampling))[0].completions[0].text
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
@@ -95,7 +86,7 @@ class Assistant:
 
     def answers(
         self,
-        prompts: Sequence[Prompt | Sequence[Message | Mapping[str, str]]],
+        prompts: Sequence[Prompt | Messages],
         sampling: Sampling,
         *,
         shots: Shots | None = None,
@@ -103,19 +94,19 @@ class Assistant:
     ) -> list[Answers]:
         """``sampling.n`` completions for each prompt, a record or its messages. Prompt i uses seed ``sampling.seed + i``.
 
-        With ``shots`` prompts are plain text, for a base model that was never taught to chat. Where it picks none, the prompt
-        stands alone and the answer is all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
+        With ``shots`` prompts are plain text, for a base model that was never taught to chat; where it picks none, the answer is
+        all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
         """
         asked = [prompt_of(prompt) for prompt in prompts]
         chosen = [shots(prompt) if shots else () for prompt in asked]
         if shots is None:
-            messages = [prompt.messages for prompt in asked]
-            ids = [r.ids for r in render_batch(self.tokenizer, messages, add_generation_prompt=True)]
+            rendered = render_batch(self.tokenizer, [p.messages for p in asked], add_generation_prompt=True)
+            ids = [row.ids for row in rendered]
         else:
             ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(asked, chosen, strict=True)]
-        for i, (prompt, row) in enumerate(zip(asked, ids, strict=True), 1):
+        for i, row in enumerate(ids):
             if len(row) >= self.context:
-                which = f"prompt {i} ({prompt.id})" if prompt.id else f"prompt {i}"
+                which = f"prompt {i + 1}" + f" ({asked[i].id})" * bool(asked[i].id)
                 raise UsageError(f"{which} has {len(row)} tokens; the model's context is {self.context}: shorten it")
         requests = [
             Request(
@@ -128,27 +119,23 @@ class Assistant:
         ]
         with self._serving(max_batch, len(requests)) as generator:
             written = [ticket.result() for ticket in generator.submit_all(requests)]
-        used = sampling.model_dump(exclude_defaults=True, exclude={"seed"})
+        made_by = {"model": self.name, "sampling": sampling.model_dump(exclude_defaults=True, exclude={"seed"})}
         answers = []
         for i, (prompt, samples) in enumerate(zip(asked, written, strict=True)):
-            made_by = {"model": self.name, "sampling": used, "seed": sampling.seed + i}
-            completions = tuple(self._completion(sample, made_by, cut=bool(chosen[i])) for sample in samples)
+            record = made_by | {"seed": sampling.seed + i}
+            completions = tuple(self._completion(sample, record, cut=bool(chosen[i])) for sample in samples)
             answers.append(Answers(prompt=prompt, completions=completions))
         return answers
 
-    def score(self, messages: Sequence[Message | Mapping[str, str]]) -> float:
+    def score(self, messages: Messages) -> float:
         """A reward model's score of a conversation that ends with the assistant's answer."""
         return self.scores([messages])[0]
 
     @torch.no_grad()
     def scores(
-        self,
-        dialogues: Sequence[Sequence[Message | Mapping[str, str]]],
-        *,
-        finished: Sequence[bool] | None = None,
-        batch_size: int = 64,
+        self, dialogues: Sequence[Messages], *, finished: Sequence[bool] | None = None, batch_size: int = 64
     ) -> list[float]:
-        """Scores at the last real token of each; an answer that is not ``finished`` gets no end-of-turn token.
+        """The score at the last real token of each dialogue. An answer that is not ``finished`` gets no end-of-turn token.
 
         UsageError for a dialogue that does not end with an answer, or is longer than the model's context.
         """
@@ -157,8 +144,9 @@ class Assistant:
         talks = [tuple(message_of(m) for m in dialogue) for dialogue in dialogues]
         for i, talk in enumerate(talks):
             if not talk or talk[-1].role != "assistant":
-                found = f"is by the {talk[-1].role}" if talk else "is missing"
-                raise UsageError(f"dialogue {i}: the assistant's answer is scored, but the last message {found}")
+                raise UsageError(
+                    f"dialogue {i}: the assistant's answer is scored, but the last message is {_last(talk)}"
+                )
         rendered = [r.until_end().ids for r in render_batch(self.tokenizer, talks)]
         for i, done in enumerate(finished or ()):
             if not done:
@@ -183,9 +171,10 @@ class Assistant:
         return model_config(self.model).max_position_embeddings
 
     @property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """The language model. Raises CheckpointError for a reward model."""
         if not isinstance(self.model, Decoder):
-            raise CheckpointError(f"{self.name} is a reward model; only language models write")
+            raise CheckpointError(f"{self.name} holds a reward model: a language model is needed to answer")
         return self.model
 
     @contextmanager
@@ -194,21 +183,19 @@ class Assistant:
         if self.generator is not None:
             yield self.generator
             return  # whoever made it closes it
-        with Service(
-            self._decoder, self.tokenizer, max_batch=max_batch, max_waiting=requests, autocast=self.dtype, eager=False
-        ) as service:
+        options = {"max_batch": max_batch, "max_waiting": requests}
+        with Service(self.decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
             yield service
 
     def _text(self, sample: Generated) -> str:
-        """The text of all ids: half a character at the length limit and the stop string included."""
+        """The text of all ids, with half a character at the length limit and the stop string."""
         return self.tokenizer.decode(sample.ids).strip()
 
     def _completion(self, sample: Generated, made_by: dict[str, Any], *, cut: bool) -> Completion:
         """The record of a sample. If it is ``cut`` where the next turn begins, its ids are not those of its text."""
-        text, finished = self._text(sample), sample.finish_reason == "stop"
-        if cut:
-            return Completion(text=before_stop(text), finished=finished, **made_by)
-        return Completion(text=text, finished=finished, **made_by).with_ids(sample.ids)
+        text = self._text(sample)
+        record = Completion(text=before_stop(text) if cut else text, finished=sample.finish_reason == "stop", **made_by)
+        return record if cut else record.with_ids(sample.ids)
 
     def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
         """The prompt after as many shots as leave room for the answer; the first ones are dropped first."""
@@ -220,10 +207,14 @@ class Assistant:
         return ids
 
 
+def _last(messages: Sequence[Message]) -> str:
+    return f"by the {messages[-1].role}" if messages else "missing"
+
+
 def before_stop(text: str) -> str:
     """A transcript answer without the next turn that the model invented after it."""
-    cut = min((place for stop in TRANSCRIPT_STOPS if (place := ("\n" + text).find(stop)) >= 0), default=len(text) + 1)
-    return text[: max(0, cut - 1)].strip() if cut <= len(text) else text
+    ends = [place for stop in TRANSCRIPT_STOPS if (place := ("\n" + text).find(stop)) >= 0]
+    return text[: max(0, min(ends) - 1)].strip() if ends else text
 
 
 def message_of(message: Message | Mapping[str, str]) -> Message:
@@ -236,7 +227,7 @@ def message_of(message: Message | Mapping[str, str]) -> Message:
         raise UsageError(f"not a message: {message!r}: {error.errors()[0]['msg']}") from None
 
 
-def prompt_of(prompt: Prompt | Sequence[Message | Mapping[str, str]]) -> Prompt:
+def prompt_of(prompt: Prompt | Messages) -> Prompt:
     """A prompt from a record or from its messages. Raises UsageError on anything else."""
     if isinstance(prompt, Prompt):
         return prompt

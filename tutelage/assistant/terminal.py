@@ -36,18 +36,16 @@ def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str
             return
         if text == "/new":
             history = list(opening)
+        if text in ("", "/new"):
             continue
-        if not text:
-            continue
-        history.append(Message(role="user", content=text))
+        asked = [*history, Message(role="user", content=text)]
         console.print("[bold green]it[/bold green]   ", end="")
         try:
-            answer = say(assistant, history, sampling.model_copy(update={"seed": sampling.seed + turn}))
+            answer = say(assistant, asked, sampling.model_copy(update={"seed": sampling.seed + turn}))
         except UsageError as error:  # the conversation no longer fits the model's context
             console.print(f"[red]{error}[/red]; /new starts over")
-            history.pop()
             continue
-        history.append(Message(role="assistant", content=answer))
+        history = [*asked, Message(role="assistant", content=answer)]
         turn += 1
 
 

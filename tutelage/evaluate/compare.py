@@ -100,10 +100,8 @@ def main(
 ) -> Path:
     """Measure the models and the reward models; write results.json and samples.jsonl into ``out`` and return it.
 
-    Args:
-        judge: gives gold scores. The caller makes it, from ``inputs.world``.
-        ranking_figures: adds figures of the labels to those of the reward models, see ``RankingFigures``.
-    Raises: UsageError for settings that the inputs cannot serve; DataError if no prompt leaves room for an answer.
+    The caller makes the ``judge`` from ``inputs.world``. UsageError for settings that the inputs cannot serve; DataError if no
+    prompt leaves room for an answer.
     """
     inputs = inputs.local(resolve_model)
     knobs.check(inputs)
@@ -114,10 +112,8 @@ def main(
         yardsticks = Yardsticks(judge, scorer, reference, text, knobs.device, knobs.dtype)
         longest, seed = knobs.max_new_tokens, knobs.seed * 7_919
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
-        prompts, shots = _fitting(knobs, inputs), _shots(knobs, inputs)
-        measured = measure_all(inputs.models, prompts, sampling, yardsticks, shots)
-        clear = knobs.clear_difference if judge else None
-        results = results_of(measured, knobs.against, clear) | {
+        measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, yardsticks, _shots(knobs, inputs))
+        results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
             "reference": next((name for name, path in inputs.models.items() if path == reference), None),
             "reward_models": _reward_models(knobs, inputs, ranking_figures),
             "compression": compression(inputs) if knobs.compression else None,
@@ -170,8 +166,8 @@ def results_of(measured: Mapping[str, Measured], against: Sequence[str], clear: 
 def add_win_rates(measured: Mapping[str, Measured], against: Sequence[str], clear: float | None = None) -> None:
     """Add each model's win rates against the named ones to its figures, overall and by family.
 
-    Only equal scores tie. ``clear`` adds a second, stricter count, in which gold scores no further apart than it tie too: it
-    leaves out differences that a labeller could not see, such as the shorter of two wrong answers.
+    Only equal scores tie. ``clear`` adds a second count, in which gold scores no further apart than it tie too: differences that
+    a labeller could not see, such as the shorter of two wrong answers.
     """
     for one in measured.values():
         families = members_of([a.prompt for a in one.answers], GROUPS["families"])
@@ -192,15 +188,15 @@ def add_win_rates(measured: Mapping[str, Measured], against: Sequence[str], clea
 
 def sample_rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
     """The rows of samples.jsonl: every prompt with the answers of all models and their scores."""
-    first = next(iter(measured.values()))
+    prompts = [item.prompt for item in next(iter(measured.values())).answers]
     return [
         {
-            "prompt": [message.model_dump() for message in item.prompt.messages],
-            "family": item.prompt.meta.get("family", item.prompt.source),
-            "language": item.prompt.meta.get("language", ""),
+            "prompt": [message.model_dump() for message in prompt.messages],
+            "family": prompt.meta.get("family", prompt.source),
+            "language": prompt.meta.get("language", ""),
             "answers": {name: one.sample(i) for name, one in measured.items()},
         }
-        for i, item in enumerate(first.answers)
+        for i, prompt in enumerate(prompts)
     ]
 
 

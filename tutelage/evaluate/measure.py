@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 from tutelage.assistant.assistant import Assistant, Shots
+from tutelage.data.tokens.batches import pad_right
 from tutelage.data.tokens.heldout import HeldoutText
-from tutelage.errors import CheckpointError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.statistics import mean_interval
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import param_count
-from tutelage.model.decoder import Decoder
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.text.chat import render_answers
@@ -91,12 +90,12 @@ def shots_like(demonstrations: Sequence[Conversation], count: int, seed: int) ->
 def measure(
     checkpoint: Path, prompts: Sequence[Prompt], sampling: Sampling, yardsticks: Yardsticks, shots: Shots | None = None
 ) -> Measured:
-    """Let a checkpoint answer the prompts, and measure the answers.
+    """Let a checkpoint answer the prompts, and measure the answers. Raises CheckpointError for a reward model.
 
-    ``shots`` asks in plain text, as base models are asked; then no KL is measured. Raises CheckpointError for a reward model.
+    ``shots`` asks in plain text, as base models are asked; then no KL is measured.
     """
     assistant = yardsticks.load(checkpoint)
-    model = _decoder(assistant)
+    model = assistant.decoder
     answers = assistant.answers(prompts, sampling, shots=shots)
     completions = [a.completions[0] for a in answers]
     lengths = [written_length(assistant.tokenizer, c) for c in completions]
@@ -139,14 +138,10 @@ def gold_figures(prompts: Sequence[Prompt], gold: Sequence[float], success: Sequ
     mean, low, high = mean_interval(gold, bounds=(0.0, 1.0))
     figures: dict[str, Any] = {"gold": mean, "gold_ci": [low, high]}
     for plural, key in GROUPS.items():
-        figures[plural] = {
-            name: {
-                "gold": sum(gold[i] for i in members) / len(members),
-                "accuracy": sum(success[i] for i in members) / len(members),
-                "n": len(members),
-            }
-            for name, members in members_of(prompts, key).items()
-        }
+        figures[plural] = {}
+        for name, members in members_of(prompts, key).items():
+            means = {k: sum(x[i] for i in members) / len(members) for k, x in (("gold", gold), ("accuracy", success))}
+            figures[plural][name] = means | {"n": len(members)}
     return figures
 
 
@@ -163,31 +158,22 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
 
     The answers have to be sampled from ``assistant`` at temperature 1.
     """
-    rows = []
+    rows, goals = [], []
     for item in answers:
         completion = item.completions[0]
         text, finished = [completion.text], [completion.finished]
         prompt, written = render_answers(assistant.tokenizer, item.prompt.messages, text, finished)
-        rows.append((prompt, written[0] if completion.ids is None else list(completion.ids)))
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids = torch.full((len(rows), longest), assistant.tokenizer.pad_id)
-    targets = torch.full((len(rows), longest), -1)
-    for i, (prompt, answer) in enumerate(rows):
-        whole = torch.tensor(prompt + answer)
-        ids[i, : len(whole)] = whole
-        targets[i, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
-    mine = negative_log_likelihood(_decoder(assistant), ids, targets, assistant.dtype)
-    theirs = negative_log_likelihood(_decoder(reference), ids, targets, assistant.dtype)
+        answer = written[0] if completion.ids is None else list(completion.ids)
+        rows.append([*prompt, *answer])
+        goals.append([-1] * (len(prompt) - 1) + answer)
+    ids, _ = pad_right(rows, assistant.tokenizer.pad_id, 1)
+    targets = torch.nn.functional.pad(pad_right(goals, -1, 1)[0], (0, 1), value=-1)
+    mine = negative_log_likelihood(assistant.decoder, ids, targets, assistant.dtype)
+    theirs = negative_log_likelihood(reference.decoder, ids, targets, assistant.dtype)
     return (theirs - mine).mean().item()
 
 
 def _rewards(scorer: Assistant, answers: Sequence[Answers]) -> list[float]:
-    pairs = [(a.prompt.messages, a.completions[0]) for a in answers]
-    dialogues = [(*messages, Message(role="assistant", content=c.text)) for messages, c in pairs]
-    return scorer.scores(dialogues, finished=[c.finished for _, c in pairs])
-
-
-def _decoder(assistant: Assistant) -> Decoder:
-    if not isinstance(assistant.model, Decoder):
-        raise CheckpointError(f"{assistant.name} holds a reward model: a language model is needed to answer")
-    return assistant.model
+    written = [(a.prompt.messages, a.completions[0]) for a in answers]
+    dialogues = [(*messages, Message(role="assistant", content=c.text)) for messages, c in written]
+    return scorer.scores(dialogues, finished=[c.finished for _, c in written])

@@ -1,6 +1,6 @@
 """How well a reward model predicts rankings that it was not trained on: accuracy with its interval, and calibration.
 
-In the functions on scores, ``scores[i][j]`` is the score of ``rankings[i].completions[j]``, and pairs of equal rank are left out.
+``scores[i][j]`` is the score of ``rankings[i].completions[j]``. Pairs of equal rank are left out.
 """
 
 from __future__ import annotations
@@ -58,11 +58,8 @@ def score_rankings(reward_model: Assistant, rankings: Sequence[Ranking]) -> list
 def ranking_accuracy(rankings: Sequence[Ranking], scores: Scores) -> tuple[Interval, int, int]:
     """The share of pairs that the scores put in the ranked order, averaged over prompts. Equal scores count half.
 
-    All pairs of one prompt form one share, whoever labelled it: they depend on each other, so the 95% interval (Student's t)
-    is over prompts. Prompts with equal messages are the same prompt.
-
-    Returns: the mean with its interval, the number of pairs, and that of prompts with a pair.
-    Raises: DataError when the rankings hold no pair.
+    Pairs of one prompt (equal messages) depend on each other, so they form one share, and the 95% interval (Student's t) is over
+    prompts. Returns the mean with its interval, the number of pairs, and that of prompts with one. DataError without pairs.
     """
     prompt, difference = _pairs(rankings, scores)
     right = (difference > 0) + 0.5 * (difference == 0)
@@ -76,25 +73,18 @@ def calibration(
 ) -> tuple[list[dict[str, float | int]], float]:
     """Whether pairs with the predicted probability p = sigmoid(r_a - r_b) are decided for a in a share p of cases.
 
-    a is the completion with the higher score, so p is at least 1/2 and the order of the completions in a file is irrelevant.
-
-    Returns: for each bin (equally wide, empty ones left out) the mean ``predicted`` and ``observed`` share and the number
-        ``n`` of its pairs; and the expected calibration error, the mean over pairs of |predicted - observed| of their bin.
-    Raises: DataError when the rankings hold no pair.
+    a is the completion with the higher score, so p is at least 1/2. Returns for each of the equally wide bins with pairs the mean
+    ``predicted`` and ``observed`` share and the number ``n`` of pairs; and the expected calibration error, the mean over pairs of
+    |predicted - observed| of their bin. Raises DataError without pairs.
     """
     _, difference = _pairs(rankings, scores)
     predicted = 1 / (1 + np.exp(-np.abs(difference)))
     observed = (difference > 0) + 0.5 * (difference == 0)
     place = np.minimum(((predicted - 0.5) * 2 * bins).astype(int), bins - 1)
-    rows = [
-        {
-            "predicted": float(predicted[inside].mean()),
-            "observed": float(observed[inside].mean()),
-            "n": int(inside.sum()),
-        }
-        for inside in (place == i for i in range(bins))
-        if inside.any()
-    ]
+    rows: list[dict[str, float | int]] = []
+    for inside in (place == i for i in np.unique(place)):
+        means = {"predicted": float(predicted[inside].mean()), "observed": float(observed[inside].mean())}
+        rows.append({**means, "n": int(inside.sum())})
     return rows, sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(difference)
 
 

@@ -31,10 +31,10 @@ class WinRate(NamedTuple):
 
 
 def mean_interval(values: ArrayLike, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
-    """The mean of independent values (one per prompt, for example) and its 95% interval (Student's t).
+    """The mean of independent values, such as one per prompt, and its 95% interval (Student's t).
 
-    ``bounds``: the smallest and the largest possible mean, (0, 1) for a share. The interval is cut there; of a single value it is
-    ``bounds``. Raises ValueError for no values, or one that is not finite.
+    The interval is cut at ``bounds``, the least and the largest possible mean; of a single value it is ``bounds``. Raises
+    ValueError for no values, or one that is not finite.
     """
     x = _numbers(values, "values")
     n, mean = len(x), float(x.mean())
@@ -45,14 +45,11 @@ def mean_interval(values: ArrayLike, bounds: tuple[float, float] = (-math.inf, m
 
 
 def win_rate(a: ArrayLike, b: ArrayLike, tie: float = TIE_TOLERANCE) -> WinRate:
-    """How often ``a`` scores above ``b`` on the same prompts, ties split, with its 95% interval.
+    """How often ``a`` [n] scores above ``b`` [n] on the same prompts, with its 95% interval. Scores within ``tie`` tie.
 
     The interval is that of Bonett and Price (2012) for paired proportions: rate = (1 + D) / 2, where D is the difference of the
     shares of wins and losses, each with one case added, with a normal interval for D. Ties narrow the interval, and it does not
-    shrink to a point when one side wins everything.
-
-    Args: a, b: [n] scores by prompt, higher is better; tie: scores no further apart than this tie.
-    Raises: ValueError for lists of unequal length, no scores, or one that is not finite.
+    shrink to a point when one side wins everything. Raises ValueError for unequal lengths, no scores, or one that is not finite.
     """
     x, y = _numbers(a, "a"), _numbers(b, "b")
     if len(x) != len(y):

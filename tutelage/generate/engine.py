@@ -51,10 +51,8 @@ class _Row:
     handle: int
     sample: int
     request: Request
-    key: int
-    """Of its random stream."""
-    limit: int
-    """Most tokens it may get."""
+    key: int  # of its random stream
+    limit: int  # most tokens it may get
     ids: list[int] = field(default_factory=list)
     echo: tuple[Token, ...] = ()
 
@@ -67,21 +65,15 @@ class _Row:
 class _Batch:
     """What a decode step needs of the n active rows as tensors; rebuilt when a row joins or leaves."""
 
-    cache: KVCache
-    """A view of the first n rows of the engine's cache."""
-    tokens: Tensor
-    """int64 [n]: the next input."""
+    cache: KVCache  # a view of the first n rows of the engine's cache
+    tokens: Tensor  # int64 [n]: the next input
     settings: SamplingRows
     history: History | None
     hooks: Hooks | None
-    keys: Tensor
-    """int64 [n, 1]"""
-    steps: Tensor
-    """int64 [n, 1]: how many tokens each row had when the draws were made."""
-    longest: int
-    """Tokens that the longest row holds."""
-    draws: Tensor | None = None
-    """float64 [n, DRAWS]"""
+    keys: Tensor  # int64 [n, 1]
+    steps: Tensor  # int64 [n, 1]: how many tokens each row had when the draws were made
+    longest: int  # tokens that the longest row holds
+    draws: Tensor | None = None  # float64 [n, DRAWS]
     drawn: int = DRAWS
 
 
@@ -146,12 +138,12 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """Samples in the batch."""
+        """Number of samples in the batch."""
         return len(self._rows)
 
     @property
     def waiting(self) -> int:
-        """Samples that have not joined the batch yet."""
+        """Number of samples that have not joined the batch yet."""
         return len(self._waiting)
 
     def check(self, request: Request) -> None:
@@ -160,16 +152,12 @@ class Engine:
         if not ids:
             raise UsageError("the prompt is empty: give at least one token, such as the tokenizer's bos_id")
         if len(ids) >= self.max_length:
-            raise UsageError(
-                f"the prompt has {len(ids)} tokens and the context {self.max_length}, "
-                "which must hold at least one new token too: shorten the prompt"
-            )
+            problem = f"the prompt has {len(ids)} tokens and the context {self.max_length}"
+            raise UsageError(f"{problem}, which must hold at least one new token too: shorten the prompt")
         if min(ids) < 0 or max(ids) > largest:
             place, wrong = next((i, t) for i, t in enumerate(ids) if not 0 <= t <= largest)
-            raise UsageError(
-                f"token {place} of the prompt has id {wrong}, but the model's ids go from 0 to {largest}: "
-                "encode it with the model's own tokenizer"
-            )
+            problem = f"token {place} of the prompt has id {wrong}, but the model's ids go from 0 to {largest}"
+            raise UsageError(f"{problem}: encode it with the model's own tokenizer")
         for i, bias in request.logit_bias.items():
             if not 0 <= i <= largest or not math.isfinite(bias):
                 raise UsageError(f"logit_bias {{{i}: {bias}}}: give finite numbers for ids from 0 to {largest}")
@@ -316,14 +304,13 @@ class Engine:
         longest = max(row.held for row in rows)
         cache = self._reserve(len(rows), longest + 1)
         lengths = torch.tensor([row.held for row in rows], device=device)
-        settings = SamplingRows.of([row.request.sampling for row in rows], self.vocab_size, device)
         held = [row for row in rows if row.request.sampling.penalised]
-        history = History.of([r.request.ids for r in held], [r.ids for r in held], self.vocab_size, device)
+        history = History.of([(row.request.ids, row.ids) for row in held], self.vocab_size, device) if held else None
         return _Batch(
             cache=_rows_of(cache, 0, len(rows), lengths),
             tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
-            settings=settings,
-            history=history if held else None,
+            settings=SamplingRows.of([row.request.sampling for row in rows], self.vocab_size, device),
+            history=history,
             hooks=Hooks.of([row.request for row in rows], self.vocab_size),
             keys=torch.tensor([row.key for row in rows])[:, None],
             steps=torch.tensor([len(row.ids) for row in rows])[:, None],

@@ -21,10 +21,8 @@ ECHO_POSITIONS = 256
 class Hooks:
     """The hooks of a batch's rows; slots are indices of rows."""
 
-    changes: list[tuple[int, Tensor, Mask | None]]
-    """(slot, logit bias as float32 [v], mask)"""
-    ranked: list[tuple[int, int]]
-    """(slot, number of most likely tokens to report)"""
+    changes: list[tuple[int, Tensor, Mask | None]]  # (slot, logit bias as float32 [v], mask)
+    ranked: list[tuple[int, int]]  # (slot, number of most likely tokens to report)
 
     @classmethod
     def of(cls, requests: Sequence[Request], vocab_size: int) -> Hooks | None:
@@ -76,10 +74,8 @@ def mask_row(returned: Sequence[int] | Tensor, vocab_size: int) -> Tensor:
         row = torch.full((vocab_size,), -math.inf)
         row[given.cpu()] = 0.0
     if row.shape != (vocab_size,) or not math.isfinite(row.max()):
-        raise UsageError(
-            f"a mask must allow at least one token and have a row of {vocab_size} entries, "
-            f"but it returned {given.dtype} {list(given.shape)}"
-        )
+        wanted = f"a mask must allow at least one token and have a row of {vocab_size} entries"
+        raise UsageError(f"{wanted}, but it returned {given.dtype} {list(given.shape)}")
     return row
 
 

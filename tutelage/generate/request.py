@@ -31,10 +31,8 @@ class Request:
     or float [v], which is added to the logits."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these ids, before penalties and temperature."""
-    top_logprobs: int = 0
-    """Number of the most likely tokens to report with every token."""
-    echo: bool = False
-    """Whether to report the log-probabilities of the prompt's tokens too."""
+    top_logprobs: int = 0  # how many of the most likely tokens to report with every token
+    echo: bool = False  # whether to report the log-probabilities of the prompt's tokens too
 
 
 class Token(NamedTuple):
@@ -76,11 +74,9 @@ class Event(NamedTuple):
     """One new token of one sample."""
 
     handle: int
-    sample: int
-    """Index among the request's n samples."""
+    sample: int  # index among the request's n samples
     token: Token
-    finish_reason: FinishReason | None
-    """None while the sample is not finished."""
+    finish_reason: FinishReason | None  # None while the sample is not finished
     echo: tuple[Token, ...] = ()
     """With the first token of sample 0, if requested: all tokens of the prompt but the first, which nothing predicts."""
 

@@ -1,12 +1,12 @@
 """From logits to the next token: settings per row, filters, penalties, and randomness that belongs to the request.
 
-b: rows of the batch, v: vocabulary. The order is that of `transformers`: repetition, presence and frequency penalties,
-then temperature, then top-k, top-p and min-p, each on what the previous one left.
+b: rows of the batch, v: vocabulary. The order is that of `transformers`: repetition, presence and frequency penalties, then
+temperature, then top-k, top-p and min-p, each on what the previous one left.
 
-A request draws one number per token from a counter-based generator keyed by (seed, sample, step), and takes the token
-at that point of the cumulative distribution. So its tokens depend neither on the rest of the batch, nor on the order of
-arrival, nor on restarts of the process. (The logits must be equal too: float32 products differ by about 1e-6
-between batch shapes, bf16 ones by about 1e-2, which moves a token when the draw falls that close to a boundary.)
+A sample draws one number per token from a counter-based generator keyed by (seed, sample, step), and takes the token at that
+point of the cumulative distribution. So its tokens depend neither on the rest of the batch, nor on the order of arrival, nor on
+restarts. (The logits must be equal too: float32 products differ by about 1e-6 between batch shapes, bf16 ones by about 1e-2,
+which changes a token when the draw falls that close to a boundary.)
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 64
-"""Probabilities are summed in blocks of this many before the search: 64 rows of 2,048 take 0.05 ms on CPU, where a
-float64 cumsum over all takes 1.2 ms."""
+"""Probabilities are first summed in blocks of this many: 64 rows of 2,048 take 0.05 ms on CPU, a float64 cumsum 1.2 ms."""
 CANDIDATES = 64
-"""Largest logits looked at first; a row whose nucleus is wider is looked at again with 8 times as many. At 2,048
-entries topk costs 25 us a row, a whole sort 180 us."""
+"""Largest logits looked at first; a row whose nucleus is wider is looked at again with 8 times as many. Of 2,048 entries, topk
+takes 25 us per row and a whole sort 180 us."""
 
 
 class Sampling(BaseModel):
@@ -82,14 +81,14 @@ def _splitmix64(x: int) -> int:
 
 
 def stream_key(seed: int, sample: int) -> int:
-    """The start of a sample's random stream as an int64. ``seed`` may be any integer (64 bits of it count)."""
+    """The start of a sample's random stream as an int64. Of ``seed``, any integer, 64 bits count."""
     seeded = _splitmix64((seed + _GAMMA) & _MASK)
     return _signed(_splitmix64((seeded + (sample + 1) * _GAMMA) & _MASK))
 
 
 def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
-    """One number in [0, 1) for every (key, step): output ``steps`` of the splitmix64 generator (Steele et al. 2014)
-    that starts at ``keys``. int64 tensors that broadcast -> float64, a multiple of 2^-53."""
+    """One number in [0, 1) for every (key, step): output ``steps`` of the splitmix64 generator (Steele et al. 2014) that starts
+    at ``keys``. int64 tensors that broadcast -> float64, a multiple of 2^-53."""
     x = keys + (steps + 1) * _signed(_GAMMA)  # int64 products wrap, as the algorithm wants
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(_MIX1)  # the mask makes torch's arithmetic shift a logical one
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(_MIX2)
@@ -99,30 +98,22 @@ def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SamplingRows:
-    """The settings of b rows as tensors. None means that no row needs it, which makes plain sampling fast."""
+    """The settings of b rows as tensors. None where no row needs it, which makes plain sampling fast."""
 
-    temperature: Tensor | None = None
-    """float32 [b, 1]; 1 where a row is greedy."""
-    greedy: Tensor | None = None
-    """bool [b]"""
+    temperature: Tensor | None = None  # float32 [b, 1]; 1 where a row is greedy
+    greedy: Tensor | None = None  # bool [b]
     all_greedy: bool = False
-    truncated: Tensor | None = None
-    """int64 [t]: the rows with top_k, top_p or min_p."""
-    top_k: Tensor | None = None
-    """int64 [t, 1]; v where off."""
-    top_p: Tensor | None = None
-    """float32 [t, 1]; infinity where off."""
-    min_p: Tensor | None = None
-    """float32 [t, 1]: the logarithm, -infinity where off."""
-    deepest_k: int = 0
-    penalised: Tensor | None = None
-    """int64 [q]: the rows with a penalty."""
-    penalties: Tensor | None = None
-    """float32 [3, q, 1]: their repetition, presence and frequency penalties."""
+    truncated: Tensor | None = None  # int64 [t]: the rows with top_k, top_p or min_p
+    top_k: Tensor | None = None  # int64 [t, 1]; v where off
+    top_p: Tensor | None = None  # float32 [t, 1]; infinity where off
+    min_p: Tensor | None = None  # float32 [t, 1]: the logarithm, -infinity where off
+    deepest_k: int = 0  # the largest top_k
+    penalised: Tensor | None = None  # int64 [q]: the rows with a penalty
+    penalties: Tensor | None = None  # float32 [3, q, 1]: their repetition, presence and frequency penalties
 
     @classmethod
     def of(cls, rows: Sequence[Sampling], vocab_size: int, device: torch.device | str = "cpu") -> SamplingRows:
-        """Collect the settings of a batch; cheap enough to be called whenever a row joins or leaves."""
+        """Collect the settings of a batch."""
         if all(row.plain for row in rows):
             return cls()
 
@@ -154,24 +145,18 @@ class SamplingRows:
 class History:
     """What the penalties of the q penalised rows count."""
 
-    in_prompt: Tensor
-    """bool [q, v]"""
-    counts: Tensor
-    """int32 [q, v]: tokens of the answer so far."""
+    in_prompt: Tensor  # bool [q, v]
+    counts: Tensor  # int32 [q, v]: tokens of the answer so far
 
     @classmethod
     def of(
-        cls,
-        prompts: Sequence[Sequence[int]],
-        answers: Sequence[Sequence[int]],
-        vocab_size: int,
-        device: torch.device | str = "cpu",
+        cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]], vocab_size: int, device: torch.device | str = "cpu"
     ) -> History:
-        """The history of q rows from their token ids."""
-        in_prompt = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
-        counts = torch.zeros(len(prompts), vocab_size, dtype=torch.int32)
-        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            in_prompt[i, torch.tensor(prompt, dtype=torch.int64)] = True
+        """The history of q rows from the token ids of their (prompt, answer)."""
+        in_prompt = torch.zeros(len(rows), vocab_size, dtype=torch.bool)
+        counts = torch.zeros(len(rows), vocab_size, dtype=torch.int32)
+        for i, (prompt, answer) in enumerate(rows):
+            in_prompt[i, torch.tensor(prompt)] = True
             counts[i] = torch.bincount(torch.tensor(answer, dtype=torch.int64), minlength=vocab_size)
         return cls(in_prompt.to(device), counts.to(device))
 
@@ -190,8 +175,8 @@ def penalise(logits: Tensor, penalties: Tensor, history: History) -> Tensor:
 
 
 def _thresholds(logits: Tensor, rows: SamplingRows) -> Tensor:
-    """[t, 1]: the smallest logit of each truncated row [t, v] that passes top-k, top-p and min-p. All three are
-    thresholds, so no permutation is needed, and equal logits are kept or dropped together."""
+    """[t, 1]: the smallest logit of each truncated row [t, v] that passes top-k, top-p and min-p. All three are thresholds, so
+    equal logits are kept or dropped together."""
     peak = logits.amax(1, keepdim=True)
     threshold = torch.full_like(peak, -float("inf"))
     width = min(logits.shape[1], max(rows.deepest_k, CANDIDATES))
@@ -207,8 +192,8 @@ def _thresholds(logits: Tensor, rows: SamplingRows) -> Tensor:
 
 
 def _nucleus_thresholds(logits: Tensor, largest: Tensor, floor: Tensor, top_p: Tensor) -> Tensor:
-    """[t, 1]: the smallest logit of the smallest set of most likely tokens that holds top_p of the mass at or above
-    ``floor``. ``largest`` [t, w] are the largest logits from high to low; rows that need more get more."""
+    """[t, 1]: the smallest logit of the smallest set of most likely tokens that holds top_p of the mass at or above ``floor``.
+    ``largest`` [t, w] are the largest logits from high to low; rows that need more get more."""
     v = logits.shape[1]
     total = logits.masked_fill(logits < floor, -float("inf")).logsumexp(1, keepdim=True)
     result, todo = floor.clone(), torch.arange(len(logits), device=logits.device)
@@ -231,9 +216,9 @@ def sampled_logits(logits: Tensor, rows: SamplingRows, history: History | None =
     A greedy row keeps its penalised logits at temperature 1, unfiltered.
     """
     logits = logits.float()
-    if rows.penalised is not None and rows.penalties is not None:
-        if history is None:
-            raise ValueError("a row with penalties needs its history")
+    if rows.penalised is not None:
+        assert rows.penalties is not None
+        assert history is not None
         logits = logits.index_copy(0, rows.penalised, penalise(logits[rows.penalised], rows.penalties, history))
     if rows.temperature is not None:
         logits = logits / rows.temperature
@@ -260,11 +245,10 @@ def most_likely(logits: Tensor) -> Tensor:
 
 
 def inverse_cdf(probs: Tensor, u: Tensor) -> Tensor:
-    """The first token of each row whose cumulative probability exceeds u: probs [b, v], u float64 [b] in [0, 1) ->
-    int64 [b].
+    """The first token of each row whose cumulative probability exceeds u: probs [b, v], u float64 [b] in [0, 1) -> int64 [b].
 
-    A token of probability 0 is never taken. The sum runs over blocks first and in float64, so that small probabilities
-    keep their share in a vocabulary of any size.
+    A token of probability 0 is never taken. The sum is over blocks and in float64, so that small probabilities keep their share
+    in a vocabulary of any size.
     """
     if probs.device.type == "mps":  # it has no float64
         return inverse_cdf(probs.cpu(), u.cpu()).to(probs.device)
@@ -287,9 +271,8 @@ def sample(
 
     logits [b, v] of any float type, u float64 [b] in [0, 1) -> ids int64 [b], logprobs float32 [b], probs float32 [b, v].
 
-    ``logprobs`` and ``probs`` are of the distribution that was sampled: after penalties, temperature and filters. For a
-    greedy row that is a single point, which says nothing, so its distribution is the one at temperature 1 (after
-    penalties). Where logits are not finite the logprob is NaN: callers check it.
+    ``logprobs`` and ``probs`` are of the distribution that was sampled, after penalties, temperature and filters; for a greedy
+    row, of the one at temperature 1 after penalties. The logprob is NaN where logits are not finite: callers check it.
     """
     final = sampled_logits(logits, rows, history)
     probs = final.softmax(1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Condition, RLock, Thread, current_thread
 from typing import NamedTuple, Protocol
 
 from tutelage.errors import QueueFull, TutelageError, UsageError
@@ -22,25 +22,27 @@ class Delta(NamedTuple):
     text: str
     """Empty while the text is undecided: inside a character, or where a stop string may begin."""
     tokens: tuple[Token, ...]
-    """More than one if the reader is slower than the engine."""
-    finish_reason: FinishReason | None
-    """None while the sample is not finished."""
+    finish_reason: FinishReason | None  # None while the sample is not finished
 
 
 class Job:
     """The engine's side of a ticket. ``news`` guards all fields and is notified when they change."""
 
-    def __init__(self, request: Request, client: str, news: threading.Condition, tokenizer: StreamingTokenizer) -> None:
+    def __init__(self, request: Request, client: str, news: Condition, tokenizer: StreamingTokenizer) -> None:
         self.request, self.client, self.news = request, client, news
         self.samples = [Generated() for _ in range(request.sampling.n)]
         self.writers = [TextWriter(tokenizer.stream(), request.stop) for _ in self.samples]
-        self.running = len(self.samples)
+        self.running = len(self.samples)  # samples that have not ended
         self.echo: tuple[Token, ...] = ()
         self.error: BaseException | None = None
 
-    @property
-    def done(self) -> bool:
-        return not self.running
+    def since(self, seen: Mapping[int, int]) -> list[Delta]:
+        """What is new of the samples in ``seen``, whose first ``seen[sample]`` tokens are known."""
+        return [
+            Delta(i, "".join(sample.pieces[start:]), tuple(sample.tokens[start:]), sample.finish_reason)
+            for i, start in seen.items()
+            if len((sample := self.samples[i]).tokens) > start or sample.finish_reason
+        ]
 
     def add(self, event: Event) -> None:
         """Add a token and the text that it completes."""
@@ -73,34 +75,23 @@ class Ticket:
     def __iter__(self) -> Iterator[Delta]:
         """Yield what is new of the samples until all have ended. Raises the exception that ended the request."""
         job = self._job
-        seen = [0] * len(job.samples)
-        unfinished = list(range(len(job.samples)))
-
-        def new() -> list[Delta]:
-            deltas = []
-            for i in unfinished:
-                sample, start = job.samples[i], seen[i]
-                if len(sample.tokens) > start or sample.finish_reason:
-                    text = "".join(sample.pieces[start:])
-                    deltas.append(Delta(i, text, tuple(sample.tokens[start:]), sample.finish_reason))
-            return deltas
-
-        while unfinished:
+        seen = dict.fromkeys(range(len(job.samples)), 0)
+        while seen:
             with job.news:
-                job.news.wait_for(lambda: job.done or new())
-                deltas = new()
+                job.news.wait_for(lambda: job.since(seen) or not job.running)
+                deltas = job.since(seen)
+            if job.error and not deltas:
+                raise job.error
             for delta in deltas:
                 seen[delta.sample] += len(delta.tokens)
                 if delta.finish_reason:
-                    unfinished.remove(delta.sample)
+                    del seen[delta.sample]
             yield from deltas
-            if job.error and not deltas:
-                raise job.error
 
     def result(self) -> list[Generated]:
         """Wait for the n samples. Raises the exception that ended the request."""
         with self._job.news:
-            self._job.news.wait_for(lambda: self._job.done)
+            self._job.news.wait_for(lambda: not self._job.running)
         if self._job.error:
             raise self._job.error
         return self._job.samples
@@ -112,7 +103,7 @@ class Ticket:
 
     def cancel(self) -> None:
         """Free the request's place; its unfinished samples end with finish_reason "cancelled". Does not block."""
-        if not self._job.done:
+        if self._job.running:
             self._cancel(self._job)
 
     def __enter__(self) -> Ticket:
@@ -186,10 +177,10 @@ class Service:
         self._queue = FairQueue()
         self._jobs: dict[int, Job] = {}  # by the engine's handle
         self._cancelled: deque[Job] = deque()  # not under the lock: the garbage collector may cancel at any point
-        self._lock = threading.RLock()
-        self._work = threading.Condition(self._lock)
+        self._lock = RLock()
+        self._work = Condition(self._lock)
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="tutelage-service", daemon=True)
+        self._thread = Thread(target=self._run, name="tutelage-service", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a daemon thread inside torch crashes the interpreter's exit
 
@@ -209,7 +200,7 @@ class Service:
             raise closed
         for request in requests:
             self._engine.check(request)
-        jobs = [Job(request, client, threading.Condition(self._lock), self._tokenizer) for request in requests]
+        jobs = [Job(request, client, Condition(self._lock), self._tokenizer) for request in requests]
         with self._lock:
             if self._closed:
                 raise closed
@@ -230,7 +221,7 @@ class Service:
             with self._lock:
                 self._closed = True
                 self._work.notify()
-            if threading.current_thread() is not self._thread:
+            if current_thread() is not self._thread:
                 self._thread.join()
         atexit.unregister(self.close)
 
@@ -296,7 +287,7 @@ class Service:
                 job.add(event)
         for handle in {event.handle for event in events}:
             self._jobs[handle].news.notify_all()
-            if self._jobs[handle].done:
+            if not self._jobs[handle].running:
                 del self._jobs[handle]
 
     def _drop_cancelled(self) -> None:
@@ -306,5 +297,5 @@ class Service:
             for handle in [handle for handle, other in self._jobs.items() if other is job]:
                 self._engine.cancel(handle)
                 del self._jobs[handle]
-            if not job.done:
+            if job.running:
                 job.end()

@@ -27,6 +27,7 @@ HUES = {
 GREYS = {"grey": "#8b949e", "slate": "#4b5563"}
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d9dee3", "#fffffe"
 PALETTE = HUES | GREYS | {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER}
+ACRONYMS = {"sft", "ppo", "dpo", "grpo", "rlhf", "gpt", "lm", "rm", "kl"}
 Names = Mapping[str, str]
 
 
@@ -52,9 +53,16 @@ def looks_of(
     looks = {}
     for name in dict.fromkeys(names):
         colour = (colours or {}).get(name) or next(greys if name in grey else hues)
-        readable = name[:1].upper() + name[1:].replace("_", " ")
-        looks[name] = Look((labels or {}).get(name, readable), colour, next(markers))
+        looks[name] = Look((labels or {}).get(name) or readable(name), colour, next(markers))
     return looks
+
+
+def readable(name: str) -> str:
+    """few_shot -> Few shot, ppo_ptx -> PPO ptx, own -> OWN: acronyms and names of at most three letters are in capitals."""
+    if len(name) <= 3:
+        return name.upper()
+    words = " ".join(word.upper() if word in ACRONYMS else word for word in name.split("_"))
+    return words[:1].upper() + words[1:]
 
 
 @dataclass(frozen=True)

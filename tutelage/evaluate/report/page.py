@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tutelage.errors import UsageError
 from tutelage.evaluate.report.drawing import Colour
 from tutelage.evaluate.report.plots import all_plots
 from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span
@@ -47,12 +48,14 @@ def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
     Raises UsageError if the evaluation is missing, RunFolderError for a folder that is not a run.
     """
     runs = {name: Run.read(path) for name, path in inputs.runs.items()}
+    files = inputs.results / "results.json", inputs.results / "samples.jsonl"
+    for file in files:
+        if not file.exists():
+            raise UsageError(f"report: {file.name} not found: {file}")
     with open_run(out, "report", knobs, inputs) as run:
         if run.finished:
             return out
-        results, samples = (
-            (inputs.results / file).read_text(encoding="utf-8") for file in ("results.json", "samples.jsonl")
-        )
+        results, samples = (file.read_text(encoding="utf-8") for file in files)
         evaluation = Evaluation.of(json.loads(results), knobs.labels, knobs.colours, runs)
         plots = all_plots(evaluation, {name: run.metrics for name, run in runs.items()})
         for plot in plots:

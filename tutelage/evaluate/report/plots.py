@@ -40,9 +40,8 @@ _DASHED = (0, (4, 3))
 def all_plots(evaluation: Evaluation, logs: Logs) -> list[Plot]:
     """Every plot there are numbers for: of the models, of the reward models, of the runs."""
     rl = {name: rows for name, rows in logs.items() if kind_of(rows) == "rl"}
-    single = (calibration_plot(evaluation), overoptimisation_plot(rl, evaluation.looks))
-    drawn = [plot for plot in single if plot]
-    return [*model_plots(evaluation), *drawn, *training_plots(logs, evaluation.looks)]
+    single = calibration_plot(evaluation), overoptimisation_plot(rl, evaluation.looks)
+    return [*model_plots(evaluation), *filter(None, single), *training_plots(logs, evaluation.looks)]
 
 
 def model_plots(evaluation: Evaluation) -> list[Plot]:
@@ -94,8 +93,7 @@ def calibration_plot(evaluation: Evaluation) -> Plot | None:
 def overoptimisation_plot(logs: Logs, looks: Mapping[str, Look]) -> Plot | None:
     """Proxy (above) and gold (below) against the square root of the KL to the reference, one line per run.
 
-    Each log has ``kl`` in nats per answer, ``reward`` (the reward model's mean score) and, on some rows, ``gold`` (the judge's
-    mean score on fixed prompts). After Gao et al. 2022 and Bai et al. 2022, in which reward grows about linearly in sqrt(KL).
+    After Gao et al. 2022 and Bai et al. 2022, in which reward grows about linearly in sqrt(KL).
     """
     panels = {}
     for key, label in (("reward", "reward model’s score (proxy)"), ("gold", "judge’s score (gold)")):

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tutelage.evaluate.report.drawing import Look, Names, looks_of
@@ -61,10 +62,9 @@ class Evaluation:
         cls, results: Row, labels: Names | None = None, colours: Names | None = None, runs: Iterable[str] = ()
     ) -> Evaluation:
         """``labels`` and ``colours`` by name; ``runs``: names of training runs. Models asked in plain text are grey."""
-        models, reward_models = results["models"], results.get("reward_models") or {}
-        rankings = [name for measured in reward_models.values() for name in measured]
+        models, scorers = results["models"], results.get("reward_models") or {}
         grey = [name for name, figures in models.items() if figures.get("ask", {}).get("as_text")]
-        return cls(results, looks_of([*models, *runs, *reward_models, *rankings], labels, colours, grey))
+        return cls(results, looks_of([*models, *runs, *scorers, *chain(*scorers.values())], labels, colours, grey))
 
     def label(self, name: str) -> str:
         """How a model, a run, a reward model or a file of rankings is called."""
@@ -107,7 +107,7 @@ class Evaluation:
             *(Column(f"win_rate_vs_{k}", f"Preferred to {o}", "ties split", percent, f"vs {o}") for k, o in to.items()),
             *(Column(f"clear_win_rate_vs_{k}", f"Clearly, to {o}", near, percent, clearly) for k, o in to.items()),
             Column("reward", "Reward model", "mean score", fixed(2), "reward"),
-            Column("bits_per_byte", "Bits per byte", "held-out text", fixed(3), "bits/byte"),
+            Column("bits_per_byte", "Bits per byte", "held\u2011out text", fixed(3), "bits/byte"),
             Column("kl", f"KL to {reference}", "nats per answer", fixed(1), "KL"),
             Column("length", "Length", "tokens per answer", fixed(1)),
             Column("finished", "Finished", "share of answers", percent),
@@ -125,10 +125,10 @@ class Evaluation:
 
 
 def choose_samples(evaluation: Evaluation, rows: Sequence[Row], per_family: int = 3) -> list[dict[str, Any]]:
-    """``per_family`` prompts of every family, chosen by how much the last model's score is above the baseline's.
+    """``per_family`` prompts of every family, from the largest gain of the last model's score over the baseline's to the worst.
 
-    Returns: by family its ``name``, number of ``prompts``, on how many the last model was ``better`` and ``worse``, and the
-        ``shown`` rows of samples.jsonl with the change of the score: the best, those evenly between, and the worst.
+    Returns by family its ``name``, number of ``prompts``, on how many the last model was ``better`` and ``worse``, and the
+    ``shown`` rows of samples.jsonl, each with the change of the score.
     """
     measure = "gold" if evaluation.judge == "the judge" else "reward"
     families: dict[str, list[tuple[float, Row]]] = defaultdict(list)
