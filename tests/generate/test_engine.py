@@ -289,12 +289,7 @@ def test_cancel() -> None:
         events += engine.step()
     written = collect(events)
     assert {key: len(ids) for key, ids in written.items()} == {
-        (a, 0): 2,
-        (a, 1): 2,
-        (b, 0): 9,
-        (b, 1): 9,
-        (d, 0): 9,
-        (d, 1): 9,
+        (handle, sample): length for handle, length in ((a, 2), (b, 9), (d, 9)) for sample in (0, 1)
     }
     assert written[b, 1] == alone(model, requests[1], 1).ids
     assert written[d, 0] == alone(model, requests[2], 0).ids

@@ -335,24 +335,6 @@ def test_a_fault_of_the_model_ends_what_is_in_flight_and_the_service_goes_on() -
         assert service.submit(Request([1], GREEDY)).result()[0].finish_reason == "length"
 
 
-def test_close_ends_requests_in_flight_and_in_the_queue(model: Decoder) -> None:
-    service = serve(model, max_batch=1)
-    gate, running = held(service)
-    queued = service.submit(Request([1], GREEDY))
-    closing = threading.Thread(target=service.close)
-    closing.start()
-    while not service._closed:
-        pass
-    gate.opened.set()
-    closing.join()
-    for ticket in (running, queued):
-        with pytest.raises(TutelageError, match="closed before the request was done"):
-            list(ticket)
-    with pytest.raises(UsageError, match="closed"):
-        service.submit(Request([1], GREEDY))
-    service.close()
-
-
 # -- log-probabilities, masks, biases ----------------------------------------------------------------------------------
 
 

@@ -59,6 +59,24 @@ def test_a_callback_may_close_the_service(model: Decoder) -> None:
     assert not service._thread.is_alive()
 
 
+def test_close_ends_requests_in_flight_and_in_the_queue(model: Decoder) -> None:
+    service = serve(model, max_batch=1)
+    gate, running = held(service)
+    queued = service.submit(Request([1], GREEDY))
+    closing = threading.Thread(target=service.close)
+    closing.start()
+    while not service._closed:
+        pass
+    gate.opened.set()
+    closing.join()
+    for ticket in (running, queued):
+        with pytest.raises(TutelageError, match="closed before the request was done"):
+            list(ticket)
+    with pytest.raises(UsageError, match="closed"):
+        service.submit(Request([1], GREEDY))
+    service.close()
+
+
 def test_what_was_cancelled_before_the_close_is_cancelled_and_did_not_fail(model: Decoder) -> None:
     service = serve(model, max_batch=1)
     gate, running = held(service, LONG)
