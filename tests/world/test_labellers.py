@@ -8,9 +8,9 @@ from statistics import NormalDist
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tutelage.evaluate.ranking_accuracy import ranking_accuracy
 
 from tutelage.errors import DataError
+from tutelage.evaluate.reward_model import ranking_accuracy
 from tutelage.records import Answers, Completion, Message, Prompt, Ranking
 from tutelage.world.facts import World, make_world
 from tutelage.world.judge import Judge, Judgement
@@ -212,7 +212,7 @@ def test_no_ranker_beats_the_best_possible() -> None:
     texts = [[completion.text for completion in ranking.completions] for ranking in rankings]
     rng = random.Random(0)
     by_score, longer, by_chance = (
-        ranking_accuracy(rankings, [list(map(score, row)) for row in texts]).mean
+        ranking_accuracy(rankings, [list(map(score, row)) for row in texts])[0].mean
         for score in (lambda text: float(text.split()[0]), len, lambda text: rng.random())
     )
     assert 0.99 > best > by_score + 0.03
