@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage.export.gguf import ExportSettings, export
+from tutelage.export.gguf import export
 
 
 def export_gguf(checkpoint: Path, out: Path, kind: str = "bf16") -> list[str]:
     """Export a folder; returns the notes."""
-    closing, *notes = export(ExportSettings(checkpoint=checkpoint, out=out, type=kind)).splitlines()
+    closing, *notes = export(checkpoint, out, kind).splitlines()
     assert closing.startswith(f"{out}: ")
     assert closing.endswith(f" MiB, {kind}")
     return [note.removeprefix("note: ") for note in notes]

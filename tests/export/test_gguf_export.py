@@ -212,4 +212,4 @@ def test_weights_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path):
 
 def test_a_gguf_file_is_named_so(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "merged")]) == 2
-    assert "out must end in .gguf" in capsys.readouterr().err
+    assert "the name of a GGUF file ends in .gguf" in capsys.readouterr().err

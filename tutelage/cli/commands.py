@@ -105,9 +105,8 @@ def export(
     ] = "bf16",
 ) -> str:
     """Write a checkpoint as a GGUF file."""
-    from tutelage.export.gguf import ExportSettings
     from tutelage.export.gguf import export as write
 
     if out.suffix != ".gguf":
         raise UsageError(f"{out}: the name of a GGUF file ends in .gguf")
-    return write(ExportSettings(checkpoint=checkpoint, out=out, type=type))
+    return write(checkpoint, out, type)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.errors import CheckpointError, UsageError
@@ -25,7 +24,6 @@ from tutelage.model.checkpoint import load_decoder
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.rope import frequencies
-from tutelage.settings import Settings
 
 if TYPE_CHECKING:
     import gguf
@@ -47,55 +45,37 @@ _TENSORS = {
 _FILE_TYPES = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 
 
-class ExportSettings(Settings):
-    """Settings of ``tutelage export``: a checkpoint as a GGUF file."""
+def export(checkpoint: Path, out: Path, type: Quantisation = "bf16") -> str:
+    """Write a language model's folder as a GGUF file, atomically; returns the closing line, and notes on what llama.cpp changes.
 
-    checkpoint: Path = Field(description="folder of a language model")
-    out: Path = Field(description="the .gguf file to write")
-    type: Quantisation = Field(
-        "bf16",
-        description="format of the matrices: f32, bf16, q8_0 (8.5 bits per weight) or q4_0 (4.5 bits per weight)",
-    )
-
-    @model_validator(mode="after")
-    def _names_a_gguf_file(self) -> ExportSettings:
-        if self.out.suffix != ".gguf":
-            raise ValueError("out must end in .gguf; the checkpoint is already a Hugging Face folder")
-        return self
-
-
-def export(settings: ExportSettings) -> str:
-    """Write the file, atomically; returns the closing line, and a note for everything that llama.cpp does otherwise.
-
-    Norms and biases are f32; with q4_0 the embeddings are q8_0, as in llama.cpp; a matrix whose rows are not a multiple of 32
-    stays bf16. CheckpointError for what llama.cpp would compute in another way, and for weights that are not finite.
+    ``type`` is the format of matrices. Norms and biases are f32; with q4_0 the embeddings are q8_0, as in llama.cpp; a matrix
+    whose rows are not a multiple of 32 stays bf16. CheckpointError for what llama.cpp would compute in another way, and for
+    weights that are not finite.
     """
     try:
         import gguf
     except ImportError:
         raise UsageError("GGUF export needs the gguf package: pip install 'tutelage[gguf]'") from None
-    model = load_decoder(settings.checkpoint)
+    model = load_decoder(checkpoint)
     config = model.config
     _refuse(config)
-    with atomic_path(settings.out) as temporary:
+    with atomic_path(out) as temporary:
         writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH[ARCHITECTURES[config.family]]])
         notes = _add_settings(writer, config)
-        writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[settings.type]])
+        writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[type]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        notes += write_tokenizer(writer, settings.checkpoint, config.vocab_size)
+        notes += write_tokenizer(writer, checkpoint, config.vocab_size)
         for name, tensor in tensors(model).items():
             if not torch.isfinite(tensor).all():
-                raise CheckpointError(
-                    f"{settings.checkpoint}: {name} has numbers that are not finite: nothing was written"
-                )
+                raise CheckpointError(f"{checkpoint}: {name} holds numbers that are not finite; no file written")
             values = np.ascontiguousarray(tensor.detach().to(torch.float32).cpu().numpy())
-            kind = gguf.GGMLQuantizationType[_kind(name, values.shape, settings.type).upper()]
+            kind = gguf.GGMLQuantizationType[_kind(name, values.shape, type).upper()]
             writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    line = f"{settings.out}: {settings.out.stat().st_size / 2**20:.1f} MiB, {settings.type}"
+    line = f"{out}: {out.stat().st_size / 2**20:.1f} MiB, {type}"
     return "\n".join([line, *(f"note: {note}" for note in notes)])
 
 

@@ -70,12 +70,10 @@ def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:
 
 # Byte-level BPE writes each byte as one printable character: itself where it has one, else a character from 256 on.
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE}
-_BYTE_OF |= {chr(256 + n): byte for n, byte in enumerate(b for b in range(256) if b not in _PRINTABLE)}
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(_OTHERS)}
 
 
 def _bytes(token: str) -> bytes:
     """The bytes of a byte-level token. An added token with other characters than the 256 is its own text."""
-    if all(c in _BYTE_OF for c in token):
-        return bytes(_BYTE_OF[c] for c in token)
-    return token.encode()
+    return bytes(_BYTE_OF[c] for c in token) if _BYTE_OF.keys() >= set(token) else token.encode()

@@ -44,7 +44,7 @@ def read_folder(folder: Path) -> Imported:
         config |= _read_json(folder / "special_tokens_map.json")
     sentencepiece = folder / "tokenizer.model"
     if (folder / "tokenizer.json").exists():
-        backend, defaults = read_backend(folder / "tokenizer.json"), dict[str, str]()
+        backend, defaults = _read_backend(folder / "tokenizer.json"), dict[str, str]()
     elif sentencepiece.exists() or (folder / "vocab.json").exists():
         backend, defaults = _converted(folder)
     elif (folder / "adapter_config.json").exists():
@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> Imported:
     return Imported(backend, names, config, template, _stop_ids(folder), kept, appended)
 
 
-def read_backend(path: Path) -> tokenizers.Tokenizer:
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
     """Read a tokenizer.json. Raises CheckpointError where it cannot be read."""
     text = _read_text(path)
     try:
@@ -143,15 +143,11 @@ def _added(token: Any) -> AddedToken:
 
 def _names(config: Mapping[str, Any]) -> dict[str, str]:
     """bos_token, eos_token and the like: what is named, and its text. A model's own names (image_token) too."""
-    names = {}
-    for key, value in config.items():
-        if key in _NAMES or (key.endswith("_token") and isinstance(value, str)):
-            text = value.get("content") if isinstance(value, dict) else value
-            if isinstance(text, str):
-                names[key] = text
-            elif value is not None:
-                raise ValueError(f"{key} is {value!r}, which is not text")
-    return names
+    given = {key: value for key, value in config.items() if key.endswith("_token")}
+    texts = {
+        key: value["content"] if isinstance(value, dict) else value for key, value in given.items() if key in _NAMES
+    }
+    return {key: text for key, text in (given | texts).items() if isinstance(text, str)}
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -174,11 +170,8 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
 def _stop_ids(folder: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         said = _read_json(folder / name).get("eos_token_id")
-        ids = said if isinstance(said, list) else [said]
         if said is not None:
-            if not all(type(i) is int and 0 <= i < 2**32 for i in ids):
-                raise CheckpointError(f"{folder / name}: eos_token_id is {said!r}: it must be an id, or a list of ids")
-            return tuple(ids)
+            return tuple(said if isinstance(said, list) else [said])
     return ()
 
 

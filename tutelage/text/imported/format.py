@@ -80,7 +80,8 @@ def chat_format(source: Imported) -> ChatFormat:
     codec = Codec(backend, *control_tokens(backend, names.values(), literals))
     end, header, opening = (None, "", "") if template is None else _ending(template, codec)
     eos = backend.token_to_id(names["eos_token"]) if "eos_token" in names else None
-    ends = [i for i in (end, eos, *source.stop_ids) if i is not None and backend.id_to_token(i) is not None]
+    known = set(backend.get_vocab().values())
+    ends = [i for i in (end, eos, *source.stop_ids) if i is not None and i in known]
     if not ends:
         raise CheckpointError(
             "nothing says which token ends an answer: name it as eos_token in tokenizer_config.json, or write it in the template"
@@ -120,18 +121,17 @@ def _ending(template: Template, codec: Codec) -> tuple[int | None, str, str]:
 def _choose_pad(source: Imported, end: int, written: str) -> int:
     """The id of the padding, which is never the token that ends an answer.
 
-    The first of: what the configuration names; a special token called some kind of "pad"; a special token called reserved
-    or unused that the template's texts, ``written``, do not have; the unknown token; a new token at the end of the vocabulary,
-    which ``source.appended`` then lists.
+    The first of: what the configuration names; a special token called some kind of "pad"; one called reserved or unused that
+    the template's texts, ``written``, do not have; the unknown token; a new token, which ``source.appended`` then lists.
     """
     backend, names = source.backend, source.names
     special = [t.content for _, t in sorted(backend.get_added_tokens_decoder().items()) if t.special]
     called_pad = [text for text in special if "pad" in text.lower()]
     spare = [text for text in special if any(w in text.lower() for w in ("reserved", "unused")) and text not in written]
     for text in (names.get("pad_token"), *called_pad, *spare, names.get("unk_token")):
-        i = None if text is None else backend.token_to_id(text)
+        i = backend.token_to_id(text or "")
         if i is not None and i != end:
             return int(i)
     backend.add_special_tokens([_PAD])
     source.appended.append(_PAD)
-    return backend.get_vocab(with_added_tokens=True)[_PAD]
+    return backend.get_vocab()[_PAD]

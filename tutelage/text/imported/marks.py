@@ -37,10 +37,6 @@ class Written:
         """From the first to behind the last character that message ``index`` wrote; (-1, 0) where there is none."""
         return self.authors.find(chr(index + 1)), self.authors.rfind(chr(index + 1)) + 1
 
-    def said(self, index: int) -> str:
-        """All that message ``index`` wrote."""
-        return "".join(c for c, author in zip(self.text, self.authors, strict=True) if author == chr(index + 1))
-
 
 def mark(text: str, author: int) -> str:
     """The text with a mark for each character."""

@@ -59,7 +59,7 @@ class _Following(_Environment):
         super().__init__()
         self.finalize = _string
         self.filters = {name: _following(function) for name, function in self.filters.items()}
-        self.filters |= {"_bare": bare, "trim": _trim, "replace": _replace}
+        self.filters |= {"_bare": bare, "trim": _trim}
 
     def _parse(self, *args: Any) -> nodes.Template:
         return _Comparison().visit(super()._parse(*args))
@@ -108,10 +108,10 @@ class Template:
         )
 
     def text(self, messages: Sequence[Message], *, ask: bool = False) -> str:
-        """The conversation as one text, as transformers renders it.
+        """The conversation as one text, as transformers renders it; ``ask`` is its add_generation_prompt.
 
-        ``ask`` is transformers' add_generation_prompt. A developer is the system to a template that does not name the role.
-        Raises UsageError where the template refuses the conversation, with its words, and where it fails.
+        A developer is the system to a template that does not name the role. Raises UsageError where the template refuses the
+        conversation, with its words, and where it fails.
         """
         return self._render(self._plain, map(message_fields, messages), ask)
 
@@ -138,9 +138,9 @@ class Template:
             found = np.where((among > 0) & (among <= _AT_ONCE), first + among, found)
         assistants = "".join(chr(i + 1) for i, message in enumerate(messages) if message.role == "assistant")
         written = Written(text, "".join(map(chr, found.tolist())), assistants)
-        for place, message in enumerate(messages):
-            said = written.said(place) if message.tool_calls else ""
-            if not all(call.name in said for call in message.tool_calls):
+        for index, message in enumerate(messages):
+            start, stop = written.place(index)
+            if not all(call.name in text[start:stop] for call in message.tool_calls):
                 raise UsageError("the chat template leaves out the assistant's tool calls")
         return written
 
@@ -178,10 +178,6 @@ def _string(value: object) -> Any:
 
 def _trim(value: object, chars: str | None = None) -> Any:
     return follow(str.strip, _string(value), chars)
-
-
-def _replace(s: object, old: str, new: str, count: int | None = None) -> Any:
-    return follow(str.replace, _string(s), old, new, -1 if count is None else count)
 
 
 def _tojson(
