@@ -9,7 +9,6 @@ import sys
 import uuid
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -153,9 +152,7 @@ def test_plain_values_are_json(value):
     json.dumps(plain({"a": [value]}, "x"), allow_nan=False)
 
 
-def test_plain_takes_numpy_and_refuses_the_rest():
-    assert plain(np.arange(3), "x") == [0, 1, 2]
-    assert plain(np.float32(0.5), "x") == 0.5
+def test_plain_takes_a_uuid_and_refuses_the_rest():
     assert plain(uuid.UUID(int=1), "x") == "00000000-0000-0000-0000-000000000001"
     with pytest.raises(RowError, match="holds a object"):
         plain(object(), "x")

@@ -139,6 +139,8 @@ def lost_of(record, got, name):
 def test_every_writer_is_in_the_round_trips():
     there = {(name, kind) for name, kinds in WRITERS.items() for kind in kinds}
     assert there - {(name, kind) for name, kind, *_ in ROUND_TRIPS} == {("text", Document)}
+    wanted = "document conversation ranking answers alpaca sharegpt prompt_completion prompt preference hh text"
+    assert set(WRITERS) == set(wanted.split())
 
 
 QUESTION = Message(role="user", content="q")

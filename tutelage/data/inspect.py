@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,16 +179,16 @@ def _count(facts: KindFacts, record: Record, tokenizer: Tokenizer | None) -> Non
 
 
 def _count_ranking(facts: KindFacts, record: Ranking) -> None:
-    k = len(record.ranks)
-    facts.sizes[k] += 1
     lengths = [len(completion.text) for completion in record.completions]
-    better = [(i, j) for i in range(k) for j in range(k) if record.ranks[i] < record.ranks[j]]
-    tied = k * (k - 1) // 2 - len(better)
+    every = list(permutations(zip(record.ranks, lengths, strict=True), 2))
+    better = [(mine, other) for (rank, mine), (other_rank, other) in every if rank < other_rank]
+    tied = len(every) // 2 - len(better)
+    facts.sizes[len(lengths)] += 1
     facts.with_ties += tied > 0
     facts.tied_pairs += tied
     facts.pairs += len(better)
-    facts.longer_wins += sum(lengths[i] > lengths[j] for i, j in better)
-    facts.equally_long += sum(lengths[i] == lengths[j] for i, j in better)
+    facts.longer_wins += sum(mine > other for mine, other in better)
+    facts.equally_long += sum(mine == other for mine, other in better)
     facts.labellers |= {record.labeller} - {""}
 
 

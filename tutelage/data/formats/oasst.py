@@ -86,14 +86,12 @@ def _start(row: parts.Fields) -> tuple[list[tuple[Node, Path]], list[Skip]]:
 
 def _check(node: Any, field: str) -> None:
     check(isinstance(node, dict), "is not a message", field, "an object", node)
-    role, text, rank, replies = node.get("role"), node.get("text"), node.get("rank"), node.get("replies", [])
-    for name, good, problem, expected in (
-        ("text", isinstance(text, str), "is not text", "text"),
-        ("role", isinstance(role, str) and role in _ROLES, "is not a role", "prompter or assistant"),
-        ("replies", isinstance(replies, list), "is not a list", "a list of messages"),
-        ("rank", rank is None or (isinstance(rank, int) and rank >= 0), "is not a rank", "0 or more"),
-    ):
-        check(good, problem, f"{field}.{name}", expected, node.get(name))
+    text, role, replies, rank = node.get("text"), node.get("role"), node.get("replies", []), node.get("rank")
+    check(isinstance(text, str), "is not text", f"{field}.text", "text", text)
+    check(role in (*_ROLES,), "is not a role", f"{field}.role", "prompter or assistant", role)
+    check(isinstance(replies, list), "is not a list", f"{field}.replies", "a list of messages", replies)
+    good = rank is None or (isinstance(rank, int) and rank >= 0)
+    check(good, "is not a rank", f"{field}.rank", "0 or more", rank)
 
 
 def _unusable(node: Node) -> str:

@@ -129,20 +129,17 @@ def hh_row(record: Ranking) -> parts.Row:
     better, worse = _answers(record)
     if better.text.strip() == worse.text.strip():
         raise parts.CannotHold("its two answers differ in white space alone")
-    chosen, rejected = (_transcript_of((*record.prompt.messages, side)) for side in (better, worse))
-    return {"chosen": chosen, "rejected": rejected}
-
-
-def _transcript_of(messages: Messages) -> str:
-    names = {"user": "Human", "assistant": "Assistant"}
-    text = ""
-    for message in messages:
-        if message.role not in names:
-            raise parts.CannotHold(f"it has a {message.role} message")
-        if any(f"\n\n{name}:" in message.text.strip() for name in names.values()):
-            raise parts.CannotHold("in one of its turns a line begins with Human: or Assistant:, as turns do")
-        text += f"\n\n{names[message.role]}: {message.text.strip()}"
-    return text
+    names = {"user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
+    row = {"chosen": "", "rejected": ""}
+    for side, answer in (("chosen", better), ("rejected", worse)):
+        for message in (*record.prompt.messages, answer):
+            if message.role not in names:
+                raise parts.CannotHold(f"it has a {message.role} message")
+            text = message.text.strip()
+            if any(name in text for name in names.values()):
+                raise parts.CannotHold("in one of its turns a line begins with Human: or Assistant:, as turns do")
+            row[side] += f"{names[message.role]} {text}"
+    return row
 
 
 def _answers(record: Ranking) -> tuple[Message, Message]:

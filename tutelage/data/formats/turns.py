@@ -72,12 +72,22 @@ def _message(turn: Any, field: str) -> Message:
             problem = "marks an answer that is not to be learnt, and every answer is learnt from"
             raise RowError(problem, f"{field}.{mark}", "rows without such answers", turn[mark])
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
-    if said == "function_call":
-        calls, content = _calls_in(content, f"{field}.{text_key}"), ""
+    if said == "function_call":  # the text is the JSON of a call, or of a list of calls
+        try:
+            calls, content = orjson.loads(content) if isinstance(content, str) else content, ""
+        except ValueError:
+            raise RowError("is not a tool call", f"{field}.{text_key}", _EXPECTED_CALL, content) from None
+        calls = calls if isinstance(calls, list) else [calls]
     check(isinstance(calls, list), "is not a list", f"{field}.tool_calls", f"[{_EXPECTED_CALL}]", calls)
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str):
+        good = isinstance(content, list) and content
+        check(good, "is not text", f"{field}.{text_key}", "text, or a list of parts", content)
+        content = tuple(_part(part, f"{field}.{text_key}.{i}") for i, part in enumerate(content))
     return Message(
         role=role,
-        content=_content("" if content is None and calls else content, f"{field}.{text_key}"),
+        content=content,
         reasoning=next((turn[k] for k in ("reasoning", "reasoning_content", "thinking") if turn.get(k)), ""),
         tool_calls=tuple(_tool_call(call, f"{field}.tool_calls.{i}") for i, call in enumerate(calls)),
         tool_call_id=parts.as_text(turn.get("tool_call_id")),
@@ -85,13 +95,6 @@ def _message(turn: Any, field: str) -> Message:
         evidence=turn.get("evidence") or (),
         citations=turn.get("citations") or (),
     )
-
-
-def _content(value: Any, field: str) -> str | tuple[Part, ...]:
-    if isinstance(value, str):
-        return value
-    check(isinstance(value, list) and value, "is not text", field, "text, or a list of parts", value)
-    return tuple(_part(part, f"{field}.{i}") for i, part in enumerate(value))
 
 
 def _part(part: Any, field: str) -> Part:
@@ -105,15 +108,6 @@ def _part(part: Any, field: str) -> Part:
             if isinstance(image, str) and image:
                 return ImagePart(image=image)
     raise RowError("is not a part of a message", field, _EXPECTED_PART, part)
-
-
-def _calls_in(value: Any, field: str) -> list[Any]:
-    """The call, or the list of calls, that the text of ShareGPT's ``function_call`` turn is the JSON of."""
-    try:
-        calls = orjson.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        raise RowError("is not a tool call", field, _EXPECTED_CALL, value) from None
-    return calls if isinstance(calls, list) else [calls]
 
 
 def _tool_call(value: Any, field: str) -> ToolCall:
@@ -130,25 +124,26 @@ def _tool_call(value: Any, field: str) -> ToolCall:
 
 def openai_rows(messages: Iterable[Message]) -> list[parts.Row]:
     """Messages as the OpenAI API writes them."""
-    return [_openai_row(message) for message in messages]
-
-
-def _openai_row(message: Message) -> parts.Row:
-    calls = [
-        ({"id": call.id} if call.id else {})
-        | {"type": "function", "function": {"name": call.name, "arguments": parts.dumps(call.arguments)}}
-        for call in message.tool_calls
-    ]
-    content = message.content if isinstance(message.content, str) else [_openai_part(part) for part in message.content]
-    more = {"reasoning_content": message.reasoning, "tool_calls": calls}
-    more |= {"tool_call_id": message.tool_call_id, "name": message.name}
-    return {"role": message.role, "content": content} | {name: value for name, value in more.items() if value}
-
-
-def _openai_part(part: Part) -> parts.Row:
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    return {"type": "image_url", "image_url": {"url": part.image}}
+    rows = []
+    for message in messages:
+        content: Any = message.content
+        if not isinstance(content, str):
+            content = [
+                {"type": "text", "text": part.text}
+                if isinstance(part, TextPart)
+                else {"type": "image_url", "image_url": {"url": part.image}}
+                for part in content
+            ]
+        calls = [
+            ({"id": call.id} if call.id else {})
+            | {"type": "function", "function": {"name": call.name, "arguments": parts.dumps(call.arguments)}}
+            for call in message.tool_calls
+        ]
+        more = {"reasoning_content": message.reasoning, "tool_calls": calls}
+        more |= {"tool_call_id": message.tool_call_id, "name": message.name}
+        row = {"role": message.role, "content": content}
+        rows.append(row | {name: value for name, value in more.items() if value})
+    return rows
 
 
 def sharegpt_row(record: Conversation) -> parts.Row:

@@ -96,8 +96,6 @@ def plain(value: Any, field: str) -> Any:
             return int(value) if value == value.to_integral_value() else float(value)
         case uuid.UUID():
             return str(value)
-    if hasattr(value, "tolist"):  # NumPy, which data sets return if set to
-        return plain(value.tolist(), field)
     raise RowError(f"holds a {type(value).__name__}", field, "text, numbers, lists, objects")
 
 

@@ -81,11 +81,11 @@ def tokenise(
     Raises DataError if there is no document.
     """
     out = Path(out)
-    stream, sidecar = _paths(out)
+    (stream, sidecar), fingerprint = _paths(out), tokenizer.fingerprint
     for place in (out, *known) if key else ():
         with suppress(DataError):
             present = Shard.load(place)
-            if (present.key, present.tokenizer) == (key, tokenizer.fingerprint):
+            if (present.key, present.tokenizer) == (key, fingerprint):
                 return present if place == out else _linked(present, stream, sidecar)
     dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
     tokens, size, count, digest = 0, 0, 0, hashlib.sha256()
@@ -101,7 +101,7 @@ def tokenise(
         if not count:
             raise DataError("there are no documents to tokenise", path=out)
         _header(file, dtype, tokens)
-    shard = Shard(stream, tokens, size, count, dtype.name, tokenizer.fingerprint, key, digest.hexdigest())
+    shard = Shard(stream, tokens, size, count, dtype.name, fingerprint, key, digest.hexdigest())
     _write_sidecar(shard, sidecar)
     return shard
 
