@@ -102,9 +102,9 @@ def test_load_errors(tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match="not a tokenizer"):
         Tokenizer.load(tmp_path)
     data = json.loads(whole)
-    data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] != "<|user|>"]
+    data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] != "<|end|>"]
     path.write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: .*<\|user\|>"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: .*<\|end\|>"):
         Tokenizer.load(tmp_path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.files import write_atomic
 from tutelage.text.imported.codec import Codec, checked
-from tutelage.text.imported.folder import read_folder, require_rows
+from tutelage.text.imported.folder import read_backend, read_folder, require_rows
 from tutelage.text.imported.format import ChatFormat, chat_format
 from tutelage.text.layout import CHAT_TEMPLATE, EARLIER_TEMPLATES, SPECIALS
 from tutelage.text.stream import TextStream
@@ -57,7 +57,7 @@ class Tokenizer:
             self.vocab_size = max(self.vocab_size, max(backend.get_vocab(with_added_tokens=True).values()) + 1)
             return
         specials = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-        if missing := set(SPECIALS.values()) - specials.keys():
+        if missing := [text for text in SPECIALS.values() if text not in specials]:
             raise CheckpointError(f"the tokenizer has no special token {', '.join(missing)}; was it made by tutelage?")
         self.own_ids = tuple(specials[text] for text in SPECIALS.values())
         self.bos_id, self.pad_id, self.end_id, self.system_id, self.user_id, self.assistant_id = self.own_ids
@@ -97,16 +97,16 @@ class Tokenizer:
         folder = Path(folder)
         template, path = folder / "chat_template.jinja", folder / "tokenizer.json"
         try:
+            if chat_template is None and path.exists() and template.is_file() and _is_own(template.read_bytes()):
+                backend = read_backend(path)
+                require_rows(folder, backend)
+                return cls(backend)
             source = read_folder(folder)
             require_rows(folder, source.backend)
-            own = (
-                _is_own(source.template)
-                if source.template
-                else source.backend.get_vocab().keys() >= set(SPECIALS.values())
-            )
-            if own and chat_template is None:
+            if chat_template is not None:
+                source.template = chat_template
+            elif source.template is None and set(SPECIALS.values()) <= source.backend.get_vocab().keys():
                 return cls(source.backend)
-            source.template = source.template if chat_template is None else chat_template
             return cls(source.backend, chat_format(source))
         except CheckpointError as error:
             where = path if path.exists() else folder
@@ -172,7 +172,7 @@ class Tokenizer:
         return TextStream(self._backend)
 
 
-def _is_own(template: str) -> bool:
+def _is_own(template: bytes) -> bool:
     """Is this chat template our own layout, as this version or an earlier one wrote it?"""
     template = template.strip()
-    return template == CHAT_TEMPLATE.strip() or hashlib.sha256(template.encode()).hexdigest() in EARLIER_TEMPLATES
+    return template == CHAT_TEMPLATE.encode().strip() or hashlib.sha256(template).hexdigest() in EARLIER_TEMPLATES

@@ -44,7 +44,7 @@ def read_folder(folder: Path) -> Imported:
         config |= _read_json(folder / "special_tokens_map.json")
     sentencepiece = folder / "tokenizer.model"
     if (folder / "tokenizer.json").exists():
-        backend, defaults = _read_backend(folder / "tokenizer.json"), dict[str, str]()
+        backend, defaults = read_backend(folder / "tokenizer.json"), dict[str, str]()
     elif sentencepiece.exists() or (folder / "vocab.json").exists():
         backend, defaults = _converted(folder)
     elif (folder / "adapter_config.json").exists():
@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> Imported:
     return Imported(backend, names, config, template, _stop_ids(folder), kept, appended)
 
 
-def _read_backend(path: Path) -> tokenizers.Tokenizer:
+def read_backend(path: Path) -> tokenizers.Tokenizer:
     """Read a tokenizer.json. Raises CheckpointError where it cannot be read."""
     text = _read_text(path)
     try:
@@ -143,11 +143,14 @@ def _added(token: Any) -> AddedToken:
 
 def _names(config: Mapping[str, Any]) -> dict[str, str]:
     """bos_token, eos_token and the like: what is named, and its text. A model's own names (image_token) too."""
-    given = {key: value for key, value in config.items() if key.endswith("_token")}
-    texts = {
-        key: value["content"] if isinstance(value, dict) else value for key, value in given.items() if key in _NAMES
-    }
-    return {key: text for key, text in (given | texts).items() if isinstance(text, str)}
+    names = {}
+    for key, value in config.items():
+        text = value.get("content") if key in _NAMES and isinstance(value, dict) else value
+        if key.endswith("_token") and isinstance(text, str):
+            names[key] = text
+        elif key in _NAMES and value is not None:
+            raise ValueError(f"{key} is {value!r}, which is not text")
+    return names
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -163,7 +166,9 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
                 f"{folder}: has the chat templates {', '.join(sorted(named))}, and none is the default"
             )
     if found is not None and not found.strip():
-        raise CheckpointError(f"{path if path.exists() else folder}: its chat template is empty: take it out")
+        raise CheckpointError(
+            f"{path if path.exists() else folder}: is empty; without the file, the model has no template"
+        )
     return None if found is None else str(found)
 
 
@@ -171,7 +176,11 @@ def _stop_ids(folder: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         said = _read_json(folder / name).get("eos_token_id")
         if said is not None:
-            return tuple(said if isinstance(said, list) else [said])
+            ids = said if isinstance(said, list) else [said]
+            if not all(type(i) is int and 0 <= i < 2**32 for i in ids):
+                what = f"{said!r}: it must be the id of a token, or a list of ids"
+                raise CheckpointError(f"{folder / name}: eos_token_id is {what}")
+            return tuple(ids)
     return ()
 
 
@@ -191,15 +200,19 @@ def require_rows(folder: Path, backend: tokenizers.Tokenizer) -> None:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file."""
     try:
-        value = json.loads(_read_text(path)) if path.exists() else {}
-    except ValueError as error:
+        value = json.loads(path.read_bytes().decode("utf-8")) if path.exists() else {}
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a JSON object")

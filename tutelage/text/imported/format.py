@@ -80,8 +80,7 @@ def chat_format(source: Imported) -> ChatFormat:
     codec = Codec(backend, *control_tokens(backend, names.values(), literals))
     end, header, opening = (None, "", "") if template is None else _ending(template, codec)
     eos = backend.token_to_id(names["eos_token"]) if "eos_token" in names else None
-    known = set(backend.get_vocab().values())
-    ends = [i for i in (end, eos, *source.stop_ids) if i is not None and i in known]
+    ends = [i for i in (end, eos, *source.stop_ids) if i is not None and backend.id_to_token(i) is not None]
     if not ends:
         raise CheckpointError(
             "nothing says which token ends an answer: name it as eos_token in tokenizer_config.json, or write it in the template"
