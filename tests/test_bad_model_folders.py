@@ -57,7 +57,7 @@ GENERATE = (
     "--device",
     "cpu",
 )
-CHAT = ("chat", "bad", "--message", "Hello", "--device", "cpu", "--max_new_tokens", "4")
+CHAT = ("chat", "bad", "--message", "Hello", "--device", "cpu", "--max_tokens", "4")
 FINE_TUNE = (
     "sft",
     "--checkpoint",
@@ -73,9 +73,7 @@ RANK = ("reward", "--checkpoint", "bad", "--rankings", "rankings.jsonl", "--out"
 EXPORT = ("export", "bad", "--out", "bad.gguf")
 EVALUATE = (
     "eval",
-    "--a",
     "good",
-    "--b",
     "bad",
     "--prompts",
     "prompts.jsonl",
@@ -84,15 +82,15 @@ EVALUATE = (
     "--device",
     "cpu",
 )
-JUDGE = ("eval", "--a", "good", "--b", "good", "--prompts", "prompts.jsonl", "--reward_model", "bad", "--device", "cpu")
+JUDGE = ("eval", "good", "good", "--prompts", "prompts.jsonl", "--reward_model", "bad", "--device", "cpu")
 REINFORCE = ("ppo", "--checkpoint", "good", "--reward_model", "bad", "--prompts", "prompts.jsonl", "--out", "made")
 REINFORCE += ("--batch_size", "1", "--minibatch", "1", "--max_new_tokens", "4", "--machine.device", "cpu")
 PRETRAIN = (
     "pretrain",
     "--tokenizer",
     "bad",
-    "--sources",
-    "{a: {path: documents.jsonl}}",
+    "--text.a",
+    "documents.jsonl",
     "--out",
     "made",
     "--steps",
