@@ -93,7 +93,7 @@ def test_a_recipe_runs_and_says_where_the_results_are(capsys, place, monkeypatch
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "tutelage: Mine, seed 0, in made"
     assert out.splitlines()[1:3] == ["results: made/base/done.json", "results: made/sft/done.json"]
-    assert out.splitlines()[-1].startswith("0 s, at most 0.")
+    assert out.splitlines()[-1].startswith("0 s, at most ")
     assert len((place / "made" / "data" / "lines.jsonl").read_text().splitlines()) == 6
     assert (place / "made" / "sft" / "checkpoint" / "weights").read_text() == "0.001 made/base/checkpoint"
     _, out, _ = run(capsys, "runs", "show", "made")
