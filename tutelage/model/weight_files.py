@@ -142,6 +142,7 @@ def read_into(stored: Stored, target: Tensor) -> None:
 def opened(path: Path) -> Iterator[Any]:
     """An open safetensors file. CheckpointError if it is damaged: the library checks the header against the length."""
     try:
+        path.open("rb").close()  # safe_open calls a file that may not be read missing
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except OSError as error:
