@@ -23,9 +23,6 @@ NEEDED = (
     "merges.txt",
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
-    "reader/*config.json",
-    "reader/model*.safetensors",
-    "reader/model.safetensors.index.json",
 )
 """What a model folder can hold. Pickles (*.bin, *.pt), other formats and duplicate weights are not downloaded."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

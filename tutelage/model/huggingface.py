@@ -17,9 +17,6 @@ from tutelage.model.config import ModelConfig, RopeScaling, Scaling
 
 Kind = Literal["causal", "scalar"]
 OFFSET_KEY = "tutelage_score_offset"
-SURPRISAL, TRUNK_KEY = "tutelage_surprisal", "tutelage_trunk_type"
-"""The model_type of a scalar model that reads surprisals, and the key that then holds its trunk's family. transformers refuses
-the unknown model_type; under the family's name it would load the trunk alone and return different scores."""
 
 CLASSES: dict[str, str] = {
     "gpt2": "GPT2",

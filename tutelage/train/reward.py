@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.prepare import opening
@@ -59,7 +59,6 @@ class RewardSettings(Settings):
     max_length: int = Field(512, gt=1, description="longest prompt and completion; longer are left out [tokens]")
     ties: Literal["skip", "half"] = Field("half", description="what equal ranks count: nothing, or half a win each")
     noncontextual: int = Field(0, ge=0, description="answers to other prompts ranked last (RRM, Liu et al. 2024)")
-    surprisal: bool = Field(False, description="also read each token's -log p under the starting model, kept frozen")
     optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(5e-4, gt=0, description="peak learning rate")
     warmup: int = Field(10, ge=0, description="steps of linear warm-up")
@@ -70,12 +69,6 @@ class RewardSettings(Settings):
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
     seed: int = Field(0, description="seed of head, adapters and data order")
     machine: Machine = Field(Machine(), description="where it runs")
-
-    @model_validator(mode="after")
-    def _of_one_trunk(self) -> RewardSettings:
-        if self.surprisal and self.lora.r:
-            raise ValueError("surprisal is for reward models with all weights trained; leave out surprisal or lora")
-        return self
 
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
@@ -108,7 +101,7 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
 
         # model and optimiser
         torch.manual_seed(knobs.seed)
-        model = new_scorer(decoder, surprisal=knobs.surprisal).train()
+        model = new_scorer(decoder).train()
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
         answer = max(len(completion) for example in examples for completion in example.completions)
         widest = max(example.size for example in examples) + knobs.noncontextual * answer
