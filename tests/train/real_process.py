@@ -28,7 +28,7 @@ FORKS.set_forkserver_preload(  # torch imports its compiler, four seconds of it,
     ["torch._dynamo", *(f"tutelage.train.{stage}" for stage in ("pretrain", "sft", "reward", "ppo"))]
 )
 
-SAVING = {"machine": MACHINE | {"save_every": 3}}
+SAVING = {"machine": MACHINE | {"save_every": 0.001}}
 
 
 def start(

@@ -170,7 +170,7 @@ def keeper(tmp_path_factory):
     """A keeper of one small matrix, with the bytes of its state."""
     torch.manual_seed(0)
     module = nn.Linear(8, 8)
-    optimizer = adamw([(module, 0.1)], weight_decay=0.0)
+    optimizer = adamw([(module, 0.1, 0)], weight_decay=0.0)
     training = Training({"m": module}, optimizer, update=None, schedule=Schedule(9, 0, 1.0, 0), result=None)
     with open_run(tmp_path_factory.mktemp("keeper") / "run", "x", Machine(), Inputs()) as run:
         made = Keeper(run, training, Machine())
@@ -224,7 +224,7 @@ def test_an_input_that_is_gone_or_changed_is_named_and_back_again_is_fine(toy, w
 
 
 def test_a_second_process_on_the_same_folder_is_refused_while_the_first_goes_on(toy, tmp_path):
-    job = small(toy, tmp_path / "run", steps=400, machine=MACHINE | {"save_every": 1})
+    job = small(toy, tmp_path / "run", steps=400, machine=MACHINE | {"save_every": 0.001})
     first = start(job)
     while saved_step(job.out) < 1:
         first.join(0.01)
