@@ -18,10 +18,10 @@ from tutelage.model import huggingface as hf
 from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf
 from tutelage.model.heads import ScalarModel, Surprisal
 from tutelage.model.hf_weights import embedding_name, entries, output_name, weights_to_hf
 
+CONFIG, GENERATION = "config.json", "generation_config.json"
 READER = "reader"
 """The subfolder of a reward model with the language model whose surprisals it reads."""
 
@@ -43,7 +43,7 @@ def save_model(
     pad_id: int | None = None,
     max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
-    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Other files in the folder are kept.
+    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Not atomic: see ``write_folder``.
 
     A ScalarModel becomes the family's sequence classifier with one label. Such a classifier has no bias, so the centring
     offset goes into config.json as ``tutelage_score_offset``: transformers' scores are ours plus that number, and rankings
@@ -52,28 +52,26 @@ def save_model(
     subfolder ``reader``.
 
     ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights above ``max_shard_bytes`` are split into shards.
-    An interrupted write leaves the previous checkpoint intact (see ``write_folder``), except that a reader is written first.
     """
     config, scalar = model_config(model), model if isinstance(model, ScalarModel) else None
     kind: hf.Kind = "scalar" if scalar else "causal"
-    ends = () if end_id is None else (end_id,) if isinstance(end_id, int) else tuple(end_id)
-    generation = generation_to_hf(GenerationDefaults(bos_id=bos_id, end_ids=ends, pad_id=pad_id))
-    ids = {name: generation.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ends = [end_id] if isinstance(end_id, int) else list(end_id or ())
+    eos = ends[0] if len(ends) == 1 else ends or None
+    ids = {"bos_token_id": bos_id, "eos_token_id": eos, "pad_token_id": pad_id}
     dtype = (model if isinstance(model, Decoder) else model.decoder).embed.weight.dtype
     settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(dtype).removeprefix("torch.")}
-    if scalar:
-        settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
     settings["architectures"] = [hf.class_of(config.family, kind)]
-    texts = {GENERATION: generation}
-    if scalar:
+    texts = {CONFIG: settings}
+    if scalar is None:
+        texts[GENERATION] = {name: value for name, value in ids.items() if value is not None}
+    else:
+        settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
         settings[hf.OFFSET_KEY] = float(scalar.offset)
-        texts = {}
     reader = scalar.reader if scalar else None
     if reader:
         settings |= {"model_type": hf.SURPRISAL, hf.TRUNK_KEY: config.family}
         given: dict[str, Any] = {"bos_id": bos_id, "end_id": end_id, "pad_id": pad_id}
         save_model(Path(folder) / READER, reader.decoder, **given, max_shard_bytes=max_shard_bytes)
-    texts[CONFIG] = settings
     files.write_folder(
         Path(folder),
         weights_to_hf(config, kind, model.state_dict(), surprisal=bool(reader)),
