@@ -57,12 +57,6 @@ def test_a_limit_that_holds_all_is_one_file(tmp_path):
     assert len(list((tmp_path / "two").glob("*.safetensors"))) == 2
 
 
-def reindex(folder: Path, change) -> None:
-    index = json.loads((folder / INDEX).read_text())
-    change(index["weight_map"])
-    (folder / INDEX).write_text(json.dumps(index))
-
-
 def damage(folder: Path, number: int, change) -> None:
     """Apply ``change`` to the tensors of a shard."""
     path = sorted(folder.glob("*.safetensors"))[number - 1]
@@ -88,30 +82,15 @@ NORM = "model.norm.weight"
         ),
         (
             lambda f: damage(f, 5, lambda t: t.pop(NORM)),
-            f"model-00005-of-00005.safetensors lacks {NORM}, by {INDEX}",
+            f"lacks {NORM}",
         ),
         (
             lambda f: damage(f, 1, lambda t: t.update(odd=torch.ones(1))),
-            "model-00001-of-00005.safetensors has extra odd (in model-00001-of-00005.safetensors), by",
-        ),
-        (
-            lambda f: reindex(f, lambda places: places.update({NORM: "model-00001-of-00005.safetensors"})),
-            f"model-00001-of-00005.safetensors lacks {NORM}",
+            "has extra odd (in model-00001-of-00005.safetensors)",
         ),
         (
             lambda f: damage(f, 5, lambda t: t.update({NORM: torch.ones(23)})),
             f"model-00005-of-00005.safetensors: {NORM} is [23], config.json makes it [24]",
-        ),
-        (
-            lambda f: (damage(f, 5, lambda t: t.pop(NORM)), reindex(f, lambda places: places.pop(NORM))),
-            f"lacks {NORM}",
-        ),
-        (
-            lambda f: (
-                damage(f, 1, lambda t: t.update(odd=torch.ones(1))),
-                reindex(f, lambda places: places.update(odd="model-00001-of-00005.safetensors")),
-            ),
-            "has extra odd (in model-00001-of-00005.safetensors)",
         ),
         (lambda f: (f / INDEX).write_text("{"), f"{INDEX} cannot be read"),
         (lambda f: (f / INDEX).write_text("{}"), f"{INDEX} has no weight_map"),

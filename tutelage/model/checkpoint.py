@@ -19,7 +19,7 @@ from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel, Surprisal
-from tutelage.model.hf_weights import embedding_name, entries, output_name, weights_to_hf
+from tutelage.model.hf_weights import entries, output_name, weights_to_hf
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 READER = "reader"
@@ -184,9 +184,7 @@ def _describe(folder: Path) -> tuple[hf.Kind, ModelConfig, float, bool]:
     try:
         kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
     except CheckpointError as error:
-        message = str(error)
-        separator = "" if message.startswith(CONFIG) else ": "
-        raise CheckpointError(f"{folder / CONFIG}{separator}{message.removeprefix(CONFIG)}") from None
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
     return kind, config, float(settings.get(hf.OFFSET_KEY, 0.0)), surprisal
 
 
@@ -194,16 +192,15 @@ def _check_tensors(
     folder: Path, config: ModelConfig, kind: hf.Kind, found: Mapping[str, files.Stored], wanted: Mapping[str, Tensor]
 ) -> dict[str, files.Stored]:
     """The stored tensors under their current names in transformers, if names and shapes are those of ``wanted``."""
-    output, embedding = output_name(config.family), embedding_name(config.family)
+    output = output_name(config.family)
     stored = _canonical(found, wanted, output)
-    tied = stored.pop(output, None) if kind == "causal" and config.tie_embeddings else None
+    if kind == "causal" and config.tie_embeddings:
+        stored.pop(output, None)  # transformers ignores it too
     files.compare_names(folder, stored, wanted.keys())
     for name, tensor in wanted.items():
         at, shape = stored[name], tensor.shape
         if at.shape != shape:
             raise CheckpointError(f"{at.path}: {at.name} is {list(at.shape)}, config.json makes it {list(shape)}")
-    if tied is not None and not _equal(tied, stored[embedding]):
-        raise CheckpointError(f"{tied.path}: {tied.name} differs from the embedding despite tie_word_embeddings")
     return stored
 
 
@@ -218,15 +215,6 @@ def _canonical(found: Mapping[str, files.Stored], wanted: Mapping[str, object], 
         elif name in wanted or not _COMPUTED.search(name):
             stored[name] = at
     return stored
-
-
-def _equal(one: files.Stored, other: files.Stored) -> bool:
-    if one.shape != other.shape:
-        return False
-    tensors = [torch.empty(at.shape, dtype=at.dtype or torch.float32) for at in (one, other)]
-    for at, tensor in zip((one, other), tensors, strict=True):
-        files.read_into(at, tensor)
-    return torch.equal(*tensors)
 
 
 def _most_common_dtype(stored: Mapping[str, files.Stored]) -> torch.dtype:

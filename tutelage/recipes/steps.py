@@ -131,7 +131,7 @@ def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KIN
         if not isinstance(named, Mapping):
             raise RecipeError(f"{where}: inputs should be a mapping, found {named!r}")
         resolve = Resolver(steps, [*recipe.steps][len(steps) :], where, kinds)
-        resolved = {role: resolve(value, role, _mark(inputs_class, role)) for role, value in named.items()}
+        resolved = {role: resolve(value, role, inputs_class.mark(role)) for role, value in named.items()}
         inputs = validated(inputs_class, resolved, f"{where}, inputs")
         try:
             knobs.check(inputs)
@@ -185,11 +185,6 @@ def common(recipe: Recipe, knobs: type[Settings]) -> dict[str, Any]:
     """The recipe's values for the knobs that a step has under the same names."""
     found = {name: getattr(recipe, name) for name in ("name", "seed", "device") if name in knobs.model_fields}
     return found | ({"machine": {"device": recipe.device}} if "machine" in knobs.model_fields else {})
-
-
-def _mark(inputs: type[Inputs], role: str) -> str:
-    """What a role takes: the result of a step (""), a model, or the folder of a run."""
-    return next((mark for mark in ("model", "run") if role in inputs.marked(mark)), "")
 
 
 @dataclass(frozen=True)
