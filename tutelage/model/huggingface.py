@@ -131,12 +131,8 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         hf[act] = "gelu_new" if config.family == "gpt2" else "gelu_pytorch_tanh"
     if config.positions == "rope":
         hf |= _rope_to_hf(config)
-    if config.family == "gpt2":
+    if config.family == "gpt2":  # the only family whose class has dropout by default
         hf |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    else:
-        hf["attention_dropout"] = 0.0
-    if config.family == "gpt_neox":
-        hf |= {"hidden_dropout": 0.0, "classifier_dropout": 0.0}
     if config.family in ("qwen2", "qwen3"):
         hf |= _windows_to_hf(config)
     return hf
