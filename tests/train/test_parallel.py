@@ -89,7 +89,12 @@ def test_the_weights_of_two_ranks_are_those_of_one_process(folders, stage):
 # ---- who writes, and who says no
 
 
-SMALL = {"steps": 12, "batch_size": 4, "heldout": None, "machine": MACHINE | {"save_every": 0.001, "checkpoint_every": 6}}
+SMALL = {
+    "steps": 12,
+    "batch_size": 4,
+    "heldout": None,
+    "machine": MACHINE | {"save_every": 0.001, "checkpoint_every": 6},
+}
 
 
 def may_not_write() -> None:

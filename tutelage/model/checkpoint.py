@@ -18,9 +18,10 @@ from tutelage.model import huggingface as hf
 from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf
 from tutelage.model.heads import ScalarModel
-from tutelage.model.hf_weights import embedding_name, entries, output_name, weights_to_hf
+from tutelage.model.hf_weights import entries, output_name, weights_to_hf
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
 
 # Masks and frequencies in older files; they are computed, not learned.
 _COMPUTED = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
@@ -40,30 +41,28 @@ def save_model(
     pad_id: int | None = None,
     max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
-    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Other files in the folder are kept.
+    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Not atomic: see ``write_folder``.
 
     A ScalarModel becomes the family's sequence classifier with one label. Such a classifier has no bias, so the centring
     offset goes into config.json as ``tutelage_score_offset``: transformers' scores are ours plus that number, and rankings
     are the same. Give ``pad_id`` for a ScalarModel: transformers finds the last real token of a padded batch by it.
 
     ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights above ``max_shard_bytes`` are split into shards.
-    An interrupted write leaves the previous checkpoint intact (see ``write_folder``).
     """
     config, scalar = model_config(model), model if isinstance(model, ScalarModel) else None
     kind: hf.Kind = "scalar" if scalar else "causal"
-    ends = () if end_id is None else (end_id,) if isinstance(end_id, int) else tuple(end_id)
-    generation = generation_to_hf(GenerationDefaults(bos_id=bos_id, end_ids=ends, pad_id=pad_id))
-    ids = {name: generation.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ends = [end_id] if isinstance(end_id, int) else list(end_id or ())
+    eos = ends[0] if len(ends) == 1 else ends or None
+    ids = {"bos_token_id": bos_id, "eos_token_id": eos, "pad_token_id": pad_id}
     dtype = (model if isinstance(model, Decoder) else model.decoder).embed.weight.dtype
     settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(dtype).removeprefix("torch.")}
-    if scalar:
-        settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
     settings["architectures"] = [hf.class_of(config.family, kind)]
-    texts = {GENERATION: generation}
-    if scalar:
+    texts = {CONFIG: settings}
+    if scalar is None:
+        texts[GENERATION] = {name: value for name, value in ids.items() if value is not None}
+    else:
+        settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
         settings[hf.OFFSET_KEY] = float(scalar.offset)
-        texts = {}
-    texts[CONFIG] = settings
     files.write_folder(
         Path(folder),
         weights_to_hf(config, kind, model.state_dict()),
@@ -162,9 +161,7 @@ def _describe(folder: Path) -> tuple[hf.Kind, ModelConfig, float]:
     try:
         kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
     except CheckpointError as error:
-        message = str(error)
-        separator = "" if message.startswith(CONFIG) else ": "
-        raise CheckpointError(f"{folder / CONFIG}{separator}{message.removeprefix(CONFIG)}") from None
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
     return kind, config, float(settings.get(hf.OFFSET_KEY, 0.0))
 
 
@@ -172,16 +169,15 @@ def _check_tensors(
     folder: Path, config: ModelConfig, kind: hf.Kind, found: Mapping[str, files.Stored], wanted: Mapping[str, Tensor]
 ) -> dict[str, files.Stored]:
     """The stored tensors under their current names in transformers, if names and shapes are those of ``wanted``."""
-    output, embedding = output_name(config.family), embedding_name(config.family)
+    output = output_name(config.family)
     stored = _canonical(found, wanted, output)
-    tied = stored.pop(output, None) if kind == "causal" and config.tie_embeddings else None
+    if kind == "causal" and config.tie_embeddings:
+        stored.pop(output, None)  # transformers ignores it too
     files.compare_names(folder, stored, wanted.keys())
     for name, tensor in wanted.items():
         at, shape = stored[name], tensor.shape
         if at.shape != shape:
             raise CheckpointError(f"{at.path}: {at.name} is {list(at.shape)}, config.json makes it {list(shape)}")
-    if tied is not None and not _equal(tied, stored[embedding]):
-        raise CheckpointError(f"{tied.path}: {tied.name} differs from the embedding despite tie_word_embeddings")
     return stored
 
 
@@ -196,15 +192,6 @@ def _canonical(found: Mapping[str, files.Stored], wanted: Mapping[str, object], 
         elif name in wanted or not _COMPUTED.search(name):
             stored[name] = at
     return stored
-
-
-def _equal(one: files.Stored, other: files.Stored) -> bool:
-    if one.shape != other.shape:
-        return False
-    tensors = [torch.empty(at.shape, dtype=at.dtype or torch.float32) for at in (one, other)]
-    for at, tensor in zip((one, other), tensors, strict=True):
-        files.read_into(at, tensor)
-    return torch.equal(*tensors)
 
 
 def _most_common_dtype(stored: Mapping[str, files.Stored]) -> torch.dtype:

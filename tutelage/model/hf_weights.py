@@ -65,9 +65,9 @@ class Entry:
 def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
     """Every tensor of a checkpoint, in order. Our names are those in Decoder or, for ``scalar``, in ScalarModel."""
     column = _COLUMNS[config.family]
-    prefix, _, layers, final_norm = _OUTER_NAMES[column]
+    prefix, embedding, layers, final_norm = _OUTER_NAMES[column]
     trunk = "decoder." if kind == "scalar" else ""
-    found = [Entry(f"{trunk}embed.weight", (embedding_name(config.family),))]
+    found = [Entry(f"{trunk}embed.weight", (f"{prefix}.{embedding}.weight",))]
     if config.positions == "learned":
         found.append(Entry(f"{trunk}places.weight", (f"{prefix}.wpe.weight",)))
     for i in range(config.num_layers):
@@ -112,12 +112,6 @@ def _entry(config: ModelConfig, layer: str, module: str, their_layer: str, parts
 def output_name(family: str) -> str:
     """The name of the untied output layer on disk."""
     return "embed_out.weight" if family == "gpt_neox" else "lm_head.weight"
-
-
-def embedding_name(family: str) -> str:
-    """The name of the token embedding on disk."""
-    prefix, embedding, *_ = _OUTER_NAMES[_COLUMNS[family]]
-    return f"{prefix}.{embedding}.weight"
 
 
 def weights_to_hf(config: ModelConfig, kind: Kind, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
