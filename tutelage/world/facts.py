@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tutelage.errors import RecipeError
 from tutelage.world.wordings import wordings
@@ -35,7 +35,7 @@ _TABLES = {
     "job": "jobs", "food": "foods", "pet": "animals", "river": "rivers", "colour": "colours", "eats": "meals",
     "habitat": "habitats", "material": "materials", "use": "uses", "region": "regions",
 }  # fmt: skip
-"""Relation -> the table of facts.yaml with its values, in the order in which a world draws them."""
+"""Relation -> the table of facts.yaml with its values, in the order in which a world draws them; four others are drawn before."""
 VALUE_TABLES = ("jobs", "foods", "colours", "materials", "uses", "meals", "habitats", "regions", "rivers")
 """The tables of values that are not entities."""
 
@@ -126,13 +126,16 @@ def strangers() -> dict[str, tuple[Name, Gender]]:
     return found
 
 
-def __getattr__(name: str) -> Any:
-    """`facts.JOBS` is `names("jobs")`, for modules that read whole tables; STRANGERS and STRANGER_KEYS likewise."""
-    if name in ("STRANGERS", "STRANGER_KEYS"):
-        return strangers() if name == "STRANGERS" else tuple(strangers())
-    if name.isupper() and not name.startswith("_"):
-        return names(name.lower())
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def people_names() -> dict[str, Name]:
+    """The names of everybody: of this world, of other worlds, strangers."""
+    return names("women", "men") | {key: name for key, (name, _) in strangers().items()}
+
+
+def every_value(relation: str) -> Iterable[str]:
+    """The values that a relation can have in any world."""
+    if relation in ("born", "friend"):
+        return map(str, YEARS) if relation == "born" else people_names()
+    return names((_TABLES | {"town": "towns", "craft": "things"})[relation])
 
 
 @dataclass(frozen=True)

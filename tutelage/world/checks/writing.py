@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 
-from tutelage.world import facts
 from tutelage.world.checks.common import Case, Verdict, expressions, one_of, similarity
 from tutelage.world.checks.lists import lists_in
-from tutelage.world.facts import Language
+from tutelage.world.facts import Language, people_names
 from tutelage.world.reading import CHINESE, LATIN, normal, phrase, says
 from tutelage.world.wordings import wordings
 
@@ -184,8 +183,7 @@ def _is_speakers(case: Case, before: str) -> bool:
 @cache
 def _introduces(language: Language) -> re.Pattern[str]:
     """An answer that speaks as the person who greets: "It is me, Leo"."""
-    people = facts.WOMEN | facts.MEN | {key: name for key, (name, _) in facts.STRANGERS.items()}
-    names = "|".join(name[language].lower() for name in people.values())
+    names = "|".join(name[language].lower() for name in people_names().values())
     return re.compile(wordings("checks")["introduces"][language].replace("NAMES", names))
 
 
