@@ -46,9 +46,14 @@ def units(text: str) -> float:
     return len(words) + 0.6 * chinese + 0.2 * len(_NOT_SPACE_OR_WORD.findall(text)) + 0.25 * long
 
 
+def tokens_of(text: str) -> list[str]:
+    """Words in lower case, numbers, and single Chinese characters."""
+    return _TOKEN.findall(text.lower())
+
+
 def normal(text: str) -> str:
     """Letters and digits alone, in lower case: equal for texts that differ only in spaces and marks."""
-    return "".join(_TOKEN.findall(text.lower()))
+    return "".join(tokens_of(text))
 
 
 def denies(clause: str) -> bool:
@@ -141,12 +146,7 @@ class Answer:
 
     @cached_property
     def tokens(self) -> list[str]:
-        """Words in lower case, numbers, and single Chinese characters."""
-        return _TOKEN.findall(self.lower)
-
-    @cached_property
-    def units(self) -> float:
-        return units(self.text)
+        return tokens_of(self.lower)
 
     @cached_property
     def normal(self) -> str:

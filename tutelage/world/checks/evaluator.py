@@ -158,15 +158,10 @@ class _Guard(ast.NodeTransformer):
             case ast.GeneratorExp(element, generators) | ast.ListComp(element, generators):
                 return ast.ListComp(self.visit(element), [*map(self.visit, generators)])
             case ast.JoinedStr(parts):
-                return _watched("joined", *(self.visit(_plain_part(part)) for part in parts))
+                return _watched("joined", *map(self.visit, parts))
+            case ast.FormattedValue(value, -1, None):
+                return self.expression(value)
         return self.generic_visit(node) if isinstance(node, _KEPT) else _watched("unknown", type(node).__name__)
-
-
-def _plain_part(part: ast.expr) -> ast.expr:
-    """The expression in a part of an f-string, if it has no format."""
-    if isinstance(part, ast.FormattedValue) and part.format_spec is None and part.conversion == -1:
-        return part.value
-    return part
 
 
 def _is_variable(target: ast.expr | None) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tutelage.errors import RecipeError
 from tutelage.records import Message
-from tutelage.world.facts import LANGUAGES, RELATIONS, Language, Person, World, strangers
+from tutelage.world.facts import LANGUAGES, RELATIONS, Language, Person, World, invented_people, strangers
 from tutelage.world.tasks.wording import LIST_MARK, MARKS, article, capital, in_language, joined, plural
 from tutelage.world.wordings import wordings
 
@@ -60,7 +60,7 @@ class Scene:
 
     def gender(self, subject: str) -> str:
         """f or m for a person of the world, `it` for any other entity."""
-        entity = self.world.entity(subject)
+        entity = self.world.entities[subject]
         return entity.gender if isinstance(entity, Person) else "it"
 
     def listed(self, items: Iterable[str]) -> str:
@@ -121,6 +121,16 @@ class Scene:
         relation = self.rng.choice(RELATIONS[self.kind(subject)])
         return subject, relation, self.world.value(subject, relation)
 
+    def known_or_told(self, *kinds: str) -> tuple[str, str, str, str]:
+        """A fact about an entity of these kinds, or as often one made up about a stranger: subject, relation, value, and the
+        entity asked about, which is "" for a stranger.
+        """
+        if self.rng.random() < STRANGERS_SHARE:
+            stranger, relation = invented_people(self.world, self.rng, 1)[0], self.rng.choice(TOLD)
+            return stranger.key, relation, stranger.value(relation), ""
+        subject, relation, value = self.fact(*kinds)
+        return subject, relation, value, subject
+
     def somebody(self) -> tuple[str, str]:
         """A person for a request that needs no knowledge of them: one of the world, or as often a stranger.
 
@@ -135,6 +145,12 @@ class Scene:
     def other(self, relation: str, *besides: str) -> str:
         """A value that the relation can have, other than these."""
         return self.rng.choice([key for key in self.world.pools[relation] if key not in besides])
+
+
+def clause(sentence: str) -> tuple[str, str]:
+    """A statement without its full stop: as it is within a sentence, and with its capital."""
+    bare = sentence[:-1]
+    return bare[0].lower() + bare[1:] if bare.startswith("The ") else bare, bare
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from tutelage.world.wordings import wordings
 
 T = TypeVar("T")
 KIND_WEIGHTS = {"person": 384, "town": 56, "animal": 84, "thing": 108}
-"""How often each kind is written about: the number of its facts in the default world, and more for animals and things, which
-fewer genres are about."""
+"""How often each kind is written about: as it has facts, and more for animals and things, which fewer genres are about."""
 
 
 @cache

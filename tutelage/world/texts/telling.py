@@ -109,7 +109,7 @@ def two_steps(pen: Pen) -> str:
     """A fact, a fact about its value, and what follows."""
     person = pen.person()
     hop = pen.pick(("friend", "friend", "town", "pet"))
-    middle = pen.world.entity(getattr(person, hop))
+    middle = pen.world.entities[person.value(hop)]
     relation = pen.pick([r for r in RELATIONS[middle.kind] if r != "friend"])
     label, value = pen.label(relation), pen.name(middle.value(relation))
     whole = pen.wording("telling.two_steps.whole").format(n=pen.name(person.key), hop=pen.label(hop))
