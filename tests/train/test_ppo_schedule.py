@@ -46,7 +46,7 @@ def differ(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bo
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
 def test_the_policy_waits_for_the_critic_and_then_warms_up(ppo, tuned, trunk):
-    """Two updates of the critic alone: the policy's weights stay, the KL controller does not move; then its rate rises from lr/3."""
+    """Two updates of the critic alone: the policy's weights stay, the KL controller too; then its rate rises from lr/3."""
     kl = {"controller": "adaptive", "coef": 0.1, "target": 1.0, "horizon": 200}
     given = {"value_warmup": 2, "warmup": 3, "lr": 3e-4, "kl": kl, "trunk": trunk}
     log, _, after_three = ppo("three", updates=3, **given)
