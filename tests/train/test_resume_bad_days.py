@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
