@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
+import unicodedata
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,32 +33,9 @@ _SAMPLE = 1000
 """Characters at the start of each text whose scripts are counted."""
 _EXAMPLES = 2
 
-_LETTERS = {
-    "Latin": r"A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff",
-    "CJK": r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
-    "kana": r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff",
-    "Hangul": r"\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3",
-    "Cyrillic": r"\u0400-\u0481\u048a-\u052f",
-    "Greek": r"\u0370-\u03ff\u1f00-\u1fff",
-    "Arabic": r"\u0620-\u064a\u066e-\u06d3\u0750-\u077f",
-    "Hebrew": r"\u05d0-\u05ea",
-    "Devanagari": r"\u0904-\u0939\u0958-\u0961",
-    "Thai": r"\u0e01-\u0e2e",
-}
-_OTHERS = {script: re.compile(f"[^{letters}]+") for script, letters in _LETTERS.items()}
-"""Script -> what is not a letter of it. Scripts, not languages: French and Vietnamese are both Latin."""
-
 
 def _longs() -> array[int]:
     return array("q")
-
-
-@dataclass
-class Lengths:
-    """How long texts of one sort are."""
-
-    characters: array[int] = field(default_factory=_longs)
-    tokens: array[int] = field(default_factory=_longs)
 
 
 @dataclass(frozen=True)
@@ -94,8 +72,8 @@ class KindFacts:
     """All records of one kind."""
 
     records: int = 0
-    lengths: dict[str, Lengths] = field(default_factory=dict)
-    """Part of the record -> how long it is."""
+    lengths: dict[tuple[str, str], array[int]] = field(default_factory=lambda: defaultdict(_longs))
+    """(part of the record, unit) -> how long it is."""
     scripts: Counter[str] = field(default_factory=Counter)
     """Script -> letters of it in the sample."""
     turns: array[int] = field(default_factory=_longs)
@@ -151,9 +129,19 @@ def inspect_data(
 
 
 def scripts_of(text: str) -> Counter[str]:
-    """Letters of each script in a text; other characters are not counted."""
-    scripts = ["Latin"] if text.isascii() else list(_OTHERS)
-    return +Counter({script: len(_OTHERS[script].sub("", text)) for script in scripts})
+    """Letters of each script in a text. Scripts, not languages: French and Vietnamese are both Latin."""
+    scripts = Counter[str]()
+    for character, count in Counter(text).items():
+        if character.isalpha():
+            scripts[_script(character)] += count
+    return scripts
+
+
+@cache
+def _script(letter: str) -> str:
+    """The script that Unicode's name of the letter begins with, such as LATIN in LATIN SMALL LETTER A."""
+    script = unicodedata.name(letter, "other").split()[0]
+    return {"CJK": "CJK", "HIRAGANA": "kana", "KATAKANA": "kana"}.get(script, script.capitalize())
 
 
 def _count(facts: KindFacts, record: Record, tokenizer: Tokenizer | None) -> None:
@@ -161,10 +149,9 @@ def _count(facts: KindFacts, record: Record, tokenizer: Tokenizer | None) -> Non
     messages: Sequence[Message] = getattr(getattr(record, "prompt", record), "messages", ())
     parts = _parts(record, messages)
     for part, text in parts:
-        lengths = facts.lengths.setdefault(part, Lengths())
-        lengths.characters.append(len(text))
+        facts.lengths[part, "characters"].append(len(text))
         if tokenizer is not None:
-            lengths.tokens.append(len(tokenizer.encode(text)))
+            facts.lengths[part, "tokens"].append(len(tokenizer.encode(text)))
         facts.scripts += scripts_of(text[:_SAMPLE])
     content = "\0".join(text for _, text in parts) + (repr(record.ranks) if isinstance(record, Ranking) else "")
     digest = hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=8).digest()

@@ -10,25 +10,21 @@ Rows come from JSON, JSON lines, Parquet and Arrow files, saved data sets and th
 grow with a file. A wrong row stops the reader with a DataError that names file, line, field, what was expected and what was
 found; ``on_bad="skip"`` counts it in ``rejects`` instead. What a format leaves out by its nature is counted there too.
 
-Each module holds a family of formats: how its rows are recognised, read and written. table.py lists them all.
+Each module holds a family of formats: how its rows are recognised, read and written. ``FORMATS`` lists them all.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from pydantic import ValidationError
 
-from tutelage.data.formats.conversations import string
-from tutelage.data.formats.own import waits
+from tutelage.data.formats import conversations, oasst, own, preferences
 from tutelage.data.formats.own import write_jsonl as write_jsonl
-from tutelage.data.formats.parts import Reader, plural
-from tutelage.data.formats.table import FORMATS as FORMATS
-from tutelage.data.formats.table import reader_of
-from tutelage.data.formats.table import recognise as recognise
+from tutelage.data.formats.parts import Reader, Writer, plural
 from tutelage.data.read.rows import Rejects as Rejects
 from tutelage.data.read.rows import Row, RowError, Skip
 from tutelage.data.read.sources import ANY_FILE, Source, data_files, holds_rows, name_below, read_rows
@@ -37,6 +33,12 @@ from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, R
 
 OnBad = Literal["stop", "skip"]
 R = TypeVar("R", bound=Record)
+
+# The first that recognises a row is its format, so formats that need more columns come before those that need fewer.
+FORMATS = (*own.RANKED, oasst.OASST, *preferences.FORMATS, *conversations.FORMATS, *own.TEXTS)
+WRITERS: dict[str, Mapping[type[Record], Writer]] = {format.name: format.write for format in FORMATS if format.write}
+"""Format -> kind of record -> how it is written. ``text`` is bare text, which has no rows."""
+WRITERS["text"] = {Document: Writer(lambda record: {"text": record.text}, {"text": str}, ())}
 
 _logger = logging.getLogger("tutelage.data")
 
@@ -109,6 +111,26 @@ def detect(path: Path) -> str:
     return " + ".join(sorted({what_is_in(source)[0] for source in data_files(Path(path), ANY_FILE, Rejects())}))
 
 
+def recognise(row: Any) -> str | None:
+    """The name of a row's format, or None."""
+    return next((format.name for format in FORMATS if format.recognise(row)), None)
+
+
+def reader_of(name: str, kind: type[Record]) -> Reader | None:
+    """How a format is read as one kind of record; None if it does not hold that kind. Nearly all hold prompts."""
+    readers = _readers(name)
+    if kind in readers or kind is not Prompt:
+        return readers.get(kind)
+    reader = next((readers[other] for other in (Answers, Conversation, Ranking) if other in readers), None)
+    if reader is None:
+        return None
+    return lambda row: (r if isinstance(r, Skip) else own.as_prompt(r) for r in reader(row))
+
+
+def _readers(name: str) -> Mapping[type[Record], Reader]:
+    return next((format.read for format in FORMATS if format.name == name), {})
+
+
 def what_is_in(source: Source, format: str | None = None) -> tuple[str, type[Record]]:
     """(format, kind of record) of a file by its first readable row. Raises DataError if it has none or is of no format."""
     if not holds_rows(source):
@@ -119,10 +141,10 @@ def what_is_in(source: Source, format: str | None = None) -> tuple[str, type[Rec
             problem = problem or row.value
             continue
         name = format or _recognise(row)
-        readers = next((each.read for each in FORMATS if each.name == name), {})
+        readers = _readers(name)
         if not readers:
             raise _another_kind(source, name)
-        return name, Prompt if name == "conversation" and waits(row.value) else next(iter(readers))
+        return name, Prompt if name == "conversation" and own.waits(row.value) else next(iter(readers))
     raise problem or DataError("is empty", path=str(source))
 
 
@@ -194,7 +216,7 @@ def _converted(reader: Reader | None, row: Row) -> Iterator[Any]:
     if isinstance(row.value, Skip) or reader is None:
         yield row.value
         return
-    if reader is not string:
+    if reader is not conversations.string:
         _check_object(row)
     try:
         yield from reader(row.value)

@@ -57,7 +57,7 @@ def render_answers(
         written = template.written(dialogue)
         tokens = chat.codec.encode_written([written])[0]
         if tokens.ids[: len(prompt)] != prompt:
-            tokens = chat.codec.encode_apart(written, cut=before)
+            tokens = chat.codec.encode_cut(written, before)
         _, said, ended = _turns(chat, dialogue, written, tokens, whole=True)[-1]
         rows.append(
             [
