@@ -131,7 +131,7 @@ def test_inspect_says_what_is_there_and_what_is_wrong(run, tmp_path):
         "answer\tcharacters\t3\t2\t3\t3\t6",
         "scripts of the letters\tLatin 100.0%",
         "1\tuser: do",
-        f"wrong row: output\t1\t{tmp_path}/b.jsonl:2: field 'output': is missing; expected text, found ['instruction']",
+        f"wrong row: output\t1\t{tmp_path}/b.jsonl:2: field 'output': is missing; expected text, found [\"instruction\"]",
         f"file of another kind\t1\t{tmp_path}/x.png",
     ):
         assert line in out.splitlines()

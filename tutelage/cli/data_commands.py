@@ -39,7 +39,10 @@ def inspect(
     encoding: Encoding = "utf-8",
     tokenizer: Annotated[Path | None, Field(description="count tokens too, with the tokenizer in this folder")] = None,
 ) -> None:
-    """Read everything and print what there is. Raises DataError afterwards if a file could not be read to its end."""
+    """Read everything and print what there is.
+
+    Raises DataError afterwards if a file could not be read to its end, or if no row of it could be read.
+    """
     counter = None
     if tokenizer is not None:
         from tutelage.text.tokenizer import Tokenizer
@@ -58,6 +61,7 @@ def inspect(
     problems = [(problem, "1", "file ends there") for problem in broken]
     problems += [(why, f"{count:,}", found.rejects.first[why]) for why, count in found.rejects.counts.most_common()]
     table("problems", ("problem", "count", "first"), problems or [("none", "", "")])
+    broken += [f"{file.name}: none of its rows can be read" for file in found.files if file.wrong and not file.records]
     if broken:
         raise DataError(f"{len(broken)} files are broken: {broken[0]}" if len(broken) > 1 else broken[0])
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.data.formats import records_of, what_is_in
+from tutelage.data.formats import WRONG, records_of, what_is_in
 from tutelage.data.formats.parts import plural
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import ANY_FILE, data_files, name_below
@@ -64,6 +64,8 @@ class FileFacts:
     kind: str = ""
     records: int = 0
     left_out: int = 0
+    wrong: int = 0
+    """Of what is left out, rows that could not be read."""
     problem: str = ""
 
 
@@ -114,7 +116,7 @@ def inspect_data(
     for source in data_files(Path(path), ANY_FILE, found.rejects):
         file = FileFacts(name_below(source, path))
         found.files.append(file)
-        before = found.rejects.counts.total()
+        before = found.rejects.counts.copy()
         try:
             file.format, kind = what_is_in(source, format)
             file.kind = plural(kind).lower()
@@ -124,7 +126,9 @@ def inspect_data(
                 _count(facts, record, tokenizer)
         except DataError as error:
             file.problem = str(error)
-        file.left_out = found.rejects.counts.total() - before
+        new = found.rejects.counts - before
+        file.left_out = new.total()
+        file.wrong = sum(count for reason, count in new.items() if reason.startswith(WRONG))
     return found
 
 
@@ -194,7 +198,10 @@ def _example(record: Record, messages: Sequence[Message]) -> str:
     """A record in a few short lines."""
     if isinstance(record, Document):
         return _short(record.text, 300)
-    lines = [f"{message.role}: {_short(message.text, 150)}" for message in messages]
+    lines = [
+        f"{message.role}: {_short(message.text, 150)}" + "".join(f" [calls {call.name}]" for call in message.tool_calls)
+        for message in messages
+    ]
     if len(lines) > 4:
         lines[2:-1] = [f"... {len(lines) - 3} more turns ..."]
     if isinstance(record, Ranking):

@@ -150,7 +150,7 @@ def gather(
     return gathered
 
 
-_ADDED = {"__all__": {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"}}
+_ADDED = {"__all__": {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations", "learn"}}
 
 
 def _content(record: BaseModel) -> str:

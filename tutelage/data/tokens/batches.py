@@ -53,7 +53,7 @@ def encode_conversations(
             ends = [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token in end_ids]
             fitting = [end for end in ends if end <= max_length]
             if len(fitting) < len(ends) or not ends:
-                reasons["shortened" if fitting else "too long" if ends else "no assistant turn"] += 1
+                reasons["shortened" if fitting else "too long" if ends else "no answer to learn"] += 1
             if fitting:
                 examples.append(Example(rendered.ids[: fitting[-1]], rendered.loss_mask[: fitting[-1]]))
     return examples, dict(reasons)
