@@ -65,11 +65,6 @@ def rope(**values: Any) -> Harm:
     return change(CONFIG, rope_parameters=..., **values)
 
 
-def twice(folder: Path) -> None:
-    text = (folder / CONFIG).read_text().rstrip()
-    (folder / CONFIG).write_text(text.removesuffix("}") + ', "hidden_size": 32}')
-
-
 def tensors(edit: Callable[[dict[str, torch.Tensor]], Any]) -> Harm:
     def harm(folder: Path) -> None:
         state = load_file(folder / WEIGHTS)

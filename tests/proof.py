@@ -32,8 +32,8 @@ RUNS = ROOT / "runs" / "proof"
 SEEDS = (0, 1, 2)
 FAULTS = ("wrong", "verbose", "missing_refusal", "over_refusal")
 MODELS = ("base", "few_shot", "sft", "ppo", "ppo_ptx")
-OVER = {"no_kl_plain": "without surprisals", "no_kl": "with surprisals"}
-"""The over-optimised runs, and the reward models that they are against."""
+OVER = {"no_kl": "no KL penalty", "with_kl": "the recipe's KL penalty"}
+"""The PPO runs whose proxy and gold reward are compared, by step."""
 
 
 def main() -> int:
@@ -45,8 +45,8 @@ def main() -> int:
     (ROOT / "docs" / "results.md").write_text(page + "\n", encoding="utf-8")
     print(page)
     failures = [f"{name}: {claim}" for name, run in runs.items() if name.startswith("seed") for claim in broken(run)]
-    if not over_optimised(over["no_kl_plain"]):
-        failures.append("KL coefficient 0, without surprisals: the proxy did not rise while gold fell")
+    if not over_optimised(over["no_kl"]):
+        failures.append("KL coefficient 0: the proxy did not rise while gold fell")
     for failure in failures:
         print(f"NOT HELD: {failure}")
     return 1 if failures else 0
@@ -90,21 +90,10 @@ def demo(name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def over_optimise() -> dict[str, list[dict[str, float]]]:
-    """PPO from seed 0's SFT model without a KL penalty at three times the learning rate, against two reward models; the logs."""
+    """PPO from seed 0's SFT model at three times the learning rate, without a KL penalty and with the recipe's; the logs."""
     steps = read_yaml(ROOT / "recipes" / "demo.yaml")["steps"]
-    free = steps["ppo"] | {"kl": {"coef": 0.0}, "lr": 3 * steps["ppo"]["lr"], "updates": 100}
-    against_plain = {"inputs": steps["ppo"]["inputs"] | {"reward_model": "plain_reward"}}
-    demo(
-        "seed-0",
-        {
-            "seed": 0,
-            "steps": {
-                "plain_reward": steps["reward"] | {"surprisal": False},
-                "no_kl_plain": free | against_plain,
-                "no_kl": free,
-            },
-        },
-    )
+    long = steps["ppo"] | {"lr": 3 * steps["ppo"]["lr"], "updates": 100}
+    demo("seed-0", {"seed": 0, "steps": {"no_kl": long | {"kl": {"coef": 0.0}}, "with_kl": long}})
     return {name: rows(RUNS / "seed-0" / name / "metrics.jsonl") for name in OVER}
 
 
@@ -184,13 +173,12 @@ def write_page(runs: dict[str, dict[str, Any]], over: dict[str, list[dict[str, f
         numbers = " | ".join(f"{run['models'][model]['bits_per_byte']:.4f}" for model in ("sft", "ppo", "ppo_ptx"))
         lines += [f"| {name} | {numbers} |"]
     lines += ["", "Accuracy (mean task success) by family, seed 0:", "", *families_table(first)]
-    lines += ["", "## Over-optimisation: no KL penalty", ""]
+    lines += ["", "## Over-optimisation: what the KL penalty is for", ""]
     lines += [
-        "PPO from seed 0's SFT model at three times the learning rate, 100 updates, against two reward models that learned",
-        "from the same rankings.",
+        "PPO from seed 0's SFT model at three times the recipe's learning rate, 100 updates, with and without its KL penalty.",
         "",
     ]
-    lines += ["| reward model | | first ten updates | last ten | standard error of the difference | KL at the end |"]
+    lines += ["| run | | first ten updates | last ten | standard error of the difference | KL at the end |"]
     lines += ["|---|---|---|---|---|---|"]
     for step, log in over.items():
         for name, words in (("reward", "proxy (reward model)"), ("gold", "gold (judge)")):

@@ -1,15 +1,4 @@
-"""Every error tutelage raises on purpose.
-
-TutelageError              exit code 1; the command line prints its message as one line
-├── UsageError             exit code 2; the user's input is wrong, and the message says what to change
-│   ├── RecipeError        a setting: unknown, of the wrong type, out of range, or two that contradict
-│   ├── DataError          a data file: names file, line, field, what was expected and what was found
-│   ├── CheckpointError    a model or tokenizer folder: missing, damaged, or not of the kind that was asked for
-│   └── RunFolderError     a run folder: held by another process, or made with other settings
-├── QueueFull              too many requests wait for an engine; the same request may succeed later
-├── TrainingError          a run went wrong by itself: the loss is not a number, nothing is left to train on
-└── Interrupted            exit code 0; SIGTERM or Ctrl-C arrived, the state is saved, and the same command resumes
-"""
+"""Every error tutelage raises on purpose. The command line prints its message as one line and ends with its exit code."""
 
 from __future__ import annotations
 
@@ -18,13 +7,13 @@ from pathlib import Path
 
 
 class TutelageError(Exception):
-    """Root of the tree. The message says what is wrong, where, and what to do."""
+    """Exit code 1. The message says what is wrong, where, and what to do."""
 
     exit_code = 1
 
 
 class UsageError(TutelageError):
-    """The user's input is wrong."""
+    """Exit code 2: the user's input is wrong, and the message says what to change."""
 
     exit_code = 2
 
@@ -34,7 +23,7 @@ class RecipeError(UsageError):
 
 
 class DataError(UsageError):
-    """A row of a data file is wrong. ``where`` is ``file``, ``file:line`` or ``file:line: field``."""
+    """A data file or a row of it is wrong: names file, line, field, what was expected and what was found."""
 
     def __init__(
         self,
@@ -46,8 +35,7 @@ class DataError(UsageError):
         expected: str | None = None,
         found: object = None,
     ) -> None:
-        self.path, self.line, self.field = path, line, field
-        self.expected, self.found = expected, found
+        self.field = field
         where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
         message = f"{where}{f'field {field!r}: ' if field else ''}{problem}"
         if expected is not None:
@@ -75,6 +63,6 @@ class TrainingError(TutelageError):
 
 
 class Interrupted(TutelageError):
-    """SIGTERM or Ctrl-C arrived and the state is saved; the same command resumes."""
+    """Exit code 0: SIGTERM or Ctrl-C arrived, the state is saved, and the same command resumes."""
 
     exit_code = 0

@@ -65,12 +65,11 @@ class Inputs(Settings):
     def local(self, resolve: Callable[[Path], Path]) -> Self:
         """A copy with ``resolve``, which turns hub names into folders, applied to every model; ``as_given`` keeps the names."""
         changed: dict[str, Any] = {}
-        for name in self.marked("model"):
+        for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, Mapping):
-                changed[name] = {key: resolve(path) for key, path in value.items()}
-            elif value is not None:
-                changed[name] = resolve(value)
+            if value is not None and self.mark(name) == "model":
+                several = isinstance(value, Mapping)
+                changed[name] = {key: resolve(path) for key, path in value.items()} if several else resolve(value)
         copy = self.model_copy(update=changed)
         copy._given = self.as_given()
         return copy
@@ -80,11 +79,11 @@ class Inputs(Settings):
         return plain(self) if self._given is None else self._given
 
     @classmethod
-    def marked(cls, mark: str) -> frozenset[str]:
-        """The fields whose type is ``ModelPath`` (mark "model") or ``RunPath`` (mark "run")."""
-        return frozenset(
-            name for name, field in cls.model_fields.items() if mark in (*field.metadata, *_marks(field.annotation))
-        )
+    def mark(cls, role: str) -> str:
+        """ "model" for a field of ``ModelPath``, "run" for one of ``RunPath``; empty for any other role."""
+        field = cls.model_fields.get(role)
+        marks = (*field.metadata, *_marks(field.annotation)) if field else ()
+        return next((mark for mark in marks if mark in ("model", "run")), "")
 
 
 S = TypeVar("S", bound=BaseModel)

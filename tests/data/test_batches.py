@@ -1,9 +1,11 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.data.tokens.batches import encode_conversations, length_buckets, pack_ranking, pad_right, tree_mask
+from tutelage.data.tokens.batches import cut_by_length, encode_conversations, pack_ranking, pad_right, tree_mask
 from tutelage.records import Conversation, Message
 from tutelage.text import Tokenizer, render
 
@@ -25,26 +27,30 @@ def test_pad_right(sequences, multiple):
         assert counted == [True] * len(sequence) + [False] * (len(row) - len(sequence))
 
 
-@given(st.lists(st.integers(1, 500), max_size=300), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
+def cost(lengths: list[int], pieces: list[list[int]]) -> int:
+    return sum(256 + max(lengths[i] for i in piece) * len(piece) for piece in pieces)
+
+
+def contiguous(order: list[int], most: int) -> Iterator[list[list[int]]]:
+    """Every way to cut a list into runs of at most ``most``."""
+    if not order:
+        yield []
+    for size in range(1, min(most, len(order)) + 1):
+        yield from ([order[:size], *rest] for rest in contiguous(order[size:], most))
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=9), st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
-def test_buckets_hold_every_example_once(lengths, batch_size, seed, epoch):
-    batches = length_buckets(lengths, batch_size, seed, epoch)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    full, rest = divmod(len(lengths), batch_size)
-    assert sorted(map(len, batches), reverse=True) == [batch_size] * full + [rest] * (rest > 0)
-    assert batches == length_buckets(lengths, batch_size, seed, epoch)
+def test_a_batch_is_cut_where_padding_and_passes_cost_least(lengths, most):
+    pieces = cut_by_length(lengths, most)
+    assert sorted(i for piece in pieces for i in piece) == list(range(len(lengths)))
+    assert max(map(len, pieces)) <= (most or 9)
+    by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    assert cost(lengths, pieces) == min(cost(lengths, way) for way in contiguous(by_length, most or 9))
 
 
-def test_buckets_pad_little_and_change_every_epoch():
-    lengths = [(i * 7919) % 500 + 1 for i in range(2000)]
-    batches = length_buckets(lengths, 10, seed=0, epoch=0)
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
-    assert padded < 1.06 * sum(lengths)  # in random order it is about 1.8
-    by_size = [max(lengths[i] for i in batch) for batch in batches]
-    assert by_size != sorted(by_size)
-    other = length_buckets(lengths, 10, seed=0, epoch=1)
-    assert {frozenset(b) for b in batches}.isdisjoint({frozenset(b) for b in other})
-    assert length_buckets(lengths, 10, seed=1, epoch=0) not in (batches, other)
+def test_an_empty_share_of_a_batch_has_no_passes():
+    assert cut_by_length([]) == []
 
 
 def test_pack_ranking_by_hand():

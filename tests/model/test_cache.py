@@ -67,7 +67,7 @@ def test_a_row_is_what_it_would_be_alone(family):
             torch.testing.assert_close(got[i : i + 1], model(step[i : i + 1], cache=alone), atol=1e-5, rtol=1e-5)
 
 
-def test_select_expand_and_put_move_whole_rows():
+def test_select_and_put_move_whole_rows():
     model = MODELS["llama"]
     torch.manual_seed(2)
     rows = [torch.randint(0, 61, (n,)) for n in (3, 17, 9)]
@@ -75,7 +75,7 @@ def test_select_expand_and_put_move_whole_rows():
     with torch.no_grad():
         cache, _ = fill(model, rows)
         other, _ = fill(model, [torch.randint(0, 61, (30,))], capacity=30)
-        twice = cache.expand(2)
+        twice = cache.select([0, 0, 1, 1, 2, 2])
         assert twice.lengths.tolist() == [3, 3, 17, 17, 9, 9]
         chosen = cache.select([2, 0])
         assert chosen.lengths.tolist() == [9, 3]

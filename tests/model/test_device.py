@@ -3,7 +3,6 @@ import os
 import platform
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,32 +91,16 @@ for length in [*range(100, 300), 101]:
     assert f"create:{outcome}" in last
 
 
-def test_peak_memory_is_read_from_proc(monkeypatch):
-    monkeypatch.setattr(device.Path, "read_text", lambda self: "VmPeak:\t 9 kB\nVmHWM:\t 1572864 kB\nVmRSS:\t 9 kB\n")
-    assert device.peak_rss_gib() == 1.5
-
-
-def test_peak_memory_elsewhere_is_that_of_getrusage(monkeypatch):
-    def missing(self):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(device.Path, "read_text", missing)
-    monkeypatch.setattr(device.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3 << 20))
-    for platform_name, gib in (("linux", 3.0), ("darwin", 3 / 1024)):
-        monkeypatch.setattr(device.sys, "platform", platform_name)
-        assert device.peak_rss_gib() == gib
-
-
 def test_set_threads(monkeypatch):
     before = torch.get_num_threads()
     try:
-        assert device.set_threads(1) == torch.get_num_threads() == 1
+        torch.set_num_threads(1)
         monkeypatch.setenv("OMP_NUM_THREADS", "7")  # torch read it at import: no change
-        assert device.set_threads() == torch.get_num_threads() == 1
+        device.set_threads()
+        assert torch.get_num_threads() == 1
         monkeypatch.delenv("OMP_NUM_THREADS")
         monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
-        assert device.set_threads() == torch.get_num_threads() == 2
-        with pytest.raises(RecipeError, match="at least 1"):
-            device.set_threads(0)
+        device.set_threads()
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -21,7 +21,6 @@ from tutelage.generate.engine import Engine, Request
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder
 from tutelage.model.decoder import Decoder
-from tutelage.model.generation_config import read_generation_config
 
 NEW = 64
 PROMPTS = 20
@@ -124,5 +123,3 @@ def test_a_llama_folder_from_elsewhere_gives_its_reference_logits():
     with torch.no_grad():
         logits = model.logits(model(torch.tensor([reference["input_ids"]])))[0]
     torch.testing.assert_close(logits, torch.tensor(reference["logits"]), atol=1e-5, rtol=0)
-    defaults = read_generation_config(ARITH_LLAMA)
-    assert (defaults.bos_id, defaults.end_ids, defaults.pad_id) == (None, (1,), 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.model.huggingface import CLASSES
-from tutelage.model.lora import TARGETS, adapters, add_adapters, copy_on_trunk, merged, own_weights, without_adapters
+from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, merged, own_weights, without_adapters
 from tutelage.model.peft_format import load_adapter, save_adapter
 
 FAMILIES = sorted(CLASSES)
@@ -82,17 +81,13 @@ def test_peft_reads_our_adapters(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("only", ["all", "some"])
-def test_we_read_adapters_of_peft(family, only, tmp_path):
+def test_we_read_adapters_of_peft(family, tmp_path):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     save_model(tmp_path / "base", decoder(family))
-    targets = {"gpt2": ["c_attn", "mlp.c_proj"], "gpt_neox": ["query_key_value"]}.get(
-        family, ["q_proj", "v_proj", "up_proj"]
-    )
     config = peft.LoraConfig(
         r=5,
         lora_alpha=7,
-        target_modules="all-linear" if only == "all" else targets,
+        target_modules="all-linear",
         init_lora_weights=False,
         task_type="CAUSAL_LM",
     )
@@ -146,47 +141,13 @@ def test_copies_on_a_trunk_share_it_and_learn_apart():
     assert own_weights(decoder()).keys() == decoder().state_dict().keys()
 
 
-def test_wrong_targets_and_second_adapters_are_refused():
+def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"attention\.query"):
         add_adapters(decoder(), r=2, alpha=2, targets=("attention.query",))
-    with pytest.raises(UsageError, match="merge them first"):
-        add_adapters(trained(), r=2, alpha=2, targets=TARGETS)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"use_dora": True}, "use_dora=True is not supported"),
-        ({"peft_type": "IA3"}, "peft_type='IA3' is not supported"),
-        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    ],
-)
-def test_settings_that_are_not_honoured_are_named(changes, message, tmp_path):
+    with pytest.raises(CheckpointError, match="no adapters to save"):
+        save_adapter(tmp_path, decoder(), base="x")
     save_adapter(tmp_path, trained(), base="x")
-    path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(CheckpointError, match=message):
-        load_adapter(tmp_path, decoder())
-
-
-def test_an_adapter_of_another_model_and_damaged_files_are_refused(tmp_path):
-    save_adapter(tmp_path, trained(), base="x")
-    with pytest.raises(CheckpointError, match=r"only LoRA of attention\.qkv"):
-        load_adapter(tmp_path, decoder("gpt2"))
-    small = Decoder(
-        ModelConfig(family="llama", vocab_size=40, hidden_size=16, num_layers=2, num_heads=4, num_kv_heads=2)
-    )
-    with pytest.raises(CheckpointError, match=r"lora_A is \[3, 32\], the model makes it \[3, 16\]"):
-        load_adapter(tmp_path, small)
     weights = tmp_path / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="damaged"):
         load_adapter(tmp_path, decoder())
-    weights.unlink()
-    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors cannot be read: No such file"):
-        load_adapter(tmp_path, decoder())
-    with pytest.raises(CheckpointError, match="has no adapter_config"):
-        load_adapter(tmp_path / "nowhere", decoder())
-    with pytest.raises(CheckpointError, match="no adapters to save"):
-        save_adapter(tmp_path, decoder(), base="x")

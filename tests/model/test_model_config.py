@@ -46,19 +46,6 @@ def test_it_survives_json():
         ({"family": "gpt_neox", "rotary_fraction": 0.1}, "rotary_fraction 0.1 is 0"),
         ({"num_layer": 3}, "num_layer"),
         ({"family": "mistral", "sliding_window": 4, "full_attention_layers": (0,)}, "full_attention_layers must be ()"),
-        ({"family": "qwen2", "full_attention_layers": (0,)}, "but sliding_window is not set"),
-        (
-            {"family": "qwen2", "sliding_window": 4, "full_attention_layers": (2,)},
-            "must be ascending, from 0 to 1",
-        ),
-        (
-            {"family": "qwen2", "sliding_window": 4, "full_attention_layers": (1, 0)},
-            "must be ascending, from 0 to 1",
-        ),
-        (
-            {"family": "qwen2", "sliding_window": 4, "full_attention_layers": (0, 1)},
-            "set sliding_window to None instead",
-        ),
         ({"rope_scaling": {"kind": "yarn", "factor": 2}}, "yarn scaling needs original_max_position_embeddings"),
         ({"rope_scaling": {"kind": "longrope", "factor": 2}}, "rope_scaling.kind"),
         ({"vocab_size": 0}, "vocab_size"),

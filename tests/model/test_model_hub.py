@@ -92,24 +92,21 @@ SCRIPT = """
 import json, sys
 from tutelage.errors import CheckpointError
 from tutelage.model.hub import resolve_model
-for name, revision in json.loads(sys.argv[1]):
+for name in json.loads(sys.argv[1]):
     try:
-        print(json.dumps(["ok", str(resolve_model(name, revision=revision))]))
+        print(json.dumps(["ok", str(resolve_model(name))]))
     except CheckpointError as error:
         print(json.dumps(["error", str(error)]))
 """
 
 
-def resolve(
-    server: ThreadingHTTPServer, home: Path, *names: str | tuple[str, str], **env: str
-) -> list[tuple[str, str]]:
+def resolve(server: ThreadingHTTPServer, home: Path, *names: str, **env: str) -> list[tuple[str, str]]:
     """In a process of its own, since huggingface_hub reads its environment once."""
-    asked = [(name, None) if isinstance(name, str) else name for name in names]
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **env}
     gone = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "TRANSFORMERS_OFFLINE")
     clean = {key: value for key, value in os.environ.items() if key not in gone and not key.lower().endswith("_proxy")}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(asked)]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(names)]
     done = subprocess.run(command, capture_output=True, text=True, env=clean | settings, timeout=120)
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
@@ -168,9 +165,9 @@ def test_only_what_is_needed_is_fetched_and_the_cache_serves_offline(hub, tmp_pa
     hub.shutdown()
     hub.server_close()
     assert resolve(hub, home, "us/model") == [("ok", folder)]  # nobody answers
-    found = resolve(hub, home, "us/model", ("us/model", SHA), "us/other", HF_HUB_OFFLINE="1")
-    assert found[:2] == [("ok", folder)] * 2
-    for said, message in (found[2], *resolve(hub, home, "us/other")):
+    found = resolve(hub, home, "us/model", "us/other", HF_HUB_OFFLINE="1")
+    assert found[0] == ("ok", folder)
+    for said, message in (found[1], *resolve(hub, home, "us/other")):
         assert said == "error"
         assert message.startswith("us/other is not a folder, and the Hugging Face hub cannot be reached")
         assert "\n" not in message
@@ -181,12 +178,11 @@ def test_only_what_is_needed_is_fetched_and_the_cache_serves_offline(hub, tmp_pa
 
 
 def test_what_the_hub_refuses_is_said(hub, tmp_path):
-    names = ["us/nothing", "us/gated", ("us/model", "v9"), "us/pickled", "us/-bad-"]
+    names = ["us/nothing", "us/gated", "us/pickled", "us/-bad-"]
     answers = resolve(hub, tmp_path / "home", *names)
     wanted = [
         "us/nothing is not a folder, and the hub has no such model (or it is private",
         "us/gated is not a folder, and its terms must be accepted",
-        "us/model is not a folder, and the hub has the model, but no revision 'v9'",
         "us/pickled is not a folder, and its repository on the hub has no model*.safetensors",
         "us/-bad- is not a folder, and it is not a valid name",
     ]

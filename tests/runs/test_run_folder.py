@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from tutelage import __version__
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from tutelage.files import write_atomic
+from tutelage.runs import folder
 from tutelage.runs import lineage as origin
 from tutelage.runs.folder import hash_of, holder, open_run, removable, remove, temporaries
 from tutelage.settings import Inputs, Settings
@@ -272,16 +274,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         "from tutelage.runs.folder import open_run\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"
         "with open_run(Path(sys.argv[1]), 'x', Settings(), Inputs()):\n    pass\n"
     )
-    with tempfile.TemporaryDirectory() as folder:  # not below tmp_path, which only its owner may enter
-        os.chmod(folder, 0o555)
-        run = subprocess.run([sys.executable, "-c", code, f"{folder}/run"], capture_output=True, text=True)
-    assert f"{folder}/run: cannot be written (Permission denied); give another --out" in run.stderr.splitlines()[-1]
+    with tempfile.TemporaryDirectory() as place:  # not below tmp_path, which only its owner may enter
+        os.chmod(place, 0o555)
+        run = subprocess.run([sys.executable, "-c", code, f"{place}/run"], capture_output=True, text=True)
+    assert f"{place}/run: cannot be written (Permission denied); give another --out" in run.stderr.splitlines()[-1]
 
 
 @given(st.sets(st.integers(0, 10**8 - 1), max_size=8), st.integers(1, 4), st.data())
 def test_the_newest_and_the_best_are_never_removable(steps, keep, data):
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Path(folder)
+    with tempfile.TemporaryDirectory() as place:
+        checkpoints = Path(place)
         for step in steps:
             (checkpoints / f"step-{step:08d}").mkdir()
         best = data.draw(st.sampled_from(sorted(steps))) if steps else None
@@ -292,3 +294,19 @@ def test_the_newest_and_the_best_are_never_removable(steps, keep, data):
             remove(path)
         left = {int(path.name[5:]) for path in checkpoints.glob("step-*")}
     assert left == set(sorted(steps)[-keep:]) | ({best} if best is not None else set())
+
+
+def test_peak_memory_is_read_from_proc(monkeypatch):
+    monkeypatch.setattr(folder.Path, "read_text", lambda self: "VmPeak:\t 9 kB\nVmHWM:\t 1572864 kB\nVmRSS:\t 9 kB\n")
+    assert folder.peak_rss_gib() == 1.5
+
+
+def test_peak_memory_elsewhere_is_that_of_getrusage(monkeypatch):
+    def missing(self):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(folder.Path, "read_text", missing)
+    monkeypatch.setattr(folder.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3 << 20))
+    for platform_name, gib in (("linux", 3.0), ("darwin", 3 / 1024)):
+        monkeypatch.setattr(folder.sys, "platform", platform_name)
+        assert folder.peak_rss_gib() == gib

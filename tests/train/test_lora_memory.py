@@ -23,7 +23,7 @@ def peak(job: Job) -> float:
     """Run a job; the largest resident set of its process, less that of a process that has only imported it [MiB]."""
     code = (
         "import pickle, sys, torch, torch._dynamo\n"
-        "from tutelage.model.device import peak_rss_gib\n"
+        "from tutelage.runs.folder import peak_rss_gib\n"
         "job = pickle.load(sys.stdin.buffer)\n"
         "torch.set_num_threads(1)\n"
         "before = peak_rss_gib()\n"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
-from tutelage.model.heads import ScalarModel, Surprisal
+from tutelage.model.heads import ScalarModel
 from tutelage.model.lora import add_adapters, copy_on_trunk, without_adapters
 from tutelage.train import memory
 from tutelage.train.memory import activations, estimate
@@ -82,15 +80,6 @@ def test_models_on_one_trunk_count_it_once():
     found = estimate([policy, without_adapters(policy), critic], [policy, critic.decoder], 1, 8, "fp32", "adamw")
     assert found.weights == trunk + 2 * adapters + 4 * 32
     assert found.gradients == 2 * adapters + 4 * 32
-
-
-def test_the_language_model_that_a_scorer_reads_counts_once():
-    model = decoder()
-    size = 4 * sum(p.numel() for p in model.parameters())
-    scorer = ScalarModel.from_decoder(model, Surprisal(decoder()))
-    trained = 4 * sum(p.numel() for p in scorer.parameters())
-    found = estimate([scorer, copy.deepcopy(scorer)], [scorer.decoder], 1, 8, "fp32", "adamw")
-    assert (found.weights, found.gradients) == (size + 2 * trained, 2 * trained)
 
 
 def test_it_is_said_for_large_models_with_a_warning_where_memory_is_short(monkeypatch, capsys):

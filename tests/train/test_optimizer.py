@@ -119,7 +119,7 @@ def test_the_schedule_reaches_both_also_after_a_resume():
 
 def test_adamw_decays_matrices_alone():
     model = decoder()
-    for group in adamw([(model, 1e-3)], weight_decay=0.1).param_groups:
+    for group in adamw([(model, 1e-3, 0)], weight_decay=0.1).param_groups:
         assert {p.dim() >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
 
 
@@ -151,7 +151,7 @@ def test_bf16_weights_are_their_fp32_masters_rounded(name):
 
 def test_gradients_of_bf16_weights_are_summed_in_fp32():
     weight = torch.nn.Linear(1, 1, bias=False).bfloat16()
-    adamw([(weight, 1e-3)], weight_decay=0.0)
+    adamw([(weight, 1e-3, 0)], weight_decay=0.0)
     for _ in range(300):
         (weight.weight * 1.0).sum().backward()
     assert weight.weight.grad.dtype == torch.float32

@@ -89,7 +89,12 @@ def test_the_weights_of_two_ranks_are_those_of_one_process(folders, stage):
 # ---- who writes, and who says no
 
 
-SMALL = {"steps": 12, "batch_size": 4, "heldout": None, "machine": MACHINE | {"save_every": 3, "checkpoint_every": 6}}
+SMALL = {
+    "steps": 12,
+    "batch_size": 4,
+    "heldout": None,
+    "machine": MACHINE | {"save_every": 0.003, "checkpoint_every": 6},
+}
 
 
 def may_not_write() -> None:
@@ -207,7 +212,7 @@ def test_sigterm_to_one_rank_after_the_last_step_lets_all_finish(toy, whole, tmp
 def test_gradients_add_up_in_fp32_and_one_that_no_rank_has_stays_none(monkeypatch):
     """This rank has gradients of the first and the third weight; the other rank, by hand, of the second and the third."""
     first, second, third, nobodys = (nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(4))
-    adamw([(nn.ParameterList([first, second, third, nobodys]), 0.1)], weight_decay=0.0)  # gradients of bf16 are fp32
+    adamw([(nn.ParameterList([first, second, third, nobodys]), 0.1, 0)], weight_decay=0.0)  # gradients of bf16 are fp32
     first.grad, third.grad = torch.tensor([1.0, 2.0]), torch.tensor([256.0, 0.5])
     others = torch.tensor([0, 0, 3, 4, 1, 0.25, 0, 0, *(0, 1, 1, 0)])
     monkeypatch.setattr(parallel, "world_size", lambda: 2)

@@ -38,7 +38,7 @@ def make(case: str, toy, base, tuned, scorer, few, out: Path) -> Job:
         "sft bf16": lambda: sft_job(
             toy, base, out, optimizer="muon", machine=SAVING["machine"] | {"weights": "bf16"}
         ),
-        "reward": lambda: reward_job(toy, tuned, out, evaluate_every=5, noncontextual=1, surprisal=True, **SAVING),
+        "reward": lambda: reward_job(toy, tuned, out, evaluate_every=5, noncontextual=1, **SAVING),
         "ppo shared": lambda: ppo_job(toy, tuned, scorer, out, updates=8, trunk="shared", **SAVING),
         "ppo ptx adaptive": lambda: ppo_job(
             toy, tuned, scorer, out, updates=8, ptx={"coef": 0.1}, average=0.9,

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,12 +171,33 @@ def keeper(tmp_path_factory):
     """A keeper of one small matrix, with the bytes of its state."""
     torch.manual_seed(0)
     module = nn.Linear(8, 8)
-    optimizer = adamw([(module, 0.1)], weight_decay=0.0)
+    optimizer = adamw([(module, 0.1, 0)], weight_decay=0.0)
     training = Training({"m": module}, optimizer, update=None, schedule=Schedule(9, 0, 1.0, 0), result=None)
     with open_run(tmp_path_factory.mktemp("keeper") / "run", "x", Machine(), Inputs()) as run:
         made = Keeper(run, training, Machine())
-        made.save(3, ended=False)
+        made.save(3)
         yield made, run.state.read_bytes(), {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "passed", "ended", "expected"),
+    [
+        (10, 599, False, False),
+        (10, 601, False, True),
+        (10, 1, True, True),
+        (0, 9999, False, False),
+        (0, 9999, True, False),
+    ],
+)
+def test_a_state_is_due_after_some_minutes_and_after_the_last_step(
+    keeper, monkeypatch, minutes, passed, ended, expected
+):
+    made, *_ = keeper
+    made.machine = Machine(save_every=minutes)
+    made.save(3)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + passed)
+    assert made.due(4, ended) is expected
 
 
 @settings(max_examples=150, deadline=None)
@@ -224,7 +246,7 @@ def test_an_input_that_is_gone_or_changed_is_named_and_back_again_is_fine(toy, w
 
 
 def test_a_second_process_on_the_same_folder_is_refused_while_the_first_goes_on(toy, tmp_path):
-    job = small(toy, tmp_path / "run", steps=400, machine=MACHINE | {"save_every": 1})
+    job = small(toy, tmp_path / "run", steps=400, machine=MACHINE | {"save_every": 0.001})
     first = start(job)
     while saved_step(job.out) < 1:
         first.join(0.01)

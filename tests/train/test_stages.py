@@ -76,36 +76,10 @@ def test_answers_to_other_prompts_teach_the_reward_model_what_was_asked(toy, tun
         assert top > max(rest)
 
 
-@pytest.fixture(scope="module")
-def reading_scorer(toy, tuned, tmp_path_factory) -> Path:
-    return reward_job(toy, tuned, tmp_path_factory.mktemp("reading") / "run", surprisal=True).run()
-
-
-def test_a_reward_model_that_reads_surprisals_ranks_and_keeps_whom_it_reads(tuned, reading_scorer):
-    assert rows(reading_scorer)[-1]["heldout_accuracy"] > 0.75
-    scorer = load_scalar(reading_scorer)
-    assert scorer.surprisal.abs().min() > 0
-    for name, weight in load_decoder(tuned).state_dict().items():
-        assert torch.equal(scorer.reader.decoder.state_dict()[name], weight), name
-
-
-def test_weights_in_bf16_leave_what_only_a_scorer_has_in_fp32(toy, tuned, tmp_path):
+def test_weights_in_bf16_leave_the_head_in_fp32(toy, tuned, tmp_path):
     machine = {"device": "cpu", "weights": "bf16"}
-    scorer = load_scalar(reward_job(toy, tuned, tmp_path / "run", surprisal=True, machine=machine).run())
-    assert {scorer.decoder.embed.weight.dtype, scorer.reader.decoder.embed.weight.dtype} == {torch.bfloat16}
-    assert {scorer.head.weight.dtype, scorer.surprisal.dtype} == {torch.float32}
-    assert scorer.surprisal.abs().min() > 0
-
-
-@pytest.mark.parametrize("changes", [{}, {"trunk": "shared"}, {"lora": {"r": 2}}])
-def test_ppo_takes_a_reward_model_that_reads_surprisals(toy, tuned, reading_scorer, tmp_path, changes):
-    checkpoint = ppo_job(toy, tuned, reading_scorer, tmp_path / "run", updates=2, **changes).run()
-    assert all(row["first_ratio"] == pytest.approx(1, abs=1e-6) for row in rows(checkpoint))
-
-
-def test_surprisal_and_lora_are_not_both_taken(toy, tuned, tmp_path):
-    with pytest.raises(ValueError, match="leave out surprisal or lora"):
-        reward_job(toy, tuned, tmp_path / "run", surprisal=True, lora={"r": 2})
+    scorer = load_scalar(reward_job(toy, tuned, tmp_path / "run", machine=machine).run())
+    assert (scorer.decoder.embed.weight.dtype, scorer.head.weight.dtype) == (torch.bfloat16, torch.float32)
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])

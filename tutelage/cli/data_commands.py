@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
@@ -143,7 +143,11 @@ def convert(
     rejects, counts = Rejects(), Counter[str]()
     with atomic_file(how.rejects) if how.rejects else nullcontext() as file:
         if file is not None:
-            rejects.sink = _rows_into(file)
+
+            def write(reject: dict[str, str | None]) -> None:
+                file.write(writing.dumps(reject).encode() + b"\n")
+
+            rejects.sink = write
         records = _records(path, how, format, encoding, rejects)
         if how.pairs:
             records = _as_pairs(records, counts)
@@ -159,13 +163,6 @@ def convert(
     if how.rejects:
         lines.append(f"{how.rejects}: {rejects.counts.total():,} rejects")
     return "\n".join(lines)
-
-
-def _rows_into(file: IO[bytes]) -> Callable[[dict[str, str | None]], None]:
-    def write(reject: dict[str, str | None]) -> None:
-        file.write(writing.dumps(reject).encode() + b"\n")
-
-    return write
 
 
 def _as_pairs(records: Iterator[Record], counts: Counter[str]) -> Iterator[Record]:

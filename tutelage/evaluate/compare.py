@@ -12,14 +12,13 @@ import json
 import lzma
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.formats import read_conversations, read_prompts, read_rankings
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import DataError, RecipeError
@@ -33,6 +32,7 @@ from tutelage.model.checkpoint import context_of
 from tutelage.model.hub import resolve_model
 from tutelage.records import Prompt, Ranking
 from tutelage.runs.folder import open_run
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 
@@ -110,7 +110,7 @@ def main(
             return out
         scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
         yardsticks = Yardsticks(judge, scorer, reference, text, knobs.device, knobs.dtype)
-        longest, seed = knobs.max_new_tokens, knobs.seed * 7_919
+        longest, seed = knobs.max_new_tokens, derive(knobs.seed, "evaluate.answers")
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
         measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, yardsticks, _shots(knobs, inputs))
         results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
@@ -204,8 +204,7 @@ def compression(inputs: EvaluateInputs) -> dict[str, float]:
     """Bits per byte of gzip and xz at their best, on the documents that the first model is measured on."""
     assert inputs.heldout_text is not None
     tokenizer = Tokenizer.load(next(iter(inputs.models.values())))
-    measured = HeldoutText.read(inputs.heldout_text, tokenizer, 256).documents
-    text = "\n\n".join(d.text for d in islice(read_documents(inputs.heldout_text), measured)).encode()
+    text = "\n\n".join(HeldoutText.read(inputs.heldout_text, tokenizer, 256).documents).encode()
     return {
         "gzip": 8 * len(gzip.compress(text, 9)) / len(text),
         "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text),

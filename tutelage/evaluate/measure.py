@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import param_count
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
+from tutelage.seeds import derive
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
 
@@ -81,7 +81,7 @@ def shots_like(demonstrations: Sequence[Conversation], count: int, seed: int) ->
     def choose(prompt: Prompt) -> list[Conversation]:
         group = groups.get(kind(prompt), usable)
         text = prompt.messages[-1].text
-        rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big"))
+        rng = random.Random(derive(seed, "evaluate.shots", text))
         return rng.sample(group, min(count, len(group)))
 
     return choose

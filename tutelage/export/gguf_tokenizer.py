@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import CheckpointError
-from tutelage.model.generation_config import read_generation_config
 from tutelage.records import Message
 from tutelage.text.chat import render
 from tutelage.text.imported.folder import Imported, read_folder
@@ -67,7 +66,7 @@ def write_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) 
     begin = named.get("bos_token")
     bos = tokenizer.bos_id if begin is None else begin
     chat_ends = tokenizer.chat.end_ids if tokenizer.chat else tokenizer.end_ids
-    ends = [named.get("eos_token"), *chat_ends, *read_generation_config(checkpoint).end_ids]
+    ends = [named.get("eos_token"), *chat_ends, *source.stop_ids]
     eos, *others = dict.fromkeys(i for i in ends if i is not None and i < vocab_size)
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(eos)

@@ -99,10 +99,6 @@ class KVCache:
         new._set_store(self.store[:, :, :, :, :slots].index_select(2, index))
         return new
 
-    def expand(self, n: int) -> KVCache:
-        """A new cache with every row ``n`` times, copies adjacent: n answers from one prefill."""
-        return self.select(torch.arange(self.batch, device=self.lengths.device).repeat_interleave(n))
-
     def put(self, rows: Sequence[int] | Tensor, other: KVCache) -> None:
         """Replace ``rows`` of this cache with the rows of ``other``, in order."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.lengths.device)

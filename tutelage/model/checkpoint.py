@@ -18,12 +18,10 @@ from tutelage.model import huggingface as hf
 from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.generation_config import CONFIG, GENERATION, GenerationDefaults, generation_to_hf
-from tutelage.model.heads import ScalarModel, Surprisal
-from tutelage.model.hf_weights import embedding_name, entries, output_name, weights_to_hf
+from tutelage.model.heads import ScalarModel
+from tutelage.model.hf_weights import entries, output_name, weights_to_hf
 
-READER = "reader"
-"""The subfolder of a reward model with the language model whose surprisals it reads."""
+CONFIG, GENERATION = "config.json", "generation_config.json"
 
 # Masks and frequencies in older files; they are computed, not learned.
 _COMPUTED = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
@@ -43,40 +41,31 @@ def save_model(
     pad_id: int | None = None,
     max_shard_bytes: int = files.MAX_SHARD_BYTES,
 ) -> None:
-    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Other files in the folder are kept.
+    """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Not atomic: see ``write_folder``.
 
     A ScalarModel becomes the family's sequence classifier with one label. Such a classifier has no bias, so the centring
     offset goes into config.json as ``tutelage_score_offset``: transformers' scores are ours plus that number, and rankings
-    are the same. Give ``pad_id`` for a ScalarModel: transformers finds the last real token of a padded batch by it. A
-    ScalarModel that reads surprisals gets a model_type that transformers refuses, and its language model goes into the
-    subfolder ``reader``.
+    are the same. Give ``pad_id`` for a ScalarModel: transformers finds the last real token of a padded batch by it.
 
     ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights above ``max_shard_bytes`` are split into shards.
-    An interrupted write leaves the previous checkpoint intact (see ``write_folder``), except that a reader is written first.
     """
     config, scalar = model_config(model), model if isinstance(model, ScalarModel) else None
     kind: hf.Kind = "scalar" if scalar else "causal"
-    ends = () if end_id is None else (end_id,) if isinstance(end_id, int) else tuple(end_id)
-    generation = generation_to_hf(GenerationDefaults(bos_id=bos_id, end_ids=ends, pad_id=pad_id))
-    ids = {name: generation.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ends = [end_id] if isinstance(end_id, int) else list(end_id or ())
+    eos = ends[0] if len(ends) == 1 else ends or None
+    ids = {"bos_token_id": bos_id, "eos_token_id": eos, "pad_token_id": pad_id}
     dtype = (model if isinstance(model, Decoder) else model.decoder).embed.weight.dtype
     settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(dtype).removeprefix("torch.")}
-    if scalar:
-        settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
     settings["architectures"] = [hf.class_of(config.family, kind)]
-    texts = {GENERATION: generation}
-    if scalar:
+    texts = {CONFIG: settings}
+    if scalar is None:
+        texts[GENERATION] = {name: value for name, value in ids.items() if value is not None}
+    else:
+        settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
         settings[hf.OFFSET_KEY] = float(scalar.offset)
-        texts = {}
-    reader = scalar.reader if scalar else None
-    if reader:
-        settings |= {"model_type": hf.SURPRISAL, hf.TRUNK_KEY: config.family}
-        given: dict[str, Any] = {"bos_id": bos_id, "end_id": end_id, "pad_id": pad_id}
-        save_model(Path(folder) / READER, reader.decoder, **given, max_shard_bytes=max_shard_bytes)
-    texts[CONFIG] = settings
     files.write_folder(
         Path(folder),
-        weights_to_hf(config, kind, model.state_dict(), surprisal=bool(reader)),
+        weights_to_hf(config, kind, model.state_dict()),
         {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in texts.items()},
         max_shard_bytes,
     )
@@ -87,25 +76,24 @@ def load_model(
 ) -> Decoder | ScalarModel:
     """Read a checkpoint folder of ours or of Hugging Face, in eval mode. Draws no random numbers.
 
-    ``dtype`` None keeps the file's type (the most common one); what only a ScalarModel has is always fp32. Tensors are
+    ``dtype`` None keeps the file's type (the most common one); the head of a ScalarModel is always fp32. Tensors are
     read one at a time into place, so the weights are in memory once.
 
     CheckpointError names what is wrong: a file or tensor is missing, unexpected, damaged or of another shape; weights are
     pickled or quantised; config.json asks for what the decoder cannot do. Values are not checked.
     """
     folder = Path(folder)
-    kind, config, offset, surprisal = _describe(folder)
-    reader = _load_reader(folder, config, device, dtype) if surprisal else None
+    kind, config, offset = _describe(folder)
     with torch.device("meta"):
         decoder = Decoder(config)
-        model = ScalarModel.from_decoder(decoder, reader) if kind == "scalar" else decoder
+        model = ScalarModel.from_decoder(decoder) if kind == "scalar" else decoder
     shapes = model.state_dict()
-    wanted = weights_to_hf(config, kind, shapes, surprisal=surprisal)
+    wanted = weights_to_hf(config, kind, shapes)
     stored = _check_tensors(folder, config, kind, files.find_weights(folder), wanted)
     dtype = dtype or _most_common_dtype(stored)
     state: dict[str, Tensor] = {}
-    for entry in entries(config, kind, surprisal=surprisal):
-        kept = torch.float32 if entry.ours in ("head.weight", "surprisal") else dtype
+    for entry in entries(config, kind):
+        kept = torch.float32 if entry.ours == "head.weight" else dtype
         state[entry.ours] = torch.empty(shapes[entry.ours].shape, dtype=kept, device=device)
         for name, view in entry.views(state[entry.ours]).items():
             files.read_into(stored[name], view)
@@ -114,15 +102,6 @@ def load_model(
     model.load_state_dict(state, assign=True)
     model.requires_grad_(True)
     return model.eval()
-
-
-def _load_reader(folder: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype | None) -> Surprisal:
-    decoder = load_decoder(folder / READER, device, dtype)
-    for name in ("vocab_size", "max_position_embeddings"):
-        theirs, ours = getattr(decoder.config, name), getattr(config, name)
-        if theirs != ours:
-            raise CheckpointError(f"{folder / READER} has {name} {theirs}, but the scorer that reads it has {ours}")
-    return Surprisal(decoder)
 
 
 def load_decoder(folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
@@ -170,42 +149,35 @@ def _such_as(folder: Path) -> str:
 
 def context_of(folder: Path) -> int:
     """The longest sequence that a checkpoint's model accepts [tokens], from config.json alone."""
-    _, config, _, _ = _describe(folder)
-    return config.max_position_embeddings
+    return _describe(folder)[1].max_position_embeddings
 
 
-def _describe(folder: Path) -> tuple[hf.Kind, ModelConfig, float, bool]:
-    """What config.json says: kind, settings, a scalar model's offset, and whether it reads surprisals.
+def _describe(folder: Path) -> tuple[hf.Kind, ModelConfig, float]:
+    """What config.json says: kind, settings, and a scalar model's offset.
 
     CheckpointError names the file and the setting.
     """
     settings = read_config(folder)
-    surprisal = settings.get("model_type") == hf.SURPRISAL
-    if surprisal:
-        settings["model_type"] = settings.get(hf.TRUNK_KEY)
     try:
         kind, config = hf.kind_of(settings), hf.config_from_hf(settings)
     except CheckpointError as error:
-        message = str(error)
-        separator = "" if message.startswith(CONFIG) else ": "
-        raise CheckpointError(f"{folder / CONFIG}{separator}{message.removeprefix(CONFIG)}") from None
-    return kind, config, float(settings.get(hf.OFFSET_KEY, 0.0)), surprisal
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from None
+    return kind, config, float(settings.get(hf.OFFSET_KEY, 0.0))
 
 
 def _check_tensors(
     folder: Path, config: ModelConfig, kind: hf.Kind, found: Mapping[str, files.Stored], wanted: Mapping[str, Tensor]
 ) -> dict[str, files.Stored]:
     """The stored tensors under their current names in transformers, if names and shapes are those of ``wanted``."""
-    output, embedding = output_name(config.family), embedding_name(config.family)
+    output = output_name(config.family)
     stored = _canonical(found, wanted, output)
-    tied = stored.pop(output, None) if kind == "causal" and config.tie_embeddings else None
+    if kind == "causal" and config.tie_embeddings:
+        stored.pop(output, None)  # transformers ignores it too
     files.compare_names(folder, stored, wanted.keys())
     for name, tensor in wanted.items():
         at, shape = stored[name], tensor.shape
         if at.shape != shape:
             raise CheckpointError(f"{at.path}: {at.name} is {list(at.shape)}, config.json makes it {list(shape)}")
-    if tied is not None and not _equal(tied, stored[embedding]):
-        raise CheckpointError(f"{tied.path}: {tied.name} differs from the embedding despite tie_word_embeddings")
     return stored
 
 
@@ -220,15 +192,6 @@ def _canonical(found: Mapping[str, files.Stored], wanted: Mapping[str, object], 
         elif name in wanted or not _COMPUTED.search(name):
             stored[name] = at
     return stored
-
-
-def _equal(one: files.Stored, other: files.Stored) -> bool:
-    if one.shape != other.shape:
-        return False
-    tensors = [torch.empty(at.shape, dtype=at.dtype or torch.float32) for at in (one, other)]
-    for at, tensor in zip((one, other), tensors, strict=True):
-        files.read_into(at, tensor)
-    return torch.equal(*tensors)
 
 
 def _most_common_dtype(stored: Mapping[str, files.Stored]) -> torch.dtype:

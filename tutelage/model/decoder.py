@@ -182,14 +182,13 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         attention_mask: Tensor | None = None,
         cache: KVCache | None = None,
-        added: Tensor | None = None,
     ) -> Tensor:
         """Token ids [b, s] -> hidden states [b, s, d] after the final norm.
 
         Without a mask attention is causal, which suffices for right-padded batches. ``attention_mask`` bool [b, s, s]
         (query i may attend to key j; always to itself) is for sequences that share a prefix, with matching ``positions``
         [b, s]. With ``cache`` (generation) the tokens continue each row at its own length, which grows by s; masks and
-        positions are then a ValueError. ``added`` [b, s, d] is added to the embeddings.
+        positions are then a ValueError.
 
         Dynamic RoPE scaling uses the frequencies of this forward's last position, over the whole batch with its padding, as
         in transformers; keys in the cache keep theirs. So beyond max_position_embeddings, and only there, cached and
@@ -207,8 +206,6 @@ class Decoder(nn.Module):
         x = self.embed(ids)
         if self.places is not None:
             x = x + self._learned(self.places, s, positions)
-        if added is not None:
-            x = x + added.to(x.dtype)
         recompute = self.recompute and torch.is_grad_enabled() and cache is None
         for i, layer in enumerate(self.layers):
             extra = windowless if i in self._windowless else shared

@@ -9,7 +9,6 @@ import gc
 import os
 import platform
 import re
-import resource
 import sys
 from pathlib import Path
 
@@ -99,27 +98,8 @@ def release_heap() -> None:
         libc.malloc_trim(0)
 
 
-def peak_rss_gib() -> float:
-    """This process's peak resident memory so far, in GiB (without GPU memory).
-
-    On Linux from /proc: getrusage also counts what the parent process held when it started this one.
-    """
-    with contextlib.suppress(OSError):
-        if found := re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M):
-            return int(found[1]) / (1 << 20)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)  # macOS counts bytes, Linux KiB
-
-
-def set_threads(count: int | None = None) -> int:
-    """Set the number of threads for tensor work on the CPU; returns it.
-
-    None: the value of OMP_NUM_THREADS, which torch read when it was imported, or the number of CPUs of this process.
-    """
-    if count is not None and count < 1:
-        raise RecipeError(f"threads must be at least 1, not {count}")
-    if count is None and "OMP_NUM_THREADS" not in os.environ:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if count is not None:
-        torch.set_num_threads(count)
-    return torch.get_num_threads()
+def set_threads() -> None:
+    """Use one thread per CPU that this process may run on, unless OMP_NUM_THREADS says how many: torch reads it itself."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        available = hasattr(os, "sched_getaffinity")
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if available else os.cpu_count() or 1)

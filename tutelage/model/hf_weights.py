@@ -62,12 +62,12 @@ class Entry:
         return dict(zip(self.theirs, parts, strict=True))
 
 
-def entries(config: ModelConfig, kind: Kind, *, surprisal: bool = False) -> list[Entry]:
+def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
     """Every tensor of a checkpoint, in order. Our names are those in Decoder or, for ``scalar``, in ScalarModel."""
     column = _COLUMNS[config.family]
-    prefix, _, layers, final_norm = _OUTER_NAMES[column]
+    prefix, embedding, layers, final_norm = _OUTER_NAMES[column]
     trunk = "decoder." if kind == "scalar" else ""
-    found = [Entry(f"{trunk}embed.weight", (embedding_name(config.family),))]
+    found = [Entry(f"{trunk}embed.weight", (f"{prefix}.{embedding}.weight",))]
     if config.positions == "learned":
         found.append(Entry(f"{trunk}places.weight", (f"{prefix}.wpe.weight",)))
     for i in range(config.num_layers):
@@ -83,7 +83,6 @@ def entries(config: ModelConfig, kind: Kind, *, surprisal: bool = False) -> list
         found.append(Entry(f"{trunk}final_norm.{end}", (f"{prefix}.{final_norm}.{end}",)))
     if kind == "scalar":
         found.append(Entry("head.weight", ("score.weight",)))
-        found += [Entry("surprisal", ("surprisal.weight",))] if surprisal else []
     elif not config.tie_embeddings:
         found.append(Entry("unembed.weight", (output_name(config.family),)))
     return found
@@ -115,18 +114,10 @@ def output_name(family: str) -> str:
     return "embed_out.weight" if family == "gpt_neox" else "lm_head.weight"
 
 
-def embedding_name(family: str) -> str:
-    """The name of the token embedding on disk."""
-    prefix, embedding, *_ = _OUTER_NAMES[_COLUMNS[family]]
-    return f"{prefix}.{embedding}.weight"
-
-
-def weights_to_hf(
-    config: ModelConfig, kind: Kind, state: Mapping[str, Tensor], *, surprisal: bool = False
-) -> dict[str, Tensor]:
+def weights_to_hf(config: ModelConfig, kind: Kind, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under their names and with their shapes, in order. Most tensors share our memory and strides."""
     return {
         name: view.flatten(0, 2) if entry.heads else view
-        for entry in entries(config, kind, surprisal=surprisal)
+        for entry in entries(config, kind)
         for name, view in entry.views(state[entry.ours]).items()
     }

@@ -9,33 +9,24 @@ from pathlib import Path
 from tutelage.errors import CheckpointError
 
 NEEDED = (
-    "config.json",
-    "generation_config.json",
+    "*.json",
     "model.safetensors",
-    "model.safetensors.index.json",
     "model-*.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    "reader/model*.safetensors",
     "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
     "merges.txt",
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
-    "reader/*config.json",
-    "reader/model*.safetensors",
-    "reader/model.safetensors.index.json",
 )
 """What a model folder can hold. Pickles (*.bin, *.pt), other formats and duplicate weights are not downloaded."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def resolve_model(name: Path | str, *, revision: str | None = None) -> Path:
+def resolve_model(name: Path | str) -> Path:
     """The folder of a model: ``name`` itself if it is a folder, or else a snapshot of the hub's repository ``name``.
 
     Hub names need the ``interop`` extra. Files in the hub's cache are used without a network; ``HF_HOME``,
-    ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` work as usual. ``revision``: a branch, tag or commit; default the main branch.
+    ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` work as usual.
 
     CheckpointError if it is neither, if the hub cannot be reached or refuses, or if the repository has no safetensors.
     """
@@ -54,14 +45,13 @@ def resolve_model(name: Path | str, *, revision: str | None = None) -> Path:
         raise CheckpointError(f"{name} is not a folder; to use the hub, pip install 'tutelage[interop]'") from None
     problems = {  # the first that fits: a gated repository is a RepositoryNotFoundError too
         errors.GatedRepoError: "its terms must be accepted: do that on its page, then log in with `hf auth login`",
-        errors.RevisionNotFoundError: f"the hub has the model, but no revision {revision!r}",
         errors.RepositoryNotFoundError: "the hub has no such model (or it is private: log in with `hf auth login`)",
         errors.HFValidationError: "it is not a valid name on the Hugging Face hub",
         errors.LocalEntryNotFoundError: "the Hugging Face hub cannot be reached (and the local cache is incomplete): "
         "give a folder or go online",
     }
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED)))
+        found = Path(snapshot_download(name, allow_patterns=list(NEEDED)))
     except Exception as error:  # the client's errors for proxies, disks and partial answers differ by version
         known = next((text for kind, text in problems.items() if isinstance(error, kind)), None)
         said = (str(error).splitlines() or [type(error).__name__])[0]

@@ -63,13 +63,11 @@ def add_adapters(
     """Freeze the decoder and add fresh adapters to the ``targets`` of its layers, in place; returns it.
 
     A: Kaiming-uniform with a = sqrt(5), B: 0, as in peft. Adapters are fp32 for any trunk.
-    UsageError for an unknown target, or if the decoder already has adapters.
+    UsageError for an unknown target.
     """
     unknown = [target for target in targets if target not in TARGETS]
     if unknown or not targets:
         raise UsageError(f"lora.targets: {unknown or 'empty'}; choose among {', '.join(TARGETS)}")
-    if adapters(decoder):
-        raise UsageError("this model has adapters already: merge them first")
     decoder.requires_grad_(False)
     sizes = {entry.ours: entry.sizes for entry in entries(decoder.config, "causal")}
     for layer in decoder.layers:

@@ -1,6 +1,6 @@
 """Adapters in peft's format: adapter_config.json and adapter_model.safetensors, with Hugging Face's names.
 
-``PeftModel.from_pretrained`` reads what ``save_adapter`` writes; ``load_adapter`` reads adapters of ours and of peft.
+``PeftModel.from_pretrained`` reads what ``save_adapter`` writes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -26,20 +25,6 @@ from tutelage.model.weight_files import opened, read_object
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _SCORE = f"{_PREFIX}score.weight"
-_TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight$")
-# peft's settings that change the arithmetic in a way that we do not compute, with the only values that we accept.
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none", None),
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
-    "lora_bias": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "target_parameters": ([], None),
-    "trainable_token_indices": (None,),
-    "layer_replication": (None,),
-}
 
 
 def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> None:
@@ -82,63 +67,37 @@ def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> No
     write_atomic(folder / CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
 
 
+@torch.no_grad()
 def load_adapter(folder: Path, decoder: Decoder) -> Decoder | ScalarModel:
-    """Add the folder's adapters to ``decoder`` in place; returns a ScalarModel on it if the folder has a head.
+    """Add what ``save_adapter`` wrote to ``decoder`` in place; returns a ScalarModel on it if the folder has a head.
 
-    Parts of a fused matrix without an adapter in the file get a fresh one, which changes nothing. CheckpointError names a
-    missing or damaged file, a setting that changes the arithmetic and is not honoured, or a tensor that does not fit.
+    Also reads adapters of peft that cover whole matrices of ours. CheckpointError names a missing or damaged file.
     """
-    settings = _read_settings(folder)
-    tensors, metadata = _read_tensors(folder / WEIGHTS)
+    settings = read_object(folder / CONFIG)
+    with opened(folder / WEIGHTS) as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     head = tensors.pop(_SCORE, None)
-    ours = {module: entry.ours for entry in entries(decoder.config, "causal") for module in _modules(entry)}
-    targets, found = set(), {}
-    for name, tensor in tensors.items():
-        match = _TENSOR.match(name)
-        module = match["module"] if match else name
-        target = ours.get(module, "").removesuffix(".weight").split(".", 2)[-1]
-        if match is None or target not in TARGETS:
-            raise CheckpointError(f"{folder / WEIGHTS}: {module} is not supported: only LoRA of {', '.join(TARGETS)}")
-        targets.add(target)
-        found[module, match["which"]] = tensor
+    ours = {
+        f"{_PREFIX}{module}": entry.ours for entry in entries(decoder.config, "causal") for module in _modules(entry)
+    }
+    adapted = {ours[name.partition(".lora_")[0]] for name in tensors}
     add_adapters(
         decoder,
         r=settings["r"],
         alpha=settings["lora_alpha"],
-        dropout=settings.get("lora_dropout") or 0.0,
-        targets=tuple(target for target in TARGETS if target in targets),
+        dropout=settings["lora_dropout"],
+        targets=tuple(target for target in TARGETS if any(f".{target}." in name for name in adapted)),
     )
     for entry, part in _adapted(decoder):
-        _fill(folder, part, entry, found)
+        for module, a, b in zip(_modules(entry), part.a.split(part.r), part.b, strict=True):
+            a.copy_(tensors[f"{_PREFIX}{module}.lora_A.weight"])
+            b.copy_(_rows(entry, tensors[f"{_PREFIX}{module}.lora_B.weight"], (entry.heads, 3)))
     if head is None:
         return decoder
     model = ScalarModel(decoder)
-    if head.shape != model.head.weight.shape:
-        raise CheckpointError(f"{folder / WEIGHTS}: {_SCORE} is {list(head.shape)}: a reward model has one label")
-    model.head.weight.data.copy_(head)
+    model.head.weight.copy_(head)
     model.offset.fill_(float(metadata.get(OFFSET_KEY, 0.0)))
     return model
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """adapter_config.json. CheckpointError names a setting that is not honoured."""
-    path = folder / CONFIG
-    try:
-        settings = read_object(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {CONFIG}: give an adapter's folder") from None
-    for key, allowed in _ONLY.items():
-        if settings.get(key, allowed[-1]) not in allowed:
-            raise CheckpointError(f"{path}: {key}={settings[key]!r} is not supported: it must be {allowed[0]!r}")
-    if set(settings.get("modules_to_save") or ()) - {"score"}:
-        raise CheckpointError(f"{path}: modules_to_save={settings['modules_to_save']} is not supported: only score is")
-    return settings
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata."""
-    with opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def _adapted(decoder: Decoder) -> list[tuple[Entry, LoRALinear]]:
@@ -154,17 +113,3 @@ def _modules(entry: Entry) -> list[str]:
 def _rows(entry: Entry, b: Tensor, order: tuple[int, int]) -> Tensor:
     """B with its rows, the matrix's outputs, from ``order`` transposed: GPT-NeoX keeps q, k and v per head."""
     return b.unflatten(0, (*order, -1)).transpose(0, 1).flatten(0, 2) if entry.heads else b
-
-
-@torch.no_grad()
-def _fill(folder: Path, part: LoRALinear, entry: Entry, found: dict[tuple[str, str], Tensor]) -> None:
-    for module, a, b in zip(_modules(entry), part.a.split(part.r), part.b, strict=True):
-        for which, ours in (("A", a), ("B", b)):
-            theirs = found.get((module, which))
-            if theirs is None:
-                continue
-            theirs = _rows(entry, theirs, (entry.heads, 3)) if which == "B" else theirs
-            if theirs.shape != ours.shape:
-                shapes = f"{list(theirs.shape)}, the model makes it {list(ours.shape)}"
-                raise CheckpointError(f"{folder / WEIGHTS}: {module}.lora_{which} is {shapes}")
-            ours.copy_(theirs)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tutelage.files import write_atomic
 from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, check_device
 from tutelage.runs.folder import difference, input_hashes, is_run, locked, recipe_of, require_inputs
-from tutelage.settings import Inputs, plain, write_yaml
+from tutelage.settings import plain, write_yaml
 
 
 def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] = KINDS) -> None:
@@ -29,7 +29,8 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
     for step in steps:
         inputs = step.inputs.local(resolve_model)
         require_inputs(f"step {step.name!r}", inputs)
-        if changed := superseded(step, inputs):
+        made_by = recipe_of(step.kind, step.knobs, inputs)
+        if is_run(step.out) and (changed := difference(step.out, made_by, input_hashes(inputs))):
             print(f"{step.name}: {changed}; running it again", flush=True)
             set_aside(step.out)
         kinds[step.kind].load()(step.knobs, step.inputs, step.out)
@@ -37,16 +38,6 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
             from tutelage.model.device import release_heap
 
             release_heap()
-
-
-def superseded(step: Step, inputs: Inputs) -> str | None:
-    """Why a step's folder is not what the step would make now; None if it is, or if there is none.
-
-    ``inputs``: the step's, with hub names replaced by local folders.
-    """
-    if not is_run(step.out):
-        return None
-    return difference(step.out, recipe_of(step.kind, step.knobs, inputs), input_hashes(inputs))
 
 
 def set_aside(folder: Path) -> None:

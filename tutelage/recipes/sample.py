@@ -13,6 +13,7 @@ from tutelage.generate.sampler import Sampling
 from tutelage.model.hub import resolve_model
 from tutelage.records import Answers, Prompt
 from tutelage.runs.folder import open_run
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings
 
 
@@ -39,19 +40,22 @@ def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:
     with open_run(out, "sample", knobs, inputs) as run:
         if not run.finished:
             assistant = Assistant.load(inputs.checkpoint, device=knobs.device)
-            sampling = Sampling(temperature=knobs.temperature, max_tokens=knobs.max_new_tokens, n=knobs.completions)
-            answers = distinct_answers(assistant, list(read_prompts(inputs.prompts)), sampling, knobs.seed)
+            sampling = Sampling(
+                temperature=knobs.temperature,
+                max_tokens=knobs.max_new_tokens,
+                n=knobs.completions,
+                seed=derive(knobs.seed, "sample.answers"),
+            )
+            answers = distinct_answers(assistant, list(read_prompts(inputs.prompts)), sampling)
             run.finish({"prompts": write_jsonl(out / "answers.jsonl", answers)})
     return out
 
 
-def distinct_answers(assistant: Assistant, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Answers]:
+def distinct_answers(assistant: Assistant, prompts: Sequence[Prompt], sampling: Sampling) -> list[Answers]:
     """``sampling.n`` answers per prompt without repetitions, since equal answers teach nothing.
 
-    Where several are asked for, prompts with fewer than two distinct answers are left out and counted. ``seed`` replaces that of
-    ``sampling``; different seeds share no randomness.
+    Where several are asked for, prompts with fewer than two distinct answers are left out and counted.
     """
-    sampling = sampling.model_copy(update={"seed": seed * 1_000_003})  # prompt i uses seed + i
     kept = []
     for answers in assistant.answers(prompts, sampling):
         distinct = tuple({(c.text, c.finished): c for c in answers.completions}.values())

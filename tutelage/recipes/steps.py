@@ -15,7 +15,7 @@ those names. A new kind of step is a function ``main(knobs, inputs, out)``, its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -108,12 +108,12 @@ class Recipe(Settings):
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe from a YAML file with nested ``overrides`` on top. Raises RecipeError."""
-    values = merge(read_yaml(path), overrides or {})
-    known = read_yaml(path).get("steps")
-    for name in (overrides or {}).get("steps", {}):
+    written, overrides = read_yaml(path), overrides or {}
+    known = written.get("steps")
+    for name in overrides.get("steps", {}):
         if isinstance(known, dict) and name not in known:
             raise RecipeError(f"{path}: there is no step {name!r}{nearest(name, list(known))}")
-    return validated(Recipe, values, str(path))
+    return validated(Recipe, merge(written, overrides), str(path))
 
 
 def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KINDS) -> list[Step]:
@@ -130,9 +130,11 @@ def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KIN
         named = values.get("inputs", {})
         if not isinstance(named, Mapping):
             raise RecipeError(f"{where}: inputs should be a mapping, found {named!r}")
-        resolve = Resolver(steps, [*recipe.steps][len(steps) :], where, kinds)
-        resolved = {role: resolve(value, role, _mark(inputs_class, role)) for role, value in named.items()}
-        inputs = validated(inputs_class, resolved, f"{where}, inputs")
+        paths = {
+            role: resolved(value, f"{where}: input {role}", inputs_class.mark(role), recipe, steps, kinds)
+            for role, value in named.items()
+        }
+        inputs = validated(inputs_class, paths, f"{where}, inputs")
         try:
             knobs.check(inputs)
         except RecipeError as error:
@@ -187,40 +189,30 @@ def common(recipe: Recipe, knobs: type[Settings]) -> dict[str, Any]:
     return found | ({"machine": {"device": recipe.device}} if "machine" in knobs.model_fields else {})
 
 
-def _mark(inputs: type[Inputs], role: str) -> str:
-    """What a role takes: the result of a step (""), a model, or the folder of a run."""
-    return next((mark for mark in ("model", "run") if role in inputs.marked(mark)), "")
+def resolved(
+    value: Any, where: str, mark: str, recipe: Recipe, before: Sequence[Step], kinds: Mapping[str, Kind]
+) -> Any:
+    """From what an input names to its path, among the steps before it; in mappings of names, each path.
 
-
-@dataclass(frozen=True)
-class Resolver:
-    """From what an input names to its path, among the steps before and after the one that has it."""
-
-    before: list[Step]
-    later: list[str]
-    where: str
-    kinds: Mapping[str, Kind]
-
-    def __call__(self, value: Any, role: str, mark: str) -> Any:
-        """The path; in mappings of names, each path. Values of wrong types are left for pydantic. Raises RecipeError."""
-        if isinstance(value, Mapping):
-            return {key: self(inner, f"{role}.{key}", mark) for key, inner in value.items()}
-        if not isinstance(value, str):
-            return value
-        where = f"{self.where}: input {role}:"
-        first, _, rest = value.partition("/")
-        steps = {step.name: step for step in self.before}
-        if step := steps.get(first):
-            kind = self.kinds[step.kind]
-            if rest and not any(fnmatch(rest, pattern) for pattern in kind.files):
-                hint = nearest(rest, kind.files) or f"; it writes {', '.join(kind.files)}"
-                raise RecipeError(f"{where} step {first!r} ({step.kind}) writes no {rest}{hint}")
-            return step.out / (rest or ("" if mark == "run" else kind.result))
-        if first in self.later:
-            raise RecipeError(f"{where} step {first!r} does not come before it")
-        path = Path(value).expanduser()
-        looks_like_hub = mark == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.exists()
-        if not path.exists() and not looks_like_hub:
-            hint = nearest(first, list(steps))
-            raise RecipeError(f"{where} {value!r} is neither an earlier step nor a file that is there{hint}")
-        return path
+    Values of wrong types are left for pydantic. Raises RecipeError, which names ``where``.
+    """
+    if isinstance(value, Mapping):
+        return {key: resolved(inner, f"{where}.{key}", mark, recipe, before, kinds) for key, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+    first, _, rest = value.partition("/")
+    steps = {step.name: step for step in before}
+    if step := steps.get(first):
+        kind = kinds[step.kind]
+        if rest and not any(fnmatch(rest, pattern) for pattern in kind.files):
+            hint = nearest(rest, kind.files) or f"; it writes {', '.join(kind.files)}"
+            raise RecipeError(f"{where}: step {first!r} ({step.kind}) writes no {rest}{hint}")
+        return step.out / (rest or ("" if mark == "run" else kind.result))
+    if first in recipe.steps:
+        raise RecipeError(f"{where}: step {first!r} does not come before it")
+    path = Path(value).expanduser()
+    looks_like_hub = mark == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.exists()
+    if not path.exists() and not looks_like_hub:
+        hint = nearest(first, list(steps))
+        raise RecipeError(f"{where}: {value!r} is neither an earlier step nor a file that is there{hint}")
+    return path

@@ -18,6 +18,7 @@ from tutelage.model.hub import resolve_model
 from tutelage.recipes.sample import distinct_answers
 from tutelage.records import Answers, Ranking
 from tutelage.runs.folder import open_run
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.train import ppo
 from tutelage.train.ppo_update import PPOInputs, PPOSettings
@@ -122,14 +123,16 @@ def sample_answers(
     """The model's answers to some of the world's training prompts, and to some of its held-out prompts."""
     assert inputs.checkpoint is not None
     assistant = Assistant.load(inputs.checkpoint, device=knobs.device)
-    sampling = Sampling(temperature=knobs.temperature, max_tokens=knobs.max_new_tokens, n=knobs.completions)
 
-    def sample(file: str, count: int, seed: int) -> list[Answers]:
+    def sample(file: str, count: int) -> list[Answers]:
         prompts = list(read_prompts(inputs.world / file))
-        return distinct_answers(assistant, rng.sample(prompts, min(count, len(prompts))), sampling, seed)
+        seed = derive(knobs.seed, "label.answers", file)
+        longest = knobs.max_new_tokens
+        sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, n=knobs.completions, seed=seed)
+        return distinct_answers(assistant, rng.sample(prompts, min(count, len(prompts))), sampling)
 
-    heldout = sample("prompts_heldout.jsonl", knobs.heldout_prompts, knobs.seed + 1)
-    return sample("prompts.jsonl", knobs.prompts, knobs.seed), heldout
+    heldout = sample("prompts_heldout.jsonl", knobs.heldout_prompts)
+    return sample("prompts.jsonl", knobs.prompts), heldout
 
 
 def ranked(

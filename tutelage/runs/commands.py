@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from rich.filesize import decimal
 
 from tutelage.errors import RunFolderError, TutelageError, UsageError
 from tutelage.runs.folder import holder, is_run, locked, removable, remove, temporaries
 from tutelage.runs.lineage import LINEAGE, read_lineage
-from tutelage.screen import amount, shown, table
+from tutelage.screen import shown, table
 from tutelage.settings import flat, read_yaml
 
 KEY_FIGURES = {
@@ -131,7 +132,7 @@ def list_runs(root: Annotated[Path, Field(description="folder to search, at any 
     """Print a table of the runs below a folder."""
     rows = []
     for path in find(root):
-        size = amount(size_of(path))
+        size = decimal(size_of(path))
         try:
             changed = max(file.stat().st_mtime for file in path.iterdir() if file.is_file() and file.name != "lock")
             when = datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
@@ -162,7 +163,7 @@ def show_run(run: Annotated[Path, Field(description="folder of a step, or of a w
         table("closing figures", ("figure", "value"), [(n, shown(v)) for n, v in flat(it.closing).items()])
     checkpoints = (*sorted(run.glob("checkpoints/step-*")), run / "checkpoint")
     best = (run / "checkpoints" / "best").resolve()
-    rows = [(str(p), "best" if p.resolve() == best else "", amount(size_of(p))) for p in checkpoints if p.is_dir()]
+    rows = [(str(p), "best" if p.resolve() == best else "", decimal(size_of(p))) for p in checkpoints if p.is_dir()]
     if rows:
         table("checkpoints", ("checkpoint", "", "size"), rows)
 
@@ -205,13 +206,13 @@ def prune(
                     print(f"{target} is kept: another run began from it")
                     continue
                 size = size_of(target)
-                rows.append((target, amount(size)))
+                rows.append((target, decimal(size)))
                 total += size
                 if not dry_run:
                     remove(target)
     if rows:
         table("", ("would be deleted" if dry_run else "deleted", "size"), rows)
-    print(f"{'would free' if dry_run else 'freed'} {amount(total)}")
+    print(f"{'would free' if dry_run else 'freed'} {decimal(total)}")
     if unfinished:
         print(f"kept, because they are not finished: {', '.join(map(str, unfinished))}")
 
@@ -272,10 +273,5 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _object(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if there is no such file. RunFolderError if it is damaged."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} is damaged ({error})") from None
+    """A JSON object; None if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

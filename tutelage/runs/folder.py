@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -189,13 +190,19 @@ def _session(run: RunFolder) -> Iterator[None]:
         if run.finished:
             facts["outcome"] = "finished"
         with suppress(OSError):  # the disk may be full; the error that is being raised says more
-            run.note("end", **facts, seconds=round(time.monotonic() - began, 2), peak_rss_gib=round(_peak_rss(), 3))
+            run.note("end", **facts, seconds=round(time.monotonic() - began, 2), peak_rss_gib=round(peak_rss_gib(), 3))
 
 
-def _peak_rss() -> float:
-    """The most memory that this process has held [GiB]; Linux counts in kB, macOS in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+def peak_rss_gib() -> float:
+    """This process's peak resident memory so far, in GiB (without GPU memory).
+
+    On Linux from /proc: getrusage also counts what the parent process held when it started this one.
+    """
+    with suppress(OSError):
+        if found := re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M):
+            return int(found[1]) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux KiB
 
 
 def _no_room(run: RunFolder, error: BaseException) -> TrainingError | None:

@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from tutelage.model.peft_format import save_adapter
 from tutelage.runs.folder import LINEAGE, RunFolder, removable, remove
 from tutelage.settings import read_yaml
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.train import parallel
 from tutelage.train.models import ADAPTER
 from tutelage.train.settings import Machine
 
@@ -45,16 +47,25 @@ class Keeper:
         self.run, self.training, self.machine = run, training, machine
         self.metric = training.select or machine.keep_best  # the held-out metric whose best checkpoint is kept
         self.best, self.best_step = math.nan, 0
-        self.ended = False  # True if the restored state is the one after the last step
+        self.ended = False  # True after the last step
+        self.stopped = False  # True if the stage ended the run before its last step
+        self._saved = time.monotonic()
 
-    def save(self, step: int, *, ended: bool) -> None:
+    def due(self, step: int, ended: bool) -> bool:
+        """True if a state is due, on every rank alike; after the last step it is, because writing the result may fail."""
+        minutes = (time.monotonic() - self._saved) / 60
+        return bool(self.machine.save_every) and (ended or parallel.total(minutes >= self.machine.save_every) > 0)
+
+    def save(self, step: int) -> None:
         """Write the state after ``step`` steps; the previous state is kept as well."""
         run, training = self.run, self.training
+        self._saved = time.monotonic()
         if not run.writer:
             return
         state = {
             "step": step,
-            "ended": ended,
+            "ended": self.ended,
+            "stopped": self.stopped,
             "best": self.best,
             "best_step": self.best_step,
             "best_of": self.metric,
@@ -86,7 +97,7 @@ class Keeper:
                 item.load_state_dict(state["extra"][name])
             if state["best_of"] == self.metric and self._folder(state["best_step"]).exists():
                 self.best, self.best_step = state["best"], state["best_step"]
-            self.ended = state["ended"]
+            self.ended, self.stopped = state["ended"], state["stopped"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise self._unusable(path, "does not fit this run", error) from None
         run.forget_after(state["step"])

@@ -24,6 +24,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast_dtype
 from tutelage.model.heads import ScalarModel
 from tutelage.runs.folder import RunFolder
+from tutelage.seeds import derive
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.checkpointing import Keeper
@@ -41,7 +42,7 @@ class Schedule:
     steps: int
     warmup: int
     floor: float  # last learning rate, as a share of the peak
-    seed: int
+    seed: int  # of dropout; derived for this stage
     evaluate_every: int = 0  # steps between held-out measurements; 0: only after the last step
     log_every: int = 1
 
@@ -70,6 +71,7 @@ class Outcome(NamedTuple):
     steps: int  # steps done
     measured: Metrics  # the last held-out metrics
     best_step: int  # the step of the best checkpoint; 0 if no metric selects one
+    stopped: bool  # True if ``stop_when`` ended the run
 
 
 def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
@@ -101,10 +103,11 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
                 track(done, row)
             keeper.checkpoint(done, newly, last=last)
             report(done, metrics, rate)
-            ended = last or training.stop_when(metrics)
+            keeper.stopped = training.stop_when(metrics)
+            keeper.ended = ended = last or keeper.stopped
             stopping = parallel.total(stop()) > 0  # read once: a later signal takes effect at the next step
-            if stopping or (machine.save_every and (ended or done % machine.save_every == 0)):
-                keeper.save(done, ended=ended)
+            if stopping or keeper.due(done, ended):
+                keeper.save(done)
             if stopping:
                 raise Interrupted(f"{run.path}: stopped after step {done} of {steps}; the same command resumes it")
             if ended:
@@ -112,17 +115,18 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
     if training.evaluate and not measured:
         measured = training.evaluate(done)
     keeper.write_result()
-    return Outcome(done, measured, keeper.best_step)
+    return Outcome(done, measured, keeper.best_step, keeper.stopped)
 
 
 def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics, float]:
     """Do one step, with torch seeded by its number; return metrics and tokens per second. TrainingError if one is not finite."""
     schedule = training.schedule
     began = time.perf_counter()
-    factor = cosine(step, schedule.steps, warmup=schedule.warmup, floor=schedule.floor)
     for group in training.optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-    torch.manual_seed(schedule.seed * 1_000_003 + step)
+        wait = group.get("wait", 0)  # steps before this group trains at all
+        factor = cosine(step - wait, schedule.steps - wait, warmup=schedule.warmup, floor=schedule.floor)
+        group["lr"] = group["peak"] * (factor if step >= wait else 0.0)
+    torch.manual_seed(derive(schedule.seed, "train.step", step))
     metrics = training.update(step)
     rate = metrics.pop("tokens", 0.0) / (time.perf_counter() - began)
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -131,9 +135,9 @@ def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics,
     return metrics, rate
 
 
-def shuffled(count: int, seed: int, epoch: int) -> Tensor:
-    """A permutation of ``count`` items, int64 [count], that depends on seed and epoch only."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def shuffled(count: int, seed: int) -> Tensor:
+    """A permutation of ``count`` items, int64 [count], that depends on the seed only."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:

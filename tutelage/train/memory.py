@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from tutelage.model.decoder import Decoder, Layer
 from tutelage.model.device import autocast
-from tutelage.model.heads import ScalarModel
 
 WORTH_SAYING = 1 << 28
 """No estimate is printed for models with less than this [bytes of weights]."""
@@ -68,10 +67,8 @@ def estimate(
 
 
 def distinct(models: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """All parameters, each once, including those of a language model that a scorer reads."""
-    models = list(models)
-    readers = [m.reader.decoder for m in models if isinstance(m, ScalarModel) and m.reader is not None]
-    return list({id(p): p for model in (*models, *readers) for p in model.parameters()}.values())
+    """All parameters, each once."""
+    return list({id(p): p for model in models for p in model.parameters()}.values())
 
 
 def activations(decoder: Decoder, rows: int, length: int, dtype: str) -> int:

@@ -15,7 +15,7 @@ from tutelage.errors import CheckpointError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import pick_device
-from tutelage.model.heads import ScalarModel, Surprisal, fit_vocabulary
+from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_adapters
 from tutelage.model.peft_format import load_adapter
 from tutelage.runs.folder import LINEAGE, hash_of, read_lineage
@@ -45,14 +45,11 @@ def load_trainable(checkpoint: Path, tokenizer: Tokenizer, lora: LoRA, machine: 
     return _with_adapters(decoder, lora) if lora.r else decoder
 
 
-def new_scorer(decoder: Decoder, *, surprisal: bool = False) -> ScalarModel:
-    """A reward model to train: a new head on a copy of ``decoder`` without its output layer; a frozen trunk is shared.
-
-    With ``surprisal`` it also reads each token's negative log-probability under ``decoder`` as it is now.
-    """
+def new_scorer(decoder: Decoder) -> ScalarModel:
+    """A reward model to train: a new head on a copy of ``decoder`` without its output layer; a frozen trunk is shared."""
     trunk = copy_on_trunk(decoder)
     trunk.unembed = None
-    return ScalarModel(trunk, Surprisal(reference_of(decoder)) if surprisal else None)
+    return ScalarModel(trunk)
 
 
 def reference_of(policy: Decoder) -> Decoder:

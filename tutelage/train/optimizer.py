@@ -37,23 +37,25 @@ def make_optimizer(name: OptimizerName, model: nn.Module, lr: float, *, weight_d
     """The named optimiser over all trainable parameters of a model, at the peak learning rate ``lr``."""
     if name == "muon":
         return with_masters(MuonWithAdamW(model, lr, weight_decay=weight_decay))
-    return adamw([(model, lr)], weight_decay=weight_decay)
+    return adamw([(model, lr, 0)], weight_decay=weight_decay)
 
 
-def adamw(modules: Iterable[tuple[nn.Module, float]], *, weight_decay: float, eps: float = 1e-8) -> Optimizer:
-    """AdamW over (module, peak learning rate) pairs; vectors (norms, biases) are not decayed."""
-    pairs = [(p, peak) for module, peak in modules for p in module.parameters()]
-    return with_masters(_adamw(pairs, weight_decay, eps=eps))
+def adamw(modules: Iterable[tuple[nn.Module, float, int]], *, weight_decay: float, eps: float = 1e-8) -> Optimizer:
+    """AdamW over (module, peak learning rate, steps to wait before the warm-up); vectors (norms, biases) are not decayed."""
+    given = [(p, peak, wait) for module, peak, wait in modules for p in module.parameters()]
+    return with_masters(_adamw(given, weight_decay, eps=eps))
 
 
-def _adamw(pairs: Iterable[tuple[nn.Parameter, float]], weight_decay: float, eps: float = 1e-8) -> torch.optim.AdamW:
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter, peak in pairs:
+def _adamw(
+    given: Iterable[tuple[nn.Parameter, float, int]], weight_decay: float, eps: float = 1e-8
+) -> torch.optim.AdamW:
+    groups: dict[tuple[float, int, bool], list[nn.Parameter]] = {}
+    for parameter, peak, wait in given:
         if parameter.requires_grad:
-            groups.setdefault((peak, parameter.dim() >= 2), []).append(parameter)
+            groups.setdefault((peak, wait, parameter.dim() >= 2), []).append(parameter)
     settings = [
-        {"params": chosen, "lr": peak, "peak": peak, "weight_decay": weight_decay if matrices else 0.0}
-        for (peak, matrices), chosen in groups.items()
+        {"params": chosen, "lr": peak, "peak": peak, "wait": wait, "weight_decay": weight_decay if matrices else 0.0}
+        for (peak, wait, matrices), chosen in groups.items()
     ]
     return torch.optim.AdamW(settings, betas=(0.9, 0.95), eps=eps, fused=True)
 
@@ -70,7 +72,7 @@ class MuonWithAdamW:
         matrices = [(p, stacks.get(id(p), (len(p),))) for p in inside]
         self.parts: dict[str, torch.optim.Optimizer] = {"muon": Muon(matrices, lr, weight_decay=weight_decay)}
         if outside:  # nothing, if only adapters are trained
-            self.parts["adamw"] = _adamw([(p, lr) for p in outside], weight_decay)
+            self.parts["adamw"] = _adamw([(p, lr, 0) for p in outside], weight_decay)
         self._gather_groups()
 
     def _gather_groups(self) -> None:

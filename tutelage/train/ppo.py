@@ -25,13 +25,14 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ppo import AdaptiveKL, FixedKL
 from tutelage.runs.folder import RunFolder
+from tutelage.seeds import derive
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Schedule, Training, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import averaged_of, load_scorer, load_trainable, new_critic, reference_of
 from tutelage.train.optimizer import adamw
-from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, ppo_update
+from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, over_budget, ppo_update
 from tutelage.train.pretraining_text import Ptx, text_mixture
 from tutelage.train.scorers import Gold, make_scorers
 
@@ -45,7 +46,7 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         # policy and prompts
         tokenizer = Tokenizer.load(inputs.checkpoint)
         tokenizer.require_same(inputs.reward_model)
-        torch.manual_seed(knobs.seed)
+        torch.manual_seed(derive(knobs.seed, "ppo.adapters"))
         policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         room = policy.config.max_position_embeddings - knobs.max_new_tokens
         prompts, prompt_ids, too_long = fitting_prompts(read_prompts(inputs.prompts), tokenizer, room)
@@ -66,15 +67,15 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
             modules={"policy": policy, "critic": models.critic, "averaged": models.averaged},
             optimizer=models.optimizer,
             update=lambda step: ppo_update(step, knobs, models, prompts, prompt_ids),
-            schedule=Schedule(knobs.updates, knobs.warmup, knobs.floor, knobs.seed),
+            schedule=Schedule(knobs.updates, knobs.warmup, knobs.floor, derive(knobs.seed, "ppo.dropout")),
             result=(models.averaged, tokenizer),
             state={"kl": models.kl},
-            stop_when=lambda metrics: bool(knobs.kl.budget) and metrics["kl"] > knobs.kl.budget,
+            stop_when=lambda metrics: over_budget(knobs.kl, metrics["kl"]),
             show=("reward", "gold", "kl", "length", "finished"),
         )
         outcome = train(run, training, knobs.machine)
-        figures = {"updates": outcome.steps, "prompts": len(prompts), "too_long": too_long}
-        run.finish(figures | {"stopped_by_kl_budget": outcome.steps < knobs.updates})
+        figures = {"updates": outcome.steps - outcome.stopped, "prompts": len(prompts), "too_long": too_long}
+        run.finish(figures | {"stopped_by_kl_budget": outcome.stopped})
         return run.checkpoint
 
 
@@ -84,20 +85,21 @@ def make_models(
     """Policy, reference, critic and scorers. Dropout is off in all of them, because it would make the ratios noisy."""
     machine, kl, ptx = knobs.machine, knobs.kl, None
     if knobs.ptx.coef:
-        mixture = text_mixture(inputs.text, knobs.ptx.weights, knobs.ptx.sequence, knobs.seed, policy, tokenizer, run)
+        windows = derive(knobs.seed, "ppo.windows")
+        mixture = text_mixture(inputs.text, knobs.ptx.weights, knobs.ptx.sequence, windows, policy, tokenizer, run)
         ptx = Ptx(knobs.ptx, mixture, machine.dtype)
     policy.eval()
     reference = reference_of(policy)
     reward_model = load_scorer(inputs.reward_model, policy, inputs.checkpoint, tokenizer, machine)
     shared = knobs.trunk == "shared"
-    torch.manual_seed(knobs.seed)
+    torch.manual_seed(derive(knobs.seed, "ppo.critic"))
     critic = (ScalarModel(policy) if shared else new_critic(reward_model, knobs.lora)).eval()
     reward_models = {"reward_model": reward_model.requires_grad_(False)}
     for name, path in inputs.reward_models.items():
         tokenizer.require_same(path)
         scorer = load_scorer(path, policy, inputs.checkpoint, tokenizer, machine)
         reward_models[name] = scorer.requires_grad_(False)
-    learning = [(policy, knobs.lr), (critic.head if shared else critic, knobs.value_lr)]
+    learning = [(policy, knobs.lr, knobs.value_warmup), (critic.head if shared else critic, knobs.value_lr, 0)]
     return Models(
         policy=policy,
         reference=reference,

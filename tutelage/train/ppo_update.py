@@ -15,21 +15,23 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from tutelage.data.tokens.batches import cut_by_length
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives import ppo
 from tutelage.records import Prompt
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, apply_gradients, shuffled
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings
-from tutelage.train.rollouts import Rollouts, answer_logprobs, sample
+from tutelage.train.rollouts import Rollouts, answer_logprobs, logprobs_and_entropies, sample
 from tutelage.train.scorers import Scorer, ScorerSettings, score
-from tutelage.train.settings import LoRA, Machine
+from tutelage.train.settings import LoRA, Machine, require_microbatch
 
 
 class KLSettings(Settings):
@@ -39,7 +41,9 @@ class KLSettings(Settings):
     coef: float = Field(0.1, ge=0, description="weight of the KL term per token; the initial weight, if adaptive")
     target: float = Field(3.0, gt=0, description="target KL, adaptive only [nats per answer, summed over its tokens]")
     horizon: int = Field(10_000, gt=0, description="how slowly coef follows, adaptive only [answers]")
-    budget: float = Field(0.0, ge=0, description="end the run at a batch of higher KL; 0: never [nats per answer]")
+    budget: float = Field(
+        0.0, ge=0, description="end the run before training on a batch of higher KL; 0: never [nats per answer]"
+    )
 
 
 class PPOInputs(Inputs):
@@ -59,7 +63,7 @@ class PPOSettings(Settings):
     updates: int = Field(60, gt=0, description="batches of rollouts")
     batch_size: int = Field(128, gt=0, description="answers per update")
     minibatch: int = Field(32, gt=0, description="answers per optimiser step")
-    microbatch: int = Field(64, ge=0, description="answers of similar length per forward pass; 0: the whole minibatch")
+    microbatch: int = Field(0, ge=0, description="most answers per forward pass; 0: no limit")
     inner_epochs: int = Field(1, gt=0, description="passes over each batch of rollouts (InstructGPT: 1)")
     max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-probability")
@@ -68,10 +72,11 @@ class PPOSettings(Settings):
     lr: float = Field(5e-5, gt=0, description="policy's learning rate")
     value_lr: float = Field(1e-4, gt=0, description="critic's learning rate; of its head only, if the trunk is shared")
     value_coef: float = Field(0.1, ge=0, description="weight of the value loss (it matters for a shared trunk)")
-    value_warmup: int = Field(0, ge=0, description="first updates that train the critic alone")
-    warmup: int = Field(3, ge=0, description="updates of linear learning-rate warm-up")
+    value_warmup: int = Field(0, ge=0, description="first updates that train the critic alone, before the warm-up")
+    warmup: int = Field(3, ge=0, description="updates of linear learning-rate warm-up, of each network's first")
     floor: float = Field(1.0, ge=0, le=1, description="last learning rate as a share of the peak; 1: constant")
-    clip: float = Field(0.2, gt=0, description="PPO's clip of the ratio, and of the values' change")
+    clip: float = Field(0.2, gt=0, description="PPO's clip of the ratio")
+    value_clip: float = Field(0.2, ge=0, description="clip of the values' change; 0: none")
     gradient_clip: float = Field(1.0, ge=0, description="largest gradient norm of policy and of critic; 0: no clipping")
     gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
     lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
@@ -85,7 +90,14 @@ class PPOSettings(Settings):
     machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
-    def _kl_can_adapt(self) -> PPOSettings:
+    def _fits_together(self) -> PPOSettings:
+        if self.minibatch > self.batch_size:
+            raise ValueError(f"minibatch {self.minibatch} is larger than batch_size {self.batch_size}")
+        require_microbatch(self.microbatch, self.minibatch, "minibatch")
+        if self.value_warmup >= self.updates:
+            raise ValueError(
+                f"value_warmup {self.value_warmup} leaves none of the {self.updates} updates to the policy"
+            )
         adaptive, size, horizon = self.kl.controller == "adaptive", self.batch_size, self.kl.horizon
         if adaptive and not self.kl.coef:
             raise ValueError("an adaptive kl.coef is multiplied, so it cannot start at 0; give it, or controller fixed")
@@ -129,18 +141,23 @@ class Models:
 def ppo_update(
     step: int, knobs: PPOSettings, models: Models, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]]
 ) -> Metrics:
-    """Sample and score a batch of answers, and take an optimiser step for each of its minibatches. Returns the metrics."""
+    """Sample and score a batch of answers, and take an optimiser step for each of its minibatches. Returns the metrics.
+
+    A batch over the KL budget is measured, and not trained on.
+    """
     policy, dtype = models.policy, knobs.machine.dtype
     chosen = prompt_order(len(prompts), knobs.batch_size, step, knobs.seed)
-    seed = knobs.seed * 1_000_003 + step
+    seeds = [derive(knobs.seed, "ppo.rollout", step, row) for row in range(len(chosen))]
     chosen_ids = [prompt_ids[i] for i in chosen]
-    rollouts = sample(policy, chosen_ids, models.tokenizer, knobs.max_new_tokens, knobs.temperature, seed, dtype)
+    rollouts = sample(policy, chosen_ids, models.tokenizer, knobs.max_new_tokens, knobs.temperature, seeds, dtype)
     tokens = zip(rollouts.answer_ids, rollouts.mask, strict=True)
     texts = [models.tokenizer.decode(row[mask].tolist()) for row, mask in tokens]
     scores, by_name = score(models.scorers, rollouts, [prompts[i] for i in chosen], texts, dtype)
-    minibatches, first_pass = minibatch_rows(rollouts.total_lengths.cpu(), knobs)
+    minibatches, first_pass = minibatch_rows(rollouts.total_lengths.tolist(), knobs, step)
     batch, metrics = experience(rollouts, scores, models, models.kl.coef, knobs, first_pass)
     metrics |= answer_metrics(rollouts, scores, by_name, texts)
+    if over_budget(knobs.kl, metrics["kl"]):
+        return metrics
 
     critic_alone = step < knobs.value_warmup
     losses: Metrics = defaultdict(float)
@@ -153,29 +170,40 @@ def ppo_update(
             stats["ptx_loss"] = models.ptx.backward(policy, step * len(minibatches) + number)
         for name, value in stats.items():
             losses[name] += value / len(minibatches)
+        if critic_alone:
+            policy.zero_grad(set_to_none=True)  # of a shared trunk
         critic = models.critic.head if models.shares_trunk else models.critic
         metrics["grad_norm"] = apply_gradients(models.optimizer, knobs.gradient_clip, policy, critic)
     blend(models.averaged, policy, knobs.average)
-    models.kl.update(metrics["kl"], knobs.batch_size)
+    if not critic_alone:
+        models.kl.update(metrics["kl"], knobs.batch_size)
     return metrics | losses
+
+
+def over_budget(kl: KLSettings, measured: float) -> bool:
+    """True if the KL per answer of a batch ends the run: the policy that sampled it is the result."""
+    return 0 < kl.budget < measured
 
 
 def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]:
     """The prompts of update ``step``: every pass over the prompts has its own order. Depends on seed and step only."""
     epoch, place = divmod(step, total // batch_size)
-    return shuffled(total, seed, epoch)[place * batch_size : (place + 1) * batch_size].tolist()
+    return shuffled(total, derive(seed, "ppo.prompts", epoch))[place * batch_size : (place + 1) * batch_size].tolist()
 
 
-def minibatch_rows(lengths: Tensor, knobs: PPOSettings) -> tuple[list[list[Tensor]], list[Tensor]]:
+def minibatch_rows(lengths: Sequence[int], knobs: PPOSettings, step: int) -> tuple[list[list[Tensor]], list[Tensor]]:
     """The minibatches of an update, each as the rows of its forward passes, and all forward passes of the first inner epoch.
 
-    Each inner epoch is shuffled (the loop has seeded torch by the step). Rows of similar ``lengths`` [b] within a minibatch share
-    a forward pass, which saves padding and does not change what the minibatch learns from.
+    Each inner epoch has an order of its own. Rows of similar ``lengths`` within a minibatch share a forward pass, which saves
+    padding and does not change what the minibatch learns from.
     """
-    size = knobs.microbatch or knobs.minibatch
-    passes = [torch.randperm(len(lengths)).split(knobs.minibatch) for _ in range(knobs.inner_epochs)]
-    cut = [[list(rows[lengths[rows].argsort(stable=True)].split(size)) for rows in order] for order in passes]
-    return [pieces for order in cut for pieces in order], [rows for pieces in cut[0] for rows in pieces]
+    minibatches = [
+        [rows[torch.tensor(piece)] for piece in cut_by_length([lengths[row] for row in rows], knobs.microbatch)]
+        for epoch in range(knobs.inner_epochs)
+        for rows in shuffled(len(lengths), derive(knobs.seed, "ppo.minibatches", step, epoch)).split(knobs.minibatch)
+    ]
+    first_pass = minibatches[: len(minibatches) // knobs.inner_epochs]
+    return minibatches, [rows for pieces in first_pass for rows in pieces]
 
 
 @dataclass(frozen=True)
@@ -198,13 +226,13 @@ class Experience:
 
 def forward(
     policy: Decoder, critic: ScalarModel, rollouts: Rollouts, temperature: float, dtype: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, entropies and values, each [b, a], in a single pass if the critic shares the policy's trunk."""
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and values, each [b, a], in a single pass if the critic shares the policy's trunk."""
     with autocast(rollouts.ids.device, dtype):
         hidden = policy(rollouts.ids)
-        logprobs, entropies = answer_logprobs(policy, hidden, rollouts, temperature)
+        logprobs = answer_logprobs(policy, hidden, rollouts, temperature)
         values = critic.score(hidden) if critic.decoder is policy else critic(rollouts.ids)
-    return logprobs, entropies, rollouts.at_answer(values.float())
+    return logprobs, rollouts.at_answer(values.float())
 
 
 @torch.no_grad()
@@ -221,11 +249,14 @@ def experience(
     for rows in filter(len, map(parallel.shard, pieces)):
         part = rollouts.select(rows)
         a = part.mask.shape[1]
-        found = forward(models.policy, models.critic, part, knobs.temperature, dtype)
-        logprobs[rows, :a], entropies[rows, :a], values[rows, :a] = found
         with autocast(mask.device, dtype):
+            hidden = models.policy(part.ids)
+            found = logprobs_and_entropies(models.policy, hidden, part, knobs.temperature)
+            logprobs[rows, :a], entropies[rows, :a] = found
+            scored = models.critic.score(hidden) if models.shares_trunk else models.critic(part.ids)
+            values[rows, :a] = part.at_answer(scored.float())
             hidden = models.reference(part.ids)
-            ref_logprobs[rows, :a] = answer_logprobs(models.reference, hidden, part, knobs.temperature)[0]
+            ref_logprobs[rows, :a] = answer_logprobs(models.reference, hidden, part, knobs.temperature)
     for field in (logprobs, entropies, values, ref_logprobs):
         parallel.add_up(field)
     penalised = scores - knobs.missing_end_penalty * (~rollouts.finished).float()
@@ -257,10 +288,10 @@ def minibatch_backward(
     for rows in filter(len, map(parallel.shard, pieces)):
         part = batch.select(rows)
         mask = part.rollouts.mask
-        logprobs, _, values = forward(models.policy, models.critic, part.rollouts, knobs.temperature, dtype)
+        logprobs, values = forward(models.policy, models.critic, part.rollouts, knobs.temperature, dtype)
         policy_loss, stats = ppo.policy_loss(logprobs, part.logprobs, part.advantages, mask, knobs.clip, count)
-        value_loss = ppo.value_loss(values, part.values, part.returns, mask, knobs.clip, count)
-        (policy_loss * (not critic_alone) + knobs.value_coef * value_loss).backward()
+        value_loss = ppo.value_loss(values, part.values, part.returns, mask, knobs.value_clip or None, count)
+        (knobs.value_coef * value_loss if critic_alone else policy_loss + knobs.value_coef * value_loss).backward()
         for name, value in (stats | {"policy_loss": policy_loss, "value_loss": value_loss}).items():
             totals[name] += value.item()
         ratio = (logprobs.detach() - part.logprobs)[mask].exp()

@@ -20,6 +20,7 @@ from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import pick_device
 from tutelage.model.likelihood import negative_log_likelihood
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
@@ -28,7 +29,7 @@ from tutelage.train.memory import say_memory
 from tutelage.train.models import TYPES, load_trainable
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import check_weights, text_backward, text_loss, text_mixture
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, require_microbatch
 
 
 class Shape(Settings):
@@ -108,6 +109,11 @@ class PretrainSettings(Settings):
     seed: int = Field(0, description="seed of weights and data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> PretrainSettings:
+        require_microbatch(self.microbatch, self.batch_size)
+        return self
+
     def check(self, inputs: Inputs) -> None:
         """Raise RecipeError for a shape with a checkpoint, adapters without one, or weights without text."""
         assert isinstance(inputs, PretrainInputs)
@@ -129,7 +135,7 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
         start = inputs.checkpoint or inputs.tokenizer
         assert start is not None  # PretrainInputs
         tokenizer = Tokenizer.load(start)
-        torch.manual_seed(knobs.seed)
+        torch.manual_seed(derive(knobs.seed, "pretrain.weights"))
         if inputs.checkpoint:
             model = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine).train()
         else:
@@ -140,7 +146,8 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
         say_memory([model], [model], knobs.microbatch or knobs.batch_size, knobs.sequence, dtype, knobs.optimizer)
 
         # data
-        mixture = text_mixture(inputs.text, knobs.weights, knobs.sequence, knobs.seed, model, tokenizer, run)
+        windows = derive(knobs.seed, "pretrain.windows")
+        mixture = text_mixture(inputs.text, knobs.weights, knobs.sequence, windows, model, tokenizer, run)
         heldout = HeldoutText.read(inputs.heldout, tokenizer, knobs.sequence) if inputs.heldout else None
 
         loss_of = text_loss
@@ -159,11 +166,12 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
             nats = negative_log_likelihood(model, heldout.ids, heldout.targets, dtype).sum().item()
             return {"bits_per_byte": heldout.bits_per_byte(nats)}
 
+        dropout = derive(knobs.seed, "pretrain.dropout")  # of adapters
         training = Training(
             modules={"model": model},
             optimizer=optimizer,
             update=update,
-            schedule=Schedule(knobs.steps, knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=10),
+            schedule=Schedule(knobs.steps, knobs.warmup, knobs.floor, dropout, knobs.evaluate_every, log_every=10),
             result=(model, tokenizer),
             evaluate=evaluate if heldout else None,
             measures=("bits_per_byte",) if heldout else (),

@@ -20,7 +20,8 @@ from tutelage.data.tokens.shards import tokenise
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
-from tutelage.objectives.language import next_token_loss
+from tutelage.model.likelihood import per_token
+from tutelage.objectives.language import over_count, token_nll
 from tutelage.runs.folder import RunFolder
 from tutelage.settings import Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
@@ -80,7 +81,8 @@ def text_mixture(
 
 def text_loss(model: Decoder, hidden: Tensor, targets: Tensor, count: int) -> Tensor:
     """Sum of the next-token losses over ``count``, from hidden states [b, s, d] and targets [b, s] [nats per token]."""
-    return next_token_loss(model.logits(hidden).flatten(0, 1), targets.flatten(), count)
+    nll = per_token(model, hidden.flatten(0, 1), token_nll, targets.flatten())
+    return over_count(nll.sum(), count)
 
 
 def text_backward(

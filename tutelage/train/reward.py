@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tutelage.data.formats import read_conversations, read_rankings
 from tutelage.data.prepare import opening
-from tutelage.data.tokens.batches import pad_right
+from tutelage.data.tokens.batches import cut_by_length, pad_right
 from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.records import Ranking
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
@@ -55,11 +56,10 @@ class RewardSettings(Settings):
     heldout_share: float = Field(0.1, gt=0, lt=1, description="share of prompts to measure on without a held-out file")
     epochs: int = Field(1, gt=0, description="passes over the rankings (InstructGPT: 1; more overfits)")
     batch_size: int = Field(32, gt=0, description="prompts per step")
-    microbatch: int = Field(8, gt=0, description="prompts per forward pass")
+    microbatch: int = Field(8, ge=0, description="most prompts per forward pass; 0: no limit")
     max_length: int = Field(512, gt=1, description="longest prompt and completion; longer are left out [tokens]")
     ties: Literal["skip", "half"] = Field("half", description="what equal ranks count: nothing, or half a win each")
     noncontextual: int = Field(0, ge=0, description="answers to other prompts ranked last (RRM, Liu et al. 2024)")
-    surprisal: bool = Field(False, description="also read each token's -log p under the starting model, kept frozen")
     optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(5e-4, gt=0, description="peak learning rate")
     warmup: int = Field(10, ge=0, description="steps of linear warm-up")
@@ -70,12 +70,6 @@ class RewardSettings(Settings):
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
     seed: int = Field(0, description="seed of head, adapters and data order")
     machine: Machine = Field(Machine(), description="where it runs")
-
-    @model_validator(mode="after")
-    def _of_one_trunk(self) -> RewardSettings:
-        if self.surprisal and self.lora.r:
-            raise ValueError("surprisal is for reward models with all weights trained; leave out surprisal or lora")
-        return self
 
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
@@ -88,7 +82,7 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         # data
         tokenizer = Tokenizer.load(inputs.checkpoint)
         pad_id = tokenizer.pad_id
-        torch.manual_seed(knobs.seed)
+        torch.manual_seed(derive(knobs.seed, "reward.adapters"))
         decoder = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
         rankings = list(read_rankings(inputs.rankings))
@@ -102,27 +96,29 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
             raise DataError(f"no ranking with a preference fits in {longest} tokens: {left_out}", path=inputs.rankings)
         if left_out:
             print(f"{inputs.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
-        shown = demonstration_ids(inputs.demonstrations, tokenizer, longest) if inputs.demonstrations else []
-        passes = [shuffled(len(examples), knobs.seed, epoch).split(knobs.batch_size) for epoch in range(knobs.epochs)]
-        batches = [[examples[i] for i in batch] for epoch in passes for batch in epoch]
+        demonstrations = inputs.demonstrations
+        shown = demonstration_ids(demonstrations, tokenizer, longest, knobs.seed) if demonstrations else []
+        orders = [shuffled(len(examples), derive(knobs.seed, "reward.order", epoch)) for epoch in range(knobs.epochs)]
+        batches = [[examples[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
 
         # model and optimiser
-        torch.manual_seed(knobs.seed)
-        model = new_scorer(decoder, surprisal=knobs.surprisal).train()
+        torch.manual_seed(derive(knobs.seed, "reward.head"))
+        model = new_scorer(decoder).train()
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
         answer = max(len(completion) for example in examples for completion in example.completions)
         widest = max(example.size for example in examples) + knobs.noncontextual * answer
-        say_memory([model], [model.decoder], knobs.microbatch, widest, dtype, knobs.optimizer)
+        say_memory([model], [model.decoder], knobs.microbatch or knobs.batch_size, widest, dtype, knobs.optimizer)
 
         def batch_of(step: int) -> list[RankingExample]:
-            rng = random.Random(f"{knobs.seed} {step}")
+            rng = random.Random(derive(knobs.seed, "reward.noncontextual", step))
             return [with_noncontextual(one, examples, knobs.noncontextual, longest, rng) for one in batches[step]]
 
+        dropout = derive(knobs.seed, "reward.dropout")  # of adapters
         training = Training(
             modules={"model": model},
             optimizer=optimizer,
             update=lambda step: reward_update(knobs, model, optimizer, batch_of(step), pad_id),
-            schedule=Schedule(len(batches), knobs.warmup, knobs.floor, knobs.seed, knobs.evaluate_every, log_every=2),
+            schedule=Schedule(len(batches), knobs.warmup, knobs.floor, dropout, knobs.evaluate_every, log_every=2),
             result=(model, tokenizer),
             evaluate=(lambda step: heldout_metrics(model, heldout, pad_id, knobs)) if heldout else None,
             measures=("heldout_loss", "heldout_accuracy") if heldout else (),
@@ -145,13 +141,14 @@ def _opening(ranking: Ranking) -> str:
     return opening(ranking.prompt.messages)
 
 
-def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, most: int = 512) -> list[list[int]]:
-    """Up to ``most`` tokenised demonstrations that fit and end with the assistant; DataError if there is none."""
-    rows = (
-        render(tokenizer, conversation.messages).until_end().ids
-        for conversation in read_conversations(path)
-        if conversation.messages[-1].role == "assistant"
-    )
+def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, seed: int, most: int = 512) -> list[list[int]]:
+    """Up to ``most`` tokenised demonstrations that fit and end with the assistant; DataError if there is none.
+
+    They are drawn from the whole file, whose sources may stand one after the other.
+    """
+    answered = [c for c in read_conversations(path) if c.messages[-1].role == "assistant"]
+    order = shuffled(len(answered), derive(seed, "reward.centre"))
+    rows = (render(tokenizer, answered[i].messages).until_end().ids for i in order)
     fitting = list(islice((ids for ids in rows if len(ids) <= longest), most))
     if not fitting:
         raise DataError(f"no demonstration ends with the assistant and fits in {longest} tokens", path=path)
@@ -162,9 +159,10 @@ def reward_update(
     knobs: RewardSettings, model: ScalarModel, optimizer: Optimizer, batch: Sequence[RankingExample], pad_id: int
 ) -> Metrics:
     """One optimisation step."""
-    batch = sorted(batch, key=lambda example: example.size)
+    mine = parallel.shard(batch)
     count, total, right = sum(len(example.ranks) for example in batch), 0.0, 0.0
-    for part in parallel.microbatches(parallel.shard(batch), knobs.microbatch):
+    for rows in cut_by_length([example.size for example in mine], knobs.microbatch):
+        part = [mine[i] for i in rows]
         scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
         loss = kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count)
         loss.backward()
@@ -183,7 +181,8 @@ def heldout_metrics(
     """Loss and pair accuracy on held-out rankings, as means over the rankings."""
     model.eval()
     count, loss, right = sum(len(example.ranks) for example in examples), 0.0, 0.0
-    for part in parallel.microbatches(sorted(examples, key=lambda example: example.size), knobs.microbatch):
+    order = sorted(examples, key=lambda example: example.size)
+    for part in parallel.microbatches(order, knobs.microbatch or knobs.batch_size):
         scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
         loss += kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count).item()
         right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()

@@ -6,7 +6,7 @@ j, its log-probability, and the value of the state before it. They all share one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
+from tutelage.model.likelihood import per_token
 from tutelage.objectives.language import entropy, token_logprobs
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
@@ -71,20 +72,20 @@ def sample(
     tokenizer: Tokenizer,
     max_new_tokens: int,
     temperature: float,
-    seed: int,
+    seeds: Sequence[int],
     dtype: str,
 ) -> Rollouts:
     """One answer to each prompt from the model's full distribution: top-p and top-k would distort the ratios.
 
-    The randomness of row i depends on (seed, i) alone. In data-parallel training each rank samples its share and gets all rows.
+    The randomness of row i depends on ``seeds[i]`` alone. In data-parallel training each rank samples its share and gets all rows.
     """
     requests = [
         Request(
             ids=list(ids),
-            sampling=Sampling(temperature=temperature, max_tokens=max_new_tokens, seed=seed * 1_000_003 + row),
+            sampling=Sampling(temperature=temperature, max_tokens=max_new_tokens, seed=seed),
             stop_ids=frozenset(tokenizer.end_ids),
         )
-        for row, ids in enumerate(prompts)
+        for ids, seed in zip(prompts, seeds, strict=True)
     ]
     mine = parallel.shard(requests)
     engine = Engine(model, max_batch=min(128, max(1, len(mine))), autocast=dtype)
@@ -105,18 +106,33 @@ def sample(
     )
 
 
-def answer_logprobs(model: Decoder, hidden: Tensor, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies [b, a] of the answer tokens, 0 where the mask is False.
+def answer_logprobs(model: Decoder, hidden: Tensor, rollouts: Rollouts, temperature: float) -> Tensor:
+    """Log-probabilities [b, a] of the answer tokens, 0 where the mask is False. ``hidden`` is ``model(rollouts.ids)``."""
+    return _at_answer(model, hidden, rollouts, lambda logits, ids: token_logprobs(logits, ids, temperature))
 
-    ``hidden`` is ``model(rollouts.ids)``. The vocabulary projection runs on the counted positions only.
-    """
-    logits = model.logits(rollouts.at_answer(hidden)[rollouts.mask])
-    logprobs = torch.zeros(rollouts.mask.shape, device=logits.device)
-    entropies = torch.zeros(rollouts.mask.shape, device=logits.device)
-    logprobs[rollouts.mask] = token_logprobs(logits, rollouts.answer_ids[rollouts.mask], temperature)
-    with torch.no_grad():
-        entropies[rollouts.mask] = entropy(logits, temperature)
+
+@torch.no_grad()
+def logprobs_and_entropies(
+    model: Decoder, hidden: Tensor, rollouts: Rollouts, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """``answer_logprobs``, and the entropies of the distributions that the tokens were sampled from [nats]; each [b, a]."""
+
+    def both(logits: Tensor, ids: Tensor) -> Tensor:
+        return torch.stack([token_logprobs(logits, ids, temperature), entropy(logits, temperature)], dim=-1)
+
+    logprobs, entropies = _at_answer(model, hidden, rollouts, both).unbind(-1)
     return logprobs, entropies
+
+
+def _at_answer(
+    model: Decoder, hidden: Tensor, rollouts: Rollouts, values: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """``values(logits, ids)`` of the answer tokens, [b, a, ...]. The vocabulary projection runs on the counted positions only."""
+    mask = rollouts.mask
+    found = per_token(model, rollouts.at_answer(hidden)[mask], values, rollouts.answer_ids[mask])
+    everywhere = torch.zeros(*mask.shape, *found.shape[1:], device=mask.device)
+    everywhere[mask] = found
+    return everywhere
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ class Machine(Settings):
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="type of matrix products; auto: bf16 if fast")
     weights: Literal["fp32", "bf16"] = Field("fp32", description="type of the weights; bf16 ones have fp32 masters")
     recompute: bool = Field(False, description="recompute layers in the backward pass: less memory, a third more time")
-    save_every: int = Field(0, ge=0, description="steps between saved states to resume from; 0: only when told to stop")
+    save_every: float = Field(10.0, ge=0, description="minutes between saved states; 0: only when told to stop")
     checkpoint_every: int = Field(0, ge=0, description="steps between intermediate checkpoints; 0: none")
     keep_last: int = Field(3, gt=0, description="intermediate checkpoints that are kept; older ones are deleted")
     keep_best: str | None = Field(None, description="held-out metric whose best checkpoint is kept as checkpoints/best")
@@ -47,3 +47,9 @@ class LoRA(Settings):
 def longest_row(max_length: int, context: int) -> int:
     """The smaller of ``max_length`` and the model's context, which is rounded down because rows are padded to multiples of 8."""
     return min(max_length, context // 8 * 8)
+
+
+def require_microbatch(microbatch: int, whole: int, name: str = "batch_size") -> None:
+    """Raise ValueError for a forward pass of more rows than there are."""
+    if microbatch > whole:
+        raise ValueError(f"microbatch {microbatch} is larger than {name} {whole}; 0 sets no limit")

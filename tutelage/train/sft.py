@@ -10,31 +10,32 @@ epoch, while people still prefer later epochs (appendix C.1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.data.formats import read_conversations, read_prompts
-from tutelage.data.tokens.batches import Example, encode_conversations, fitting_prompts, length_buckets, pad_right
+from tutelage.data.tokens.batches import Example, cut_by_length, encode_conversations, fitting_prompts, pad_right
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import fit_vocabulary
-from tutelage.objectives.language import next_token_loss
+from tutelage.model.likelihood import per_token
+from tutelage.objectives.language import over_count, token_nll
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings, text_mixture
 from tutelage.train.rollouts import end_scores, sample
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row, require_microbatch
 
 
 class SFTInputs(Inputs):
@@ -54,7 +55,7 @@ class SFTSettings(Settings):
 
     epochs: int = Field(2, gt=0, description="passes over the demonstrations")
     batch_size: int = Field(32, gt=0, description="conversations per step")
-    microbatch: int = Field(0, ge=0, description="conversations per forward pass; 0: the whole batch")
+    microbatch: int = Field(0, ge=0, description="most conversations per forward pass; 0: no limit")
     max_length: int = Field(256, gt=1, description="longest conversation; longer ones are cut or left out [tokens]")
     optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
@@ -68,6 +69,11 @@ class SFTSettings(Settings):
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
     seed: int = Field(0, description="seed of data order, dropout and adapters")
     machine: Machine = Field(Machine(), description="where it runs")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SFTSettings:
+        require_microbatch(self.microbatch, self.batch_size)
+        return self
 
     def check(self, inputs: Inputs) -> None:
         """Raise RecipeError for a reward model without validation prompts, or ptx without text."""
@@ -86,7 +92,7 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
 
         # model
         tokenizer = Tokenizer.load(inputs.checkpoint, chat_template=read_template(inputs.chat_template))
-        torch.manual_seed(knobs.seed)
+        torch.manual_seed(derive(knobs.seed, "sft.adapters"))
         model = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine).train()
         context = model.config.max_position_embeddings
         longest = longest_row(knobs.max_length, context)
@@ -96,19 +102,21 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
         if inputs.reward_model and inputs.prompts:
             tokenizer.require_same(inputs.reward_model)
             room = context - knobs.max_new_tokens
-            prompts = fitting_prompts(islice(read_prompts(inputs.prompts), 256), tokenizer, room)[1]
+            fitting = fitting_prompts(read_prompts(inputs.prompts), tokenizer, room)[1]
+            order = shuffled(len(fitting), derive(knobs.seed, "sft.validation_prompts"))
+            prompts = [fitting[i] for i in order[:256]]
             if not prompts:
                 problem = f"no prompt leaves room for an answer of {knobs.max_new_tokens} tokens"
                 raise DataError(problem, path=inputs.prompts)
         examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest)
         heldout = fitting_conversations(inputs.heldout, tokenizer, longest)[0] if inputs.heldout else []
-        lengths = [len(example.ids) for example in examples]
-        epochs = [length_buckets(lengths, knobs.batch_size, seed=knobs.seed, epoch=e) for e in range(knobs.epochs)]
-        batches = [[examples[i] for i in batch] for epoch in epochs for batch in epoch]
+        orders = [shuffled(len(examples), derive(knobs.seed, "sft.order", epoch)) for epoch in range(knobs.epochs)]
+        batches = [[examples[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
         ptx = None
         if knobs.ptx.coef:
             weights, sequence = knobs.ptx.weights, knobs.ptx.sequence
-            mixture = text_mixture(inputs.text, weights, sequence, knobs.seed, model, tokenizer, run)
+            windows = derive(knobs.seed, "sft.windows")
+            mixture = text_mixture(inputs.text, weights, sequence, windows, model, tokenizer, run)
             ptx = Ptx(knobs.ptx, mixture, dtype)
 
         # optimiser
@@ -127,11 +135,14 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
             return metrics
 
         measures = (*(["heldout_loss"] if heldout else []), *(["reward"] if inputs.reward_model else []))
+        dropout = derive(knobs.seed, "sft.dropout")
         training = Training(
             modules={"model": model},
             optimizer=optimizer,
             update=lambda step: sft_update(step, knobs, model, optimizer, batches[step], ptx, tokenizer.pad_id),
-            schedule=Schedule(len(batches), knobs.warmup, knobs.floor, knobs.seed, len(epochs[0]), log_every=5),
+            schedule=Schedule(
+                len(batches), knobs.warmup, knobs.floor, dropout, len(batches) // knobs.epochs, log_every=5
+            ),
             result=(model, tokenizer),
             evaluate=evaluate if measures else None,
             measures=measures,
@@ -155,8 +166,9 @@ def sft_update(
 ) -> Metrics:
     """One optimisation step."""
     count, total = sum(sum(example.loss_mask) for example in batch), 0.0
-    for part in parallel.microbatches(parallel.shard(batch), knobs.microbatch):
-        loss = demonstration_loss(model, part, count, pad_id, knobs.machine.dtype)
+    mine = parallel.shard(batch)
+    for rows in cut_by_length([len(example.ids) for example in mine], knobs.microbatch):
+        loss = demonstration_loss(model, [mine[i] for i in rows], count, pad_id, knobs.machine.dtype)
         loss.backward()
         total += loss.item()
     metrics = {"loss": parallel.total(total), "tokens": float(sum(len(example.ids) for example in batch))}
@@ -190,8 +202,8 @@ def demonstration_loss(model: Decoder, examples: Sequence[Example], count: int, 
     counted, _ = pad_right([[int(m) for m in example.loss_mask] for example in examples], 0)
     ids, counts = ids.to(device), counted[:, 1:].bool().to(device)
     with autocast(device, dtype):
-        logits = model.logits(model(ids[:, :-1])[counts])  # only where the loss needs them
-        return next_token_loss(logits, ids[:, 1:][counts], count)
+        nll = per_token(model, model(ids[:, :-1])[counts], token_nll, ids[:, 1:][counts])
+    return over_count(nll.sum(), count)
 
 
 @torch.no_grad()
@@ -210,5 +222,6 @@ def validation_reward(
     scorer = load_scalar(reward_model, next(model.parameters()).device, torch.float32).eval()
     fit_vocabulary(scorer, tokenizer.vocab_size)
     dtype = knobs.machine.dtype
-    rollouts = sample(model, prompts, tokenizer, knobs.max_new_tokens, 1.0, knobs.seed, dtype)
+    seeds = [derive(knobs.seed, "sft.validation", row) for row in range(len(prompts))]
+    rollouts = sample(model, prompts, tokenizer, knobs.max_new_tokens, 1.0, seeds, dtype)
     return end_scores(scorer, rollouts, dtype).mean().item()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from tutelage.text.chat import Rendered, render_batch
 from tutelage.text.tokenizer import Tokenizer
 
 _CHUNK = 512  # conversations rendered together
-_SORTED_TOGETHER = 50  # batches whose examples are sorted by length together
+_PASS = 256
+"""Tokens that cost as much as starting one more forward and backward pass: 8 ms on two cores with four layers of width 256."""
 
 Example = Rendered
 """A demonstration in tokens; ``loss_mask[i]`` is True where the loss counts ``ids[i]``."""
@@ -69,21 +69,25 @@ def fitting_prompts(
     return [prompt for prompt, _ in fits], [ids for _, ids in fits], len(every) - len(fits)
 
 
-def length_buckets(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of indices of similar lengths, in random order; each index once. Pure in (seed, epoch).
+def cut_by_length(lengths: Sequence[int], most: int = 0) -> list[list[int]]:
+    """A batch cut into forward passes: lists of row indices, each of at most ``most`` rows of similar length (0: no limit).
 
-    Shuffle, sort by length within stretches of 50 batches, cut, and shuffle the batches: little padding, and batch composition
-    changes every epoch. The batch that is not full is kept.
+    The rows are sorted by length and cut where padded tokens and passes together cost least, by dynamic programming; a pass costs
+    as much as ``_PASS`` tokens. What a batch teaches does not depend on how it is cut.
     """
-    draw = random.Random(f"{seed}:length_buckets:{epoch}")
-    order = list(range(len(lengths)))
-    draw.shuffle(order)
-    stretch = batch_size * _SORTED_TOGETHER
-    for start in range(0, len(order), stretch):
-        order[start : start + stretch] = sorted(order[start : start + stretch], key=lambda i: lengths[i])
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    draw.shuffle(batches)
-    return batches
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    most = most or len(order)
+    cheapest, start = [0.0], [0]  # of the first j rows: the cost, and where the last pass starts
+    for j in range(1, len(order) + 1):
+        width = lengths[order[j - 1]]
+        found = min((cheapest[i] + _PASS + width * (j - i), i) for i in range(max(0, j - most), j))
+        cheapest.append(found[0])
+        start.append(found[1])
+    pieces, end = [], len(order)
+    while end:
+        pieces.append(order[start[end] : end])
+        end = start[end]
+    return pieces[::-1]
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad_id: int, multiple: int = 8) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from tutelage.data.formats import read_documents
 from tutelage.data.tokens.shards import encode_documents
+from tutelage.seeds import derive
 from tutelage.text.tokenizer import Tokenizer
 
 
@@ -22,18 +23,23 @@ class HeldoutText:
     targets: torch.Tensor
     """[n, sequence] the token after each input, -1 where there is none."""
     bytes: int
-    documents: int
-    """How many documents, from the beginning of the file."""
+    documents: list[str]
+    """The texts that are measured."""
 
     @classmethod
     def read(cls, path: Path, tokenizer: Tokenizer, sequence: int, *, limit: int = 200_000) -> HeldoutText:
-        """Read whole documents until about ``limit`` tokens. Every token but the first is predicted exactly once."""
+        """Whole documents of about ``limit`` tokens in all. Every token but the first is predicted exactly once.
+
+        The documents are drawn from the whole file, whose sources may stand one after the other; for every model the same.
+        """
+        documents = list(read_documents(path))
+        order = sorted(range(len(documents)), key=lambda i: derive(0, "heldout.documents", i))
         stream: list[int] = []
-        size = documents = 0
-        for ids, length in encode_documents(read_documents(path), tokenizer):
+        size, texts = 0, []
+        for i, (ids, length) in zip(order, encode_documents((documents[i] for i in order), tokenizer), strict=False):
             stream += ids
             size += length
-            documents += 1
+            texts.append(documents[i].text)
             if len(stream) >= limit:
                 break
         count = max(1, math.ceil((len(stream) - 1) / sequence))
@@ -41,7 +47,7 @@ class HeldoutText:
         for i in range(count):
             chunk = stream[i * sequence : (i + 1) * sequence + 1]
             windows[i, : len(chunk)] = torch.tensor(chunk)
-        return cls(windows[:, :-1].clamp(min=0), windows[:, 1:], size, documents)
+        return cls(windows[:, :-1].clamp(min=0), windows[:, 1:], size, texts)
 
     def bits_per_byte(self, nats: float) -> float:
         """Total negative log-likelihood [nats] -> bits per byte of the text."""

@@ -7,7 +7,6 @@ of the seed and that position: there is no state, and a resumed run only needs i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from math import ceil, gcd, lcm
@@ -17,6 +16,7 @@ import numpy as np
 
 from tutelage.data.tokens.shards import Shard
 from tutelage.errors import DataError
+from tutelage.seeds import derive
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class Mixture:
         windows, spare = divmod(len(self._ids[source]) - 1, self._context)
         epochs, starts = np.divmod(draws, windows)
         for epoch in np.unique(epochs):
-            now, key = epochs == epoch, _key(self._seed, source, epoch)
+            now, key = epochs == epoch, derive(self._seed, "mixture.windows", int(source), int(epoch))
             # Shift the windows by up to the tokens left over, so that every token is reached in some epoch.
             starts[now] = permuted(starts[now], windows, key) * self._context + key % (spare + 1)
         return starts
@@ -117,8 +117,7 @@ def split_by_key(
     """
     sides: tuple[list[T], list[T]] = ([], [])
     for record in records:
-        digest = hashlib.sha256(f"{seed}:{key(record)}".encode()).digest()
-        sides[int.from_bytes(digest[:8], "big") < heldout_share * 2**64].append(record)
+        sides[derive(seed, "heldout", key(record)) < heldout_share * 2**63].append(record)
     return sides
 
 
@@ -131,10 +130,6 @@ def _shares(weights: Sequence[float]) -> list[int]:
     if sum(whole) // common <= _LONGEST_PERIOD:
         return [number // common for number in whole]
     return [max(1, round(_LONGEST_PERIOD * fraction / sum(exact))) for fraction in exact]
-
-
-def _key(seed: int, source: int, epoch: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{source}:{epoch}".encode()).digest()[:7], "big")
 
 
 def _mixed(values: np.ndarray, key: int) -> np.ndarray:
