@@ -27,7 +27,7 @@ ALLOWED = {
     "objectives": set(),
     "generate": EVERYBODY | {"model"},
     "train": EVERYBODY | {"data", "text", "model", "objectives"},
-    "assistant": EVERYBODY | {"generate", "text", "model"},
+    "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text"},
     "export": EVERYBODY | {"text", "model"},
 }

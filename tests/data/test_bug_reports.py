@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -18,11 +21,13 @@ from tutelage.data.formats import (
     read_rankings,
     what_is_in,
 )
-from tutelage.data.tokens.batches import encode_conversations
+from tutelage.data.tokens.batches import encode_conversations, fitting_prompts
 from tutelage.data.writing import write_records
 from tutelage.errors import DataError
 from tutelage.records import Conversation, Document, Message, Ranking
 from tutelage.text import Tokenizer, render
+from tutelage.train.rankings import encode_rankings
+from tutelage.train.sft import fitting_conversations
 
 
 def jsonl(folder, *rows, name="x.jsonl"):
@@ -413,6 +418,79 @@ def test_errors_are_in_words_of_the_data(tmp_path, read, row, message):
         assert word not in str(error.value)
 
 
+# ---- rows that a chat template refuses
+
+REFUSING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}"
+    "{% endif %}{{ m.role + ': ' + m.content + (eos_token if m.role == 'assistant' else '') }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory):
+    """An imported tokenizer whose template takes turns that alternate, the user's first."""
+    folder = tmp_path_factory.mktemp("refusing")
+    Tokenizer.train(["user assistant Hi You there Yes"] * 5, 290).save(folder)
+    return Tokenizer.load(folder, chat_template=REFUSING)
+
+
+def talk(*turns):
+    return {"conversations": [{"from": speaker, "value": text} for speaker, text in turns]}
+
+
+GOOD = talk(("human", "One?"), ("gpt", "Two."))
+BAD = [
+    talk(("human", "Hi"), ("human", "You there?"), ("gpt", "Yes."), ("gpt", "What?")),
+    talk(("gpt", "Welcome back."), ("human", "Thanks"), ("gpt", "Sure.")),
+    talk(("system", "Be kind."), ("human", "a"), ("gpt", "b")),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_refused_conversation_has_its_place_and_a_way_past_it(tmp_path, refusing, bad, capsys):
+    path = jsonl(tmp_path, *[GOOD] * 600, bad, GOOD)  # beyond the first that are rendered together
+    with pytest.raises(
+        DataError, match=r"x\.jsonl:601: the chat template refuses this conversation: roles must alternate"
+    ):
+        fitting_conversations(path, refusing, 99, "stop")
+    examples, reasons = fitting_conversations(path, refusing, 99, "skip")
+    assert (len(examples), reasons) == (601, {"refused by the chat template": 1})
+    assert "1 x refused by the chat template" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"no conversation to learn fits .* 1 x refused"):
+        fitting_conversations(jsonl(tmp_path, bad), refusing, 99, "skip")
+
+
+def test_refused_and_long_prompts_are_left_out_and_counted(tmp_path, refusing, capsys):
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("Hi", "Hi " * 200, "You")]
+    rows.insert(1, {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]})
+    path = jsonl(tmp_path, *rows)
+    with pytest.raises(DataError, match=r"x\.jsonl:2: the chat template refuses"):
+        fitting_prompts(path, [(refusing, 50)])
+    prompts, ids, reasons = fitting_prompts(path, [(refusing, 99), (refusing, 50)], "skip")
+    assert [prompt.messages[0].text for prompt in prompts] == ["Hi", "You"]
+    assert [len(row) for row in ids] == [
+        len(render(refusing, p.messages, add_generation_prompt=True).ids) for p in prompts
+    ]
+    assert sorted(reasons.values()) == [1, 1]
+    assert "left out 1 x refused by the chat template, 1 x too long" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no prompt is left to answer: 1 x too long"):
+        fitting_prompts(jsonl(tmp_path, rows[2]), [(refusing, 50)])
+    with pytest.raises(DataError, match=r"x\.jsonl: holds no prompts"):
+        fitting_prompts(jsonl(tmp_path, {"messages": [{"role": "assistant", "content": "Welcome."}]}), [(refusing, 50)])
+
+
+def test_a_refused_ranking_has_its_place_and_a_way_past_it(tmp_path, refusing):
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    path = jsonl(tmp_path, pair, pair | {"prompt": "r", "system": "Be kind."})
+    places = []
+    rankings = list(read_rankings(path, places=places))
+    with pytest.raises(DataError, match=r"x\.jsonl:2: the chat template refuses"):
+        encode_rankings(zip(places, rankings, strict=True), refusing, 99)
+    examples, reasons = encode_rankings(zip(places, rankings, strict=True), refusing, 99, "skip")
+    assert (len(examples), reasons) == (1, {"refused by the chat template": 1})
+
+
 # ---- the screen and the exit code
 
 
@@ -426,6 +504,32 @@ def test_a_file_of_which_no_row_reads_fails_the_inspection(tmp_path, capsys):
     assert cli.main(["data", "inspect", str(jsonl(tmp_path, {"conversations": []}))]) == 0
     good_and_bad = jsonl(tmp_path, {"instruction": "a", "output": "b"}, {"instruction": "a"})
     assert cli.main(["data", "inspect", str(good_and_bad)]) == 0
+
+
+def test_escape_codes_of_rows_are_shown_and_not_obeyed(tmp_path, capsys):
+    turns = [
+        {"role": "user", "content": "\x1b[2J\x1b[31mred\u202e\x9b1m"},
+        {"role": "assistant", "content": "a\x07\x7f"},
+    ]
+    path = jsonl(tmp_path, {"messages": turns}, {"messages": 3, "\x1b[0m": 1}, name="\x1b[1mx.jsonl")
+    assert cli.main(["data", "inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "user: \\x1b[2J\\x1b[31mred\\u202e\\x9b1m" in shown
+    assert "assistant: a\\x07\\x7f" in shown
+    assert cli.main(["data", "inspect", str(tmp_path / "\x1b[2Jnowhere")]) == 2
+    assert "\\x1b[2Jnowhere" in (said := capsys.readouterr().err)
+    assert not {"\x1b", "\x9b", "\x07", "\u202e"} & {*shown, *said}
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "ascii", "cp1252"])
+def test_what_the_screen_cannot_say_is_replaced(tmp_path, encoding):
+    path = jsonl(
+        tmp_path, {"messages": [{"role": "user", "content": "月亮😀é"}, {"role": "assistant", "content": "ok"}]}
+    )
+    words = [sys.executable, "-m", "tutelage", "data", "inspect", str(path)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "user: 月亮😀é".encode(encoding, "replace") in done.stdout
 
 
 def test_documents_are_still_documents(tmp_path):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message, TextPart, ToolCall
+from tutelage.runs.clock import stopped_at
+from tutelage.runs.folder import open_run
+from tutelage.settings import Inputs, Settings
 from tutelage.text.imported.template import Template
 from tutelage.text.layout import message_fields
 
@@ -222,10 +227,26 @@ def test_a_speakers_name_is_not_what_the_speaker_says():
     assert written.assistants == "\2"
 
 
-def test_the_clock_stands_still(monkeypatch):
-    """A conversation must begin as the prompt for its answer did, at whatever time."""
+def test_the_clock_stands_still():
+    """A conversation must begin as the prompt for its answer did, at whatever time; in a run at the run's."""
     template = Template("{{ strftime_now('%Y %f') }}")
     assert len({template.text(MESSAGES) for _ in range(50)}) == 1
+    with stopped_at(datetime(2024, 2, 29, 23, 59)):
+        texts = {Template("{{ strftime_now('%d %b %Y %H:%M:%S %f%Z') }}").text(MESSAGES) for _ in range(9)}
+    assert texts == {"29 Feb 2024 23:59:00 000000"}
+    assert "2024" not in Template("{{ strftime_now('%Y') }}").text(MESSAGES)
+
+
+def test_a_run_has_one_time_which_is_recorded(tmp_path):
+    texts = set()
+    for _ in range(2):  # the second opening resumes the first
+        with open_run(tmp_path / "run", "prepare", Settings(), Inputs()) as run:
+            texts.add(Template("{{ strftime_now('%Y-%m-%dT%H:%M:%S') }}").text(MESSAGES))
+        lineage = tmp_path / "run" / "lineage.json"
+        texts.add(run.lineage()["time"][:19])
+        lineage.write_text(lineage.read_text().replace(run.lineage()["time"], "2024-02-29T23:59:00+05:00"))
+    assert len(texts) == 2
+    assert "2024-02-29T23:59:00" in texts
 
 
 @pytest.mark.parametrize("marks", ["\ufeff", "\ufeff\ufeff"])

@@ -33,6 +33,8 @@ from tutelage.errors import DataError
 from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
 
 OnBad = Literal["stop", "skip"]
+ON_BAD = "a bad row of the data ends the command, or is left out and counted"
+"""What the setting of this name does."""
 R = TypeVar("R", bound=Record)
 
 # The first that recognises a row is its format, so formats that need more columns come before those that need fewer.

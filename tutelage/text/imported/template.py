@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import cache, partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from jinja2.visitor import NodeTransformer
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message
+from tutelage.runs.clock import present_time
 from tutelage.text.imported.marks import NotFollowed, Written, authors, bare, follow, mark, percent, printed
 from tutelage.text.layout import message_fields
 
@@ -141,15 +141,16 @@ def _through(name: str, node: nodes.Expr) -> nodes.Filter:
 
 
 class Template:
-    """A compiled chat template. ``literals`` are all the texts in it. ``strftime_now`` always says when it was compiled.
+    """A compiled chat template. ``literals`` are all the texts in it.
 
-    With a clock that runs, the prompt for an answer could differ from the start of the same conversation rendered a moment later.
+    ``strftime_now`` always says the run's time, or outside of runs when the template was compiled. With a clock that runs, the
+    prompt for an answer could differ from the start of the same conversation rendered a moment later.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str] | None = None) -> None:
         """``variables`` are bos_token and the like. Raises CheckpointError where ``source`` is not jinja."""
         self.source, self._variables = source.lstrip("\ufeff"), variables or {}
-        self._now = datetime.now()
+        self._now = present_time()
         try:
             tree = _environment(_Environment).parse(self.source)
             self._plain, self._following = (
