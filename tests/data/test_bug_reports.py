@@ -457,7 +457,7 @@ def test_a_refused_conversation_has_its_place_and_a_way_past_it(tmp_path, refusi
     examples, reasons = fitting_conversations(path, refusing, 99, "skip")
     assert (len(examples), reasons) == (601, {"refused by the chat template": 1})
     assert "1 x refused by the chat template" in capsys.readouterr().out
-    with pytest.raises(DataError, match=r"no conversation to learn fits .* 1 x refused"):
+    with pytest.raises(DataError, match=r"no conversation fits .* 1 x refused"):
         fitting_conversations(jsonl(tmp_path, bad), refusing, 99, "skip")
 
 

@@ -192,7 +192,7 @@ def fitting_conversations(
     examples, reasons = encode_conversations(rows, tokenizer, longest, places=places, on_bad=on_bad)
     said = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
     if not examples:
-        problem = f"no conversation to learn fits in {longest} tokens (max_length, or the model's context)"
+        problem = f"no conversation fits in {longest} tokens (max_length, or the model's context)"
         raise DataError(problem + f": {said}" * bool(said), path=path)
     if said:
         print(f"{path}: {said}")
