@@ -28,7 +28,7 @@ ALLOWED = {
     "objectives": set(),
     "generate": EVERYBODY | {"model"},
     "train": EVERYBODY | {"data", "text", "model", "objectives", "runs"},
-    "assistant": EVERYBODY | {"generate", "text", "model"},
+    "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "export": EVERYBODY | {"text", "model"},
 }

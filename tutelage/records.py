@@ -95,6 +95,8 @@ class Message(Record):
     """Of a tool's output: the tool."""
     evidence: tuple[Evidence, ...] = ()
     citations: tuple[Citation, ...] = ()
+    learn: bool = True
+    """Of the assistant's turns: False for one that is there as context, and that training masks."""
 
     @property
     def text(self) -> str:

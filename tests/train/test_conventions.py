@@ -236,10 +236,10 @@ def test_labellers_of_the_same_completions_share_a_forward_and_weigh_as_much_as_
         Ranking(prompt=prompt, completions=some, ranks=(1, 1, 1)),  # no preference: left out
         Ranking(prompt=prompt, completions=some[::-1], ranks=(1, 2, 3)),
     ]
-    together, left_out = encode_rankings(rankings, tokenizer, 512)
+    together, left_out = encode_rankings([("", ranking) for ranking in rankings], tokenizer, 512)
     assert left_out == {"all tied": 1}
     assert [len(example.ranks) for example in together] == [2, 1, 1]
-    apart = [example for ranking in rankings for example in encode_rankings([ranking], tokenizer, 512)[0]]
+    apart = [example for ranking in rankings for example in encode_rankings([("", ranking)], tokenizer, 512)[0]]
     assert [len(example.ranks) for example in apart] == [1, 1, 1, 1]
     models = tiny_scorer(), tiny_scorer()
     for model, examples in zip(models, (together, apart), strict=True):

@@ -18,10 +18,10 @@ from typing import Any
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.formats import read_conversations, read_prompts, read_rankings
+from tutelage.data.formats import ON_BAD, OnBad, read_conversations, read_rankings
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.data.tokens.heldout import HeldoutText
-from tutelage.errors import DataError, RecipeError
+from tutelage.errors import RecipeError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.measure import GROUPS, Measured, Yardsticks, measure, members_of, shots_like
 from tutelage.evaluate.reward_model import reward_model_figures
@@ -70,6 +70,7 @@ class EvaluateSettings(Settings):
     against: tuple[str, ...] = Field((), description="names of the models that win rates are computed against")
     clear_difference: float = Field(0.1, ge=0, description="judge's scores this close tie in the clear win rates")
     compression: bool = Field(False, description="also measure gzip and xz on the held-out text")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of sampling and of the choice of shots")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
     dtype: str = Field("auto", description="auto, bf16, fp32")
@@ -213,30 +214,24 @@ def compression(inputs: EvaluateInputs) -> dict[str, float]:
 
 def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shots]:
     """How each model that is asked in plain text gets its shots."""
-    demonstrations = list(read_conversations(inputs.demonstrations)) if inputs.demonstrations else []
+    demonstrations = (
+        list(read_conversations(inputs.demonstrations, on_bad=settings.on_bad)) if inputs.demonstrations else []
+    )
     asked = {name: ask.shots for name, ask in settings.ask.items() if ask.as_text}
     return {name: shots_like(demonstrations, count, settings.seed) for name, count in asked.items()}
 
 
 def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:
     """The prompts that leave room for the longest answer in the context of every model that is asked in the chat format."""
-    prompts = list(read_prompts(inputs.prompts))
-    given = len(prompts)
     chat = {path for name, path in inputs.models.items() if not settings.ask.get(name, Ask()).as_text}
-    for checkpoint in chat:
-        room = context_of(checkpoint) - settings.max_new_tokens
-        prompts, _, _ = fitting_prompts(prompts, Tokenizer.load(checkpoint), room)
-    if len(prompts) < given:
-        print(f"{inputs.prompts}: left out {given - len(prompts)} x too long for an answer in the model's context")
-    if not prompts:
-        raise DataError(f"no prompt leaves room for an answer of {settings.max_new_tokens} tokens", path=inputs.prompts)
-    return prompts
+    models = [(Tokenizer.load(path), context_of(path) - settings.max_new_tokens) for path in sorted(chat)]
+    return fitting_prompts(inputs.prompts, models, settings.on_bad)[0]
 
 
 def _reward_models(
     settings: EvaluateSettings, inputs: EvaluateInputs, ranking_figures: RankingFigures | None
 ) -> dict[str, dict[str, Any]]:
-    rankings = {name: list(read_rankings(path)) for name, path in inputs.rankings.items()}
+    rankings = {name: list(read_rankings(path, on_bad=settings.on_bad)) for name, path in inputs.rankings.items()}
     labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
     figures: dict[str, dict[str, Any]] = {}
     for model, path in inputs.reward_models.items():

@@ -46,7 +46,8 @@ def render_batch(
         for message in messages:
             opening, text_ids = openings[message.role], next(encoded)
             ids += [*opening, *text_ids, tokenizer.end_id]
-            loss_mask += [False] * len(opening) + [message.role == "assistant"] * (len(text_ids) + 1)
+            learnt = message.role == "assistant" and message.learn
+            loss_mask += [False] * len(opening) + [learnt] * (len(text_ids) + 1)
         if add_generation_prompt:
             ids.append(ids_of["assistant"])
             loss_mask.append(False)

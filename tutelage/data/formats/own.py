@@ -72,17 +72,17 @@ def as_prompt(record: Any) -> Prompt | Skip:
 
 
 def _fields(row: parts.Fields, *known: str) -> dict[str, Any]:
-    """The fields of one of our own records, with all other columns under ``meta``. Null is as good as absent."""
+    """The fields of one of our own records, with all other columns under ``meta``."""
     meta = row.get("meta")
     check(meta in (None, "") or parts.object_of(meta) is not None, "is not an object", "meta", "an object", meta)
-    return {k: row[k] for k in known if row.get(k) is not None} | {"meta": parts.other_columns(row, *known)}
+    return {k: row[k] for k in known if k in row} | {"meta": parts.other_columns(row, *known)}
 
 
 def _with_prompt(kind: type[Record]) -> parts.Reader:
     """Reads Rankings or Answers; an unknown column is an error. Objects of free form may be JSON, as tables hold them."""
 
     def read(row: parts.Fields) -> Iterator[Record]:
-        made = _opened({key: value for key, value in row.items() if value is not None}, "meta")
+        made = _opened(dict(row), "meta")
         asked, given = row.get("prompt"), row.get("completions")
         if isinstance(asked, dict):
             unknown = parts.beyond_messages(asked.get("messages"))

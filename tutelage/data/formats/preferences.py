@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from tutelage.data.formats import parts
 from tutelage.data.formats.conversations import alpaca_prompt
 from tutelage.data.formats.turns import (
+    OF_ANSWERS,
     OPENAI_KEEPS,
+    SYSTEM,
     assistant,
     messages_of,
     openai_rows,
@@ -36,16 +39,26 @@ def preference(row: parts.Fields) -> Iterator[Ranking | Skip]:
     The prompt is in ``prompt`` (text or messages), ``conversations``, ``messages`` or Alpaca's fields, or at the front of
     both sides; the system message may be in ``system``.
     """
-    if row.get("instruction") is not None:
+    for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        check(side in row, f"is missing, and {other!r} alone ranks nothing", side, None, None)
+    if "instruction" in row:
         before, names = alpaca_prompt(row), ["instruction", "input", "history"]
     else:
-        names = [name for name in ("prompt", "conversations", "messages") if row.get(name) is not None][:1]
+        names = [name for name in ("prompt", "conversations", "messages") if name in row][:1]
         before = with_system(row, prompt_messages(row[names[0]], names[0]) if names else ())
     if row.get("messages") == row["chosen"]:  # UltraFeedback repeats the better side under this name
         names.append("messages")
     chosen, rejected = (_side(row[side], side, before) for side in ("chosen", "rejected"))
-    meta = parts.other_columns(row, "chosen", "rejected", "system", "prompt_id", *names)
-    yield _pair(chosen, rejected, meta, parts.as_text(row.get("prompt_id")))
+    meta = parts.other_columns(row, "chosen", "rejected", "prompt_id", "weight", *SYSTEM, *names)
+    found = _pair(chosen, rejected, meta, parts.as_text(row.get("prompt_id")))
+    yield found.model_copy(update={"weight": _weight(row)}) if isinstance(found, Ranking) and "weight" in row else found
+
+
+def _weight(row: parts.Fields) -> float:
+    weight = row["weight"]
+    good = isinstance(weight, int | float) and 0 < weight < math.inf
+    check(good, "is not a weight", "weight", "a number above 0", weight)
+    return float(weight)
 
 
 def _side(value: Any, field: str, before: Messages) -> Messages:
@@ -83,6 +96,8 @@ def _pair(chosen: Messages, rejected: Messages, meta: dict[str, Any], id: str = 
     last = (chosen[-1], rejected[-1])
     if len(chosen) < 2 or chosen[-2].role not in ("user", "tool") or {m.role for m in last} != {"assistant"}:
         return Skip("the sides do not end with a question and an answer")
+    if not all(m.learn for m in last):
+        return Skip("an answer is marked as not to be learnt")
     if any(m.tool_calls or m.reasoning or not isinstance(m.content, str) for m in last):
         return Skip("an answer is more than text: tool calls, reasoning or parts")
     completions = tuple(Completion(text=m.text, evidence=m.evidence, citations=m.citations) for m in last)
@@ -107,7 +122,7 @@ def _transcript(text: str, field: str) -> Messages:
 
 def _is_hh(row: Any) -> bool:
     """True if the sides are transcripts, which two texts with no prompt beside them must be."""
-    if not _has_sides(row) or {"prompt", "instruction", "messages"} & row.keys():
+    if not parts.has("chosen rejected")(row) or {"prompt", "instruction", "messages"} & row.keys():
         return False
     if not isinstance(row["chosen"], str) or not isinstance(row["rejected"], str):
         return False
@@ -159,7 +174,7 @@ def _answers(record: Ranking) -> tuple[Message, Message]:
 
 def alpaca_eval(row: parts.Fields) -> Iterator[Ranking | Skip]:
     """``{instruction, output_1, output_2, preference}``: 1 prefers the first, 2 the second, 0 and 1.5 are ties."""
-    value = row["preference"]
+    value = row.get("preference")
     if value is None:
         yield Skip("no preference given")
         return
@@ -190,8 +205,10 @@ def ultrafeedback(row: parts.Fields) -> Iterator[Ranking | Skip]:
     asked, given = user(parts.text_field(row, "instruction")), row["completions"]
     check(isinstance(given, list), "is not a list", "completions", "a list of completions", given)
     pairs = [(_score(completion, f"completions.{i}"), completion) for i, completion in enumerate(given)]
-    scored = [(score, completion) for score, completion in pairs if score is not None]
-    yield from [Skip("answer without a score")] * (len(given) - len(scored))
+    texts_only = [pair for pair in pairs if not any(pair[1].get(name) for name in OF_ANSWERS)]
+    yield from [Skip("an answer is more than text: tool calls or reasoning")] * (len(pairs) - len(texts_only))
+    scored = [(score, completion) for score, completion in texts_only if score is not None]
+    yield from [Skip("answer without a score")] * (len(texts_only) - len(scored))
     yield from [Skip("answer beyond the ninth")] * max(0, len(scored) - MOST)
     scored = scored[:MOST]
     texts = [parts.text_field(completion, "response") for _, completion in scored]
@@ -226,7 +243,7 @@ def _score(completion: Any, field: str) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-_has_sides = parts.has("chosen rejected")
+_has_sides = parts.has("chosen", "rejected")
 _TURNS = parts.MESSAGE_COLUMNS
 _WRITE_HH = parts.Writer(hh_row, {"chosen": str, "rejected": str})
 _WRITE_PAIR = parts.Writer(preference_row, {"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS}, OPENAI_KEEPS)
