@@ -26,6 +26,7 @@ class Step:
         default_factory=set
     )  # ids of each sequence that went through a model, padding included
     windows: list[list[int]] = field(default_factory=list)  # pretraining text
+    widest: int = 0  # most rows of a forward pass with a gradient
 
     def chosen(self, sequences: Sequence[Sequence[int]]) -> list[int]:
         """The numbers of those of the sequences, which are all different, that the step learned from."""
@@ -71,7 +72,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
         return [[sample] for sample in samples]
 
     def running(decoder, ids, **options):
-        (current.rows if torch.is_grad_enabled() else record.only_read).update(map(tuple, ids.tolist()))
+        if torch.is_grad_enabled():
+            current.rows.update(map(tuple, ids.tolist()))
+            current.widest = max(current.widest, len(ids))
+        else:
+            record.only_read.update(map(tuple, ids.tolist()))
         return forward(decoder, ids, **options)
 
     def reading(mixture, *rest):

@@ -361,7 +361,7 @@ def test_the_ptx_gradient_is_the_sum_of_the_two(rollouts):
 # ---- randomness is keyed by (seed, step), not by what happened before
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(total=st.integers(8, 200), batch=st.integers(1, 8), seed=st.integers(0, 99))
 def test_every_prompt_once_an_epoch_in_an_order_of_its_own(total, batch, seed):
     per_epoch = total // batch

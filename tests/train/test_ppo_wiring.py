@@ -114,6 +114,7 @@ def test_a_run_is_what_plain_python_computes(begin, tmp_path, monkeypatch, case)
         parts = drawn.minibatches()
         sizes = [4, 2] * 2 if knobs.minibatch == 4 else [6, 6]
         assert list(map(len, parts)) == sizes
+        assert max(step.widest for step in drawn.steps) == (knobs.microbatch or knobs.minibatch)
         half = len(parts) // 2
         for epoch in (parts[:half], parts[half:]):
             assert sorted(i for part in epoch for i in part) == list(range(6))

@@ -178,7 +178,7 @@ def keeper(tmp_path_factory):
         yield made, run.state.read_bytes(), {name: value.clone() for name, value in module.state_dict().items()}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), cut=st.booleans())
 @example(data=None, cut=True)
 def test_whatever_happens_to_a_state_it_is_whole_or_refused(keeper, data, cut):

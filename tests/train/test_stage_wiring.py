@@ -36,6 +36,8 @@ DEMONSTRATIONS = [
     talk("!", "!!"),
     talk("and then?", "then another"),
 ]
+CLIPS = {"sft": 8.0, "pretrain": 5.0, "reward": 2.5}
+"""Of gradient norms some are above and some below: AdamW does not notice a clip that acts on all alike."""
 CHINESE = [Document(text="红色的门，蓝色的帽子。"), Document(text="a small text 和另一个"), Document(text="路很长。")]
 
 
@@ -75,7 +77,7 @@ def assert_logged(row: dict[str, float], **expected: float) -> None:
         assert row[name] == pytest.approx(value, rel=5e-4, abs=5e-5), f"{name} after step {row['step']}"
 
 
-def assert_same_weights(one: nn.Module, other: nn.Module, atol: float = 1e-4) -> None:
+def assert_same_weights(one: nn.Module, other: nn.Module, atol: float = 2e-5) -> None:
     found, wanted = one.state_dict(), other.state_dict()
     assert set(found) == set(wanted)
     for name in found:
@@ -104,7 +106,7 @@ def sft_job(begin: Start, out: Path, **changes: Any) -> Job:
     values = {
         "checkpoint": begin.folder / "sft", "demonstrations": begin.folder / "demonstrations.jsonl",
         "heldout": begin.folder / "demonstrations.jsonl", "text": {"one": begin.folder / "text.jsonl"},
-        "epochs": 2, "batch_size": 5, "lr": 1e-3, "warmup": 2, "floor": 0.5, "clip": 0.7,
+        "epochs": 2, "batch_size": 5, "lr": 1e-3, "warmup": 2, "floor": 0.5, "clip": CLIPS["sft"],
         "ptx": {"windows": 3, "sequence": 8}, "machine": MACHINE,
     }  # fmt: skip
     return make_job(sft.main, out, values, changes)
@@ -116,10 +118,11 @@ def test_sft_is_what_plain_python_computes(begin, tmp_path, monkeypatch, microba
     with recorded(monkeypatch) as record:
         checkpoint = sft_job(begin, tmp_path / "run", microbatch=microbatch, ptx={"coef": coef}).run()
     model = load_decoder(begin.folder / "sft")
-    plain = Plain(model, 1e-3, 0.1, 0.7)
+    plain = Plain(model, 1e-3, 0.1, CLIPS["sft"])
     inputs = [counted(begin, conversation)[0][:-1] for conversation in DEMONSTRATIONS]  # nothing follows the last token
     batches = [step.chosen(inputs) for step in record.steps]
     assert sorted(batches[0] + batches[1]) == sorted(batches[2] + batches[3]) == list(range(8))
+    assert max(step.widest for step in record.steps) == max(microbatch or 5, 3 if coef else 0)
     expected = []
     for step, batch, factor in zip(record.steps, batches, (0.5, 1.0, 1.0, 0.75), strict=True):
         loss = torch.stack(imitation_nats(begin, model, [DEMONSTRATIONS[i] for i in batch])).mean()
@@ -182,8 +185,8 @@ def test_sft_selects_by_the_reward_models_mean_score_of_sampled_answers(begin, t
 def pretrain_job(begin: Start, out: Path, **changes: Any) -> Job:
     values = {
         "checkpoint": begin.folder / "sft", "text": {"one": begin.folder / "text.jsonl"},
-        "heldout": begin.folder / "chinese.jsonl", "sequence": 8, "batch_size": 5, "steps": 3, "lr": 1e-3, "warmup": 2,
-        "floor": 0.5, "clip": 0.7, "evaluate_every": 1, "machine": MACHINE,
+        "heldout": begin.folder / "chinese.jsonl", "sequence": 8, "batch_size": 5, "steps": 3, "lr": 0.01, "warmup": 2,
+        "floor": 0.5, "clip": CLIPS["pretrain"], "evaluate_every": 1, "machine": MACHINE,
     }  # fmt: skip
     return make_job(pretrain.main, out, values, changes)
 
@@ -204,14 +207,15 @@ def test_pretraining_is_what_plain_python_computes(begin, tmp_path, monkeypatch,
     with recorded(monkeypatch) as record:
         checkpoint = pretrain_job(begin, tmp_path / "run", microbatch=microbatch).run()
     model = load_decoder(begin.folder / "sft")
-    plain = Plain(model, 1e-3, 0.1, 0.7)
+    plain = Plain(model, 0.01, 0.1, CLIPS["pretrain"])
     log = rows(checkpoint)
     for row, step, factor in zip(log, record.steps, (0.5, 1.0, 1.0), strict=True):
         assert [len(window) for window in step.windows] == [9] * 5
+        assert step.widest == (microbatch or 5)
         loss = text_loss(model, step.windows)
         norm = plain.step(loss, factor)
         bits = bits_per_byte(begin, model, 8)
-        assert_logged(row, loss=loss.item(), grad_norm=norm, lr=1e-3 * factor, bits_per_byte=bits)
+        assert_logged(row, loss=loss.item(), grad_norm=norm, lr=0.01 * factor, bits_per_byte=bits)
     assert len({tuple(window) for step in record.steps for window in step.windows}) == 15
     assert_same_weights(load_decoder(checkpoint), model)
 
@@ -263,7 +267,7 @@ def reward_job(begin: Start, out: Path, **changes: Any) -> Job:
     values = {
         "checkpoint": begin.folder / "sft", "rankings": begin.folder / "rankings.jsonl",
         "heldout": begin.folder / "rankings.jsonl", "batch_size": 3, "epochs": 2, "lr": 1e-3, "warmup": 2,
-        "floor": 0.5, "clip": 0.7, "evaluate_every": 1, "machine": MACHINE,
+        "floor": 0.5, "clip": CLIPS["reward"], "evaluate_every": 1, "machine": MACHINE,
     }  # fmt: skip
     return make_job(reward.main, out, values, changes)
 
@@ -292,7 +296,7 @@ def test_a_reward_model_is_what_plain_python_computes(begin, tmp_path, monkeypat
         checkpoint = reward_job(begin, tmp_path / "run", ties=ties, microbatch=microbatch).run()
     model = ScalarModel.from_decoder(load_decoder(begin.folder / "sft"))
     model.head.weight.data = record.heads[0]
-    plain = Plain(model, 1e-3, 0.1, 0.7)
+    plain = Plain(model, 1e-3, 0.1, CLIPS["reward"])
     packed = []
     for one in RANKINGS[:3] + RANKINGS[4:]:
         finished = [c.finished for c in one.completions]
@@ -303,6 +307,7 @@ def test_a_reward_model_is_what_plain_python_computes(begin, tmp_path, monkeypat
     members = {0: [0], 1: [1], 2: [2, 3], 3: [4], 4: [5]}
     batches = [[number for i in step.chosen(packed) for number in members[i]] for step in record.steps]
     assert sorted(batches[0] + batches[1]) == sorted(batches[2] + batches[3]) == list(range(6))
+    assert max(step.widest for step in record.steps) == min(microbatch, 3)
     log = {int(row["step"]): row for row in rows(checkpoint)}
     for number, (batch, factor) in enumerate(zip(batches, (0.5, 1.0, 1.0, 0.75), strict=True), 1):
         losses, right = zip(*(ranking_losses(begin, model, RANKINGS[i], ties) for i in batch), strict=True)
