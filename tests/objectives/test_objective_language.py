@@ -32,7 +32,7 @@ def test_nll_of_bfloat16_logits_is_computed_in_float32():
 
 
 @given(st.lists(st.integers(0, 6), min_size=8, max_size=8), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_eight_microbatches_add_up_to_one_batch(lengths, seed):
     n = sum(lengths)
     generator = torch.Generator().manual_seed(seed)
@@ -80,7 +80,7 @@ def test_logprobs_are_of_the_distribution_at_the_temperature():
     st.floats(0.1, 5.0),
     st.integers(0, 2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_logprobs_and_entropy_against_the_definition(rows, temperature, choice):
     logits = torch.tensor(rows)
     logprobs = token_logprobs(logits, torch.full((len(rows),), choice), temperature)
