@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.objectives.language import entropy, next_token_loss, token_logprobs, token_nll
+from tutelage.objectives.language import entropy, next_token_loss, over_count, token_logprobs, token_nll
 
 
 def softmax_by_hand(row, temperature=1.0):
@@ -66,6 +66,17 @@ def test_nothing_counted_is_a_loss_of_zero():
         loss = next_token_loss(logits, torch.zeros(0, dtype=torch.long), count)
         loss.backward()
         assert loss.item() == 0.0
+
+
+def test_one_counted_item_is_divided_by_one():
+    for count in (1, 1.0, torch.tensor(1), torch.tensor(1.0)):
+        assert over_count(torch.tensor(3.0), count).item() == 3.0
+
+
+def test_logprobs_of_a_batch_without_a_temperature():
+    logits = torch.tensor([[[0.0, 0.0, math.log(2)]] * 2])  # [1, 2, 3]: probabilities 1/4, 1/4, 1/2
+    assert token_logprobs(logits, torch.tensor([[2, 0]]))[0].exp().tolist() == pytest.approx([0.5, 0.25])
+    assert entropy(logits)[0].tolist() == pytest.approx([1.5 * math.log(2)] * 2)
 
 
 def test_logprobs_are_of_the_distribution_at_the_temperature():

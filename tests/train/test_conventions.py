@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from types import SimpleNamespace
 
@@ -133,6 +134,14 @@ def test_rows_depend_on_themselves_alone(rollouts):
     for size in (1, 3):
         stats = minibatch_backward(models, batch, torch.arange(8).split(size), some_settings())
         assert stats["farthest_ratio"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_farthest_ratio_is_that_of_the_token_that_moved_most(rollouts):
+    batch, _ = experience(rollouts, torch.zeros(8), some_models(tiny(), tiny_scorer()), 0.1, some_settings(), WHOLE)
+    new, _ = answer_logprobs(tiny(9), tiny(9)(rollouts.ids), rollouts, 1.0)
+    ratios = [math.exp(x) for x in (new - batch.logprobs)[rollouts.mask].tolist()]
+    stats = minibatch_backward(some_models(tiny(9), tiny_scorer()), batch, torch.arange(8).split(3), some_settings())
+    assert stats["farthest_ratio"] == pytest.approx(max(ratios, key=lambda ratio: abs(ratio - 1)), rel=1e-3)
 
 
 def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):

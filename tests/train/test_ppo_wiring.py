@@ -20,7 +20,8 @@ from tutelage.records import Prompt
 from tutelage.text.chat import render
 from tutelage.train import ppo
 
-VALUE_CLIP = 0.2
+VALUE_CLIP = 0.1
+"""PPO's clip bounds the change of the values too."""
 FACTORS = (0.5, 1.0, 1.0, 0.75)
 """Learning rates over their peak: two updates of warm-up, then half a cosine down to a floor of 0.5, in four updates."""
 
@@ -32,7 +33,7 @@ def ppo_job(begin: Start, out: Path, **changes: Any) -> Job:
         "updates": 4, "batch_size": 6, "minibatch": 4, "microbatch": 3, "inner_epochs": 2, "max_new_tokens": 6,
         "temperature": 0.7, "gamma": 0.9, "lam": 0.6, "missing_end_penalty": 1.5, "kl": {"coef": 0.3},
         "lr": 1e-3, "value_lr": 3e-3, "eps": 1e-3, "warmup": 2, "floor": 0.5, "average": 0.6, "seed": 3,
-        "gradient_clip": 0.5, "value_coef": 0.4, "ptx": {"windows": 2, "sequence": 8},
+        "clip": 0.1, "gradient_clip": 0.5, "value_coef": 0.4, "ptx": {"windows": 2, "sequence": 8},
         "scorers": {
             "reward_model": {"weight": 0.5}, "place": {"weight": -0.1, "function": "test_ppo_wiring:place"},
         },
@@ -138,6 +139,7 @@ def test_the_sampler_gets_the_settings_and_new_randomness_for_every_answer(begin
         assert set(request.stop_ids) == set(begin.tokenizer.end_ids)
     for drawn in record.drawn:  # seven prompts, of which each update takes six
         assert len({prompt_of(begin, request.ids).id for request in drawn.requests}) == 6
+    assert len({tuple(tuple(request.ids) for request in drawn.requests) for drawn in record.drawn}) == 4
 
 
 def test_an_adaptive_coefficient_follows_the_kl_per_answer(begin, tmp_path):

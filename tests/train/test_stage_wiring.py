@@ -46,6 +46,7 @@ def begin(tmp_path_factory) -> Start:
     start = make_start(tmp_path_factory.mktemp("stages"))
     for name, records in (("demonstrations", DEMONSTRATIONS), ("chinese", CHINESE), ("rankings", RANKINGS)):
         write_jsonl(start.folder / f"{name}.jsonl", records)
+    write_jsonl(start.folder / "heldout.jsonl", DEMONSTRATIONS * 9)  # more than one forward pass
     return start
 
 
@@ -105,7 +106,7 @@ def imitation_nats(begin: Start, model: Decoder, conversations: Iterable[Convers
 def sft_job(begin: Start, out: Path, **changes: Any) -> Job:
     values = {
         "checkpoint": begin.folder / "sft", "demonstrations": begin.folder / "demonstrations.jsonl",
-        "heldout": begin.folder / "demonstrations.jsonl", "text": {"one": begin.folder / "text.jsonl"},
+        "heldout": begin.folder / "heldout.jsonl", "text": {"one": begin.folder / "text.jsonl"},
         "epochs": 2, "batch_size": 5, "lr": 1e-3, "warmup": 2, "floor": 0.5, "clip": CLIPS["sft"],
         "ptx": {"windows": 3, "sequence": 8}, "machine": MACHINE,
     }  # fmt: skip
