@@ -1,8 +1,8 @@
 """`make mutants FILE=tutelage/objectives/ppo.py`: what would the tests beside a file let through?
 
-mutmut changes the file in one small place at a time, such as a minus to a plus, and runs the tests that reach the place. A change that no
-test notices (it "survived") is a missing test, or makes no difference. It works on a copy of the checkout in build/mutants, which also
-keeps the results: run again after adding a test, and only the mutants that survived are tried again.
+mutmut changes the file in one small place at a time, such as a minus to a plus, and runs the tests that reach the place. A change
+that no test notices (it "survived") is a missing test, or makes no difference. All of it happens in a copy of the checkout,
+build/mutants.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", help="a file of the package")
     parser.add_argument("tests", nargs="*", help="tests to run; by default the quick ones beside the file")
-    parser.add_argument("--children", default="2", help="mutants tried at a time")
+    parser.add_argument("--children", default=str(os.cpu_count() or 1), help="mutants tried at a time")
     arguments = parser.parse_args()
     file = Path(arguments.file).as_posix()
     if not (ROOT / file).is_file():
@@ -60,11 +60,11 @@ def beside(file: str) -> list[str]:
 
 
 def copy_checkout(file: str, tests: list[str]) -> None:
-    """Copy the checkout beside earlier results, with mutmut's settings."""
-    COPY.mkdir(parents=True, exist_ok=True)
+    """Make a fresh copy of the checkout, with mutmut's settings."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    COPY.mkdir(parents=True)
     for name in NEEDED:
         if (ROOT / name).is_dir():
-            shutil.rmtree(COPY / name, ignore_errors=True)
             shutil.copytree(ROOT / name, COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(ROOT / name, COPY / name)
