@@ -128,7 +128,7 @@ def test_a_run_is_what_plain_python_computes(begin, tmp_path, monkeypatch, case)
     assert len({tuple(window) for window in windows[:16]}) == len(windows[:16])
 
 
-def test_the_sampler_gets_the_settings_and_new_randomness_for_every_answer(begin, tmp_path, monkeypatch):
+def test_the_sampler_gets_the_settings_and_new_randomness_for_every_answer_and_seed(begin, tmp_path, monkeypatch):
     with recorded(monkeypatch) as record:
         ppo_job(begin, tmp_path / "run").run()
     asked = [request for drawn in record.drawn for request in drawn.requests]
@@ -139,7 +139,12 @@ def test_the_sampler_gets_the_settings_and_new_randomness_for_every_answer(begin
         assert set(request.stop_ids) == set(begin.tokenizer.end_ids)
     for drawn in record.drawn:  # seven prompts, of which each update takes six
         assert len({prompt_of(begin, request.ids).id for request in drawn.requests}) == 6
-    assert len({tuple(tuple(request.ids) for request in drawn.requests) for drawn in record.drawn}) == 4
+    orders = {tuple(tuple(request.ids) for request in drawn.requests) for drawn in record.drawn}
+    assert len(orders) == 4
+    with recorded(monkeypatch) as record:
+        ppo_job(begin, tmp_path / "other", seed=4).run()
+    assert not {r.sampling.seed for drawn in record.drawn for r in drawn.requests} & {r.sampling.seed for r in asked}
+    assert orders != {tuple(tuple(request.ids) for request in drawn.requests) for drawn in record.drawn}
 
 
 def test_an_adaptive_coefficient_follows_the_kl_per_answer(begin, tmp_path):

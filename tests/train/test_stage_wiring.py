@@ -14,6 +14,7 @@ import pytest
 import torch
 from random_start import Start, logprobs_of, make_start, random_decoder, save, talk, text_loss
 from recording import recorded
+from test_ppo_wiring import ppo_job
 from torch import Tensor, nn
 from toy_task import MACHINE, Job, make_job, rows
 
@@ -219,6 +220,39 @@ def test_pretraining_is_what_plain_python_computes(begin, tmp_path, monkeypatch,
         assert_logged(row, loss=loss.item(), grad_norm=norm, lr=0.01 * factor, bits_per_byte=bits)
     assert len({tuple(window) for step in record.steps for window in step.windows}) == 15
     assert_same_weights(load_decoder(checkpoint), model)
+
+
+@pytest.fixture(scope="module")
+def two_texts(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("texts")
+    for name in ("a", "b"):
+        text = " ".join(f"{name}{i}" for i in range(400))
+        write_jsonl(folder / f"{name}.jsonl", [Document(text=text)])
+    return {"one": folder / "a.jsonl", "other": folder / "b.jsonl"}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "ppo"])
+def test_texts_are_mixed_by_their_weights_and_the_seed_draws_them(begin, two_texts, tmp_path, monkeypatch, stage):
+    ptx = {"coef": 0.1, "weights": {"one": 3.0}, "windows": 4}
+    make = {
+        "pretrain": lambda out, seed: pretrain_job(
+            begin, out, text=two_texts, weights={"one": 3.0}, batch_size=4, steps=4, seed=seed
+        ),
+        "sft": lambda out, seed: sft_job(begin, out, text=two_texts, ptx=ptx, seed=seed),
+        "ppo": lambda out, seed: ppo_job(
+            begin, out, text=two_texts, ptx=ptx, updates=1, scorers={}, minibatch=3, inner_epochs=2, seed=seed
+        ),
+    }[stage]
+    drawn = []
+    for seed in range(2):
+        with recorded(monkeypatch) as record:
+            make(tmp_path / str(seed), seed).run()
+        windows = [begin.tokenizer.decode(window) for step in record.steps for window in step.windows]
+        assert len(windows) == 16
+        assert sum("a" in window for window in windows) == 12
+        assert sum("b" in window for window in windows) == 4
+        drawn.append(windows)
+    assert set(drawn[0]) != set(drawn[1])
 
 
 def test_a_uniform_model_needs_log2_v_bits_per_token_of_chinese_text(begin, tmp_path):
