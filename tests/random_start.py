@@ -49,7 +49,7 @@ def random_decoder(tokenizer: Tokenizer, seed: int) -> Decoder:
         )
     ).eval()  # fmt: skip
     with torch.no_grad():
-        model.unembed.weight[tokenizer.end_id] *= 4.0
+        model.unembed.weight[tokenizer.end_id] *= 6.0
     return model
 
 

@@ -15,7 +15,7 @@ from random_start import Start, logprobs_of, make_start, random_decoder, save
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, main, measure_all, results_of
-from tutelage.evaluate.measure import Measured, Yardsticks, divergence, measure
+from tutelage.evaluate.measure import Measured, Yardsticks, divergence, measure, written_length
 from tutelage.generate.engine import Engine
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder, load_scalar
@@ -123,6 +123,13 @@ def test_lengths_ends_and_rewards_by_a_loop(begin):
     assert found.sample(2)["text"] == completions[2].text
     assert found.sample(2)["reward"] == found.reward[2]
     assert found.gold is found.figures["kl"] is found.figures["bits_per_byte"] is None
+
+
+def test_the_length_of_an_answer_does_not_count_what_ends_it(begin):
+    text, end, next_document = begin.tokenizer.encode("a small text"), begin.tokenizer.end_id, begin.tokenizer.bos_id
+    for ids in ([*text, end], [*text, next_document], text):
+        assert written_length(begin.tokenizer, Completion(text="a small text").with_ids(ids)) == len(text)
+    assert written_length(begin.tokenizer, Completion(text="a small text")) == len(text)
 
 
 def test_gold_figures_by_family_and_language_by_a_loop(begin):
@@ -236,6 +243,12 @@ def test_the_step_asks_every_model_the_same_prompts_with_its_settings(begin, tmp
         sample = [row["answers"][name] for row in rows]
         assert results["models"][name]["gold"] == pytest.approx(fmean(one["gold"] for one in sample))
         assert results["models"][name]["reward"] == pytest.approx(fmean(one["reward"] for one in sample))
+    pairs = [
+        [row["answers"][name]["gold"] for name in ("other", "sft")] for row in rows
+    ]  # gold decides, not the reward
+    wins, losses = sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)
+    record = {"wins": wins, "ties": 6 - wins - losses, "losses": losses}
+    assert results["models"]["other"]["record_vs_sft"] == record
     assert results["models"]["other"]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert results["models"]["sft"]["kl"] > 1
 
