@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +12,17 @@ from statistics import fmean
 
 import pytest
 import torch
-from random_start import Start, logprobs_of, make_start, random_decoder, save
+from random_start import Start, logprobs_of, make_start, random_decoder, save, talk
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, main, measure_all, results_of
 from tutelage.evaluate.measure import Measured, Yardsticks, divergence, measure, written_length
+from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.generate.engine import Engine
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder, load_scalar
-from tutelage.records import Answers, Completion, Document, Message, Prompt
+from tutelage.records import Answers, Completion, Document, Message, Prompt, Ranking
 from tutelage.text.chat import render, render_answers
 
 KINDS = [("count", "en"), ("count", "zh"), ("story", "en"), ("count", "en"), ("story", "zh"), ("story", "en")]
@@ -275,3 +278,68 @@ def test_prompts_without_room_for_an_answer_are_left_out_unless_asked_in_plain_t
         results = json.loads((main(knobs, inputs, tmp_path / str(as_text)) / "results.json").read_text())
         assert results["prompts"] == count
         assert results["clear_difference"] is None  # there is no judge
+
+
+def test_compression_is_that_of_the_documents_with_an_empty_line_between_them(begin, tmp_path):
+    knobs = EvaluateSettings(max_new_tokens=4, compression=True, device="cpu", dtype="fp32")
+    inputs = EvaluateInputs(
+        models={"sft": begin.folder / "sft"}, prompts=begin.folder / "asked.jsonl",
+        heldout_text=begin.folder / "chinese.jsonl",
+    )  # fmt: skip
+    found = json.loads((main(knobs, inputs, tmp_path / "run") / "results.json").read_text())["compression"]
+    text = "\n\n".join(document.text for document in CHINESE).encode()
+    assert found["gzip"] == pytest.approx(8 * len(gzip.compress(text, 9)) / len(text))
+    assert found["xz"] == pytest.approx(8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text))
+
+
+def test_a_model_in_plain_text_sees_as_many_shots_as_it_is_asked_with(begin, tmp_path, asked):
+    write_jsonl(tmp_path / "shown.jsonl", [talk("?", f"shown{i}") for i in range(6)])
+    inputs = EvaluateInputs(
+        models={"sft": begin.folder / "sft", "again": begin.folder / "sft"}, prompts=begin.folder / "asked.jsonl",
+        demonstrations=tmp_path / "shown.jsonl",
+    )  # fmt: skip
+    ask = {"sft": {"as_text": True}, "again": {"as_text": True, "shots": 2}}
+    knobs = EvaluateSettings.model_validate({"ask": ask, "max_new_tokens": 4, "device": "cpu", "dtype": "fp32"})
+    main(knobs, inputs, tmp_path / "run")
+    assert [begin.tokenizer.decode(request.ids).count("shown") for request in asked] == [0] * 6 + [2] * 6
+
+
+def test_a_reward_model_on_rankings_by_a_loop(begin):
+    """Of the completions some are cut off: they have no end token, and another score than the same text with one."""
+    texts = [("small", "a small text", "another"), ("and", "and"), ("no", "yes", "a", "text")]
+    ranks, cut = [(1, 2, 2), (1, 2), (2, 1, 3, 3)], [{1}, {0}, {0, 2}]
+    rankings = [
+        Ranking(
+            prompt=PROMPTS[i],
+            completions=tuple(Completion(text=text, finished=j not in cut[i]) for j, text in enumerate(texts[i])),
+            ranks=ranks[i],
+        )
+        for i in range(3)
+    ]
+    scorer, shares, gaps, longer = load_scalar(begin.folder / "reward").eval(), [], [], []
+    for one in rankings:
+        finished = [c.finished for c in one.completions]
+        prompt, written = render_answers(
+            begin.tokenizer, one.prompt.messages, [c.text for c in one.completions], finished
+        )
+        scores = [scorer(torch.tensor([prompt + answer]))[0, -1].item() for answer in written]
+        places = range(len(scores))
+        pairs = [(i, j) for i in places for j in places if one.ranks[i] < one.ranks[j]]
+        gaps += [scores[i] - scores[j] for i, j in pairs]
+        shares.append(fmean(float(scores[i] > scores[j]) for i, j in pairs))
+        sizes = [len(c.text) for c in one.completions]
+        longer.append(fmean((sizes[i] > sizes[j]) + 0.5 * (sizes[i] == sizes[j]) for i, j in pairs))
+    figures = reward_model_figures(Assistant.load(begin.folder / "reward", device="cpu", dtype="fp32"), rankings)
+    assert figures["accuracy"] == pytest.approx(fmean(shares))
+    assert figures["longer_wins_accuracy"] == pytest.approx(fmean(longer))
+    assert 0 < fmean(shares) < 1
+    assert (figures["pairs"], figures["prompts"], figures["too_long"]) == (len(gaps), 3, 0)
+    predicted = sum(row["n"] * row["predicted"] for row in figures["calibration"]) / len(gaps)
+    assert predicted == pytest.approx(fmean(1 / (1 + math.exp(-abs(gap))) for gap in gaps), rel=1e-5)
+    observed = sum(row["n"] * row["observed"] for row in figures["calibration"]) / len(gaps)
+    assert observed == pytest.approx(fmean(float(gap > 0) for gap in gaps))
+    longest = rankings[0].model_copy(update={"completions": (Completion(text="?" * 90), *rankings[0].completions[1:])})
+    both = reward_model_figures(
+        Assistant.load(begin.folder / "reward", device="cpu", dtype="fp32"), [longest, *rankings]
+    )
+    assert both == figures | {"too_long": 1}
