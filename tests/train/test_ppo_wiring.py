@@ -14,11 +14,12 @@ from random_start import PROMPTS, Start, make_start
 from recording import Drawn, recorded
 from toy_task import MACHINE, Job, make_job, rows
 
+from tutelage.data.formats import write_jsonl
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.heads import ScalarModel
-from tutelage.records import Prompt
+from tutelage.records import Completion, Prompt, Ranking
 from tutelage.text.chat import render
-from tutelage.train import ppo
+from tutelage.train import ppo, reward
 
 VALUE_CLIP = 0.1
 """PPO's clip bounds the change of the values too."""
@@ -146,6 +147,41 @@ def test_the_sampler_gets_the_settings_and_new_randomness_for_every_answer_and_s
         ppo_job(begin, tmp_path / "other", seed=4).run()
     assert not {r.sampling.seed for drawn in record.drawn for r in drawn.requests} & {r.sampling.seed for r in asked}
     assert orders != {tuple(tuple(request.ids) for request in drawn.requests) for drawn in record.drawn}
+
+
+@pytest.mark.parametrize("on_one_trunk", [False, True])
+def test_adapters_begin_as_the_checkpoints_and_the_scorer_and_reference_stay(
+    begin, tmp_path, monkeypatch, on_one_trunk
+):
+    """A reward model with a trunk of its own, and one that is adapters on the policy's trunk."""
+    lora = {"r": 2, "alpha": 8.0}
+    reward_model = begin.folder / "reward"
+    if on_one_trunk:
+        values = {"checkpoint": begin.folder / "sft", "rankings": tmp_path / "rankings.jsonl", "lr": 0.05, "warmup": 0}
+        completions = tuple(Completion(text=text) for text in ("a", "small text"))
+        write_jsonl(
+            values["rankings"], [Ranking(prompt=prompt, completions=completions, ranks=(1, 2)) for prompt in PROMPTS]
+        )
+        more = {"epochs": 3, "batch_size": 4, "lora": lora, "machine": MACHINE}
+        reward_model = make_job(reward.main, tmp_path / "reward", values, more).run()
+    job = ppo_job(
+        begin, tmp_path / "run", reward_model=reward_model, lora=lora, updates=3, lr=5e-3, value_lr=5e-3, average=0.0
+    )
+    with recorded(monkeypatch) as record:
+        checkpoint = ppo.main(job.knobs, job.inputs, job.out, gold=gold)
+    policies = [begin.folder / "sft"] + [job.out / "checkpoints" / f"step-{step:08d}" for step in (1, 2)]
+    scorer, start = load_scalar(reward_model).eval(), load_decoder(begin.folder / "sft")
+    for row, drawn, folder in zip(rows(checkpoint), record.drawn, policies, strict=True):
+        by_name = scores_of(begin, drawn, scorer)
+        plain = PlainPPO(job.knobs, load_decoder(folder), copy.deepcopy(scorer), VALUE_CLIP)
+        plain.reference = start
+        scores = [0.5 * model - 0.1 * of_place for model, of_place, _ in zip(*by_name.values(), strict=True)]
+        expected = plain.update(drawn, scores, 1.0, critic_alone=False)
+        same = ["kl", "kl_k3", "entropy", "reward", "sampler_mismatch"]
+        same += ["explained_variance"] if row["step"] == 1 else []  # later the critic is another
+        for name in same:
+            assert row[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), f"{name} in update {row['step']}"
+        assert (abs(row["kl"]) > 0.01) == (row["step"] > 1)
 
 
 def test_an_adaptive_coefficient_follows_the_kl_per_answer(begin, tmp_path):
