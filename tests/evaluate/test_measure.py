@@ -267,16 +267,18 @@ def test_without_a_judge_the_reward_model_decides_and_nothing_is_clear(begin):
     assert "clear_win_rate_vs_sft" not in figures
 
 
-def test_prompts_without_room_for_an_answer_are_left_out_unless_asked_in_plain_text(begin, tmp_path):
-    asked = [PROMPTS[0], Prompt(messages=(Message(role="user", content="?" * 40),))]
-    write_jsonl(tmp_path / "prompts.jsonl", asked)  # the longer one and 30 tokens exceed a context of 64
+def test_prompts_without_room_for_an_answer_are_left_out_unless_asked_in_plain_text(begin, tmp_path, asked):
+    prompts = [PROMPTS[0], Prompt(messages=(Message(role="user", content="?" * 40),))]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)  # the longer one and 30 tokens exceed a context of 64
     inputs = EvaluateInputs(models={"sft": begin.folder / "sft"}, prompts=tmp_path / "prompts.jsonl")
     for as_text, count in ((False, 1), (True, 2)):
         knobs = EvaluateSettings.model_validate(
             {"max_new_tokens": 30, "ask": {"sft": {"as_text": as_text}}, "device": "cpu", "dtype": "fp32"}
         )
         results = json.loads((main(knobs, inputs, tmp_path / str(as_text)) / "results.json").read_text())
-        assert results["prompts"] == count
+        assert results["prompts"] == len(asked) == count
+        assert (begin.tokenizer.assistant_id in asked[0].ids) == (not as_text)
+        asked.clear()
         assert results["clear_difference"] is None  # there is no judge
 
 
