@@ -17,7 +17,7 @@ from toy_task import MACHINE, Job, make_job, rows
 from tutelage.data.formats import write_jsonl
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.heads import ScalarModel
-from tutelage.records import Completion, Prompt, Ranking
+from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.text.chat import render
 from tutelage.train import ppo, reward
 
@@ -177,11 +177,11 @@ def test_adapters_begin_as_the_checkpoints_and_the_scorer_and_reference_stay(
         plain.reference = start
         scores = [0.5 * model - 0.1 * of_place for model, of_place, _ in zip(*by_name.values(), strict=True)]
         expected = plain.update(drawn, scores, 1.0, critic_alone=False)
-        same = ["kl", "kl_k3", "entropy", "reward", "sampler_mismatch"]
-        same += ["explained_variance"] if row["step"] == 1 else []  # later the critic is another
-        for name in same:
+        for name in ("kl", "kl_k3", "entropy", "reward", "sampler_mismatch"):
             assert row[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), f"{name} in update {row['step']}"
-        assert (abs(row["kl"]) > 0.01) == (row["step"] > 1)
+        learned = row["step"] > 1
+        assert (abs(row["kl"]) > 0.01) == learned
+        assert (abs(row["explained_variance"] - expected["explained_variance"]) > 2e-3) == learned  # the critic
 
 
 def test_an_adaptive_coefficient_follows_the_kl_per_answer(begin, tmp_path):
@@ -204,3 +204,11 @@ def test_a_kl_budget_ends_the_run_at_the_first_update_above_it(begin, tmp_path):
     done = json.loads((checkpoint.parent / "done.json").read_text())
     assert done["stopped_by_kl_budget"] == (over + 1 < 4)
     assert done["updates"] == over + 1
+
+
+def test_prompts_without_room_for_an_answer_are_left_out(begin, tmp_path):
+    long = Prompt(messages=(Message(role="user", content="?" * 56),), id="8")  # with six tokens more than the context
+    write_jsonl(tmp_path / "prompts.jsonl", [*PROMPTS, long])
+    checkpoint = ppo_job(begin, tmp_path / "run", updates=1, prompts=tmp_path / "prompts.jsonl").run()
+    done = json.loads((checkpoint.parent / "done.json").read_text())
+    assert (done["prompts"], done["too_long"]) == (7, 1)

@@ -181,6 +181,51 @@ def test_sft_selects_by_the_reward_models_mean_score_of_sampled_answers(begin, t
     assert json.loads((checkpoint / "lineage.json").read_text())["step"] == best
 
 
+def test_dropout_is_on_in_training_and_off_in_measurements(begin, tmp_path):
+    """Weights that do not move: without dropout the loss on all demonstrations would be the held-out loss, in every epoch."""
+    still = {"lr": 1e-12, "weight_decay": 0.0, "batch_size": 8, "epochs": 3}
+    with torch.no_grad():
+        loss = torch.stack(imitation_nats(begin, load_decoder(begin.folder / "sft"), DEMONSTRATIONS)).mean().item()
+    for dropout in (0.0, 0.5):
+        log = rows(sft_job(begin, tmp_path / str(dropout), dropout=dropout, **still).run())
+        assert [row["heldout_loss"] for row in log] == pytest.approx([loss] * 3, rel=1e-4)
+        assert all((abs(row["loss"] - loss) > 1e-3) == (dropout > 0) for row in log)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
+def test_muon_makes_the_update_of_a_matrix_orthogonal(begin, tmp_path, stage):
+    """Its singular values are alike, at 0.2 sqrt(16) times the learning rate at the first step."""
+    make = {"pretrain": pretrain_job, "sft": sft_job, "reward": reward_job}[stage]
+    once = {"pretrain": {"steps": 1}, "sft": {"epochs": 1, "batch_size": 8}, "reward": {"epochs": 1, "batch_size": 9}}
+    job = make(begin, tmp_path / "run", optimizer="muon", weight_decay=0.0, lr=0.01, warmup=2, **once[stage])
+    checkpoint = job.run()
+    after = load_scalar(checkpoint).decoder if stage == "reward" else load_decoder(checkpoint)
+    before = load_decoder(begin.folder / "sft")
+    name = next(n for n, _ in before.named_parameters() if n.endswith("attention.out.weight"))
+    change = after.state_dict()[name] - before.state_dict()[name]
+    assert change.shape == (16, 16)
+    sizes = torch.linalg.svdvals(change) / (0.5 * 0.01 * 0.2 * 4)
+    assert sizes[-2] > 0.4
+    assert sizes[0] < 1.4
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_what_is_longer_than_max_length_is_left_out(begin, tmp_path, stage):
+    make = {"sft": sft_job, "reward": reward_job}[stage]
+    checkpoint = make(begin, tmp_path / "run", max_length=14).run()
+    if stage == "sft":
+        sizes = [len(counted(begin, conversation)[0]) for conversation in DEMONSTRATIONS]
+    else:
+        sizes = []
+        for one in RANKINGS:
+            texts = [c.text for c in one.completions]
+            prompt, answers = render_answers(begin.tokenizer, one.prompt.messages, texts)
+            sizes.append(len(prompt) + max(map(len, answers)))
+    done = json.loads((checkpoint.parent / "done.json").read_text())
+    assert 0 < sum(size > 14 for size in sizes) < len(sizes)
+    assert sum(done["left_out"].values()) == sum(size > 14 for size in sizes)
+
+
 # ---- pretraining
 
 
@@ -355,6 +400,18 @@ def test_a_reward_model_is_what_plain_python_computes(begin, tmp_path, monkeypat
             heldout_loss=fmean(loss.item() for loss, _ in every), heldout_accuracy=fmean(right for _, right in every),
         )  # fmt: skip
     assert_same_weights(load_scalar(checkpoint), model)
+
+
+def test_answers_to_other_prompts_are_drawn_anew_at_every_step_and_do_not_count_in_the_accuracy(
+    begin, tmp_path, monkeypatch
+):
+    still = {"lr": 1e-12, "weight_decay": 0.0, "batch_size": 6, "epochs": 4}
+    alone = rows(reward_job(begin, tmp_path / "alone", **still).run())
+    with recorded(monkeypatch) as record:
+        strangers = rows(reward_job(begin, tmp_path / "strangers", noncontextual=1, **still).run())
+    assert [row["accuracy"] for row in strangers] == pytest.approx([row["accuracy"] for row in alone])
+    assert all(abs(one["loss"] - other["loss"]) > 1e-3 for one, other in zip(alone, strangers, strict=True))
+    assert len({frozenset(step.rows) for step in record.steps}) == 4
 
 
 def test_no_prompt_is_both_trained_and_held_out(begin, tmp_path, monkeypatch):
