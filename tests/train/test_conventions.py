@@ -26,6 +26,7 @@ from tutelage.train.models import new_scorer
 from tutelage.train.ppo_update import (
     Models,
     PPOSettings,
+    answer_metrics,
     blend,
     experience,
     forward,
@@ -180,6 +181,11 @@ def test_a_missing_end_is_penalised_and_a_finished_answer_is_not(rollouts):
         return (batch.returns * part.mask).sum(1) / part.lengths
 
     torch.testing.assert_close(returns(2.0) - returns(0.0), torch.where(finished, 0.0, -2.0), atol=1e-5, rtol=0)
+
+
+def test_duplicates_are_all_answers_that_appear_more_than_once(rollouts):
+    metrics = answer_metrics(rollouts, torch.zeros(8), {}, ["a", "a", "b", "c", "c", "c", "d", "e"])
+    assert metrics["duplicates"] == 5 / 8
 
 
 def test_kl_is_zero_against_itself_and_positive_against_another(rollouts):
