@@ -162,10 +162,12 @@ def seconds(*command: str) -> float:
     return min(float(run) for run in runs)
 
 
+@pytest.mark.proof
 def test_importing_the_package_is_quick() -> None:
     bare = seconds(sys.executable, "-c", "pass")
     assert seconds(sys.executable, "-c", "import tutelage") - bare < 0.1
 
 
+@pytest.mark.proof
 def test_help_is_quick() -> None:
     assert seconds(sys.executable, "-m", "tutelage", "--help") < 0.5

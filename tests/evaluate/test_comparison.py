@@ -53,6 +53,9 @@ def test_shots_are_of_the_family_and_language_dialogues_of_two_turns_too():
     assert len(choose(asked)) == 2
     assert all(shot in follow_up for shot in choose(asked))
     assert choose(asked) == choose(asked)
+    assert len({str(shots_like(follow_up, 2, seed)(asked)) for seed in range(9)}) > 1
+    others = [asked.model_copy(update={"messages": (Message(role="user", content=f"{i}?"),)}) for i in range(9)]
+    assert len({str(choose(other)) for other in others}) > 1  # each prompt has its own
 
 
 def test_shots_of_unknown_families_or_long_dialogues_are_the_shortest_there_are():
