@@ -95,7 +95,9 @@ def test_headings_use_the_terms_of_the_glossary(name):
 
 def test_the_formulas_are_the_same():
     """To the letter. The rest of the code is compared in `test_docs.py:test_the_translation_is_whole`."""
-    english, chinese = (re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for text in map(text_of, METHODS))
+    english, chinese = (
+        re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for text in map(text_of, METHODS)
+    )
     assert len(english) > 5
     assert chinese == english
 
