@@ -40,7 +40,7 @@ READMES = ("README.md", "README.zh.md")
 GUIDES = ("docs/guide.md", "docs/guide.zh.md")
 METHODS = ("docs/method.md", "docs/method.zh.md")
 TRANSLATED = (READMES, GUIDES, METHODS)
-WRITTEN = (*READMES, *GUIDES, *METHODS, "docs/settings.md", "docs/log.md", "CONTRIBUTING.md")
+WRITTEN = (*READMES, *GUIDES, *METHODS, "docs/glossary.md", "docs/settings.md", "docs/log.md", "CONTRIBUTING.md")
 READERS = {
     "documents": formats.read_documents,
     "conversations": formats.read_conversations,
