@@ -140,6 +140,7 @@ def test_gold_figures_by_family_and_language_by_a_loop(begin):
     verdicts = [judge(a.prompt, a.completions[0].text, a.completions[0].finished) for a in found.answers]
     assert found.quality == found.gold == [verdict.score for verdict in verdicts]
     assert found.figures["gold"] == pytest.approx(fmean(found.gold))
+    assert {"parameters", "length", "finished"} < set(found.figures)
     for plural, place in (("families", 0), ("languages", 1)):
         assert list(found.figures[plural]) == sorted({kind[place] for kind in KINDS})
         for name, figures in found.figures[plural].items():
