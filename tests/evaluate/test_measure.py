@@ -17,7 +17,7 @@ from random_start import Start, logprobs_of, make_start, random_decoder, save, t
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, main, measure_all, results_of
-from tutelage.evaluate.measure import Measured, Yardsticks, divergence, measure, written_length
+from tutelage.evaluate.measure import Measured, Yardsticks, divergence, gold_figures, measure, written_length
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.generate.engine import Engine
 from tutelage.generate.sampler import Sampling
@@ -140,6 +140,7 @@ def test_gold_figures_by_family_and_language_by_a_loop(begin):
     verdicts = [judge(a.prompt, a.completions[0].text, a.completions[0].finished) for a in found.answers]
     assert found.quality == found.gold == [verdict.score for verdict in verdicts]
     assert found.figures["gold"] == pytest.approx(fmean(found.gold))
+    assert {"parameters", "length", "finished"} < set(found.figures)
     for plural, place in (("families", 0), ("languages", 1)):
         assert list(found.figures[plural]) == sorted({kind[place] for kind in KINDS})
         for name, figures in found.figures[plural].items():
@@ -147,6 +148,13 @@ def test_gold_figures_by_family_and_language_by_a_loop(begin):
             assert figures["n"] == len(members)
             assert figures["gold"] == pytest.approx(fmean(one.score for one in members))
             assert figures["accuracy"] == pytest.approx(fmean(one.success for one in members))
+
+
+def test_the_interval_of_gold_scores_by_hand():
+    # mean 0.91667, deviation 0.20412, t(0.975, 5) 2.5706: 0.91667 +- 0.21422, cut at 1
+    low, high = gold_figures(PROMPTS, [1.0, 1.0, 1.0, 1.0, 1.0, 0.5], [1.0] * 6)["gold_ci"]
+    assert low == pytest.approx(0.70245, abs=1e-4)
+    assert high == 1.0
 
 
 def test_bits_per_byte_of_chinese_text_by_a_loop(begin):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import random
 from types import SimpleNamespace
@@ -143,6 +144,12 @@ def test_the_farthest_ratio_is_that_of_the_token_that_moved_most(rollouts):
     ratios = [math.exp(x) for x in (new - batch.logprobs)[rollouts.mask].tolist()]
     stats = minibatch_backward(some_models(tiny(9), tiny_scorer()), batch, torch.arange(8).split(3), some_settings())
     assert stats["farthest_ratio"] == pytest.approx(max(ratios, key=lambda ratio: abs(ratio - 1)), rel=1e-3)
+    old = batch.logprobs.clone()
+    old[0, 0] += math.log(2)  # a ratio of 1/2, farther from 1 than one of 1.3 in another forward pass
+    old[7, 0] -= math.log(1.3)
+    moved = dataclasses.replace(batch, logprobs=old)
+    stats = minibatch_backward(some_models(tiny(), tiny_scorer()), moved, torch.arange(8).split(3), some_settings())
+    assert stats["farthest_ratio"] == pytest.approx(0.5, rel=1e-3)
 
 
 def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):

@@ -12,9 +12,10 @@ import torch
 from plain_ppo import PlainPPO
 from random_start import PROMPTS, Start, make_start
 from recording import Drawn, recorded
-from toy_task import MACHINE, Job, make_job, rows
+from toy_task import MACHINE, Job, logged, make_job, rows
 
 from tutelage.data.formats import write_jsonl
+from tutelage.errors import TrainingError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Completion, Message, Prompt, Ranking
@@ -212,3 +213,26 @@ def test_prompts_without_room_for_an_answer_are_left_out(begin, tmp_path):
     checkpoint = ppo_job(begin, tmp_path / "run", updates=1, prompts=tmp_path / "prompts.jsonl").run()
     done = json.loads((checkpoint.parent / "done.json").read_text())
     assert (done["prompts"], done["too_long"]) == (7, 1)
+
+
+def test_a_run_that_died_goes_on_with_its_averaged_weights_and_its_coefficient(begin, tmp_path):
+    kl = {"controller": "adaptive", "coef": 0.3, "target": 0.1, "horizon": 60}
+    machine = {"save_every": 1}
+    calls = 0
+
+    def dies(prompt: Prompt, answer: str, finished: bool) -> float:
+        nonlocal calls
+        calls += 1
+        if calls > 2 * 6:  # in the third update
+            raise TrainingError("the judge left")
+        return gold(prompt, answer, finished)
+
+    whole, died = (ppo_job(begin, tmp_path / name, kl=kl, machine=machine) for name in ("whole", "died"))
+    with pytest.raises(TrainingError, match="the judge left"):
+        ppo.main(died.knobs, died.inputs, died.out, gold=dies)
+    assert [row["step"] for row in logged(died.out)] == [1, 2]
+    checkpoints = [ppo.main(job.knobs, job.inputs, job.out, gold=gold) for job in (whole, died)]
+    assert logged(whole.out) == logged(died.out)
+    assert len({row["kl_coef"] for row in logged(whole.out)}) == 4
+    one, other = (load_decoder(checkpoint).state_dict() for checkpoint in checkpoints)
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from plain_adamw import Plain, assert_logged, assert_same_weights
 from random_start import Start, logprobs_of, make_start, random_decoder, save, talk, text_loss
 from recording import recorded
 from test_ppo_wiring import ppo_job
-from torch import Tensor, nn
+from torch import Tensor
 from toy_task import MACHINE, Job, make_job, rows
 
 from tutelage.assistant.assistant import Assistant
@@ -49,41 +50,6 @@ def begin(tmp_path_factory) -> Start:
         write_jsonl(start.folder / f"{name}.jsonl", records)
     write_jsonl(start.folder / "heldout.jsonl", DEMONSTRATIONS * 9)  # more than one forward pass
     return start
-
-
-class Plain:
-    """AdamW by torch, on the gradient of a loss: norms are clipped, and vectors do not decay."""
-
-    def __init__(self, model: nn.Module, lr: float, decay: float, clip: float) -> None:
-        self.weights, self.clip, self.lr = list(model.parameters()), clip, lr
-        groups = [
-            {"params": [w for w in self.weights if w.dim() > 1], "weight_decay": decay},
-            {"params": [w for w in self.weights if w.dim() < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
-
-    def step(self, loss: Tensor, factor: float) -> float:
-        """Take a step at ``factor`` times the peak learning rate; the norm before clipping."""
-        gradients = torch.autograd.grad(loss, self.weights)
-        norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
-        for weight, gradient in zip(self.weights, gradients, strict=True):
-            weight.grad = gradient * min(1.0, self.clip / norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
-        self.optimizer.step()
-        return norm
-
-
-def assert_logged(row: dict[str, float], **expected: float) -> None:
-    for name, value in expected.items():
-        assert row[name] == pytest.approx(value, rel=5e-4, abs=5e-5), f"{name} after step {row['step']}"
-
-
-def assert_same_weights(one: nn.Module, other: nn.Module, atol: float = 2e-5) -> None:
-    found, wanted = one.state_dict(), other.state_dict()
-    assert set(found) == set(wanted)
-    for name in found:
-        torch.testing.assert_close(found[name], wanted[name], atol=atol, rtol=0)
 
 
 # ---- SFT
