@@ -46,8 +46,8 @@ def norm_of(gradients: Sequence[Tensor]) -> float:
 class PlainPPO:
     """Its own copies of the models, stepped by ``update``, which returns the metrics that the stage should log."""
 
-    def __init__(self, knobs: PPOSettings, policy: Decoder, critic: ScalarModel, value_clip: float | None) -> None:
-        self.knobs, self.policy, self.critic, self.value_clip = knobs, policy.eval(), critic.eval(), value_clip
+    def __init__(self, knobs: PPOSettings, policy: Decoder, critic: ScalarModel) -> None:
+        self.knobs, self.policy, self.critic = knobs, policy.eval(), critic.eval()
         self.shared = critic.decoder is policy
         self.reference, self.averaged = copy.deepcopy(policy), copy.deepcopy(policy)
         own = critic.head if self.shared else critic
@@ -57,8 +57,8 @@ class PlainPPO:
             for part, lr in zip(self.parts, (knobs.lr, knobs.value_lr), strict=True)
         ]
 
-    def update(self, drawn: Drawn, scores: Sequence[float], factor: float, *, critic_alone: bool) -> dict[str, float]:
-        """Learn from the answers, with learning rates at ``factor`` times their peak."""
+    def update(self, drawn: Drawn, scores: Sequence[float], factors: tuple[float, float]) -> dict[str, float]:
+        """Learn from the answers, with learning rates of policy and critic at ``factors`` times their peaks; 0: it waits."""
         knobs, coef = self.knobs, self.knobs.kl.coef
         prompts, n = [r.ids for r in drawn.requests], len(drawn.requests)
         pairs = list(zip(prompts, drawn.answers, strict=True))
@@ -117,8 +117,8 @@ class PlainPPO:
                     ratio = change.exp()
                     free, clipped = -advantage * ratio, -advantage * ratio.clamp(1 - knobs.clip, 1 + knobs.clip)
                     error = (values[t] - returns[i][t]) ** 2
-                    if self.value_clip is not None:
-                        moved = (values[t] - old_values[i][t]).clamp(-self.value_clip, self.value_clip)
+                    if knobs.value_clip:
+                        moved = (values[t] - old_values[i][t]).clamp(-knobs.value_clip, knobs.value_clip)
                         error = torch.maximum(error, (old_values[i][t] + moved - returns[i][t]) ** 2)
                     sums["policy_loss"] += torch.maximum(free, clipped) / count
                     sums["value_loss"] += 0.5 * error / count
@@ -126,12 +126,11 @@ class PlainPPO:
                     sums["clip_fraction"] += float(clipped > free) / count
                     sums["approx_kl_k1"] += -change.item() / count
                     sums["approx_kl_k3"] += (ratio - 1 - change).item() / count
-            # A policy that waits has a gradient of 0, not none: Adam counts its steps.
-            loss = knobs.value_coef * sums["value_loss"] + (not critic_alone) * sums["policy_loss"]
+            loss = knobs.value_coef * sums["value_loss"] + (sums["policy_loss"] if factors[0] else 0)
             if step.windows:
                 sums["ptx_loss"] = text_loss(self.policy, step.windows)
                 loss = loss + knobs.ptx.coef * sums["ptx_loss"]
-            metrics["grad_norm"] = self.step(loss, factor)
+            metrics["grad_norm"] = self.step(loss, factors)
             logged.append({name: float(torch.as_tensor(value).detach()) for name, value in sums.items()})
         metrics |= {name: fmean(row[name] for row in logged) for name in logged[0]}
         with torch.no_grad():
@@ -139,14 +138,16 @@ class PlainPPO:
                 kept.copy_(knobs.average * kept + (1 - knobs.average) * live)
         return metrics
 
-    def step(self, loss: Tensor, factor: float) -> float:
+    def step(self, loss: Tensor, factors: tuple[float, float]) -> float:
         """Take an optimiser step; the norm of the policy's gradient before clipping."""
         norms = []
         everything = [weight for part in self.parts for weight in part]
         found = dict(zip(everything, torch.autograd.grad(loss, everything, allow_unused=True), strict=True))
-        for part, optimizer, peak in zip(
-            self.parts, self.optimizers, (self.knobs.lr, self.knobs.value_lr), strict=True
-        ):
+        peaks = (self.knobs.lr, self.knobs.value_lr)
+        for part, optimizer, peak, factor in zip(self.parts, self.optimizers, peaks, factors, strict=True):
+            if not factor:
+                norms.append(0.0)
+                continue
             gradients = [found[weight] for weight in part if found[weight] is not None]
             norms.append(norm_of(gradients))
             scale = min(1.0, self.knobs.gradient_clip / (norms[-1] + 1e-6)) if self.knobs.gradient_clip else 1.0

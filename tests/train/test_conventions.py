@@ -140,7 +140,7 @@ def test_rows_depend_on_themselves_alone(rollouts):
 
 def test_the_farthest_ratio_is_that_of_the_token_that_moved_most(rollouts):
     batch, _ = experience(rollouts, torch.zeros(8), some_models(tiny(), tiny_scorer()), 0.1, some_settings(), WHOLE)
-    new, _ = answer_logprobs(tiny(9), tiny(9)(rollouts.ids), rollouts, 1.0)
+    new = answer_logprobs(tiny(9), tiny(9)(rollouts.ids), rollouts, 1.0)
     ratios = [math.exp(x) for x in (new - batch.logprobs)[rollouts.mask].tolist()]
     stats = minibatch_backward(some_models(tiny(9), tiny_scorer()), batch, torch.arange(8).split(3), some_settings())
     assert stats["farthest_ratio"] == pytest.approx(max(ratios, key=lambda ratio: abs(ratio - 1)), rel=1e-3)

@@ -25,6 +25,7 @@ from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
+from tutelage.seeds import derive
 from tutelage.text.chat import render, render_answers
 from tutelage.train import pretrain, reward, sft
 
@@ -206,7 +207,8 @@ def pretrain_job(begin: Start, out: Path, **changes: Any) -> Job:
 
 def bits_per_byte(begin: Start, model: Decoder, sequence: int) -> float:
     """Every token of the Chinese text but the first, in windows that are read one after another."""
-    stream = [i for d in CHINESE for i in (begin.tokenizer.bos_id, *begin.tokenizer.encode(d.text))]
+    order = sorted(range(len(CHINESE)), key=lambda i: derive(0, "heldout.documents", i))
+    stream = [i for d in (CHINESE[i] for i in order) for i in (begin.tokenizer.bos_id, *begin.tokenizer.encode(d.text))]
     nats = 0.0
     with torch.no_grad():
         for start in range(0, len(stream) - 1, sequence):
