@@ -12,7 +12,7 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_prompts, write_jsonl
 from tutelage.errors import UsageError
 from tutelage.evaluate.compare import measure_all, results_of
-from tutelage.evaluate.measure import Yardsticks
+from tutelage.evaluate.measure import Measures
 from tutelage.evaluate.report.view import comparison_table
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import require_kind
@@ -82,8 +82,8 @@ def compare(
         require_kind(resolve_model(reward_model), "scalar")
     asked = list(read_prompts(prompts))
     judge = load_judge(world).judge if world else None
-    yardsticks = Yardsticks(judge, reward_model, reference=b, device=device)
-    measured = measure_all({"a": a, "b": b}, asked, sampling, yardsticks)
+    measures = Measures(judge, reward_model, reference=b, device=device)
+    measured = measure_all({"a": a, "b": b}, asked, sampling, measures)
     results = results_of(measured, ["b"], TIE_THRESHOLD if judge else None) | {"reference": "b"}
     console().print(comparison_table(results), comparison_table(results, families=True) if judge else "")
     figures = results["models"]["a"]
