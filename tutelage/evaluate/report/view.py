@@ -30,11 +30,11 @@ def fixed(digits: int) -> Show:
 
 
 def span(ends: Sequence[float] | None, show: Show = percent) -> str:
-    """(0.67, 0.737) -> 67.0–73.7%, (-0.5, -0.2) -> −0.5 … −0.2; nothing without an interval."""
+    """(0.67, 0.737) -> 67.0–73.7%, (-0.5, 0.2) -> −0.5 … 0.2; nothing without an interval."""
     if not ends:
         return ""
     low, high = show(ends[0]).removesuffix("%"), show(ends[1])
-    return f"{low} … {high}" if high.startswith("−") else f"{low}–{high}"
+    return f"{low} … {high}" if low.startswith("−") else f"{low}–{high}"
 
 
 def number(row: Row, key: str) -> float | None:
