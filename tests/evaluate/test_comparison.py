@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from toy_task import right
 
+from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_rankings
 from tutelage.errors import DataError, UsageError
-from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, main
-from tutelage.evaluate.measure import Measured, shots_like
-from tutelage.records import Answers, Completion, Conversation, Message, Prompt
+from tutelage.evaluate import measure as measure_module
+from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, in_words, main, sample_rows
+from tutelage.evaluate.measure import Measured, divergence, shots_like
+from tutelage.model.likelihood import negative_log_likelihood
+from tutelage.records import Answers, Completion, Conversation, ImagePart, Message, Prompt, TextPart, ToolCall
 
 
 def measured(gold: list[float] | None, reward: list[float] | None = None) -> Measured:
@@ -64,6 +67,37 @@ def test_shots_of_unknown_families_or_long_dialogues_are_the_shortest_there_are(
     chosen = choose(Prompt(messages=(Message(role="user", content="x"),), meta={"family": "never seen"}))
     assert len(chosen) == 3
     assert all(shot in long[:64] for shot in chosen)
+
+
+def test_samples_show_messages_as_text_with_their_parts_and_tool_calls():
+    parts = (TextPart(text="What is "), ImagePart(image="hat.png"), TextPart(text="?"))
+    call = Message(role="assistant", content="Let me see.", tool_calls=(ToolCall(name="look", arguments={"at": "帽"}),))
+    asked = (Message(role="user", content=parts), call, Message(role="tool", content="A hat."))
+    one = Measured([Answers(prompt=Prompt(messages=asked), completions=(Completion(text="A hat."),))])
+    (row,) = sample_rows({"one": one})
+    assert [message["content"] for message in row["prompt"]] == [
+        "What is [hat.png]?", 'Let me see.\nlook({"at": "帽"})', "A hat.",
+    ]  # fmt: skip
+    assert in_words(call.model_copy(update={"content": ""})) == 'look({"at": "帽"})'
+
+
+def test_divergence_equals_that_of_single_rows_and_pads_little(base, tuned, monkeypatch):
+    policy, reference = (Assistant.load(folder, device="cpu", dtype="fp32") for folder in (tuned, base))
+    lengths = [3] * 20 + [100]
+    asked = [Prompt(messages=(Message(role="user", content="hat " * n),)) for n in lengths]
+    answers = [Answers(prompt=prompt, completions=(Completion(text="red."),)) for prompt in asked]
+    alone = [divergence(policy, reference, [item]) for item in answers]
+    shapes = []
+
+    def spy(model, ids, *rest):
+        shapes.append(ids.shape)
+        return negative_log_likelihood(model, ids, *rest)
+
+    monkeypatch.setattr(measure_module, "negative_log_likelihood", spy)
+    assert divergence(policy, reference, answers) == pytest.approx(sum(alone) / len(alone), rel=1e-4)
+    longest = max(width for _, width in shapes)
+    # One forward pass of all rows would take longest * 21 places for each of the two models.
+    assert sum(rows * width for rows, width in shapes) < longest * 21 * 2 / 2
 
 
 # ---- the step

@@ -13,7 +13,7 @@ from tutelage.data.formats import ON_BAD, OnBad, write_jsonl
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import UsageError
 from tutelage.evaluate.compare import measure_all, results_of
-from tutelage.evaluate.measure import Yardsticks
+from tutelage.evaluate.measure import Measures
 from tutelage.evaluate.report.view import comparison_table
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of, require_kind
@@ -91,8 +91,8 @@ def compare(
     models = [(Tokenizer.load(folder), context_of(folder) - 1) for folder in folders]
     asked, _, _ = fitting_prompts(prompts, models, on_bad)
     judge = load_judge(world).judge if world else None
-    yardsticks = Yardsticks(judge, reward_model, reference=b, device=device)
-    measured = measure_all({"a": a, "b": b}, asked, sampling, yardsticks)
+    measures = Measures(judge, reward_model, reference=b, device=device)
+    measured = measure_all({"a": a, "b": b}, asked, sampling, measures)
     results = results_of(measured, ["b"], TIE_THRESHOLD if judge else None) | {"reference": "b"}
     console().print(comparison_table(results), comparison_table(results, families=True) if judge else "")
     figures = results["models"]["a"]

@@ -23,14 +23,14 @@ from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import RecipeError
 from tutelage.evaluate.judge import Judge
-from tutelage.evaluate.measure import GROUPS, Measured, Yardsticks, measure, members_of, shots_like
+from tutelage.evaluate.measure import GROUPS, Measured, Measures, indices_by, measure, shots_like
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.statistics import win_rate
 from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of
 from tutelage.model.hub import resolve_model
-from tutelage.records import Prompt, Ranking
+from tutelage.records import Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Settings, nearest
@@ -110,10 +110,10 @@ def main(
         if run.finished:
             return out
         scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
-        yardsticks = Yardsticks(judge, scorer, reference, text, knobs.device, knobs.dtype)
+        measures = Measures(judge, scorer, reference, text, knobs.device, knobs.dtype)
         longest, seed = knobs.max_new_tokens, derive(knobs.seed, "evaluate.answers")
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
-        measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, yardsticks, _shots(knobs, inputs))
+        measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, measures, _shots(knobs, inputs))
         results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
             "reference": next((name for name, path in inputs.models.items() if path == reference), None),
             "reward_models": _reward_models(knobs, inputs, ranking_figures),
@@ -132,7 +132,7 @@ def measure_all(
     models: Mapping[str, Path],
     prompts: Sequence[Prompt],
     sampling: Sampling,
-    yardsticks: Yardsticks,
+    measures: Measures,
     shots: Mapping[str, Shots] | None = None,
 ) -> dict[str, Measured]:
     """Measure the models one after another. Models with ``shots`` are asked in plain text.
@@ -142,7 +142,7 @@ def measure_all(
     measured: dict[str, Measured] = {}
     for name, checkpoint in models.items():
         twin = next((other for other in measured if models[other] == checkpoint), None)
-        with_text = yardsticks if twin is None else replace(yardsticks, heldout_text=None)
+        with_text = measures if twin is None else replace(measures, heldout_text=None)
         one = measure(checkpoint, prompts, sampling, with_text, (shots or {}).get(name))
         if twin is not None:
             one.figures.update(same_as=twin, bits_per_byte=measured[twin].figures["bits_per_byte"])
@@ -171,7 +171,7 @@ def add_win_rates(measured: Mapping[str, Measured], against: Sequence[str], clea
     a labeller could not see, such as the shorter of two wrong answers.
     """
     for one in measured.values():
-        families = members_of([a.prompt for a in one.answers], GROUPS["families"])
+        families = indices_by([a.prompt for a in one.answers], GROUPS["families"])
         for other in against:
             mine, theirs = one.quality, measured[other].quality
             rates = {"": win_rate(mine, theirs)}
@@ -192,13 +192,21 @@ def sample_rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
     prompts = [item.prompt for item in next(iter(measured.values())).answers]
     return [
         {
-            "prompt": [message.model_dump() for message in prompt.messages],
+            "prompt": [{"role": message.role, "content": in_words(message)} for message in prompt.messages],
             "family": prompt.meta.get("family", prompt.source),
             "language": prompt.meta.get("language", ""),
             "answers": {name: one.sample(i) for name, one in measured.items()},
         }
         for i, prompt in enumerate(prompts)
     ]
+
+
+def in_words(message: Message) -> str:
+    """A message as text: its parts joined, a picture by its name, and a line for each tool call."""
+    parts = [message.content] if isinstance(message.content, str) else message.content
+    shown = "".join(p if isinstance(p, str) else p.text if isinstance(p, TextPart) else f"[{p.image}]" for p in parts)
+    calls = [f"{call.name}({json.dumps(call.arguments, ensure_ascii=False)})" for call in message.tool_calls]
+    return "\n".join([*([shown] if shown or not calls else []), *calls])
 
 
 def compression(inputs: EvaluateInputs) -> dict[str, float]:
