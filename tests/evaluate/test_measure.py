@@ -17,7 +17,7 @@ from random_start import Start, logprobs_of, make_start, random_decoder, save, t
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, main, measure_all, results_of
-from tutelage.evaluate.measure import Measured, Yardsticks, divergence, gold_figures, measure, written_length
+from tutelage.evaluate.measure import Measured, Measures, divergence, gold_figures, measure, written_length
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.generate.engine import Engine
 from tutelage.generate.sampler import Sampling
@@ -59,8 +59,8 @@ def begin(tmp_path_factory) -> Start:
     return start
 
 
-def yardsticks(begin: Start, **some: object) -> Yardsticks:
-    return replace(Yardsticks(device="cpu", dtype="fp32"), **some)
+def measures(begin: Start, **some: object) -> Measures:
+    return replace(Measures(device="cpu", dtype="fp32"), **some)
 
 
 def kl_of(begin: Start, model: str, reference: str, answers: Sequence[Answers]) -> float:
@@ -80,16 +80,16 @@ def kl_of(begin: Start, model: str, reference: str, answers: Sequence[Answers]) 
 
 
 def test_the_kl_of_two_models_is_summed_over_the_tokens_of_the_answers(begin):
-    found = measure(begin.folder / "sft", PROMPTS, SAMPLING, yardsticks(begin, reference=begin.folder / "other"))
+    found = measure(begin.folder / "sft", PROMPTS, SAMPLING, measures(begin, reference=begin.folder / "other"))
     assert found.figures["kl"] == pytest.approx(kl_of(begin, "sft", "other", found.answers), rel=1e-4)
     assert found.figures["kl"] > 1
-    back = measure(begin.folder / "other", PROMPTS, SAMPLING, yardsticks(begin, reference=begin.folder / "sft"))
+    back = measure(begin.folder / "other", PROMPTS, SAMPLING, measures(begin, reference=begin.folder / "sft"))
     assert back.figures["kl"] == pytest.approx(kl_of(begin, "other", "sft", back.answers), rel=1e-4)
     assert back.figures["kl"] > 1
 
 
 def test_the_kl_is_that_of_temperature_one_whatever_the_answers_are_sampled_at(begin):
-    against = yardsticks(begin, reference=begin.folder / "other")
+    against = measures(begin, reference=begin.folder / "other")
     one = measure(begin.folder / "sft", PROMPTS, SAMPLING, against)
     cold = measure(begin.folder / "sft", PROMPTS, SAMPLING.model_copy(update={"temperature": 0.3}), against)
     assert [a.completions[0].ids for a in cold.answers] != [a.completions[0].ids for a in one.answers]
@@ -107,7 +107,7 @@ def test_the_kl_of_answers_whose_tokens_are_not_known_counts_the_end_of_finished
 
 
 def test_lengths_ends_and_rewards_by_a_loop(begin):
-    found = measure(begin.folder / "sft", PROMPTS, SAMPLING, yardsticks(begin, reward_model=begin.folder / "reward"))
+    found = measure(begin.folder / "sft", PROMPTS, SAMPLING, measures(begin, reward_model=begin.folder / "reward"))
     completions = [item.completions[0] for item in found.answers]
     written = [[i for i in c.ids if i != begin.tokenizer.end_id] for c in completions]
     assert found.figures["length"] == fmean(map(len, written))
@@ -136,7 +136,7 @@ def test_the_length_of_an_answer_does_not_count_what_ends_it(begin):
 
 
 def test_gold_figures_by_family_and_language_by_a_loop(begin):
-    found = measure(begin.folder / "sft", PROMPTS, SAMPLING, yardsticks(begin, judge=judge))
+    found = measure(begin.folder / "sft", PROMPTS, SAMPLING, measures(begin, judge=judge))
     verdicts = [judge(a.prompt, a.completions[0].text, a.completions[0].finished) for a in found.answers]
     assert found.quality == found.gold == [verdict.score for verdict in verdicts]
     assert found.figures["gold"] == pytest.approx(fmean(found.gold))
@@ -159,7 +159,7 @@ def test_the_interval_of_gold_scores_by_hand():
 
 def test_bits_per_byte_of_chinese_text_by_a_loop(begin):
     found = measure(
-        begin.folder / "sft", PROMPTS[:1], SAMPLING, yardsticks(begin, heldout_text=begin.folder / "chinese.jsonl")
+        begin.folder / "sft", PROMPTS[:1], SAMPLING, measures(begin, heldout_text=begin.folder / "chinese.jsonl")
     )
     stream = [i for d in CHINESE for i in (begin.tokenizer.bos_id, *begin.tokenizer.encode(d.text))]
     model, nats = load_decoder(begin.folder / "sft").eval(), 0.0
@@ -177,7 +177,7 @@ def test_a_uniform_model_needs_log2_v_bits_per_token(begin, tmp_path):
     with torch.no_grad():
         uniform.unembed.weight.zero_()
     save(tmp_path / "uniform", uniform, begin.tokenizer)
-    some = yardsticks(begin, heldout_text=begin.folder / "chinese.jsonl")
+    some = measures(begin, heldout_text=begin.folder / "chinese.jsonl")
     found = measure(tmp_path / "uniform", PROMPTS[:1], SAMPLING, some)
     tokens = sum(1 + len(begin.tokenizer.encode(d.text)) for d in CHINESE)
     size = sum(len(d.text.encode("utf-8")) for d in CHINESE)
@@ -190,7 +190,7 @@ def test_a_uniform_model_needs_log2_v_bits_per_token(begin, tmp_path):
 
 def test_win_rates_of_two_models_overall_and_by_family_by_a_loop(begin):
     models = {name: begin.folder / name for name in ("sft", "other")}
-    measured = measure_all(models, PROMPTS, SAMPLING, yardsticks(begin, judge=judge))
+    measured = measure_all(models, PROMPTS, SAMPLING, measures(begin, judge=judge))
     results = results_of(measured, ["sft"], 0.15)
     pairs = list(zip(measured["other"].gold, measured["sft"].gold, strict=True))
     figures = results["models"]["other"]
@@ -267,7 +267,7 @@ def test_the_step_asks_every_model_the_same_prompts_with_its_settings(begin, tmp
 def test_without_a_judge_the_reward_model_decides_and_nothing_is_clear(begin):
     models = {name: begin.folder / name for name in ("sft", "other")}
     measured: dict[str, Measured] = measure_all(
-        models, PROMPTS, SAMPLING, yardsticks(begin, reward_model=begin.folder / "reward")
+        models, PROMPTS, SAMPLING, measures(begin, reward_model=begin.folder / "reward")
     )
     figures = results_of(measured, ["sft"], None)["models"]["other"]
     wins = sum(a > b for a, b in zip(measured["other"].reward, measured["sft"].reward, strict=True))
