@@ -21,7 +21,7 @@ from jinja2.visitor import NodeTransformer
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message
-from tutelage.runs.clock import present_time
+from tutelage.seeds import present_time
 from tutelage.text.imported.marks import NotFollowed, Written, authors, bare, follow, mark, percent, printed
 from tutelage.text.layout import message_fields
 
