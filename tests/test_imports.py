@@ -20,7 +20,7 @@ ALLOWED = {
     "files": set(),
     "seeds": set(),
     "screen": set(),
-    "runs": {"errors", "settings", "files", "screen", "__version__"},
+    "runs": {"errors", "settings", "files", "seeds", "screen", "__version__"},
     "world": EVERYBODY,
     "text": EVERYBODY,
     "data": EVERYBODY | {"text", "runs"},

@@ -25,7 +25,7 @@ from tutelage.data.tokens.batches import encode_conversations, fitting_prompts
 from tutelage.data.writing import write_records
 from tutelage.errors import DataError
 from tutelage.records import Conversation, Document, Message, Ranking
-from tutelage.text import Tokenizer, render
+from tutelage.text import Tokenizer, render, render_answers
 from tutelage.train.rankings import encode_rankings
 from tutelage.train.sft import fitting_conversations
 
@@ -104,8 +104,15 @@ def test_a_marked_row_is_left_out_and_counted(tmp_path, row):
 
 def test_the_weight_of_a_pair_is_the_rankings(tmp_path):
     pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
-    [got] = read_rankings(jsonl(tmp_path, pair | {"weight": 0.5}))
-    assert (got.weight, got.prompt.meta) == (0.5, {})
+    scored = {
+        "instruction": "q",
+        "completions": [{"response": "a", "overall_score": 2}, {"response": "b", "overall_score": 1}],
+    }
+    compared = {"instruction": "q", "output_1": "a", "output_2": "b", "preference": 1}
+    hh = {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}
+    for row in (pair, scored, compared, hh):
+        [got] = read_rankings(jsonl(tmp_path, row | {"weight": 0.5}))
+        assert (got.weight, got.prompt.meta.get("weight")) == (0.5, None)
     with pytest.raises(DataError, match="'weight': is not a weight"):
         list(read_rankings(jsonl(tmp_path, pair | {"weight": 0})))
 
@@ -157,22 +164,35 @@ def test_thoughts_are_kept(tmp_path, row, name):
     assert (got.messages[-1].text, got.messages[-1].reasoning, got.meta) == ("a", "hm", {})
 
 
-def test_answers_of_rankings_that_are_more_than_text_are_counted(tmp_path):
+def test_answers_of_rankings_keep_thoughts_and_tool_calls(tmp_path):
     asked = [{"role": "user", "content": "q"}]
-    side = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    rejects = Rejects()
-    row = {"prompt": asked, "chosen": [side], "rejected": [{"role": "assistant", "content": "b"}]}
-    assert not list(read_rankings(jsonl(tmp_path, row), rejects=rejects))
-    scored = [{"response": text, "overall_score": i} for i, text in enumerate("abc")]
-    scored[2]["reasoning"] = "hm"
-    [got] = read_rankings(jsonl(tmp_path, {"instruction": "q", "completions": scored}), rejects=rejects)
-    assert [completion.text for completion in got.completions] == ["a", "b"]
-    assert sorted(rejects.counts.values()) == [1, 1]
-    assert all("more than text" in reason for reason in rejects.counts)
+    sides = {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "assistant", "content": "b"}
+    rows = [{"prompt": asked, "chosen": [side], "rejected": [other]} for side, other in (sides, sides[::-1])]
+    scored = [{"response": text, "overall_score": 3 - i} for i, text in enumerate(("", "b"))]
+    rows.append({"instruction": "q", "completions": [scored[0] | {"tool_calls": [CALL], "thinking": "hm"}, scored[1]]})
     own = {"prompt": {"messages": asked}, "completions": [{"text": "", "tool_calls": [CALL]}, {"text": "b"}]}
-    for read, extra in ((read_answers, {}), (read_rankings, {"ranks": [1, 2]})):
-        with pytest.raises(DataError, match=r"'completions\.0\.tool_calls': is not a field that is known here"):
-            list(read(jsonl(tmp_path, own | extra)))
+    rows += [own, own | {"ranks": [1, 2]}]
+    tokenizer = Tokenizer.train(["q b weather city Riga"] * 5, 290)
+    for row, read in zip(rows, [read_rankings, read_rankings, read_rankings, read_answers, read_rankings], strict=True):
+        [got] = read(jsonl(tmp_path, row))
+        calling = next(completion for completion in got.completions if completion.text == "")
+        assert [(call.name, call.arguments["city"]) for call in calling.tool_calls] == [("weather", "Riga")]
+        assert calling.reasoning == ("hm" if "instruction" in row else "")
+        for name in ("x.jsonl", "x.parquet"):
+            write_records(tmp_path / "own" / name, [got])
+            assert list(read(tmp_path / "own" / name)) == [got]
+        prompt, (ids, _) = render_answers(tokenizer, got.prompt.messages, [calling.message, "b"])
+        assert prompt + ids == render(tokenizer, [*got.prompt.messages, calling.message]).ids
+        assert '"name": "weather"' in tokenizer.decode(ids)
+        if isinstance(got, Ranking):
+            [example], _ = encode_rankings([("", got)], tokenizer, 999)
+            assert ids in example.completions
+            assert not write_records(tmp_path / "pair.jsonl", [got], "preference").lost
+            assert next(read_rankings(tmp_path / "pair.jsonl")).completions[0].tool_calls == (
+                got.completions[0].tool_calls
+            )
+            with pytest.raises(DataError, match="one of its answers is more than text"):
+                write_records(tmp_path / "hh.jsonl", [got], "hh")
 
 
 @pytest.mark.parametrize("column", ["system", "system_prompt", "system_message"])
@@ -186,6 +206,19 @@ def test_system_messages_are_kept(tmp_path, column):
         assert (says(got)[0], got.meta) == (("system", "Be brief."), {})
     [asked] = read_prompts(jsonl(tmp_path, {"prompt": "q", column: "Be brief."}))
     assert says(asked)[0] == ("system", "Be brief.")
+
+
+def test_inputs_and_system_messages_of_ranked_instructions_are_kept(tmp_path):
+    asked = {"instruction": "Add.", "input": "1 + 1", "system": "Be brief."}
+    compared = {"output_1": "2", "output_2": "3", "preference": 1}
+    scored = {"completions": [{"response": "2", "overall_score": 2}, {"response": "3", "overall_score": 1}]}
+    for rest in (compared, scored, {"chosen": "2", "rejected": "3"}):
+        [got] = read_rankings(jsonl(tmp_path, asked | rest))
+        assert says(got.prompt) == [("system", "Be brief."), ("user", "Add.\n\n1 + 1")]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    [own] = read_conversations(jsonl(tmp_path, {"messages": turns, "system": "Be brief."}))
+    [prompt] = read_prompts(jsonl(tmp_path, {"messages": turns[:1], "system": "Be brief."}))
+    assert says(own)[0] == says(prompt)[0] == ("system", "Be brief.")
 
 
 def test_a_refusal_is_the_answer(tmp_path):
@@ -386,8 +419,9 @@ def ranking(count, **more):
     [
         (read_rankings, ranking(10), "'completions': has 10 entries, and at most 9 are allowed"),
         (read_rankings, ranking(1), "'completions': has 1 entries, and at least 2 are needed"),
-        (read_rankings, ranking(2, weight=0), "'weight': is not above 0.0, found 0"),
-        (read_rankings, ranking(2, weight="x"), "'weight': is not a number"),
+        (read_rankings, ranking(2, weight=0), "'weight': is not a weight; expected a number above 0, found 0"),
+        (read_rankings, ranking(2, weight="x"), "'weight': is not a weight"),
+        (read_rankings, ranking(2, seconds="x"), "'seconds': is not a number"),
         (read_rankings, ranking(2, ranks=[0, 1]), "ranks start at 1"),
         (read_rankings, ranking(2, ranks=[1, 2.5]), "'ranks.1': is not a whole number, found 2.5"),
         (read_rankings, ranking(2, all_bad="?"), "'all_bad': is neither true nor false"),

@@ -155,12 +155,16 @@ def test_unknown_fields_of_turns_go_to_meta(write):
         list(read_answers(write(own)))
 
 
-def test_a_preference_whose_answer_is_more_than_text_is_counted(write):
+def test_a_preference_keeps_tool_calls_and_counts_pictures(write):
     good = {"role": "assistant", "content": "", "tool_calls": OPENAI[2]["tool_calls"]}
     row = {"prompt": "q", "chosen": [good], "rejected": [{"role": "assistant", "content": "b"}]}
+    got = one(read_rankings(write(row)))
+    assert got.completions[0].tool_calls == TALK.messages[2].tool_calls
+    assert got.completions[0].message == TALK.messages[2].model_copy(update={"content": "", "reasoning": ""})
+    picture = {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "x.png"}}]}
     rejects = Rejects()
-    assert list(read_rankings(write(row), rejects=rejects)) == []
-    assert rejects.counts == {"an answer is more than text: tool calls, reasoning or parts": 1}
+    assert list(read_rankings(write(row | {"chosen": [picture]}), rejects=rejects)) == []
+    assert rejects.counts == {"an answer has pictures": 1}
 
 
 ASKED = Prompt(messages=TALK.messages[:4], id="p1")

@@ -8,8 +8,8 @@ import pytest
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message, TextPart, ToolCall
-from tutelage.runs.clock import stopped_at
 from tutelage.runs.folder import open_run
+from tutelage.seeds import stopped_at
 from tutelage.settings import Inputs, Settings
 from tutelage.text.imported.template import Template
 from tutelage.text.layout import message_fields

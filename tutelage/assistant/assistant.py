@@ -153,7 +153,7 @@ class Assistant:
         rendered = [r.until_end().ids for r in render_batch(self.tokenizer, talks)]
         for i, done in enumerate(finished or ()):
             if not done:
-                prompt, answer = render_answers(self.tokenizer, talks[i][:-1], [talks[i][-1].text], [False])
+                prompt, answer = render_answers(self.tokenizer, talks[i][:-1], [talks[i][-1]], [False])
                 rendered[i] = prompt + answer[0]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
         if order and (tokens := len(rendered[order[-1]])) > self.context:

@@ -37,8 +37,8 @@ from typing import IO, Any
 from tutelage import __version__
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, TutelageError, UsageError
 from tutelage.files import sync_file, write_atomic
-from tutelage.runs.clock import stopped_at
 from tutelage.runs.lineage import LINEAGE, ancestors, code_version, command_line, now, read_lineage
+from tutelage.seeds import stopped_at
 from tutelage.settings import Inputs, Settings, flat, plain, read_yaml, write_yaml
 
 _PLACE_OR_SPEED = {

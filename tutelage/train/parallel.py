@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from tutelage.errors import TrainingError, TutelageError
 from tutelage.model.hub import resolve_model
-from tutelage.runs.clock import stopped_at
 from tutelage.runs.folder import RunFolder, open_run
+from tutelage.seeds import stopped_at
 from tutelage.settings import Inputs, Settings
 
 T = TypeVar("T")

@@ -151,7 +151,7 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
         windows = derive(knobs.seed, "pretrain.windows")
         sequence, on_bad = knobs.sequence, knobs.on_bad
         mixture = text_mixture(inputs.text, knobs.weights, sequence, windows, model, tokenizer, run, on_bad)
-        heldout = HeldoutText.read(inputs.heldout, tokenizer, knobs.sequence) if inputs.heldout else None
+        heldout = HeldoutText.read(inputs.heldout, tokenizer, sequence, on_bad=on_bad) if inputs.heldout else None
 
         loss_of = text_loss
         if knobs.compile:

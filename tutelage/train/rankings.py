@@ -50,13 +50,13 @@ def encode_rankings(
         if len(set(ranking.ranks)) < 2:
             reasons["all tied"] += 1
             continue
-        same = (text_of(ranking.prompt.messages), *((c.text, c.finished) for c in ranking.completions))
+        same = (text_of(ranking.prompt.messages), *((repr(c.message), c.finished) for c in ranking.completions))
         if same in examples:
             examples[same].ranks.append(ranking.ranks)
             continue
-        texts, finished = [c.text for c in ranking.completions], [c.finished for c in ranking.completions]
+        answers, finished = zip(*((c.message, c.finished) for c in ranking.completions), strict=True)
         try:
-            prompt, completions = render_answers(tokenizer, ranking.prompt.messages, texts, finished)
+            prompt, completions = render_answers(tokenizer, ranking.prompt.messages, answers, finished)
         except UsageError as error:
             if on_bad == "stop":
                 raise DataError(str(error), path=place or None) from None

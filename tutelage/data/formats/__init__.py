@@ -16,6 +16,7 @@ Each module holds a family of formats: how its rows are recognised, read and wri
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from pydantic import ValidationError
 from tutelage.data.formats import conversations, oasst, own, preferences
 from tutelage.data.formats.own import write_jsonl as write_jsonl
 from tutelage.data.formats.parts import Format, Reader, Writer, invalid, learns, plural, present
-from tutelage.data.read.rows import LeftOut, Row, RowError, Skip
+from tutelage.data.read.rows import LeftOut, Row, RowError, Skip, check
 from tutelage.data.read.rows import Rejects as Rejects
 from tutelage.data.read.sources import ANY_FILE, Source, data_files, holds_rows, name_below, read_rows
 from tutelage.errors import DataError
@@ -241,7 +242,10 @@ def _converted(kind: type[Record], reader: Reader | None, row: Row) -> Iterator[
         if kind is Conversation and learns(value) is False:
             yield Skip("marked as not to be learnt")
         else:
-            yield from reader(value)
+            weight = _weight(value) if kind is Ranking else None
+            for record in reader(value):
+                weighted = isinstance(record, Ranking) and weight is not None
+                yield record.model_copy(update={"weight": weight}) if weighted else record
     except LeftOut as reason:
         yield Skip(str(reason))
     except RowError as bad:
@@ -255,8 +259,17 @@ def _converted(kind: type[Record], reader: Reader | None, row: Row) -> Iterator[
         raise DataError("is not like the first row", path=row.where, field=field, found=fields) from None
 
 
+def _weight(row: dict[str, Any]) -> float | None:
+    """How much a ranking counts, whatever its format."""
+    weight = row.get("weight", 1.0)
+    good = isinstance(weight, int | float) and 0 < weight < math.inf
+    check(good, "is not a weight", "weight", "a number above 0", weight)
+    return float(weight) if "weight" in row else None
+
+
 def _reason(row: Row, error: DataError, source: Source) -> str:
     """Why a row is rejected, without positions in lists: "messages.3.role" and "messages.5.role" count together."""
     if error is row.value and error.field is None:
         return f"{WRONG}: not readable" if holds_rows(source) else "line in another encoding"
-    return f"{WRONG}: " + ".".join(part for part in (error.field or "whole").split(".") if not part.isdigit())
+    parts = (error.field or "whole").split(".")
+    return f"{WRONG}: " + repr(".".join(part for part in parts if not part.isdigit()))[1:-1]

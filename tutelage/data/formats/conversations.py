@@ -29,8 +29,11 @@ def alpaca(row: parts.Fields) -> Iterator[Conversation | Skip]:
     """``{instruction, input?, output, system?, history?}``; history is a list of [question, answer]."""
     answer = answer_of(row, parts.text_field(row, "output"))
     messages = (*alpaca_prompt(row), answer)
-    meta = parts.other_columns(row, "instruction", "input", "output", "history", *SYSTEM, *OF_ANSWERS)
+    meta = parts.other_columns(row, "output", *ALPACA, *SYSTEM, *OF_ANSWERS)
     yield Conversation(messages=messages, meta=meta) if says_something(answer) else Skip("empty output")
+
+
+ALPACA = ["instruction", "input", "history"]
 
 
 def alpaca_prompt(row: parts.Fields) -> tuple[Message, ...]:

@@ -117,7 +117,7 @@ def other_columns(row: Fields, *known: str) -> dict[str, Any]:
     ``meta`` may also be the object's JSON as text: that is how tables hold it, which need one type per column. What the
     turns of a known column hold beyond a Message stays under the column's name, one object per turn.
     """
-    others = {k: v for k, v in row.items() if k not in known and v not in _EMPTY}
+    others = {k: v for k, v in row.items() if k not in known and k not in _OF_ROWS and v not in _EMPTY}
     others |= {name: extras for name in known if any(extras := beyond_messages(row.get(name)))}
     given = object_of(others.get("meta"))
     return others if given is None else given | {k: v for k, v in others.items() if k != "meta"}
@@ -152,6 +152,7 @@ def learns(holder: Fields, field: str = "") -> bool | None:
     return said
 
 
+_OF_ROWS = {*_LEARN, *_MASK}
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _OF_MESSAGES = {"from", "value", "content", "thinking", "reasoning_content", "function_call", *Message.model_fields}
 _OF_MESSAGES |= {"refusal", *_LEARN, *_MASK}

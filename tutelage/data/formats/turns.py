@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tutelage.data.formats import parts
 from tutelage.data.read.rows import LeftOut, RowError, check
-from tutelage.records import Conversation, ImagePart, Message, Part, Role, TextPart, ToolCall
+from tutelage.records import Completion, Conversation, ImagePart, Message, Part, Role, TextPart, ToolCall
 
 _NAMES: tuple[tuple[Role, str], ...] = (
     ("system", "system"),
@@ -46,6 +46,12 @@ OF_ANSWERS = ["reasoning", "reasoning_content", "thinking", "tool_calls", "funct
 def answer_of(row: parts.Fields, text: str) -> Message:
     """An answer whose text, thoughts and tool calls are columns of a row."""
     return _message({k: row[k] for k in OF_ANSWERS if k in row} | {"role": "assistant", "content": text}, "")
+
+
+def completion_of(answer: Message, model: str = "") -> Completion:
+    """An answer of a ranking."""
+    same = {name: getattr(answer, name) for name in ("text", "reasoning", "tool_calls", "evidence", "citations")}
+    return Completion(model=model, **same)
 
 
 def says_something(answer: Message) -> bool:
@@ -112,7 +118,7 @@ def _message(turn: Any, field: str) -> Message:
             role=role,
             content=content,
             reasoning=next((turn[k] for k in ("reasoning", "reasoning_content", "thinking") if turn.get(k)), ""),
-            tool_calls=tuple(_tool_call(call, f"{at}tool_calls.{i}") for i, call in enumerate(calls)),
+            tool_calls=tuple(tool_call(call, f"{at}tool_calls.{i}") for i, call in enumerate(calls)),
             tool_call_id=parts.as_text(turn.get("tool_call_id")),
             name=parts.as_text(turn.get("name")),
             evidence=turn.get("evidence") or (),
@@ -136,7 +142,7 @@ def _part(part: Any, field: str) -> Part:
     raise RowError("is not a part of a message", field, _EXPECTED_PART, part)
 
 
-def _tool_call(value: Any, field: str) -> ToolCall:
+def tool_call(value: Any, field: str) -> ToolCall:
     inner = value.get("function", value) if isinstance(value, dict) else None
     name, arguments = (inner.get("name"), inner.get("arguments")) if isinstance(inner, dict) else (None, None)
     given = parts.object_of(arguments or {})

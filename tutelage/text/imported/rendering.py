@@ -45,7 +45,7 @@ def render_batch(
 
 
 def render_answers(
-    chat: ChatFormat, messages: Sequence[Message], answers: Sequence[str], finished: Sequence[bool]
+    chat: ChatFormat, messages: Sequence[Message], answers: Sequence[Message], finished: Sequence[bool]
 ) -> tuple[list[int], list[list[int]]]:
     """``text.chat.render_answers`` for an imported tokenizer."""
     prompt = render_batch(chat, [messages], add_generation_prompt=True)[0].ids
@@ -53,7 +53,7 @@ def render_answers(
     before = len(template.text(messages, ask=True))
     rows: list[list[int]] = []
     for answer, done in zip(answers, finished, strict=True):
-        dialogue = [*messages, Message(role="assistant", content=answer)]
+        dialogue = [*messages, answer]
         written = template.written(dialogue)
         tokens = chat.codec.encode_written([written])[0]
         if tokens.ids[: len(prompt)] != prompt:

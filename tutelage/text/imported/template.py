@@ -21,7 +21,7 @@ from jinja2.visitor import NodeTransformer
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message
-from tutelage.runs.clock import present_time
+from tutelage.seeds import present_time
 from tutelage.text.imported.marks import NotFollowed, Written, authors, bare, follow, mark, percent, printed
 from tutelage.text.layout import message_fields
 
@@ -62,11 +62,8 @@ class _Following(_Environment):
         self.finalize = _string
         self.filters = {name: _following(function) for name, function in self.filters.items()}
         self.filters |= {"_bare": bare, "_string": _string, "string": _string, "trim": _trim, "replace": _replace}
-        self.filters |= {
-            "tojson": _tojson_followed,
-            "format": _format,
-            "join": _following(self.filters["join"], by=_join),
-        }
+        self.filters |= {"tojson": _tojson_followed, "format": _format}
+        self.filters["join"] = _following(jinja2.filters.FILTERS["join"], by=_join)
         tests: dict[str, Any] = self.tests
         self.tests = {name: test if name == "sameas" else _following(test, _tested) for name, test in tests.items()}
 
@@ -84,11 +81,9 @@ class _Following(_Environment):
         return super().call(context, function, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        return (
-            percent(left, right, _string)
-            if isinstance(left, str)
-            else super().call_binop(context, operator, left, right)
-        )
+        if isinstance(left, str):
+            return percent(left, right, _string)
+        return super().call_binop(context, operator, left, right)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         return super().getitem(obj, _key(obj, argument))
