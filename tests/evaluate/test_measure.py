@@ -23,6 +23,7 @@ from tutelage.generate.engine import Engine
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.records import Answers, Completion, Document, Message, Prompt, Ranking
+from tutelage.seeds import derive
 from tutelage.text.chat import render, render_answers
 
 KINDS = [("count", "en"), ("count", "zh"), ("story", "en"), ("count", "en"), ("story", "zh"), ("story", "en")]
@@ -150,6 +151,12 @@ def test_gold_figures_by_family_and_language_by_a_loop(begin):
             assert figures["accuracy"] == pytest.approx(fmean(one.success for one in members))
 
 
+def measured_order(documents: list[Document]) -> list[Document]:
+    """Held-out documents are drawn from the whole file, for every model in the same order."""
+    keys = {id(document): derive(0, "heldout.documents", i) for i, document in enumerate(documents)}
+    return sorted(documents, key=lambda document: keys[id(document)])
+
+
 def test_the_interval_of_gold_scores_by_hand():
     # mean 0.91667, deviation 0.20412, t(0.975, 5) 2.5706: 0.91667 +- 0.21422, cut at 1
     low, high = gold_figures(PROMPTS, [1.0, 1.0, 1.0, 1.0, 1.0, 0.5], [1.0] * 6)["gold_ci"]
@@ -161,7 +168,7 @@ def test_bits_per_byte_of_chinese_text_by_a_loop(begin):
     found = measure(
         begin.folder / "sft", PROMPTS[:1], SAMPLING, measures(begin, heldout_text=begin.folder / "chinese.jsonl")
     )
-    stream = [i for d in CHINESE for i in (begin.tokenizer.bos_id, *begin.tokenizer.encode(d.text))]
+    stream = [i for d in measured_order(CHINESE) for i in (begin.tokenizer.bos_id, *begin.tokenizer.encode(d.text))]
     model, nats = load_decoder(begin.folder / "sft").eval(), 0.0
     assert len(stream) > 3 * 64
     with torch.no_grad():
@@ -297,7 +304,7 @@ def test_compression_is_that_of_the_documents_with_an_empty_line_between_them(be
         heldout_text=begin.folder / "chinese.jsonl",
     )  # fmt: skip
     found = json.loads((main(knobs, inputs, tmp_path / "run") / "results.json").read_text())["compression"]
-    text = "\n\n".join(document.text for document in CHINESE).encode()
+    text = "\n\n".join(document.text for document in measured_order(CHINESE)).encode()
     assert found["gzip"] == pytest.approx(8 * len(gzip.compress(text, 9)) / len(text))
     assert found["xz"] == pytest.approx(8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text))
 
