@@ -117,8 +117,8 @@ class Assistant:
             )
             for i, row in enumerate(ids)
         ]
-        with self._serving(max_batch, len(requests)) as generator:
-            written = [ticket.result() for ticket in generator.submit_all(requests)]
+        with self._serving(max_batch, sampling.n * len(requests)) as generator:
+            written = generator.map(requests)
         made_by = {"model": self.name, "sampling": sampling.model_dump(exclude_defaults=True, exclude={"seed"})}
         answers = []
         for i, (prompt, samples) in enumerate(zip(asked, written, strict=True)):
@@ -178,12 +178,12 @@ class Assistant:
         return self.model
 
     @contextmanager
-    def _serving(self, max_batch: int, requests: int = 1) -> Iterator[Generator]:
+    def _serving(self, max_batch: int, samples: int = 1) -> Iterator[Generator]:
         """The assistant's own generator, or a Service for this call."""
         if self.generator is not None:
             yield self.generator
             return  # whoever made it closes it
-        options = {"max_batch": max_batch, "max_waiting": requests}
+        options = {"max_batch": max_batch, "max_waiting": 2 * samples}
         with Service(self.decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
             yield service
 
