@@ -65,7 +65,7 @@ class EvaluateSettings(Settings):
     """How models are asked and compared."""
 
     temperature: float = Field(1.0, ge=0, description="of sampling; KL is always that of temperature 1")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     ask: dict[str, Ask] = Field({}, description="name -> how this model is asked; default: in the chat format")
     against: tuple[str, ...] = Field((), description="names of the models that win rates are computed against")
     clear_difference: float = Field(0.1, ge=0, description="judge's scores this close tie in the clear win rates")
@@ -110,7 +110,7 @@ def main(
             return out
         scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
         yardsticks = Yardsticks(judge, scorer, reference, text, knobs.device, knobs.dtype)
-        longest, seed = knobs.max_new_tokens, derive(knobs.seed, "evaluate.answers")
+        longest, seed = knobs.max_tokens, derive(knobs.seed, "evaluate.answers")
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
         measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, yardsticks, _shots(knobs, inputs))
         results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
@@ -224,12 +224,12 @@ def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]
     given = len(prompts)
     chat = {path for name, path in inputs.models.items() if not settings.ask.get(name, Ask()).as_text}
     for checkpoint in chat:
-        room = context_of(checkpoint) - settings.max_new_tokens
+        room = context_of(checkpoint) - settings.max_tokens
         prompts, _, _ = fitting_prompts(prompts, Tokenizer.load(checkpoint), room)
     if len(prompts) < given:
         print(f"{inputs.prompts}: left out {given - len(prompts)} x too long for an answer in the model's context")
     if not prompts:
-        raise DataError(f"no prompt leaves room for an answer of {settings.max_new_tokens} tokens", path=inputs.prompts)
+        raise DataError(f"no prompt leaves room for an answer of {settings.max_tokens} tokens", path=inputs.prompts)
     return prompts
 
 
