@@ -68,7 +68,7 @@ def check_greedy(family: str, data: st.DataObject) -> None:
     out = theirs.generate(
         ids,
         attention_mask=real,
-        max_tokens=NEW,
+        max_new_tokens=NEW,
         min_new_tokens=NEW,
         do_sample=False,
         pad_token_id=0,

@@ -250,7 +250,7 @@ def test_dynamic_generation_past_the_context_equals_transformers(family):
     out = transformers_model(model).generate(
         left,
         attention_mask=real,
-        max_tokens=64,
+        max_new_tokens=64,
         min_new_tokens=64,
         do_sample=False,
         pad_token_id=0,

@@ -86,7 +86,7 @@ def test_the_checkpoint_carries_the_template_and_transformers_reads_and_answers_
     spoken = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert ids == list(spoken)
     model = transformers.AutoModelForCausalLM.from_pretrained(tuned)
-    out = model.generate(torch.tensor([ids]), max_tokens=12, do_sample=False)[0, len(ids) :]
+    out = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
     answer = tutelage.load(str(tuned), device="cpu").chat(messages, temperature=0.0, max_tokens=12)
     assert answer == theirs.decode(out, skip_special_tokens=True)
     assert out[-1].item() == ours.end_id, "the end of an answer was learnt"
