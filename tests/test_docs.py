@@ -146,7 +146,7 @@ def perform(monkeypatch):
 
     def perform(words: list[str]) -> dict[str, Any]:
         called.clear()
-        cli.perform(words)
+        cli.run_command(words)
         return called[0] if called else {}
 
     return perform

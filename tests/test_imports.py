@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tutelage"
-EVERYBODY = {"errors", "records", "settings", "files", "runs", "__version__"}
+EVERYBODY = {"errors", "records", "settings", "files", "seeds", "runs", "__version__"}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
     "settings": {"errors"},
     "files": set(),
+    "seeds": set(),
     "screen": set(),
     "runs": {"errors", "settings", "files", "screen", "__version__"},
     "world": EVERYBODY,
@@ -32,7 +33,7 @@ ALLOWED = {
     "export": EVERYBODY | {"text", "model"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
-NO_TORCH = {"errors", "records", "settings", "files", "screen", "runs", "world", "text"}
+NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text"}
 TIES = {"recipes", "cli", "__init__", "__main__"}
 
 

@@ -128,12 +128,12 @@ def test_a_step_whose_inputs_are_not_there_yet_says_so(recipe):
         ({"short": {"kind": "cuont"}}, "step 'short': unknown kind 'cuont'; did you mean 'count'?"),
         ({"short": {"kind": None}}, "step 'short': kind is required: one of world, prepare"),
         ({"short": {"longst": 3}}, "step 'short': unknown setting 'longst'; did you mean 'longest'?"),
-        ({"short": {"longest": -1}}, "step 'short': setting 'longest': input should be greater than or equal to 0"),
+        ({"short": {"longest": -1}}, "step 'short': longest should be greater than or equal to 0"),
         ({"short": {"longest": 13}}, "step 'short': longest: 13 brings bad luck"),
-        ({"short": {"inputs": {}}}, "step 'short', inputs: setting 'documents' is required"),
+        ({"short": {"inputs": {}}}, "step 'short', inputs: documents is required"),
         ({"short": {"inputs": {"documents": "again"}}}, "input documents: step 'again' does not come before it"),
         ({"short": {"inputs": {"documents": "short"}}}, "input documents: step 'short' does not come before it"),
-        ({"short": {"inputs": {"documents": "al/words.jsonl"}}}, "nor a file that is there; did you mean 'all'?"),
+        ({"short": {"inputs": {"documents": "al/words.jsonl"}}}, "nor an existing file; did you mean 'all'?"),
         ({"short": {"inputs": {"documents": "all/word.jsonl"}}}, "writes no word.jsonl; did you mean 'words.jsonl'?"),
         ({"short": {"inputs": {"documnets": "all"}}}, "step 'short', inputs: unknown setting 'documnets'"),
         ({"again": {"inputs": {"documents": "all", "more": {"a": "nowhere"}}}}, "input more.a: 'nowhere' is neither"),
@@ -223,7 +223,9 @@ def test_hub_names_are_taken_where_a_model_is_wanted(tmp_path):
     (step,) = plan(validated(Recipe, {"name": "hub", "out": tmp_path, "steps": steps}, "test"))
     assert step.inputs.files()["checkpoint"] == Path("Qwen/Qwen3-0.6B")
     steps["sft"]["inputs"] = {"checkpoint": "Qwen/Qwen3-0.6B", "demonstrations": "some/file"}
-    with pytest.raises(RecipeError, match="input demonstrations: 'some/file' is neither an earlier step nor a file"):
+    with pytest.raises(
+        RecipeError, match="input demonstrations: 'some/file' is neither an earlier step nor an existing"
+    ):
         plan(validated(Recipe, {"name": "hub", "out": tmp_path, "steps": steps}, "test"))
 
 

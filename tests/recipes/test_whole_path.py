@@ -12,7 +12,7 @@ from toy_task import MACHINE, SHAPE, Toy
 from tutelage.cli import app as cli
 from tutelage.data.formats import read_documents, read_prompts, read_rankings
 from tutelage.data.prepare import text_of
-from tutelage.runs.folder import hash_of
+from tutelage.runs.hashes import hash_of
 from tutelage.settings import write_yaml
 
 WORLD = {

@@ -20,7 +20,7 @@ from typing import Any
 from toy_task import MACHINE, Job, logged
 
 from tutelage.errors import Interrupted, TutelageError
-from tutelage.runs.folder import hash_of
+from tutelage.runs.hashes import hash_of
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 FORKS = multiprocessing.get_context("forkserver")

@@ -21,6 +21,7 @@ from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.model.hub import resolve_model
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
+from tutelage.settings import describe_problem
 from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer
 
@@ -224,7 +225,7 @@ def message_of(message: Message | Mapping[str, str]) -> Message:
     try:
         return Message.model_validate(message)
     except ValidationError as error:
-        raise UsageError(f"not a message: {message!r}: {error.errors()[0]['msg']}") from None
+        raise UsageError(f"not a message: {message!r}: {describe_problem(error.errors()[0])}") from None
 
 
 def prompt_of(prompt: Prompt | Messages) -> Prompt:
@@ -241,5 +242,4 @@ def sampling_of(options: Mapping[str, Any]) -> Sampling:
     try:
         return Sampling(**options)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise RecipeError(f"sampling setting {'.'.join(map(str, problem['loc']))!r}: {problem['msg']}") from None
+        raise RecipeError(f"sampling: {describe_problem(error.errors()[0], Sampling)}") from None

@@ -14,7 +14,7 @@ from tutelage.model.hub import resolve_model
 from tutelage.records import Answers, Prompt
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.settings import Device, Inputs, ModelPath, Rows, Settings
 
 
 class SampleInputs(Inputs):
@@ -31,7 +31,12 @@ class SampleSettings(Settings):
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     seed: int = Field(0, description="seed of sampling")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: Device = "auto"
+
+    def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
+        """A row per prompt."""
+        assert isinstance(inputs, SampleInputs)
+        return rows("prompts", inputs.prompts, enough)
 
 
 def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:

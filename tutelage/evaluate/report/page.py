@@ -18,8 +18,8 @@ from tutelage.evaluate.report.drawing import Colour
 from tutelage.evaluate.report.plots import all_plots
 from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span
 from tutelage.files import write_atomic
-from tutelage.runs.commands import Run
 from tutelage.runs.folder import open_run
+from tutelage.runs.state import Run
 from tutelage.settings import Inputs, RunPath, Settings, flat
 
 
