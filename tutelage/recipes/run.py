@@ -83,12 +83,12 @@ def make_way(step: Step, inputs: Inputs) -> Path | None:
     aside = set_aside(step.out) if why else None
     if fitting is None:
         if why:
-            kept = f" (the old result is kept as {aside})" if aside else ""
+            kept = f" (the old result is kept as {aside.name})" if aside else ""
             print(f"{step.name}: {why}; running it again{kept}", flush=True)
         return aside
     with locked(fitting):
         fitting.rename(step.out)
-    print(f"{step.name}: {fitting} was made with these settings and inputs, and is taken back", flush=True)
+    print(f"{step.name}: {fitting.name} was made with these settings and inputs, and is taken back", flush=True)
     return None
 
 
