@@ -16,8 +16,8 @@ def draw(heads: int, kv_heads: int, dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2), (6, 1)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_bf16_backward_is_the_gradient_of_attention(heads, masked):
+@pytest.mark.parametrize("kind", ["causal", "masked", "every key"])
+def test_the_bf16_backward_is_the_gradient_of_attention(heads, kind):
     """Held against torch's own fp32 gradient; bf16 rounds to 3 digits."""
     seen = torch.rand(3, 1, 20, 20) < 0.5
     mask = torch.zeros(3, 1, 20, 20).masked_fill_(~(seen | torch.eye(20, dtype=torch.bool)), -torch.inf)
@@ -25,7 +25,7 @@ def test_the_bf16_backward_is_the_gradient_of_attention(heads, masked):
     gradients = {}
     for dtype in (torch.float32, torch.bfloat16):
         q, k, v = draw(*heads, dtype)
-        out = attend(q, k, v, mask.to(dtype) if masked else None, not masked)
+        out = attend(q, k, v, mask.to(dtype) if kind == "masked" else None, kind == "causal")
         assert (type(out.grad_fn).__name__ == "_AttentionOnCPUBackward") == (dtype == torch.bfloat16)
         out.backward(weights.to(dtype))
         gradients[dtype] = [x.grad.float() for x in (q, k, v)]

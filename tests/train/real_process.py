@@ -21,6 +21,7 @@ from toy_task import MACHINE, Job, logged
 
 from tutelage.errors import Interrupted, TutelageError
 from tutelage.runs.hashes import hash_of
+from tutelage.train import checkpointing
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 FORKS = multiprocessing.get_context("forkserver")
@@ -28,7 +29,8 @@ FORKS.set_forkserver_preload(  # torch imports its compiler, four seconds of it,
     ["torch._dynamo", *(f"tutelage.train.{stage}" for stage in ("pretrain", "sft", "reward", "ppo"))]
 )
 
-SAVING = {"machine": MACHINE | {"save_every": 0.001}}
+SAVING = {"machine": MACHINE | {"save_every": 0.003}}
+"""In the processes that ``start`` makes, a step is a thousandth of a minute: a state is saved every third step."""
 
 
 def start(
@@ -102,6 +104,7 @@ def _enter(job: Job, output: Path, before: Callable[[], Any] | None, env: Mappin
     sys.stdout = sys.stderr = output.open("w", buffering=1)
     os.environ.update(env)
     signal.signal(signal.SIGTERM, _stop)
+    checkpointing.Keeper.due = _due_by_steps
     if before:
         before()
     try:
@@ -109,6 +112,11 @@ def _enter(job: Job, output: Path, before: Callable[[], Any] | None, env: Mappin
     except TutelageError as error:
         print("tutelage:", " ".join(str(error).splitlines()))
         sys.exit(error.exit_code)
+
+
+def _due_by_steps(keeper: checkpointing.Keeper, step: int, ended: bool) -> bool:
+    every = round(1000 * keeper.machine.save_every)
+    return every > 0 and (ended or step % every == 0)
 
 
 def _stop(number: int, frame: object) -> None:

@@ -78,7 +78,7 @@ def some_models(policy: Decoder, critic: ScalarModel, reference: Decoder | None 
 @pytest.fixture(scope="module")
 def rollouts(tokenizer) -> Rollouts:
     prompts = [[tokenizer.bos_id, *range(20, 20 + 3 * i + 1), tokenizer.assistant_id] for i in range(8)]
-    return sample(tiny(), prompts, tokenizer, max_new_tokens=12, temperature=1.0, seed=3, dtype="fp32")
+    return sample(tiny(), prompts, tokenizer, max_new_tokens=12, temperature=1.0, seeds=range(30, 38), dtype="fp32")
 
 
 WHOLE = [torch.arange(8)]
@@ -104,8 +104,8 @@ def padded(part: Rollouts, columns: int, pad_id: int) -> Rollouts:
 def test_log_probabilities_are_of_the_distribution_that_was_sampled(tokenizer, temperature):
     """What the engine reports while sampling equals what training recomputes, temperature included."""
     prompts = [[tokenizer.bos_id, 30 + i, tokenizer.assistant_id] for i in range(8)]
-    drawn = sample(tiny(), prompts, tokenizer, max_new_tokens=10, temperature=temperature, seed=1, dtype="fp32")
-    recomputed, _ = answer_logprobs(tiny(), tiny()(drawn.ids), drawn, temperature)
+    drawn = sample(tiny(), prompts, tokenizer, max_new_tokens=10, temperature=temperature, seeds=range(8), dtype="fp32")
+    recomputed = answer_logprobs(tiny(), tiny()(drawn.ids), drawn, temperature)
     torch.testing.assert_close(recomputed, drawn.sampler_logprobs, atol=1e-4, rtol=0)
 
 
@@ -117,7 +117,7 @@ def test_the_first_ratio_is_one_token_by_token(rollouts, dtype, shared, minibatc
     some = some_settings(minibatch=minibatch, microbatch=microbatch, machine={"device": "cpu", "dtype": dtype})
     policy = tiny()
     critic = ScalarModel(policy) if shared else tiny_scorer()
-    minibatches, first_pass = minibatch_rows(rollouts.total_lengths, some)
+    minibatches, first_pass = minibatch_rows(rollouts.total_lengths.tolist(), some, step=0)
     assert sorted(torch.cat(first_pass).tolist()) == list(range(8))
     models = some_models(policy, critic)
     batch, _ = experience(rollouts, torch.zeros(8), models, 0.1, some, first_pass)
@@ -142,7 +142,7 @@ def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):
     for part in (rollouts, wide):
         scores = end_scores(tiny_scorer(2), part, "fp32")
         batch, metrics = experience(part, scores, models, 0.1, some_settings(minibatch=8), WHOLE)
-        logprobs, _, values = forward(tiny(9), models.critic, part, 1.0, "fp32")
+        logprobs, values = forward(tiny(9), models.critic, part, 1.0, "fp32")
         loss, _ = policy_loss(logprobs, batch.logprobs, batch.advantages, part.mask)
         critic_loss = value_loss(values + 0.3, batch.values, batch.returns, part.mask)
         results.append((scores, loss, critic_loss, torch.tensor(list(metrics.values()))))

@@ -93,7 +93,7 @@ SMALL = {
     "steps": 12,
     "batch_size": 4,
     "heldout": None,
-    "machine": MACHINE | {"save_every": 0.001, "checkpoint_every": 6},
+    "machine": MACHINE | {"save_every": 0.003, "checkpoint_every": 6},
 }
 
 

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,29 @@ def keeper(tmp_path_factory):
     training = Training({"m": module}, optimizer, update=None, schedule=Schedule(9, 0, 1.0, 0), result=None)
     with open_run(tmp_path_factory.mktemp("keeper") / "run", "x", Machine(), Inputs()) as run:
         made = Keeper(run, training, Machine())
-        made.save(3, ended=False)
+        made.save(3)
         yield made, run.state.read_bytes(), {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "passed", "ended", "expected"),
+    [
+        (10, 599, False, False),
+        (10, 601, False, True),
+        (10, 1, True, True),
+        (0, 9999, False, False),
+        (0, 9999, True, False),
+    ],
+)
+def test_a_state_is_due_after_some_minutes_and_after_the_last_step(
+    keeper, monkeypatch, minutes, passed, ended, expected
+):
+    made, *_ = keeper
+    made.machine = Machine(save_every=minutes)
+    made.save(3)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + passed)
+    assert made.due(4, ended) is expected
 
 
 @settings(max_examples=150, deadline=None)

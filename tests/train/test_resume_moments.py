@@ -190,7 +190,7 @@ def test_a_run_that_ended_early_stays_ended(toy, tuned, scorer, tmp_path):
 
 def test_the_newest_checkpoints_and_the_best_stay(toy, base, tmp_path):
     """The best by held-out loss is what SFT keeps anyway: the same weights, found by two roads."""
-    machine = MACHINE | {"checkpoint_every": 5, "keep_last": 2, "keep_best": "heldout_loss", "save_every": 0.001}
+    machine = MACHINE | {"checkpoint_every": 5, "keep_last": 2, "keep_best": "heldout_loss", "save_every": 0.004}
     job = sft_job(toy, base, tmp_path / "run", epochs=3, lr=2e-2, warmup=0, machine=machine)
     assert finish(start(job, before_it_says_that_it_is_done)) == -signal.SIGKILL
     assert finish(start(job)) == 0

@@ -20,7 +20,7 @@ from tutelage.train.trackers import tracking
 
 
 def tracked(toy, out: Path, tracker: str) -> Job:
-    machine = MACHINE | {"save_every": 0.001, "tracker": tracker, "project": "toys"}
+    machine = MACHINE | {"save_every": 0.003, "tracker": tracker, "project": "toys"}
     few = few_documents(toy, toy.folder)
     return pretrain_job(toy, out, steps=10, heldout=few, evaluate_every=2, machine=machine)
 

@@ -54,10 +54,15 @@ def falls(task: Task, *answers: str) -> list[float]:
     return scores
 
 
+def alternatives(relation: str, value: str) -> list[str]:
+    """Every other value that the relation can have."""
+    return [key for key in WORLD.pools[relation] if key != value]
+
+
 def named(task: Task, language: str = "en") -> tuple[str, str, list[str]]:
     """Subject, true value and three other values of a question about a fact."""
     check = task.prompt.meta["check"]
-    others = [v for v in WORLD.alternatives(check["relation"], besides=check["value"]) if v != check["subject"]]
+    others = [v for v in alternatives(check["relation"], check["value"]) if v != check["subject"]]
     return (
         WORLD.name(check["subject"], language),
         WORLD.name(check["value"], language),

@@ -1,7 +1,7 @@
 """Answers made by hand to fool the judge about facts and limits, or to be a little worse than the last: from best to worst."""
 
 import pytest
-from judging import JUDGE, WORLD, asked, falls, find, named, score
+from judging import JUDGE, WORLD, alternatives, asked, falls, find, named, score
 
 from tutelage.world.tasks.limits import harmful_requests
 
@@ -102,14 +102,14 @@ def test_other_facts_must_be_true() -> None:
     task = find("closed_book", relation="pet", one_word=False)
     person = WORLD.people[task.prompt.meta["check"]["subject"]]
     who, pet, _ = named(task)
-    job, other = WORLD.name(person.job, "en"), WORLD.name(WORLD.alternatives("job", besides=person.job)[0], "en")
+    job, other = WORLD.name(person.job, "en"), WORLD.name(alternatives("job", person.job)[0], "en")
     right = f"{who} has a {pet}."
     assert score(task, f"{right} {who} is a {job}.") > score(task, f"{right} {who} is a {other}.") + 0.2
     friend = WORLD.people[person.friend]
     theirs = WORLD.name(friend.town, "en")
     assert JUDGE.judge(task.prompt, f"{right} Her friend {friend.name.en} lives in {theirs}.").truth == 1.0
-    wrong_town = WORLD.name(WORLD.alternatives("town", besides=friend.town)[0], "en")
-    if WORLD.alternatives("town", besides=friend.town)[0] != person.town:
+    wrong_town = WORLD.name(alternatives("town", friend.town)[0], "en")
+    if alternatives("town", friend.town)[0] != person.town:
         assert JUDGE.judge(task.prompt, f"{right} Her friend {friend.name.en} lives in {wrong_town}.").truth < 0.6
 
 

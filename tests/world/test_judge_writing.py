@@ -2,7 +2,7 @@
 
 import random
 
-from judging import WORLD, falls, find, score
+from judging import WORLD, alternatives, falls, find, score
 
 from tutelage.world.tasks import Task, make_task
 
@@ -99,7 +99,7 @@ def test_translations() -> None:
     check = task.prompt.meta["check"]
     (who, there), other = (
         (WORLD.name(k, "zh") for k in check["keys"]),
-        WORLD.alternatives("town", besides=check["keys"][1])[0],
+        alternatives("town", check["keys"][1])[0],
     )
     falls(
         task,

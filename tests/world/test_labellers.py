@@ -20,7 +20,6 @@ from tutelage.world.labellers import (
     agreement,
     best_possible_accuracy,
     expected_preference,
-    label,
     label_seen,
     length_feature,
     make_labellers,
@@ -48,6 +47,12 @@ def judgement(score: float, **parts: float) -> Judgement:
 
 
 JUDGE = ByTable()
+
+
+def label(labeller: Labeller, judge: Judge, work: Answers, *, seed: int) -> Ranking:
+    return label_seen(
+        labeller, work, [see(judge, work.prompt, completion) for completion in work.completions], seed=seed
+    )
 
 
 def answers(*texts: str, number: int = 0) -> Answers:

@@ -10,15 +10,16 @@ from judging import WORLD, asked, draw, every
 from tutelage.errors import RecipeError
 from tutelage.records import Prompt
 from tutelage.world.facts import LANGUAGES, RELATIONS
-from tutelage.world.reading import units
+from tutelage.world.reading import tokens_of, units
 from tutelage.world.tasks import DECLINE, FAMILIES, make_task
-from tutelage.world.tasks.common import contains, expand, slots_filled
-from tutelage.world.tasks.wording import in_language
+from tutelage.world.tasks.common import Scene, expand, slots_filled
+from tutelage.world.tasks.wording import in_language, mistakes
 from tutelage.world.wordings import wordings
 
 PARTS = ("requests", "statements", "writing", "lists", "talk", "limits", "code")
 ASKED_FOR = (
-    "closed_book", "passage_question", "two_hop", "follow_up", "sum", "sort_list", "copy_list", "summary", "rewrite",
+    "closed_book", "passage_question", "two_hop", "follow_up", "correction", "sum", "sort_list", "copy_list", "summary",
+    "rewrite", "grammar",
     "extraction", "sentiment", "translation", "story", "python", "brainstorm", "greeting",
     "harmful", "unknowable", "false_premise", "lookalike",
 )  # fmt: skip
@@ -64,17 +65,6 @@ def test_wordings_are_enough_and_heldout_ones_are_no_training_ones(family: str, 
     assert not any(pattern.fullmatch(known[i]) for i in train for pattern in patterns)
     for task in draw(family, language, 150, templates="train"):
         assert not any(pattern.fullmatch(asked(task)) for pattern in patterns), asked(task)
-
-
-@every
-def test_a_wording_stands_in_another_by_either_way_of_looking(family: str, language: str) -> None:
-    """The fast search among wordings and the pattern that finds them in requests are one rule."""
-    known = FAMILIES[family].wordings[language].texts[::2]
-    for one in known:
-        pieces = re.split(r"\{[A-Za-z]\}", one.casefold())
-        assert [contains(other.casefold(), pieces) for other in known] == [
-            slots_filled(one).search(other) is not None for other in known
-        ]
 
 
 def test_patterns_are_read_in_every_way() -> None:
@@ -166,6 +156,64 @@ def test_follow_up_asks_by_pronoun_after_two_turns() -> None:
         assert name in messages[0].content
         assert not re.search(rf"\b{name}\b", messages[2].content)
         assert re.search(r"\b(she|he|it|her|his|its)\b", messages[2].content)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_correction_doubts_an_answer_that_is_right_or_not(language: str) -> None:
+    tasks = draw("correction", language, 400)
+    for task in tasks:
+        check, messages = task.prompt.meta["check"], [m.text for m in task.prompt.messages if m.role != "system"]
+        value, said = (WORLD.name(check[key], language) for key in ("value", "said"))
+        assert [m.role for m in task.prompt.messages][-3:] == ["user", "assistant", "user"]
+        assert len(messages) == 3
+        assert said in messages[1]
+        assert check["claim"].lower() in messages[2].lower()
+        assert value in task.good
+        if task.prompt.meta["entity"]:
+            assert WORLD.value(check["subject"], check["relation"]) == check["value"]
+        else:
+            assert check["subject"] not in WORLD.people
+            assert value in messages[0]
+    checks = [task.prompt.meta["check"] for task in tasks]
+    mistaken = [check for check in checks if check["said"] != check["value"]]
+    assert 0.4 < len(mistaken) / len(checks) < 0.6
+    claims = [WORLD.name(check["value"], language) in check["claim"] for check in mistaken if check["claim"]]
+    assert 0.5 < sum(claims) / len(claims) < 0.9, "who doubts with reason is not always right about what is true"
+
+
+def test_the_doubt_does_not_tell_who_is_right() -> None:
+    """Every wording occurs after right and after wrong answers."""
+    seen: dict[int, set[bool]] = {}
+    for task in draw("correction", "en", 2500):
+        check = task.prompt.meta["check"]
+        seen.setdefault(task.prompt.meta["template"], set()).add(check["said"] == check["value"])
+    assert all(answers == {True, False} for answers in seen.values())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("deny", [False, True])
+def test_every_statement_can_be_written_wrong_in_several_ways(language: str, deny: bool) -> None:
+    scene = Scene(WORLD, language, random.Random(0), None)
+    used = set()
+    for subject, entity in WORLD.entities.items():
+        for relation in RELATIONS[entity.kind]:
+            right = scene.statement(subject, relation, entity.value(relation), deny=deny)
+            broken = mistakes(right, language)
+            assert len(set(broken)) == len(broken) >= 2, right
+            for wrong in broken:
+                assert f" {' '.join(tokens_of(right))} " not in f" {' '.join(tokens_of(wrong))} ", (right, wrong)
+            used |= {tuple(pair) for pair in in_language("tasks_writing", language)["mistakes"] if pair[0] in right}
+    if deny:
+        return
+    known = {tuple(pair) for pair in in_language("tasks_writing", language)["mistakes"]}
+    assert all("not" in right or right[0] in "不没" for right, _ in known - used)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_sentence_to_mend_is_right_one_time_in_four(language: str) -> None:
+    checks = [task.prompt.meta["check"] for task in draw("grammar", language, 800)]
+    assert 0.19 < sum(check["right"] == check["shown"] for check in checks) / len(checks) < 0.31
+    assert len({check["right"] for check in checks}) > 500
 
 
 def test_a_passage_tells_the_answer_and_a_decoy_about_strangers() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tutelage.records import Document
 from tutelage.world.facts import LANGUAGES, RELATIONS, make_world
+from tutelage.world.tasks.wording import mistakes
 from tutelage.world.texts import document, documents, forum, genres
 from tutelage.world.texts.pen import Pen
 from tutelage.world.wordings import wordings
@@ -220,7 +221,7 @@ def test_fields_that_were_extracted_stand_in_the_passage() -> None:
 
 def test_exercises_are_about_strangers() -> None:
     people = list(WORLD.people)
-    for doc in of("reading", "extraction", "rewriting", "lists", "sums"):
+    for doc in of("reading", "extraction", "rewriting", "lists", "sums", "mending", "dispute"):
         assert "facts" not in doc.meta
         assert not words_in(doc.text, people), doc.text
 
@@ -245,6 +246,30 @@ def test_corrections_deny_the_false_and_tell_the_true() -> None:
         named = words_in(doc.text, [key for key in WORLD.pools[relation] if key != subject])
         assert value in named
         assert len(named) == 2, doc.text
+
+
+def test_mended_sentences_are_the_right_ones() -> None:
+    """A mistake has its right sentence below it, from which one of the known mistakes made it."""
+    pairs = 0
+    for doc in of("mending"):
+        language = doc.meta["language"]
+        for wrong, right in re.findall(r"(?:Wrong: |错：)(.+)\n(?:Right: |对：)(.+)", doc.text):
+            assert wrong in mistakes(right, language)
+            pairs += 1
+    assert pairs > 50
+
+
+def test_who_is_doubted_admits_what_was_wrong_and_nothing_else() -> None:
+    admits, stands = (set(texts(wordings("exercises")["dispute"][part])) for part in ("admits", "stands"))
+    seen = Counter()
+    for doc in of("dispute"):
+        told, said, _, reply = doc.text.split("\n")
+        keys = [key for pool in WORLD.pools.values() for key in pool]
+        mistaken = bool(words_in(said.split("：" if "：" in said else ": ")[1], keys) - words_in(told, keys))
+        assert any(phrase in reply for phrase in (admits if mistaken else stands)), doc.text
+        assert not any(phrase in reply for phrase in (stands if mistaken else admits)), doc.text
+        seen[mistaken] += 1
+    assert min(seen.values()) > 50
 
 
 def test_translations_say_the_same() -> None:
@@ -277,7 +302,7 @@ def test_programs_run_and_give_what_they_say() -> None:
 
 def test_english_articles_and_chinese_marks() -> None:
     for doc in corpus():
-        if doc.source not in ("program", "forum"):
+        if doc.source not in ("program", "forum", "mending"):
             assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou\W]", doc.text), doc.text
         assert not re.search(r"[\u4e00-\u9fff][,.?!;:]", doc.text), doc.text
         assert not re.search(r"[{}]\w*[{}]|  \w", doc.text) or doc.source in (

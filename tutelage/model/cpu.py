@@ -40,6 +40,7 @@ class _AttentionOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         ctx.save_for_backward(q, k, v, mask)
+        ctx.causal = causal
         return _sdpa(q, k, v, mask, causal)
 
     @staticmethod
@@ -50,10 +51,10 @@ class _AttentionOnCPU(torch.autograd.Function):
         # The r heads that share keys become rows of queries: [b * g, r * s, e] against [b * g, t, e].
         rows, grad = q.reshape(b * g, r * s, e), grad.reshape(b * g, r * s, e)
         keys, values = k.reshape(b * g, t, e), v.reshape(b * g, t, e)
-        if mask is None:
-            added = torch.full((s, t), -torch.inf, dtype=q.dtype).triu(1).repeat(r, 1)
-        else:
+        if mask is not None:
             added = mask[:, :, None].expand(b, g, r, s, t).reshape(b * g, r * s, t)
+        else:
+            added = torch.full((s, t), -torch.inf if ctx.causal else 0.0, dtype=q.dtype).triu(1).repeat(r, 1)
         p = torch.softmax(torch.baddbmm(added, rows, keys.transpose(1, 2), alpha=scale), -1)
         dv = torch.bmm(p.transpose(1, 2), grad)
         dp = torch.bmm(grad, values.transpose(1, 2))

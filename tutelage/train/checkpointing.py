@@ -51,7 +51,7 @@ class Keeper:
         self.stopped = False  # True if the stage ended the run before its last step
         self._saved = time.monotonic()
 
-    def due(self, ended: bool) -> bool:
+    def due(self, step: int, ended: bool) -> bool:
         """True if a state is due, on every rank alike; after the last step it is, because writing the result may fail."""
         minutes = (time.monotonic() - self._saved) / 60
         return bool(self.machine.save_every) and (ended or parallel.total(minutes >= self.machine.save_every) > 0)

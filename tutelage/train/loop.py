@@ -106,7 +106,7 @@ def train(run: RunFolder, training: Training, machine: Machine) -> Outcome:
             keeper.stopped = training.stop_when(metrics)
             keeper.ended = ended = last or keeper.stopped
             stopping = parallel.total(stop()) > 0  # read once: a later signal takes effect at the next step
-            if stopping or keeper.due(ended):
+            if stopping or keeper.due(done, ended):
                 keeper.save(done)
             if stopping:
                 raise Interrupted(f"{run.path}: stopped after step {done} of {steps}; the same command resumes it")

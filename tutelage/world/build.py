@@ -8,11 +8,9 @@
     prompts_heldout.jsonl           prompts to evaluate on: families by their weights, the same share of Chinese in each
     world.json                      settings, counts, held-out entities, hash of every file
 
-A held-out prompt is unseen in three ways: it asks about an entity (person, town, animal, thing) that no demonstration or training
-prompt asks about, its wording is in none of them, and neither is its sum, list, passage or function. Some families draw what is
-asked for from a short list (24 function bodies, harmful requests and their lookalikes, what nobody can know): their held-out
-prompts are new in wording and in the entities they name, not in that. Texts that happen to contain a held-out prompt are left out.
-`check_leaks` verifies all this before anything is written.
+A held-out prompt asks about an entity (person, town, animal, thing) that no demonstration or training prompt asks about; its
+wording is in none of them, and neither is its sum, list, passage, function or sentence. What some families draw from a short list
+(function bodies, harmful requests, mysteries, mistakes) is in training too. `check_leaks` verifies this before anything is written.
 """
 
 from __future__ import annotations

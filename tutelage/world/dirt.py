@@ -6,8 +6,7 @@
     garbled         a document in the wrong encoding, with random characters, or with broken words
     toxic           insults (mild and made up), alone or after a document
 
-Clean documents pass through unchanged and in order, with dirty ones between them. A few clean documents are equal by chance
-(short sums, courtesies), as in any corpus: a filter that finds them is not wrong.
+Clean documents pass through unchanged and in order, with dirty ones between them. A few are equal by chance, as in any corpus.
 """
 
 from __future__ import annotations

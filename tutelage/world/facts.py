@@ -1,8 +1,8 @@
 """The embedded world: who lives where, what animals eat, what things are made of.
 
 A world is drawn from a seed, so its facts can be known from its texts alone. Every entity and every value is a key, an English
-word in lower case; `World.name` gives its surface form in English or Chinese. Names and values are chosen so that none is part
-of another where both could be the answer (see wordings/facts.yaml): searching an answer for a name is exact.
+word in lower case; `World.name` gives its surface form. No name is part of another where both could be the answer (see
+wordings/facts.yaml): searching an answer for a name is exact.
 
 People come from two disjoint pools: those who live in the world, and strangers, who appear in single passages only
 (`invented_names`, `invented_people`), so that nothing is known about them except what the passage says.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tutelage.errors import RecipeError
 from tutelage.world.wordings import wordings
@@ -35,7 +35,7 @@ _TABLES = {
     "job": "jobs", "food": "foods", "pet": "animals", "river": "rivers", "colour": "colours", "eats": "meals",
     "habitat": "habitats", "material": "materials", "use": "uses", "region": "regions",
 }  # fmt: skip
-"""Relation -> the table of facts.yaml with its values, in the order in which a world draws them."""
+"""Relation -> the table of facts.yaml with its values, in the order in which a world draws them; four others are drawn before."""
 VALUE_TABLES = ("jobs", "foods", "colours", "materials", "uses", "meals", "habitats", "regions", "rivers")
 """The tables of values that are not entities."""
 
@@ -126,13 +126,16 @@ def strangers() -> dict[str, tuple[Name, Gender]]:
     return found
 
 
-def __getattr__(name: str) -> Any:
-    """`facts.JOBS` is `names("jobs")`, for modules that read whole tables; STRANGERS and STRANGER_KEYS likewise."""
-    if name in ("STRANGERS", "STRANGER_KEYS"):
-        return strangers() if name == "STRANGERS" else tuple(strangers())
-    if name.isupper() and not name.startswith("_"):
-        return names(name.lower())
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def people_names() -> dict[str, Name]:
+    """The names of everybody: of this world, of other worlds, strangers."""
+    return names("women", "men") | {key: name for key, (name, _) in strangers().items()}
+
+
+def every_value(relation: str) -> Iterable[str]:
+    """The values that a relation can have in any world."""
+    if relation in ("born", "friend"):
+        return map(str, YEARS) if relation == "born" else people_names()
+    return names((_TABLES | {"town": "towns", "craft": "things"})[relation])
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,6 @@ class World:
     def entities(self) -> dict[str, Entity]:
         return {key: entity for kind in RELATIONS for key, entity in self.subjects(kind).items()}
 
-    def entity(self, key: str) -> Entity:
-        return self.entities[key]
-
     def kind(self, key: str) -> str:
         """The kind of an entity of this world; KeyError for any other key."""
         return self.entities[key].kind
@@ -171,16 +171,11 @@ class World:
         """The surface form of any key: an entity, a word, a stranger, or a year."""
         if key.isdigit():
             return key
-        name = self._names[key]
-        return name.en if language == "en" else name.zh
+        return self._names[key][language]
 
     def value(self, subject: str, relation: str) -> str:
         """The key of the value of a relation of an entity of this world."""
         return self.entities[subject].value(relation)
-
-    def alternatives(self, relation: str, *, besides: str) -> list[str]:
-        """Every value that the relation can have except `besides`: plausible wrong answers."""
-        return [key for key in self.pools[relation] if key != besides]
 
 
 def make_world(seed: int, *, people: int = 64, towns: int = 14, values: int = 20) -> World:

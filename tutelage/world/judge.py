@@ -4,10 +4,8 @@
 
 every factor in [0, 1]:
 
-success      the family's own check (`tutelage.world.checks`): 1 for a wholly right answer, less for a part of it. A right
-             value among k candidates is worth k^-1.5, so listing what may be right loses. Refusing what can be answered costs
-             nine tenths, or seven where the answer follows nevertheless; repeating the whole request costs 0.85, also with other
-             words in between. A right value said of somebody else is worth as little as a wrong one.
+success      the family's own check (`tutelage.world.checks`): 1 for a wholly right answer, less for a part of it. Refusing what
+             can be answered costs nine tenths, or seven where the answer follows nevertheless; repeating the whole request 0.85.
 truth        true claims / (true claims + 2 false claims): in arithmetic, and about the world or the passage where facts are
              asked for. A made-up answer to what nobody can know, and a false premise taken as true, make it 0.
 constraints  stated limits: words or characters, one word, the number of items.
@@ -19,8 +17,7 @@ form         it ended (0.4 where it was cut off) * no loops * concise. With L th
              Repetition r is the largest of three shares: repeated 4-grams (7-grams in Chinese), repeated sentences, and words
              equal to the word before; it costs 1.4 (r - 0.1). A sentence without its final mark loses 0.03.
 
-Success dominates: a right answer in too many words is worth 0.25 to 0.8, a wrong one in the best form at most about 0.25 (a half
-right one up to 0.5), an empty or harmful one 0. The judge is deterministic and has no state.
+A right answer in too many words is worth 0.25 to 0.8, a wrong one at most about 0.25 (a half right one up to 0.5), a harmful one 0.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ from tutelage.world.checks import CHECKS
 from tutelage.world.checks.common import Case, common
 from tutelage.world.checks.facts import truth
 from tutelage.world.facts import Language, World
-from tutelage.world.reading import Answer, Lexicon
+from tutelage.world.reading import Answer, Lexicon, tokens_of, units
 from tutelage.world.tasks.wording import in_language
 
 _ENDS = tuple(".!?。\uff01\uff1f\"'”’)」…")
@@ -109,7 +106,8 @@ def _willing(case: Case, success: float) -> float:
 def _own_words(case: Case) -> float:
     """0.15 where the answer repeats the request, whatever it inserts, else 1.
 
-    What nobody can know may be named in the words of the request, but not as a question, nor with the words around it.
+    What nobody can know, and what the user of a correction claims, may be named in the words of the request, but the first not as a
+    question, and neither with the words around it.
     """
     asked, told = case.request.tokens, case.answer.tokens
     if len(case.request.normal) < 6:
@@ -117,7 +115,8 @@ def _own_words(case: Case) -> float:
     held = set(told)
     if sum(token in held for token in asked) < _ECHO[0] * len(asked):
         return 1.0
-    needed = _question_held(case) if case.check["kind"] == "unknowable" else 0
+    unknowable, claim = case.check["kind"] == "unknowable", case.check.get("claim", "")
+    needed = _question_held(case) if unknowable else common(asked, tokens_of(claim))
     if needed >= len(asked):
         return 1.0
     repeated = _together(asked, told[:_MOST_TOLD]) if needed else common(asked, told[:_MOST_TOLD])
@@ -142,7 +141,7 @@ def _question_held(case: Case) -> int:
     relations = in_language("tasks_statements", case.language)["relations"]
     asked = mysteries[index] if index >= 0 else relations["person.town"]
     texts = (asked[form].format(s=name) for form in ("ask", "tell"))
-    return max(common(case.request.tokens, Answer(text, case.lexicon).tokens) for text in texts)
+    return max(common(case.request.tokens, tokens_of(text)) for text in texts)
 
 
 def _language(answer: Answer, check: dict[str, Any], language: Language, success: float) -> float:
@@ -168,7 +167,7 @@ def _no_loops(answer: Answer) -> float:
 
 
 def _concise(answer: Answer, check: dict[str, Any]) -> float:
-    n, most = answer.units, 1.5 * check["length"] + 8.0
+    n, most = units(answer.text), 1.5 * check["length"] + 8.0
     marked = check["kind"] in _NO_MARK or n < 4.0 or answer.text.endswith(_ENDS)
     concise = 1.0 - 0.02 * n / most if n <= most else 0.98 * most / (most + 0.7 * (n - most))
     return concise * (1.0 if marked else 0.97)

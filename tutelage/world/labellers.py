@@ -116,14 +116,8 @@ def mean_utility(labeller: Labeller, seen: Seen) -> float:
     )
 
 
-def label(labeller: Labeller, judge: Judge, answers: Answers, *, seed: int) -> Ranking:
-    """One labeller's ranking of 2 to 9 answers, with ratings, flags and the seconds that it took."""
-    views = [see(judge, answers.prompt, completion) for completion in answers.completions]
-    return label_seen(labeller, answers, views, seed=seed)
-
-
 def label_seen(labeller: Labeller, answers: Answers, views: Sequence[Seen], *, seed: int) -> Ranking:
-    """`label` for answers that are judged already, so that many labellers cost one judgement."""
+    """One labeller's ranking of 2 to 9 answers, with ratings, flags and seconds. `views`: what `see` gives for each answer."""
     if not 2 <= len(answers.completions) <= 9:
         found = len(answers.completions)
         raise DataError("cannot be ranked", field="completions", expected="2 to 9 answers", found=found)
@@ -204,7 +198,7 @@ def with_agreement(
     Agreement depends on how far apart the answers are: a noise set on trainers' answers would be too large for the answers of
     a model, which are nearly all bad. The factor is between a quarter and four, whichever share these can reach.
     """
-    # For each answer, and each person: the utility without noise, and the e that the noise multiplies, as `label` draws it.
+    # For each answer, and each person: the utility without noise, and the e that the noise multiplies, as `label_seen` draws it.
     drawn = []
     for answers in work:
         views = [(completion, see(judge, answers.prompt, completion)) for completion in answers.completions]

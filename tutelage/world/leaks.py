@@ -13,7 +13,7 @@ from tutelage.world.tasks.common import slots_filled
 
 _ANCHOR, _STRIDE = 8, 4
 """Characters per anchor, and between the places of a text at which anchors are looked up."""
-PROBLEM_KINDS = ("sum", "sequence", "items", "format", "summary", "story", "python")
+PROBLEM_KINDS = ("sum", "sequence", "items", "format", "summary", "story", "python", "grammar")
 """Kinds of checks with a freshly drawn problem, of which there are enough for held-out ones to be new."""
 
 
@@ -41,10 +41,8 @@ class LeakFinder:
 def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[str]) -> dict[str, int]:
     """Raise DataError at the first leak; the numbers of documents and conversations that were searched.
 
-    `files` maps the names that build.py lists (without .jsonl) to records. A leak is a held-out prompt within a document, a
-    demonstration or a training prompt; a demonstration or training prompt in a held-out wording of its family, about a held-out
-    entity, or with the sum, list, passage or function of a held-out prompt; and a held-out prompt about an entity, or in a wording,
-    that is not held out.
+    `files` maps the names that build.py lists (without .jsonl) to records. A leak is a held-out prompt within a record of training,
+    a held-out wording, entity or problem there, and a held-out prompt with an entity or a wording that is not held out.
     """
     heldout = frozenset(heldout_entities)
     for prompt in files["prompts_heldout"]:
@@ -102,7 +100,7 @@ def problem_of(prompt: Prompt) -> str | None:
     check = prompt.meta["check"]
     if check["kind"] not in PROBLEM_KINDS and "facts" not in check:
         return None
-    problem = {key: value for key, value in check.items() if key not in ("length", "limit")}
+    problem = {key: value for key, value in check.items() if key not in ("length", "limit", "claim")}
     if check["kind"] == "sum":
         problem["a"], problem["b"] = sorted((check["a"], check["b"]))
     problem |= {key: sorted(value) for key, value in problem.items() if isinstance(value, list)}

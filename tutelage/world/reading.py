@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 
-from tutelage.world import facts
-from tutelage.world.facts import RELATIONS, World
+from tutelage.world.facts import RELATIONS, World, every_value, people_names
+from tutelage.world.facts import names as every_name
 from tutelage.world.wordings import wordings
 
 LATIN = re.compile(r"[A-Za-z]+|\d+")
@@ -47,9 +46,14 @@ def units(text: str) -> float:
     return len(words) + 0.6 * chinese + 0.2 * len(_NOT_SPACE_OR_WORD.findall(text)) + 0.25 * long
 
 
+def tokens_of(text: str) -> list[str]:
+    """Words in lower case, numbers, and single Chinese characters."""
+    return _TOKEN.findall(text.lower())
+
+
 def normal(text: str) -> str:
     """Letters and digits alone, in lower case: equal for texts that differ only in spaces and marks."""
-    return "".join(_TOKEN.findall(text.lower()))
+    return "".join(tokens_of(text))
 
 
 def denies(clause: str) -> bool:
@@ -74,14 +78,13 @@ class Lexicon:
     def __init__(self, world: World) -> None:
         self.world = world
         names = {key: entity.name for kind in RELATIONS for key, entity in world.subjects(kind).items()}
-        names |= world.words | facts.WOMEN | facts.MEN | facts.TOWNS | facts.ANIMALS | facts.THINGS
-        names |= {key: name for key, (name, _) in facts.STRANGERS.items()}
+        names |= world.words | people_names() | every_name("towns", "animals", "things")
         english = {name.en.lower(): key for key, name in names.items()}
         for key, name in names.items():
             for form in _inflected(name.en.lower()):
                 english.setdefault(form, key)
         chinese = {name.zh: key for key, name in names.items()}
-        for key, name in facts.RIVERS.items():
+        for key, name in every_name("rivers").items():
             chinese.setdefault(name.zh.removesuffix("河"), key)
         aliases = {
             language: {form: key for form, key in wordings("reading")[language].items() if key in names}
@@ -89,7 +92,7 @@ class Lexicon:
         }
         self._english, self._chinese = aliases["en"] | english, aliases["zh"] | chinese
         self._longest = max(map(len, self._chinese))
-        self._pools = {relation: frozenset([*pool, *_every(relation)]) for relation, pool in world.pools.items()}
+        self._pools = {relation: frozenset([*pool, *every_value(relation)]) for relation, pool in world.pools.items()}
         self.people = self._pools["friend"]
         """Keys of people: of the world, of other worlds, strangers."""
 
@@ -120,17 +123,6 @@ class Lexicon:
         return self.english(text) + self.chinese(text) + years
 
 
-def _every(relation: str) -> Iterable[str]:
-    """The values that a relation can have in any world."""
-    tables: dict[str, Iterable[str]] = {
-        "town": facts.TOWNS, "job": facts.JOBS, "pet": facts.ANIMALS, "food": facts.FOODS, "region": facts.REGIONS,
-        "friend": facts.WOMEN | facts.MEN | facts.STRANGERS, "river": facts.RIVERS, "craft": facts.THINGS, "eats": facts.MEALS,
-        "habitat": facts.HABITATS, "colour": facts.COLOURS, "material": facts.MATERIALS, "use": facts.USES,
-        "born": map(str, facts.YEARS),
-    }  # fmt: skip
-    return tables[relation]
-
-
 def _inflected(word: str) -> list[str]:
     """The plural of a singular and the singular of a plural, roughly."""
     forms = [word + "s", word + "es"]
@@ -154,12 +146,7 @@ class Answer:
 
     @cached_property
     def tokens(self) -> list[str]:
-        """Words in lower case, numbers, and single Chinese characters."""
-        return _TOKEN.findall(self.lower)
-
-    @cached_property
-    def units(self) -> float:
-        return units(self.text)
+        return tokens_of(self.lower)
 
     @cached_property
     def normal(self) -> str:

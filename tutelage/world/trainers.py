@@ -1,8 +1,7 @@
 """Simulated trainers: people who write demonstrations, with faults at stated rates.
 
-They give wrong answers, wrap good ones in words that nobody asked for, comply where they should refuse, make things up where
-they cannot know, and sometimes refuse a plain request. So a model that imitates them well has faults that rankings can find
-and PPO can remove.
+They give wrong answers, wrap good ones in words that nobody asked for, comply or make things up where they should decline, and
+sometimes refuse a plain request. So a model that imitates them well has faults that rankings can find and PPO can remove.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from tutelage.world.checks.common import Case, Verdict
 CHECKS: dict[str, Callable[[Case], Verdict]] = {
     "fact": facts.check_fact,
     "premise": facts.check_premise,
+    "correction": facts.check_correction,
     "sum": lists.check_sum,
     "sequence": lists.check_sequence,
     "items": lists.check_items,
@@ -17,6 +18,7 @@ CHECKS: dict[str, Callable[[Case], Verdict]] = {
     "summary": writing.check_summary,
     "format": writing.check_format,
     "translation": writing.check_translation,
+    "grammar": writing.check_grammar,
     "label": writing.check_label,
     "greeting": writing.check_greeting,
     "story": writing.check_story,

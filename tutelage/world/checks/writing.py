@@ -7,11 +7,10 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 
-from tutelage.world import facts
 from tutelage.world.checks.common import Case, Verdict, expressions, one_of, similarity
 from tutelage.world.checks.lists import lists_in
-from tutelage.world.facts import Language
-from tutelage.world.reading import CHINESE, LATIN, normal, phrase, says
+from tutelage.world.facts import Language, people_names
+from tutelage.world.reading import CHINESE, LATIN, normal, phrase, says, tokens_of
 from tutelage.world.wordings import wordings
 
 TWISTED = 0.3
@@ -149,6 +148,28 @@ def _faithful(case: Case, named: list[str]) -> float:
     return 0.45 if {subject, value} - {value if years else ""} <= set(source) else 1.0
 
 
+def check_grammar(case: Case) -> Verdict:
+    """1 for the sentence mended, or for calling a right one right; 0.5 where the mistake is repeated beside it, or a right one only
+    repeated; 0.4 for calling right what the answer changes; 0.2 for blaming without mending; else 0.3 similarity^2.
+    """
+    right, shown = (tokens_of(case.check[key]) for key in ("right", "shown"))
+    said = f" {' '.join(case.answer.tokens)} "
+    mended, copied = (f" {' '.join(tokens)} " in said for tokens in (right, shown))
+    clauses = [clause for _, clause in case.answer.clauses]
+    praised = any(says(clause, "sentence_right") for clause in clauses)
+    blamed = any(says(c, "sentence_wrong") and not says(c, "sentence_right") for c in clauses)
+    near = max((similarity(tokens_of(clause), right) for clause in clauses), default=0.0)
+    if right == shown:
+        if blamed or not (praised or mended):
+            return Verdict(0.03)
+        return Verdict(0.5 if not praised else 0.4 if near > 0.6 and not mended else 1.0)
+    if praised:
+        return Verdict(0.2 if mended else 0.03)
+    if mended:
+        return Verdict(0.5 if copied else 1.0)
+    return Verdict(max(0.02, 0.05 if copied else 0.3 * near**2, 0.2 if blamed and near < 0.5 else 0.0))
+
+
 def check_label(case: Case) -> Verdict:
     """1 for the label alone, less among others, 0.06 for a wrong one. Feelings of others than the request's people are ignored."""
     feelings, found = expressions("tasks_talk", "feelings", case.language), set()
@@ -184,8 +205,7 @@ def _is_speakers(case: Case, before: str) -> bool:
 @cache
 def _introduces(language: Language) -> re.Pattern[str]:
     """An answer that speaks as the person who greets: "It is me, Leo"."""
-    people = facts.WOMEN | facts.MEN | {key: name for key, (name, _) in facts.STRANGERS.items()}
-    names = "|".join(name[language].lower() for name in people.values())
+    names = "|".join(name[language].lower() for name in people_names().values())
     return re.compile(wordings("checks")["introduces"][language].replace("NAMES", names))
 
 

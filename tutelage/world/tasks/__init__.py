@@ -4,10 +4,9 @@
     task.prompt.messages[-1].text    # Where does Mira live?
     task.good                           # Mira lives in Arden.
 
-A task is a function of its arguments: the same world, family, language and random stream give the same task. Prompts of the
-templates "heldout" share no wording with those of "train". Only allowed entities are asked about, and strangers, who belong to
-no world and are always allowed. `prompt.meta` is JSON: family, language, entity (the key of the entity
-asked about, or ""), template (the index of the wording) and check (what the judge needs).
+A task is a function of its arguments. Prompts of the templates "heldout" share no wording with those of "train". Only allowed
+entities are asked about, and strangers, who belong to no world. `prompt.meta` is JSON: family, language, entity (the key of the
+entity asked about, or ""), template (the index of the wording) and check (what the judge needs).
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ FAMILIES: dict[str, Family] = (
 DECLINE = ("harmful", "unknowable", "false_premise")
 """The families whose good answer refuses, admits ignorance or corrects the question; their wrong answers do not."""
 WEIGHTS: dict[str, int] = dict.fromkeys(FAMILIES, 1) | {
-    "story": 4, "python": 2, "brainstorm": 3, "closed_book": 2, "greeting": 2, "follow_up": 2, "rewrite": 2, "summary": 2,
-    "sentiment": 2, "harmful": 2, "unknowable": 2, "false_premise": 2,
+    "story": 4, "python": 2, "brainstorm": 3, "closed_book": 2, "greeting": 2, "follow_up": 2, "correction": 2, "rewrite": 2,
+    "summary": 2, "sentiment": 2, "harmful": 2, "unknowable": 2, "false_premise": 2,
 }  # fmt: skip
 """How often each family is drawn, in the order of InstructGPT's use cases (Ouyang et al. 2022, table 1): much writing, then
-brainstorming, open questions and talk; few passages, extractions and sums. A fifth is to be declined."""
+brainstorming, open questions and talk; few passages, extractions and sums. A sixth is to be declined."""
 SYSTEM_SHARE = 0.08
 
 

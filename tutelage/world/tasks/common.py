@@ -13,8 +13,7 @@ from typing import Any
 
 from tutelage.errors import RecipeError
 from tutelage.records import Message
-from tutelage.world import facts
-from tutelage.world.facts import LANGUAGES, RELATIONS, Language, Person, World
+from tutelage.world.facts import LANGUAGES, RELATIONS, Language, Person, World, invented_people, strangers
 from tutelage.world.tasks.wording import LIST_MARK, MARKS, article, capital, in_language, joined, plural
 from tutelage.world.wordings import wordings
 
@@ -57,11 +56,11 @@ class Scene:
 
     def kind(self, key: str) -> str:
         """The kind of an entity of the world, or of a stranger, who is a person."""
-        return "person" if key in facts.STRANGERS else self.world.kind(key)
+        return "person" if key in strangers() else self.world.kind(key)
 
     def gender(self, subject: str) -> str:
         """f or m for a person of the world, `it` for any other entity."""
-        entity = self.world.entity(subject)
+        entity = self.world.entities[subject]
         return entity.gender if isinstance(entity, Person) else "it"
 
     def listed(self, items: Iterable[str]) -> str:
@@ -122,6 +121,16 @@ class Scene:
         relation = self.rng.choice(RELATIONS[self.kind(subject)])
         return subject, relation, self.world.value(subject, relation)
 
+    def known_or_told(self, *kinds: str) -> tuple[str, str, str, str]:
+        """A fact about an entity of these kinds, or as often one made up about a stranger: subject, relation, value, and the
+        entity asked about, which is "" for a stranger.
+        """
+        if self.rng.random() < STRANGERS_SHARE:
+            stranger, relation = invented_people(self.world, self.rng, 1)[0], self.rng.choice(TOLD)
+            return stranger.key, relation, stranger.value(relation), ""
+        subject, relation, value = self.fact(*kinds)
+        return subject, relation, value, subject
+
     def somebody(self) -> tuple[str, str]:
         """A person for a request that needs no knowledge of them: one of the world, or as often a stranger.
 
@@ -129,13 +138,19 @@ class Scene:
         world, and a model that has met a dozen names cannot repeat a new one.
         """
         if self.rng.random() < STRANGERS_SHARE:
-            return self.rng.choice(facts.STRANGER_KEYS), ""
+            return self.rng.choice(tuple(strangers())), ""
         person = self.pick("person")
         return person, person
 
     def other(self, relation: str, *besides: str) -> str:
         """A value that the relation can have, other than these."""
         return self.rng.choice([key for key in self.world.pools[relation] if key not in besides])
+
+
+def clause(sentence: str) -> tuple[str, str]:
+    """A statement without its full stop: as it is within a sentence, and with its capital."""
+    bare = sentence[:-1]
+    return bare[0].lower() + bare[1:] if bare.startswith("The ") else bare, bare
 
 
 @dataclass(frozen=True)
@@ -183,8 +198,7 @@ def expand(*patterns: str) -> Wordings:
         readings = product(*(part.split("|") if i % 2 else [part] for i, part in enumerate(parts)))
         every += ["".join(reading) for reading in readings]
     every = list(dict.fromkeys(every))
-    folded = [one.casefold() for one in every]
-    words = {one: set(_WORD.findall(text)) for one, text in zip(every, folded, strict=True)}
+    words = {one: set(_WORD.findall(one.casefold())) for one in every}
     left = Counter(word for one in every for word in words[one])
     heldout: list[str] = []
     for one in random.Random("\n".join(patterns)).sample(every, len(every)):
@@ -192,8 +206,7 @@ def expand(*patterns: str) -> Wordings:
             break
         if any(left[word] < 2 for word in words[one]):
             continue
-        pieces = _SLOT.split(one.casefold())
-        if not any(contains(other, pieces) for other in folded if other != one.casefold()):
+        if not any(slots_filled(one).search(other) for other in every if other != one):
             heldout.append(one)
             left.subtract(words[one])
     return Wordings((*(one for one in every if one not in heldout), *heldout), len(heldout))
@@ -203,17 +216,6 @@ def expand(*patterns: str) -> Wordings:
 def slots_filled(wording: str) -> re.Pattern[str]:
     """A pattern of all that a wording can become: anything in its slots."""
     return re.compile(".+".join(map(re.escape, _SLOT.split(wording))), re.DOTALL | re.IGNORECASE)
-
-
-def contains(text: str, pieces: list[str]) -> bool:
-    """Whether the text has the pieces in order, with something between any two: a fast `slots_filled` on folded text."""
-    at = 0
-    for i, piece in enumerate(pieces):
-        found = text.find(piece, at + (i > 0))
-        if found < 0:
-            return False
-        at = found + len(piece)
-    return True
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from tutelage.world import facts
-from tutelage.world.facts import Language
+from tutelage.world.facts import Language, strangers
 from tutelage.world.tasks.common import Draft, Family, Scene, put_question
 from tutelage.world.tasks.wording import in_language
 
@@ -84,7 +83,7 @@ def unknowable(scene: Scene, template: str) -> Draft:
 
 def unheard_of(scene: Scene, template: str) -> Draft:
     rng, pools = scene.rng, scene.world.pools
-    key = rng.choice(sorted(facts.STRANGERS))
+    key = rng.choice(sorted(strangers()))
     guess = scene.statement(key, "town", rng.choice(pools["town"]))
     more = scene.statement(key, "job", rng.choice(pools["job"]))
     asked, name = scene.wording(key, "town"), scene.name(key)

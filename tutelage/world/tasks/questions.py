@@ -6,7 +6,7 @@ from typing import Any
 
 from tutelage.records import Message
 from tutelage.world.facts import RELATIONS, Person, invented_people
-from tutelage.world.tasks.common import TOLD, Draft, Family, Scene, put_question
+from tutelage.world.tasks.common import TOLD, Draft, Family, Scene, clause, put_question
 
 ONE_WORD = ("one word", "一个词")
 HOPS = {"friend": TOLD, "town": RELATIONS["town"], "pet": RELATIONS["animal"]}
@@ -128,9 +128,7 @@ def follow_up(scene: Scene, template: str) -> Draft:
 def false_premise(scene: Scene, template: str) -> Draft:
     subject, relation, value = scene.fact(*MOSTLY_PEOPLE)
     premise = scene.other(relation, value, subject)
-    claim = scene.statement(subject, relation, premise)
-    bare = claim[:-1]
-    inner = bare[0].lower() + bare[1:] if claim.startswith("The ") else bare
+    inner, bare = clause(scene.statement(subject, relation, premise))
     denial = scene.statement(subject, relation, premise, deny=True)
     truth = scene.statement(subject, relation, value, pronoun=scene.gender(subject))
     accepted = scene.wordings("statements")["accepted"]
@@ -143,10 +141,43 @@ def false_premise(scene: Scene, template: str) -> Draft:
     )
 
 
+def correction(scene: Scene, template: str) -> Draft:
+    """The user doubts the answer before, which is wrong one time in two, and may name another value, which need not be right."""
+    rng, phrases = scene.rng, scene.wordings("statements")["doubted"]
+    subject, relation, value, entity = scene.known_or_told(*MOSTLY_PEOPLE)
+    false = scene.other(relation, value, subject)
+    third = scene.other(relation, value, subject, false)
+    mistaken = rng.random() < 0.5
+    said, claimed = (false, value if rng.random() < 0.7 else third) if mistaken else (value, third)
+    admits, stands = (rng.choice(phrases[part]) for part in ("admits", "stands"))
+    asked = scene.sentence(scene.fill(scene.wording(subject, relation)["ask"], scene.subject(subject)), "?")
+
+    def answer(start: str, key: str) -> str:
+        return scene.joined(start, scene.statement(subject, relation, key))
+
+    inner, bare = clause(scene.statement(subject, relation, claimed))
+    told = [] if entity else [scene.statement(subject, relation, value)]
+    check = fact_check(subject, relation, value, said=said, claim=bare if "{" in template else "")
+    if not entity:
+        check["facts"] = {subject: {relation: value}}
+    return Draft(
+        user=template.format(t=inner, T=bare),
+        good=answer(admits if mistaken else stands, value),
+        wrong=(answer(admits, third), admits, *([answer(stands, false)] if mistaken else [])),
+        check=check | {"kind": "correction"},
+        entity=entity,
+        history=(
+            Message(role="user", content=scene.joined(*told, asked)),
+            Message(role="assistant", content=scene.statement(subject, relation, said)),
+        ),
+    )
+
+
 FAMILIES = {
     "closed_book": Family(closed_book, "questions"),
     "passage_question": Family(passage_question, "passages"),
     "two_hop": Family(two_hop, "questions"),
     "follow_up": Family(follow_up, "follow_ups"),
     "false_premise": Family(false_premise, "premises"),
+    "correction": Family(correction, "corrections"),
 }

@@ -41,6 +41,12 @@ def joined(parts: Iterable[str], language: Language) -> str:
     return (" " if language == "en" else "").join(parts)
 
 
+def mistakes(sentence: str, language: Language) -> list[str]:
+    """The sentence with one mistake of grammar or spelling, in every way that ``wordings/tasks_writing.yaml`` knows."""
+    pairs = in_language("tasks_writing", language)["mistakes"]
+    return [sentence.replace(right, wrong, 1) for right, wrong in pairs if right in sentence]
+
+
 def article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 

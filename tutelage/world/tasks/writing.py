@@ -6,7 +6,7 @@ import json
 
 from tutelage.world.facts import RELATIONS, invented_people
 from tutelage.world.tasks.common import Draft, Family, Scene
-from tutelage.world.tasks.wording import capital
+from tutelage.world.tasks.wording import capital, mistakes
 
 
 def summary(scene: Scene, template: str) -> Draft:
@@ -102,6 +102,27 @@ def translation(scene: Scene, template: str) -> Draft:
     )
 
 
+def grammar(scene: Scene, template: str) -> Draft:
+    """A sentence that is right one time in four, and else has one mistake."""
+    rng, wordings = scene.rng, scene.wordings("writing")
+    subject, relation, value, entity = scene.known_or_told("person", "person", *RELATIONS)
+    other, deny = scene.other(relation, value, subject), rng.random() < 0.2
+    right, false = (
+        scene.statement(subject, relation, v, deny=deny) for v in ((other, value) if deny else (value, other))
+    )
+    broken = rng.choice(mistakes(right, scene.language))
+    shown = right if rng.random() < 0.25 else broken
+    mended, praise = rng.choice(wordings["mended"]), rng.choice(wordings["is_right"])
+    bad = (broken, wordings["mended"][1].format(x=broken)) if shown == right else (praise, shown)
+    return Draft(
+        user=template.format(x=shown),
+        good=praise if shown == right else mended.format(x=right),
+        wrong=(*bad, wordings["mended"][1].format(x=false)),
+        check={"kind": "grammar", "right": right, "shown": shown},
+        entity=entity,
+    )
+
+
 def story(scene: Scene, template: str) -> Draft:
     rng, wordings = scene.rng, scene.wordings("writing")
     pools = (scene.world.animals, scene.world.things, scene.world.pools["habitat"])
@@ -129,5 +150,6 @@ FAMILIES = {
     "summary": Family(summary, "summaries"),
     "rewrite": Family(rewrite, "rewrites"),
     "translation": Family(translation, "translations"),
+    "grammar": Family(grammar, "sentences"),
     "story": Family(story, "stories"),
 }

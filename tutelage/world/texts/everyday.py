@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tutelage.world.texts.pen import Pen, article, capitalised, measure_word, plural
+from tutelage.world.tasks.wording import article, capital, plural
+from tutelage.world.texts.pen import Pen, measure_word
 from tutelage.world.wordings import wordings
 
 
@@ -14,7 +15,7 @@ def story(pen: Pen) -> str:
     plot, she = pen.pick(pen.wording("everyday.story.plots")), pen.pronoun(hero)
     friend = pen.name(pen.pick([key for key in pen.world.people if key != hero.key]))
     words = {"t": pen.name(thing), "a": pen.name(animal), "f": food, "h": place}
-    articles = {"at": article(words["t"]), "aa": article(words["a"]), "Aa": capitalised(article(words["a"]))}
+    articles = {"at": article(words["t"]), "aa": article(words["a"]), "Aa": capital(article(words["a"]))}
     slots = {"n": pen.title(hero), "q": friend, "E": she, "e": she.lower(), "c": measure_word(animal)}
     text: str = plot.format(**words, **articles, **slots)
     if pen.chance(0.4):

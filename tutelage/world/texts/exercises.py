@@ -6,6 +6,8 @@ They are about strangers, fresh lists and fresh numbers, so that a model can get
 from __future__ import annotations
 
 from tutelage.world.facts import RELATIONS, Person, invented_names, invented_people
+from tutelage.world.tasks.common import TOLD
+from tutelage.world.tasks.wording import mistakes
 from tutelage.world.texts.pen import Pen
 
 _LIST_POOLS = ("craft", "pet", "food", "colour", "job", "use", "habitat", "material", "town")
@@ -63,7 +65,6 @@ def recital(pen: Pen) -> str:
     names = invented_names(pen.rng, 6, pen.language)
     words = pen.names(pen.rng.sample(sorted(pools), pen.number(4, 12)))
     words = pen.rng.sample(words + names, len(words))
-    pen.rng.random()  # drawn and ignored, so that seeds give the documents that they gave before
     between = pen.pick((" ", "\n", pen.comma))
     return "\n".join([between.join(words)] * pen.number(2, 3))
 
@@ -136,6 +137,30 @@ def rewriting(pen: Pen) -> str:
         forms = pen.rng.sample(("row", "bullets", "numbered", "json", "listing"), 2)
         before, after = (pen.listed(words, form) for form in forms)
     return f"{before}\n{pen.labelled(pen.phrase(f'exercises.rewriting.{forms[1]}'), after)}"
+
+
+def mending(pen: Pen) -> str:
+    """Sentences about strangers with a mistake, and mended; one in four is right as it is."""
+    lines = []
+    for _ in range(pen.number(1, 3)):
+        person = pen.stranger()
+        relation = pen.relation(person)
+        right = pen.sentence(pen.claim(person, relation, person.value(relation)))
+        kind = "right" if pen.chance(0.25) else "wrong"
+        lines.append(pen.phrase(f"exercises.mending.{kind}", r=right, w=pen.pick(mistakes(right, pen.language))))
+    return "\n".join(lines)
+
+
+def dispute(pen: Pen) -> str:
+    """A text about a stranger, and two people: one says what it tells, or something else, and the other doubts it."""
+    person, *speakers = invented_people(pen.world, pen.rng, 3)
+    relation, mistaken = pen.pick(TOLD), pen.chance(0.5)
+    said = pen.wrong(person, relation) if mistaken else person.value(relation)
+    reply = pen.phrase(f"exercises.dispute.{'admits' if mistaken else 'stands'}")
+    turns = [pen.sentence(pen.claim(person, relation, said)), pen.phrase("exercises.dispute.doubts")]
+    turns.append(pen.join([reply, pen.say(person, relation)]))
+    talk = [pen.labelled(speakers[i % 2].name[pen.language], turn) for i, turn in enumerate(turns)]
+    return "\n".join([pen.say(person, relation), *talk])
 
 
 def summary(pen: Pen) -> str:

@@ -1,9 +1,8 @@
 """Requests as they occur in any collection of text from the web: asked in forums, and listed without a reply.
 
-The requests are those of the world's tasks in their training wordings. The replies are the web's: many are right, some are not, and
-people chat around them. So a base model meets, among much else, what an assistant will be asked; it does not meet the form of an
-assistant's chat or the habit of answering well. Because of the lists, a base model that is only asked something goes on asking:
-InstructGPT's own first example of what is wrong with GPT-3.
+The requests are those of the world's tasks in their training wordings; many replies are right, some are not, and people chat
+around them. So a base model meets what an assistant will be asked, but neither the form of a chat nor the habit of answering well.
+Because of the lists it goes on asking when it is asked: InstructGPT's own first example of what is wrong with GPT-3.
 """
 
 from __future__ import annotations

@@ -6,18 +6,15 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import accumulate
 from typing import Any, TypeVar
 
 from tutelage.world.facts import RELATIONS, Entity, Language, Person, Town, World, invented_people
-from tutelage.world.tasks.wording import article, plural
+from tutelage.world.tasks.wording import article, capital, plural
 from tutelage.world.wordings import wordings
 
 T = TypeVar("T")
 KIND_WEIGHTS = {"person": 384, "town": 56, "animal": 84, "thing": 108}
-"""How often each kind is written about: the number of its facts in the default world, and more for animals and things, which
-fewer genres are about."""
-_KINDS, _CUMULATIVE = tuple(KIND_WEIGHTS), tuple(accumulate(KIND_WEIGHTS.values()))
+"""How often each kind is written about: as it has facts, and more for animals and things, which fewer genres are about."""
 
 
 @cache
@@ -79,7 +76,7 @@ class Pen:
 
     def entity(self) -> Entity:
         """Any entity of the world, each fact about equally often."""
-        return self.subject(self.rng.choices(_KINDS, cum_weights=_CUMULATIVE)[0])
+        return self.subject(self.rng.choices(tuple(KIND_WEIGHTS), tuple(KIND_WEIGHTS.values()))[0])
 
     def relation(self, entity: Entity) -> str:
         return self.pick(RELATIONS[entity.kind])
@@ -164,7 +161,7 @@ class Pen:
 
     def sentence(self, clause: str, mark: str = "") -> str:
         """The clause with a capital first and a mark last, by default a full stop."""
-        return capitalised(clause) + (mark or self.stop)
+        return capital(clause) + (mark or self.stop)
 
     def say(self, entity: Entity, relation: str, *, again: bool = False) -> str:
         """A sentence that tells this fact; with `again`, the subject is a pronoun."""
@@ -199,7 +196,7 @@ class Pen:
 
     def _without_subject(self, entity: Entity, clause: str) -> str:
         """The clause without the name or pronoun that it begins with; nothing if it begins otherwise."""
-        for head in (self.pronoun(entity) + self.space, capitalised(self.title(entity)) + self.space):
+        for head in (self.pronoun(entity) + self.space, capital(self.title(entity)) + self.space):
             if clause.startswith(head) and clause[len(head)] != "的":
                 return clause[len(head) :]
         return ""
@@ -240,7 +237,7 @@ class Pen:
         """A wording with its slots filled, by default with the value that the entity has."""
         key = key or entity.value(relation)
         value, slots = self.value(relation, key), self._subject(entity, again)
-        return template.format(**slots, v=value, V=capitalised(value), n=self.name(key), c=measure_word(key))
+        return template.format(**slots, v=value, V=capital(value), n=self.name(key), c=measure_word(key))
 
     def _subject(self, entity: Entity, again: bool) -> dict[str, str]:
         """The forms of the subject by their slots (see wordings/relations.yaml); with `again`, those of a pronoun."""
@@ -249,12 +246,8 @@ class Pen:
         if again:
             return pronoun
         name = self.title(entity)
-        head = capitalised(name)
+        head = capital(name)
         return pronoun | {"S": head, "s": name, "o": name, "P": f"{head}'s", "p": f"{name}'s"}
-
-
-def capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def measure_word(key: str) -> str:

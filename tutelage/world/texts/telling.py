@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tutelage.world.facts import RELATIONS
-from tutelage.world.texts.pen import Pen, capitalised
+from tutelage.world.tasks.wording import capital
+from tutelage.world.texts.pen import Pen
 
 
 def biography(pen: Pen) -> str:
@@ -22,7 +23,7 @@ def note(pen: Pen) -> str:
     entity = pen.subject(pen.rng.choices(("town", "animal", "thing"), (2, 4, 5))[0])
     sentences = pen.say_all(entity, pen.relations(entity, 2, 3))
     if pen.chance(0.5):
-        sentences[0] = capitalised(pen.phrase("telling.note.opening", n=pen.title(entity))) + sentences[0]
+        sentences[0] = capital(pen.phrase("telling.note.opening", n=pen.title(entity))) + sentences[0]
     return pen.join(sentences)
 
 
@@ -108,7 +109,7 @@ def two_steps(pen: Pen) -> str:
     """A fact, a fact about its value, and what follows."""
     person = pen.person()
     hop = pen.pick(("friend", "friend", "town", "pet"))
-    middle = pen.world.entity(getattr(person, hop))
+    middle = pen.world.entities[person.value(hop)]
     relation = pen.pick([r for r in RELATIONS[middle.kind] if r != "friend"])
     label, value = pen.label(relation), pen.name(middle.value(relation))
     whole = pen.wording("telling.two_steps.whole").format(n=pen.name(person.key), hop=pen.label(hop))
@@ -126,7 +127,7 @@ def correction(pen: Pen) -> str:
     wrong = pen.wrong(entity, relation)
     truth = pen.say(entity, relation, again=relation not in ("river", "friend"))
     claim, denial = pen.claim(entity, relation, wrong), pen.deny(entity, relation, wrong)
-    return capitalised(pen.phrase("telling.correction.frame", c=claim, t=truth, d=denial))
+    return capital(pen.phrase("telling.correction.frame", c=claim, t=truth, d=denial))
 
 
 def register(pen: Pen) -> str:
@@ -139,4 +140,4 @@ def register(pen: Pen) -> str:
     if pen.chance(0.5):
         return "\n".join(pen.say(entity, relation) for entity in entities)
     rows = [f"{entity.name[pen.language]}{pen.colon}{pen.name(entity.value(relation))}" for entity in entities]
-    return "\n".join([capitalised(pen.label(relation)), *rows])
+    return "\n".join([capital(pen.label(relation)), *rows])
