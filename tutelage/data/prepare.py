@@ -182,8 +182,8 @@ def require_both_parts(name: str, kept: Sequence[object], apart: Sequence[object
     if kept and apart:
         return
     part, change = ("held out", "larger") if kept else ("left to train on", "smaller")
-    count = len(kept) + len(apart)
-    raise DataError(f"of {count} {name} none is {part} with {knob} {share}; give a {change} {knob}, or more {name}")
+    found = f"none of the {name} is {part} with {knob} {share}"
+    raise DataError(f"{found} ({len(kept) + len(apart)} in all); give a {change} {knob}, or more {name}")
 
 
 def gather(

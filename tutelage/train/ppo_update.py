@@ -131,7 +131,7 @@ class PPOSettings(Settings):
                 f"{inputs.prompts} has {count} prompts, fewer than batch_size {self.batch_size}: give more prompts, or a "
                 f"batch_size (and minibatch) of at most {count}"
             )
-        yield from warn_of_warmup(self.updates - self.value_warmup, self.warmup, "updates of the policy")
+        yield from warn_of_warmup(self.updates - self.value_warmup, self.warmup)
 
     def code(self) -> dict[str, Path]:
         """The files of the scorers' functions."""

@@ -56,20 +56,18 @@ def require_microbatch(microbatch: int, whole: int, name: str = "batch_size") ->
         raise ValueError(f"microbatch {microbatch} is larger than {name} {whole}; 0 sets no limit")
 
 
-def warn_of_warmup(steps: int, warmup: int, what: str = "steps") -> Iterator[str]:
-    """A warning for a run that ends before its learning rate has reached its peak."""
+def warn_of_warmup(steps: int, warmup: int, why: str = "") -> Iterator[str]:
+    """A warning for a run that ends before its learning rate has reached its peak; ``why`` there are so few steps."""
     if steps <= warmup:
-        yield f"{steps} {what} are all within the warm-up of {warmup}, so lr is never reached: lower warmup or train for longer"
+        yield f"{why}training ends after step {steps}, within the warm-up of {warmup} steps, so lr is never reached"
 
 
 def warn_of_few_rows(rows: int | None, batch_size: int, epochs: int, warmup: int, what: str) -> Iterator[str]:
     """The same for a run over ``rows`` (counted up to ``enough_rows``) in batches; none if their number is unknown."""
-    steps = epochs * -(-(rows or 0) // batch_size)
-    if rows is not None and steps <= warmup:
-        yield (
-            f"{rows} {what} in batches of {batch_size} are {steps} steps in {epochs} epochs, all within the warm-up of "
-            f"{warmup}, so lr is never reached: lower batch_size or warmup, or give more epochs"
-        )
+    if rows is not None:
+        why = f"with {rows} {what}, batch_size {batch_size} and epochs {epochs}, "
+        for warning in warn_of_warmup(epochs * -(-rows // batch_size), warmup, why):
+            yield f"{warning}: lower batch_size or warmup, or raise epochs"
 
 
 def enough_rows(batch_size: int, epochs: int, warmup: int) -> int:
