@@ -14,6 +14,7 @@ import fake_kinds
 import pytest
 
 from tutelage.cli import app as cli
+from tutelage.errors import TrainingError, UsageError
 from tutelage.recipes.steps import KINDS
 from tutelage.screen import program_name
 
@@ -184,6 +185,32 @@ def test_what_goes_wrong_inside_a_command(capsys, monkeypatch, error, code, mess
     monkeypatch.setattr(cli, "run_command", fails)
     assert cli.main([]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "environment", "said"),
+    [
+        (UsageError("wrong"), {"RANK": "1", "LOCAL_RANK": "1"}, ""),
+        (UsageError("wrong"), {"RANK": "4", "LOCAL_RANK": "0"}, "wrong"),  # of another machine, whose files may differ
+        (TrainingError("rank 0 is gone"), {"RANK": "1", "LOCAL_RANK": "1"}, "rank 0 is gone"),
+    ],
+)
+def test_under_torchrun_a_refusal_is_said_once_per_machine(capsys, monkeypatch, error, environment, said):
+    def fails(words: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "run_command", fails)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main([]) == error.exit_code
+    assert capsys.readouterr().err == (f"tutelage: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize(("rank", "printed"), [("0", "o\n"), ("1", "")])
+def test_under_torchrun_the_result_is_printed_once(capsys, small, monkeypatch, rank, printed):
+    monkeypatch.chdir(small)
+    monkeypatch.setenv("RANK", rank)
+    assert run(capsys, "make", "--out", "o") == (0, printed, "")
 
 
 def test_a_bug_shows_where_it_is(monkeypatch):

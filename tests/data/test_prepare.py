@@ -128,7 +128,7 @@ def test_what_is_left_out_is_counted_and_said(made, caplog):
             demonstrations=[show("q", "a"), show("same", "a")],
             rankings=[rank("q"), rank("same")],
             prompts=[ask("q"), ask("p"), ask("new"), ask("new")],
-            share=0.999999,
+            share=0.8,
         )
     assert got["prompts_heldout"] == [("q",), ("held out",)]
     assert sorted(got["prompts"]) == [("new",), ("p",)]

@@ -11,9 +11,10 @@ from toy_task import right
 
 from tutelage.data.formats import read_rankings
 from tutelage.errors import DataError, UsageError
-from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, main
+from tutelage.evaluate import compare
+from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, main, sample_rows
 from tutelage.evaluate.measure import Measured, shots_like
-from tutelage.records import Answers, Completion, Conversation, Message, Prompt
+from tutelage.records import Answers, Completion, Conversation, ImagePart, Message, Prompt, TextPart
 
 
 def measured(gold: list[float] | None, reward: list[float] | None = None) -> Measured:
@@ -189,3 +190,23 @@ def test_prompts_that_leave_no_room_for_an_answer_are_an_error(inputs, tmp_path)
     settings = SETTINGS.model_copy(update={"max_new_tokens": 127})
     with pytest.raises(DataError, match="no prompt leaves room for an answer of 127 tokens"):
         main(settings, inputs, tmp_path / "out", judge=judge)
+
+
+def test_what_is_wrong_with_the_rankings_is_said_before_a_model_answers(inputs, tmp_path, monkeypatch):
+    """It would throw away hours of answers."""
+
+    def fails(name, rankings):
+        raise DataError("of no use")
+
+    monkeypatch.setattr(compare, "measure_all", None)  # cannot be called
+    with pytest.raises(DataError, match="of no use"):
+        main(SETTINGS, inputs, tmp_path / "out", judge=judge, ranking_figures=fails)
+
+
+def test_a_prompt_of_parts_is_written_as_its_text():
+    picture = ImagePart(image="x.png")
+    content = (TextPart(text="What is "), picture, TextPart(text="this?"))
+    prompt = Prompt(messages=(Message(role="user", content=content),))
+    one = Measured([Answers(prompt=prompt, completions=(Completion(text="A cat."),))], [1.0], None)
+    (row,) = sample_rows({"model": one})
+    assert row["prompt"] == [{"role": "user", "content": "What is this?"}]

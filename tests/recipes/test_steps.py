@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from pydantic import Field
 
 from tutelage.data.formats import read_documents
 from tutelage.errors import CheckpointError, RecipeError, TrainingError, UsageError
+from tutelage.evaluate import compare
+from tutelage.recipes import evaluate
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import KINDS, Kind, Recipe, plan, read_recipe, select
+from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.runs.folder import input_hashes, open_run
 from tutelage.runs.hashes import hash_of
 from tutelage.settings import Inputs, Rows, Settings, validated, write_yaml
@@ -415,6 +419,27 @@ def test_an_edited_function_of_a_scorer_is_another_input(tmp_path, monkeypatch):
     before = input_hashes(knobs, Inputs())
     Path("my_rule.py").write_text("def short(prompt, answer):\n    return 2.0\n")
     assert input_hashes(knobs, Inputs()) != before
+
+
+def test_rankings_without_two_opinions_have_no_agreement_and_stop_nothing(tmp_path, monkeypatch):
+    """One opinion per prompt is what `label` gives by default for training prompts."""
+    asked = Prompt(messages=(Message(role="user", content="Name a fish."),))
+    answers = (Completion(text="A carp."), Completion(text="A whale."))
+    alone = [Ranking(prompt=asked, completions=answers, ranks=(1, 2), labeller="ann")]
+    two = [*alone, alone[0].model_copy(update={"labeller": "bob"})]
+    found: list[dict[str, float]] = []
+
+    def instead(knobs: Any, inputs: Any, out: Path, *, judge: Any, ranking_figures: Any) -> Path:
+        found.extend(ranking_figures("mine", rankings) for rankings in (alone, two))
+        return out
+
+    monkeypatch.setattr(compare, "main", instead)
+    monkeypatch.setattr(evaluate, "load_judge", lambda folder: SimpleNamespace(judge=None))
+    inputs = compare.EvaluateInputs(
+        models={"a": tmp_path}, prompts=tmp_path, world=tmp_path, rankings={"mine": tmp_path / "r"}
+    )
+    evaluate.main(compare.EvaluateSettings(), inputs, tmp_path)
+    assert found == [{}, {"labeller_agreement": 1.0}]
 
 
 ROOT = Path(__file__).resolve().parents[2]

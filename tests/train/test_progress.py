@@ -17,7 +17,7 @@ def test_the_bar_and_the_time_left_stay_on_a_narrow_terminal(capsys, monkeypatch
     monkeypatch.setenv("COLUMNS", str(columns))
     with _progress("ppo", 0, 1000, tuple(METRICS)) as report:
         for step in range(1, 4):
-            report(step, METRICS, 12_345.6)
+            report(step, METRICS, 12_345.0)
     out = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().out)
     line = out.replace("\r", "\n").rstrip().splitlines()[-1]
     assert len(line.rstrip()) <= columns
