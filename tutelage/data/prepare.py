@@ -148,10 +148,6 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     new_prompts = [p for p in prompts if asked.isdisjoint(questions(p.messages))]
 
     written = {file.removesuffix(".jsonl") for file in knobs.writes(inputs)}
-    if "demonstrations" in written:
-        require_both_parts("demonstrations", unranked, apart_c, "heldout_share", knobs.heldout_share)
-    if "rankings" in written:
-        require_both_parts("rankings", kept_r, apart_r, "heldout_rankings_share", rankings_share)
     outputs: dict[str, Sequence[BaseModel]] = {
         "documents_heldout": heldout_documents,
         "prompts_heldout": unique(heldout),
@@ -161,6 +157,7 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
         "rankings_heldout": apart_r,
         "prompts": unique(new_prompts),
     }
+    _require_some(outputs, knobs, inputs)
     counts |= {name: write_jsonl(out / f"{name}.jsonl", rows) for name, rows in outputs.items() if name in written}
     left_out = [
         ("prompts_heldout", "held-out prompt given before", len(heldout) - len(outputs["prompts_heldout"])),
@@ -177,13 +174,18 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     return counts
 
 
-def require_both_parts(name: str, kept: Sequence[object], apart: Sequence[object], knob: str, share: float) -> None:
-    """DataError if nothing is left to train on, or nothing is held out: with few prompts a share may round to none or all."""
-    if kept and apart:
-        return
-    part, change = ("held out", "larger") if kept else ("left to train on", "smaller")
-    found = f"none of the {name} is {part} with {knob} {share}"
-    raise DataError(f"{found} ({len(kept) + len(apart)} in all); give a {change} {knob}, or more {name}")
+def _require_some(outputs: Mapping[str, Sequence[BaseModel]], knobs: PrepareSettings, inputs: PrepareInputs) -> None:
+    """DataError for a file that a later step reads and that would be empty; nothing is written before."""
+    shares = {"demonstrations": "heldout_share", "rankings": "heldout_rankings_share"}
+    for name, share in shares.items():
+        if getattr(inputs, name) and not outputs[f"{name}_heldout"]:
+            now, count = getattr(knobs, share), len(outputs[name])
+            raise DataError(
+                f"none of {count} {name} is held out to measure on; raise {share} ({now}), or give more {name}"
+            )
+    for name in ("demonstrations", "prompts"):
+        if getattr(inputs, name) and not outputs[name]:
+            raise DataError(f"all {name} are held out, or left out for what is: none remains; give more, or other ones")
 
 
 def gather(

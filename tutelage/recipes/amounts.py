@@ -16,7 +16,7 @@ from tutelage.recipes.steps import Step
 from tutelage.runs.folder import difference, is_run
 from tutelage.runs.lineage import LINEAGE, read_lineage
 
-_READERS: dict[str, Callable[[Path], Iterator[object]]] = {
+_READERS: dict[str, Callable[..., Iterator[object]]] = {
     "documents": formats.read_documents,
     "conversations": formats.read_conversations,
     "prompts": formats.read_prompts,
@@ -69,11 +69,11 @@ def is_done(step: Step) -> bool:
 
 
 def _count(kind: str, path: Path, enough: int) -> int:
-    """Count rows. What readers say of rows that they leave out is kept for the step that reads the file."""
+    """Count the rows that can be read. What is wrong with others is left for the step that reads the file to say."""
     logger = logging.getLogger("tutelage.data")
     before = logger.disabled
     logger.disabled = True
     try:
-        return sum(1 for _ in islice(_READERS[kind](path), enough))
+        return sum(1 for _ in islice(_READERS[kind](path, on_bad="skip"), enough))
     finally:
         logger.disabled = before
