@@ -256,7 +256,7 @@ def test_thirty_rows_are_enough_for_the_small_recipe(tmp_path, monkeypatch, caps
         capsys.readouterr().err
     )
     assert "warning" not in capsys.readouterr().out
-    counts = json.loads((tmp_path / "run" / "data" / "done.json").read_text())
+    counts = json.loads((tmp_path / "run" / "prepare" / "done.json").read_text())
     assert counts["demonstrations"] + counts["demonstrations_heldout"] + counts["left_out_demonstrations"] == 30
     for step in ("sft", "reward"):
         losses = [row["loss"] for row in logged(tmp_path / "run" / step)]

@@ -270,7 +270,8 @@ def resolved(
             raise RecipeError(f"{where}: {problem}, and {_CALLED[mark] if mark else 'a file of data'} is needed")
         return step.out / (rest or ("" if mark == "run" else kind.result))
     if first in recipe.steps:
-        raise RecipeError(f"{where}: step {first!r} does not come before it")
+        hint = f"; for the folder of this name write ./{value}" if Path(value).exists() else ""
+        raise RecipeError(f"{where}: step {first!r} does not come before it{hint}")
     path = Path(value).expanduser()
     if path.exists():
         return path
