@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check proof proof-long proof-real format clean
+.PHONY: demo test check mutants proof proof-long proof-real format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tutelage demo
@@ -15,7 +15,12 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check tutelage tests
 	$(BIN)/ruff format --check tutelage tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_imports.py
+	$(BIN)/python -m pytest -m "not proof" tests/test_imports.py
+
+# make mutants FILE=tutelage/objectives/ppo.py [TESTS="tests/objectives tests/train/test_ppo_wiring.py"]
+mutants: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet "mutmut>=3.8,<4"
+	$(BIN)/python -m tests.mutants $(FILE) $(TESTS)
 
 proof: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests -m proof

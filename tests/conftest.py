@@ -1,4 +1,7 @@
-"""Checkpoints of the toy task, trained once a session and shared by the tests that need a trained model."""
+"""Checkpoints of the toy task, trained once a session and shared by the tests that need a trained model.
+
+Hypothesis has no deadline here: on a busy machine it would fail tests that are right.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from toy_task import Toy, make_toy, pretrain_job, reward_job, sft_job
+
+settings.register_profile("tutelage", deadline=None)
+settings.load_profile("tutelage")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from typing import Any
 
 from tutelage.evaluate.report.drawing import looks_of
 from tutelage.evaluate.report.plots import overoptimisation_plot
+from tutelage.evaluate.seeds import spreads
 from tutelage.files import write_atomic
 from tutelage.settings import merge, read_yaml, write_yaml
 
@@ -148,7 +149,7 @@ def over_optimised(log: list[dict[str, float]]) -> bool:
 def plots_of(run: dict[str, Any], target: Path) -> list[str]:
     """Copy a run's plots beside the page; a line of Markdown for each."""
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(run["folder"] / "report" / "plots", target)
+    shutil.copytree(run["folder"] / "report" / "plots", target, ignore=shutil.ignore_patterns("*.zh.svg"))
     return [f"![{path.stem}]({path.relative_to(ROOT / 'docs')})" for path in sorted(target.glob("*.svg"))]
 
 
@@ -166,7 +167,8 @@ def write_page(runs: dict[str, dict[str, Any]], over: dict[str, list[dict[str, f
     ]
     for name, run in runs.items():
         lines += [f"## {name.capitalize()}", "", *demo_section(run)]
-    lines += ["## The alignment tax", ""]
+    lines += ["## Over seeds", "", *seeds_table({name: run for name, run in runs.items() if name.startswith("seed")})]
+    lines += ["", "## The alignment tax", ""]
     lines += ["Bits per byte of held-out text, lower is better; PPO-ptx is there to keep it down.", ""]
     lines += ["| run | SFT | PPO | PPO-ptx |", "|---|---|---|---|"]
     for name, run in runs.items():
@@ -216,6 +218,24 @@ def demo_section(run: dict[str, Any]) -> list[str]:
     clear = [interval(run["models"]["ppo_ptx"], f"clear_win_rate_vs_{other}") for other in ("sft", "base")]
     lines += ["", f"Clear wins of PPO-ptx: {clear[0]} against SFT, {clear[1]} against base.", ""]
     return [*lines, reward_sentence(run["reward_models"]["reward"]), ""]
+
+
+def seeds_table(runs: dict[str, dict[str, Any]]) -> list[str]:
+    """Mean and standard deviation over seeds of each model's figures, with their range."""
+    columns = {
+        "gold": "gold", "win_rate_vs_sft": "wins against SFT", "win_rate_vs_base": "wins against base",
+        "bits_per_byte": "bits per byte", "length": "tokens",
+    }  # fmt: skip
+    lines = [f"Mean ± standard deviation over {len(runs)} seeds, and the range.", ""]
+    lines += ["| model | " + " | ".join(columns.values()) + " |", "|---" * (1 + len(columns)) + "|"]
+    for model, figures in spreads(runs).items():
+        cells = []
+        for key in columns:
+            show = "{:.1%}" if key.startswith("win") else "{:.1f}" if key == "length" else "{:.3f}"
+            spread = [show.format(number) for number in figures[key]]
+            cells.append("{} ± {} [{}, {}]".format(*spread))
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def families_table(run: dict[str, Any]) -> list[str]:

@@ -40,7 +40,7 @@ READMES = ("README.md", "README.zh.md")
 GUIDES = ("docs/guide.md", "docs/guide.zh.md")
 METHODS = ("docs/method.md", "docs/method.zh.md")
 TRANSLATED = (READMES, GUIDES, METHODS)
-WRITTEN = (*READMES, *GUIDES, *METHODS, "docs/settings.md", "docs/log.md", "CONTRIBUTING.md")
+WRITTEN = (*READMES, *GUIDES, *METHODS, "docs/glossary.md", "docs/settings.md", "docs/log.md", "CONTRIBUTING.md")
 READERS = {
     "documents": formats.read_documents,
     "conversations": formats.read_conversations,
@@ -280,6 +280,15 @@ def format_rows(name: str) -> dict[str, tuple[list[str], str]]:
     return {key: ([CHINESE.get(k, k) for k in re.split("[, 、]+", kinds.strip())], row) for key, kinds, row in found}
 
 
+REST_OF_FILE = {
+    "oasst_flat": (
+        '{"message_id": "m1", "role": "prompter", "text": "Name a fish.", "message_tree_id": "m1"}',
+        '{"message_id": "m3", "parent_id": "m1", "role": "assistant", "text": "A whale.", "rank": 1, "message_tree_id": "m1"}',
+    )
+}
+"""Rows that the example's format needs beside it."""
+
+
 @pytest.mark.parametrize("name", GUIDES)
 def test_every_format_has_an_example_that_is_read_as_the_guide_says(name, tmp_path):
     examples = format_rows(name)
@@ -287,7 +296,7 @@ def test_every_format_has_an_example_that_is_read_as_the_guide_says(name, tmp_pa
     for key, (kinds, row) in examples.items():
         assert formats.recognise(json.loads(row)) == key
         path = tmp_path / f"{key}.jsonl"
-        path.write_text(row + "\n", encoding="utf-8")
+        path.write_text("\n".join([row, *REST_OF_FILE.get(key, ())]) + "\n", encoding="utf-8")
         readable = {kind for kind in READERS if can_read(kind, path)}
         assert readable == set(kinds), key
 

@@ -20,7 +20,7 @@ ALLOWED = {
     "files": set(),
     "seeds": set(),
     "screen": set(),
-    "runs": {"errors", "settings", "files", "screen", "__version__"},
+    "runs": {"errors", "settings", "files", "seeds", "screen", "__version__"},
     "world": EVERYBODY,
     "text": EVERYBODY,
     "data": EVERYBODY | {"text", "runs"},
@@ -28,7 +28,7 @@ ALLOWED = {
     "objectives": set(),
     "generate": EVERYBODY | {"model"},
     "train": EVERYBODY | {"data", "text", "model", "objectives", "runs"},
-    "assistant": EVERYBODY | {"generate", "text", "model"},
+    "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "export": EVERYBODY | {"text", "model"},
 }
@@ -162,10 +162,12 @@ def seconds(*command: str) -> float:
     return min(float(run) for run in runs)
 
 
+@pytest.mark.proof
 def test_importing_the_package_is_quick() -> None:
     bare = seconds(sys.executable, "-c", "pass")
     assert seconds(sys.executable, "-c", "import tutelage") - bare < 0.1
 
 
+@pytest.mark.proof
 def test_help_is_quick() -> None:
     assert seconds(sys.executable, "-m", "tutelage", "--help") < 0.5

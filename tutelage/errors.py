@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 
@@ -40,7 +41,7 @@ class DataError(UsageError):
         if expected is not None:
             message += f"; expected {expected}"
         if found is not None:
-            text = repr(found)
+            text = repr(found) if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=str)
             message += f", found {text if len(text) <= 80 else text[:77] + '...'}"
         super().__init__(message)
 

@@ -95,6 +95,8 @@ class Message(Record):
     """Of a tool's output: the tool."""
     evidence: tuple[Evidence, ...] = ()
     citations: tuple[Citation, ...] = ()
+    learn: bool = True
+    """Of the assistant's turns: False for one that is there as context, and that training masks."""
 
     @property
     def text(self) -> str:
@@ -146,6 +148,8 @@ class Completion(Record):
     model: str = ""
     sampling: dict[str, float | int] = {}
     seed: int | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     citations: tuple[Citation, ...] = ()
     _ids: tuple[int, ...] | None = PrivateAttr(None)
@@ -154,6 +158,14 @@ class Completion(Record):
     def ids(self) -> tuple[int, ...] | None:
         """The tokens as the model wrote them, its end token too; None where only the text is known. Files hold text alone."""
         return self._ids
+
+    @property
+    def message(self) -> Message:
+        """The answer as the assistant's turn."""
+        more = {"evidence": self.evidence, "citations": self.citations}
+        return Message(
+            role="assistant", content=self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, **more
+        )
 
     def with_ids(self, ids: Iterable[int]) -> Self:
         """The same answer, and the tokens that it was written in."""

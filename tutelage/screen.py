@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,22 +13,32 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table on a terminal; elsewhere lines of tab-separated cells, for other programs."""
     screen = console()
+    title = visible(title)
+    cells = [[visible(str(cell)).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
     if not screen.is_terminal:
-        lines = [headers, *rows] if headers else rows
-        print(*([f"\n{title}"] if title else []), *("\t".join(map(str, row)) for row in lines), sep="\n")
+        lines = [headers, *cells] if headers else cells
+        print(*([f"\n{title}"] if title else []), *("\t".join(row) for row in lines), sep="\n")
         return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     look: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_header": bool(headers)}
-    drawn = Table(*(headers or [""] * len(rows[0])), title=title or None, title_justify="left", **look)
-    for row in rows:
-        drawn.add_row(*(Text(str(cell), overflow="fold") for cell in row))
+    drawn = Table(*(headers or [""] * len(rows[0])), title=Text(title) if title else None, title_justify="left", **look)
+    for row in cells:
+        drawn.add_row(*(Text(cell, overflow="fold") for cell in row))
     screen.print(drawn)
+
+
+def visible(text: str) -> str:
+    """A text in which codes that a terminal would obey, or that reorder what is read, are spelt out, such as ``\\x1b``."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def console() -> Console:

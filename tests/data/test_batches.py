@@ -117,7 +117,7 @@ def test_examples_left_out_by_reason(tokenizer):
     unanswered = talk("hi")
     trailing = talk("hi", "yes", "more?")
     examples, reasons = encode_conversations(iter([unanswered, trailing]), tokenizer, 100)
-    assert reasons == {"no assistant turn": 1}
+    assert reasons == {"no answer to learn": 1}
     assert [e.ids for e in examples] == [render(tokenizer, trailing.messages[:2]).ids]
 
 
@@ -126,7 +126,7 @@ def test_examples_left_out_by_reason(tokenizer):
 def test_encode_conversations_loses_none_in_silence(tokenizer, texts, limit):
     conversations = [talk(*turns) for turns in texts]
     examples, reasons = encode_conversations(conversations, tokenizer, limit)
-    assert len(examples) + reasons.get("too long", 0) + reasons.get("no assistant turn", 0) == len(conversations)
+    assert len(examples) + reasons.get("too long", 0) + reasons.get("no answer to learn", 0) == len(conversations)
     for example in examples:
         assert len(example.ids) == len(example.loss_mask) <= limit
         assert example.ids[-1] == tokenizer.end_id

@@ -60,8 +60,8 @@ def test_figures_of_rankings_by_hand(tmp_path):
     assert (facts.with_ties, facts.tied_pairs, facts.pairs) == (3, 3, 5)
     assert (facts.longer_wins, facts.equally_long) == (4, 0)
     assert facts.labellers == {"ann", "bob"}
-    assert sorted(facts.lengths["completion"].characters) == [1, 1, 1, 2, 2, 4, 4, 4, 8, 8]
-    assert list(facts.lengths["prompt"].characters) == [2] * 4
+    assert sorted(facts.lengths["completion", "characters"]) == [1, 1, 1, 2, 2, 4, 4, 4, 8, 8]
+    assert list(facts.lengths["prompt", "characters"]) == [2] * 4
     assert [(f.format, f.kind, f.records, f.left_out, f.problem) for f in found.files] == [
         ("ranking", "rankings", 4, 0, "")
     ]
@@ -73,8 +73,8 @@ def test_figures_of_conversations_by_hand(tmp_path):
     (facts,) = inspect_data(tmp_path).kinds.values()
     assert list(facts.turns) == [2, 4, 2]
     assert (facts.with_system, facts.duplicates) == (1, 1)
-    assert list(facts.lengths["answer"].characters) == [2, 2, 4, 2]
-    assert list(facts.lengths["conversation"].characters) == [4, 16, 4]
+    assert list(facts.lengths["answer", "characters"]) == [2, 2, 4, 2]
+    assert list(facts.lengths["conversation", "characters"]) == [4, 16, 4]
 
 
 def test_tokens_are_those_of_the_tokenizer(tmp_path):
@@ -82,7 +82,7 @@ def test_tokens_are_those_of_the_tokenizer(tmp_path):
     tokenizer = Tokenizer.train(texts, 300)
     write_jsonl(tmp_path / "d.jsonl", [Document(text=text) for text in texts])
     (facts,) = inspect_data(tmp_path / "d.jsonl", tokenizer=tokenizer).kinds.values()
-    assert list(facts.lengths["text"].tokens) == [len(tokenizer.encode(text)) for text in texts]
+    assert list(facts.lengths["text", "tokens"]) == [len(tokenizer.encode(text)) for text in texts]
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60))
@@ -131,7 +131,7 @@ def test_inspect_says_what_is_there_and_what_is_wrong(run, tmp_path):
         "answer\tcharacters\t3\t2\t3\t3\t6",
         "scripts of the letters\tLatin 100.0%",
         "1\tuser: do",
-        f"wrong row: output\t1\t{tmp_path}/b.jsonl:2: field 'output': is missing; expected text, found ['instruction']",
+        f"wrong row: output\t1\t{tmp_path}/b.jsonl:2: field 'output': is missing; expected text, found [\"instruction\"]",
         f"file of another kind\t1\t{tmp_path}/x.png",
     ):
         assert line in out.splitlines()

@@ -426,14 +426,14 @@ SHARE = {"conversations": [{"from": "human", "value": "q"}]}
             "x.jsonl:2: field 'output': is not text; expected text, found 3",
         ),
         (read_conversations, [ALPACA, ALPACA | {"input": 3}], "field 'input': is not text"),
-        (read_conversations, [ALPACA, ["x"]], "x.jsonl:2: is not an object; expected an object, found ['x']"),
+        (read_conversations, [ALPACA, ["x"]], 'x.jsonl:2: is not an object; expected an object, found ["x"]'),
         (read_conversations, [ALPACA | {"history": "h"}], "field 'history': is not a list of pairs"),
         (
             read_conversations,
             [{"conversations": [{"from": "human", "value": "q"}, {"from": "robot", "value": "{}"}]}],
             "x.jsonl:1: field 'conversations.1.from': is not a known role; expected system, developer, human, user, ",
         ),
-        (read_conversations, [{"conversations": []}], "field 'conversations': is not a list of messages"),
+        (read_conversations, [{"conversations": None}], "field 'conversations': is not like the first row"),
         (read_conversations, [SHARE, {"messages": []}], "x.jsonl:2: field 'conversations': is not like the first row"),
         (
             read_conversations,
@@ -452,7 +452,7 @@ SHARE = {"conversations": [{"from": "human", "value": "q"}]}
         (read_conversations, [{"instruction": "do", "instances": 3}], "field 'instances': is not a list"),
         (read_conversations, [{"instruction": "do", "instances": [3]}], "field 'instances': is not an object"),
         (read_conversations, [{"prompt": "q", "completion": 3}], "field 'prompt': is not a list of messages"),
-        (read_documents, [{"text": ""}], "x.jsonl:1: field 'text': String should have at least 1 character"),
+        (read_documents, [{"text": ""}], "x.jsonl:1: field 'text': is empty"),
         (read_documents, [{"text": None}], "x.jsonl:1: field 'text'"),
         (read_prompts, [{"turns": []}], "field 'turns': is not a list of texts"),
         (read_prompts, [{"prompt": 3}], "field 'prompt': is not a list of messages"),
@@ -506,7 +506,7 @@ def test_wrong_rows_are_named(write, read, rows, message):
 @pytest.mark.parametrize(
     ("read", "row", "message"),
     [
-        (read_conversations, {"a": 1, "b": 2}, "no known format has these fields, found ['a', 'b']"),
+        (read_conversations, {"a": 1, "b": 2}, 'no known format has these fields, found ["a", "b"]'),
         (read_conversations, {"text": "t"}, "holds another kind of data; expected Conversations"),
         (read_documents, ALPACA, "holds another kind of data; expected Documents"),
         (read_rankings, ALPACA, "holds another kind of data; expected Rankings"),

@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings, write_jsonl
-from tutelage.data.prepare import PrepareInputs, PrepareSettings, gather, opening, prepare, questions
+from tutelage.data.prepare import PrepareInputs, PrepareSettings, gather, main, opening, prepare, questions
+from tutelage.errors import DataError
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
 
 
@@ -70,6 +71,40 @@ def made(tmp_path):
         }
 
     return made
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        (
+            {"heldout_share": 0.001},
+            r"none of \d+ demonstrations is held out to measure on; raise heldout_share \(0\.001\)",
+        ),
+        ({"heldout_rankings_share": 0.001}, r"none of \d+ rankings is held out .* raise heldout_rankings_share"),
+        ({"heldout": {"own": 0.0}}, "no text is held out"),
+        ({"heldout_share": 0.999999}, "all demonstrations are held out"),
+    ],
+)
+def test_what_would_be_an_empty_file_is_said_before_anything_is_written(made, tmp_path, knobs, message):
+    made()  # writes the inputs
+    kinds = ("text", "demonstrations", "rankings", "prompts", "heldout_prompts")
+    inputs = PrepareInputs(**{name: {"own": tmp_path / "in" / f"{name}.jsonl"} for name in kinds})
+    settings = {"heldout": {"own": 0.5}, "heldout_share": 0.2, "heldout_rankings_share": 0.2} | knobs
+    with pytest.raises(DataError, match=message):
+        main(PrepareSettings(**settings), inputs, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_bad_rows_are_left_out_on_request(made, tmp_path):
+    made()
+    with (tmp_path / "in" / "demonstrations.jsonl").open("a") as file:
+        file.write('{"messages": 3}\n')
+    kinds = ("text", "demonstrations", "rankings", "prompts", "heldout_prompts")
+    inputs = PrepareInputs(**{name: {"own": tmp_path / "in" / f"{name}.jsonl"} for name in kinds})
+    knobs = PrepareSettings(heldout={"own": 0.5}, heldout_share=0.2, heldout_rankings_share=0.2)
+    with pytest.raises(DataError, match=rf"demonstrations\.jsonl:{SPARE + 1}: field 'messages'"):
+        main(knobs, inputs, tmp_path / "again")
+    main(knobs.model_copy(update={"on_bad": "skip"}), inputs, tmp_path / "again")
 
 
 def test_what_a_conversation_asks():

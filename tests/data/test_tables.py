@@ -127,7 +127,7 @@ def test_what_tables_hold_beyond_json(tmp_path, array, expected):
 @pytest.mark.parametrize(
     ("array", "problem"),
     [
-        (lambda: pa.array([math.inf]), "row 1: field 'a': is not a finite number, found inf"),
+        (lambda: pa.array([math.inf]), "row 1: field 'a': is not a finite number, found Infinity"),
         (lambda: pa.array([b"\xff\xfe"], pa.binary()), "row 1: field 'a': holds bytes that are not text"),
         (lambda: pa.array([{"b": [b"\xff"]}]), "row 1: field 'a.b.0': holds bytes that are not text"),
         (lambda: pa.array([[(1, 2)]], pa.map_(pa.int64(), pa.int64())), "field 'a': is not an object; expected a map"),

@@ -132,8 +132,9 @@ def test_parts(write, picture):
         ({"role": "assistant", "content": "", "tool_calls": "x"}, "'messages.0.tool_calls': is not a list"),
         ({"from": "function_call", "value": "weather()"}, "'messages.0.value': is not a tool call"),
         ({"role": "user", "content": "x", "reasoning": "r"}, "reasoning belongs to the assistant"),
-        ({"from": "gpt", "value": "x", "loss": False}, "'messages.0.loss': marks an answer that is not to be learnt"),
-        ({"role": "assistant", "content": "x", "weight": 0}, "'messages.0.weight': marks an answer"),
+        ({"role": "assistant", "content": "x", "weight": 0.5}, "'messages.0.weight': says whether it is to be learnt"),
+        ({"from": "gpt", "value": "x", "loss": True, "mask": True}, "'messages.0.mask': contradicts another mark"),
+        ({"from": "human", "value": "x", "loss": True}, "'messages.0': marks a turn of the user as to be learnt"),
     ],
 )
 def test_what_a_turn_cannot_be_is_named(write, turn, message):
@@ -143,8 +144,8 @@ def test_what_a_turn_cannot_be_is_named(write, turn, message):
 
 
 def test_unknown_fields_of_turns_go_to_meta(write):
-    turns = [{"from": "human", "value": "q", "weight": 0, "time": 3}, {"from": "gpt", "value": "a", "weight": 1}]
-    expected = [{"weight": 0, "time": 3}, {"weight": 1}]
+    turns = [{"from": "human", "value": "q", "time": 3}, {"from": "gpt", "value": "a", "likes": 1}]
+    expected = [{"time": 3}, {"likes": 1}]
     got = one(read_conversations(write({"conversations": turns})))
     assert got.meta == {"conversations": expected}
     pair = {"conversations": turns[:1], "chosen": turns[1], "rejected": {"from": "gpt", "value": "b"}}
@@ -154,12 +155,16 @@ def test_unknown_fields_of_turns_go_to_meta(write):
         list(read_answers(write(own)))
 
 
-def test_a_preference_whose_answer_is_more_than_text_is_counted(write):
+def test_a_preference_keeps_tool_calls_and_counts_pictures(write):
     good = {"role": "assistant", "content": "", "tool_calls": OPENAI[2]["tool_calls"]}
     row = {"prompt": "q", "chosen": [good], "rejected": [{"role": "assistant", "content": "b"}]}
+    got = one(read_rankings(write(row)))
+    assert got.completions[0].tool_calls == TALK.messages[2].tool_calls
+    assert got.completions[0].message == TALK.messages[2].model_copy(update={"content": "", "reasoning": ""})
+    picture = {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "x.png"}}]}
     rejects = Rejects()
-    assert list(read_rankings(write(row), rejects=rejects)) == []
-    assert rejects.counts == {"an answer is more than text: tool calls, reasoning or parts": 1}
+    assert list(read_rankings(write(row | {"chosen": [picture]}), rejects=rejects)) == []
+    assert rejects.counts == {"an answer has pictures": 1}
 
 
 ASKED = Prompt(messages=TALK.messages[:4], id="p1")

@@ -20,6 +20,7 @@ from record_strategies import (
 )
 
 from tutelage.data.formats import (
+    WRITERS,
     detect,
     read_answers,
     read_conversations,
@@ -28,7 +29,6 @@ from tutelage.data.formats import (
     read_rankings,
     what_is_in,
 )
-from tutelage.data.formats.table import WRITERS
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import read_rows
 from tutelage.data.writing import pairs_of, write_records

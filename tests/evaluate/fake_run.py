@@ -6,11 +6,11 @@ import json
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tutelage.evaluate.report.page import ReportInputs, ReportSettings
+from tutelage.evaluate.report.page import ReportInputs, ReportSettings, Translation
 
 FAMILIES = (
     *("brainstorm", "closed_book", "copy_list", "extraction", "false_premise", "follow_up", "greeting", "harmful"),
@@ -32,6 +32,8 @@ class Recipe:
     runs: dict[str, str]
     """Run -> what is trained: lm, ranking or rl."""
     labels: dict[str, str]
+    zh: dict[str, str] = field(default_factory=dict)
+    """Labels of the Chinese page."""
 
     @property
     def reward_models(self) -> list[str]:
@@ -46,6 +48,10 @@ INSTRUCT = Recipe(
         "base_few_shot": "Base, few-shot", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx",
         "pretrain": "Pretraining", "reward": "Reward model", "heldout": "held-out prompts",
         "heldout_labellers": "held-out labellers",
+    },
+    zh={
+        "base": "基座模型", "base_few_shot": "基座模型（少样本）", "pretrain": "预训练", "reward": "奖励模型",
+        "heldout": "留出提示", "heldout_labellers": "留出标注员",
     },
 )  # fmt: skip
 MANY = Recipe(
@@ -116,6 +122,8 @@ def reward_model(rng: random.Random, judge: bool) -> dict[str, Any]:
         made[rankings] = {
             "accuracy": accuracy,
             "accuracy_ci": [accuracy - 0.018, accuracy + 0.018],
+            "pairs": 4261,
+            "prompts": 297,
             "longer_wins_accuracy": 0.5533,
             "longer_wins_accuracy_ci": [0.53, 0.57],
             "calibration": [
@@ -151,6 +159,8 @@ def metrics(name: str, kind: str, steps: int) -> list[dict[str, float]]:
                 "kl_coef": 0.05,
                 "entropy": 1.3 - 0.6 * t + rng.gauss(0, 0.03),
                 "clip_fraction": 0.05 + 0.05 * t + abs(rng.gauss(0, 0.02)),
+                "approx_kl_k3": 0.002 + 0.001 * t,
+                "first_ratio": 1.0,
                 "explained_variance": 0.75 * (1 - math.exp(-6 * t)) + rng.gauss(0, 0.05),
                 "length": 19 + 3 * t + rng.gauss(0, 0.5),
                 "finished": min(1.0, 0.97 + 0.03 * t),
@@ -226,7 +236,9 @@ def write_all(folder: Path, recipe: Recipe = INSTRUCT, *, judge: bool = True) ->
         rows = metrics(name, kind, {"lm": 300, "ranking": 60, "rl": 120}[kind])
         rows = rows if judge else [{key: value for key, value in row.items() if key != "gold"} for row in rows]
         runs[name] = write_run(folder / name, rows)
-    settings = ReportSettings(name="demo", labels=recipe.labels, seed=0, notes=["Base models are asked in plain text."])
+    zh = {"name": "演示", "labels": recipe.zh, "notes": ["基座模型按纯文本提问。"]}
+    notes = ["Base models are asked in `plain` text."]
+    settings = ReportSettings(name="demo", labels=recipe.labels, seed=0, notes=notes, zh=Translation(**zh))
     return settings, ReportInputs(results=made, runs=runs)
 
 

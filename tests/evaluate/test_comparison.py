@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from toy_task import right
 
+from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_rankings
 from tutelage.errors import DataError, UsageError
 from tutelage.evaluate import compare
-from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, main, sample_rows
-from tutelage.evaluate.measure import Measured, shots_like
-from tutelage.records import Answers, Completion, Conversation, ImagePart, Message, Prompt, TextPart
+from tutelage.evaluate import measure as measure_module
+from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, in_words, main, sample_rows
+from tutelage.evaluate.measure import Measured, divergence, shots_like
+from tutelage.model.likelihood import negative_log_likelihood
+from tutelage.records import Answers, Completion, Conversation, ImagePart, Message, Prompt, TextPart, ToolCall
 
 
 def measured(gold: list[float] | None, reward: list[float] | None = None) -> Measured:
@@ -54,6 +57,9 @@ def test_shots_are_of_the_family_and_language_dialogues_of_two_turns_too():
     assert len(choose(asked)) == 2
     assert all(shot in follow_up for shot in choose(asked))
     assert choose(asked) == choose(asked)
+    assert len({str(shots_like(follow_up, 2, seed)(asked)) for seed in range(9)}) > 1
+    others = [asked.model_copy(update={"messages": (Message(role="user", content=f"{i}?"),)}) for i in range(9)]
+    assert len({str(choose(other)) for other in others}) > 1  # each prompt has its own
 
 
 def test_shots_of_unknown_families_or_long_dialogues_are_the_shortest_there_are():
@@ -62,6 +68,37 @@ def test_shots_of_unknown_families_or_long_dialogues_are_the_shortest_there_are(
     chosen = choose(Prompt(messages=(Message(role="user", content="x"),), meta={"family": "never seen"}))
     assert len(chosen) == 3
     assert all(shot in long[:64] for shot in chosen)
+
+
+def test_samples_show_messages_as_text_with_their_parts_and_tool_calls():
+    parts = (TextPart(text="What is "), ImagePart(image="hat.png"), TextPart(text="?"))
+    call = Message(role="assistant", content="Let me see.", tool_calls=(ToolCall(name="look", arguments={"at": "帽"}),))
+    asked = (Message(role="user", content=parts), call, Message(role="tool", content="A hat."))
+    one = Measured([Answers(prompt=Prompt(messages=asked), completions=(Completion(text="A hat."),))])
+    (row,) = sample_rows({"one": one})
+    assert [message["content"] for message in row["prompt"]] == [
+        "What is [hat.png]?", 'Let me see.\nlook({"at": "帽"})', "A hat.",
+    ]  # fmt: skip
+    assert in_words(call.model_copy(update={"content": ""})) == 'look({"at": "帽"})'
+
+
+def test_divergence_equals_that_of_single_rows_and_pads_little(base, tuned, monkeypatch):
+    policy, reference = (Assistant.load(folder, device="cpu", dtype="fp32") for folder in (tuned, base))
+    lengths = [3] * 20 + [100]
+    asked = [Prompt(messages=(Message(role="user", content="hat " * n),)) for n in lengths]
+    answers = [Answers(prompt=prompt, completions=(Completion(text="red."),)) for prompt in asked]
+    alone = [divergence(policy, reference, [item]) for item in answers]
+    shapes = []
+
+    def spy(model, ids, *rest):
+        shapes.append(ids.shape)
+        return negative_log_likelihood(model, ids, *rest)
+
+    monkeypatch.setattr(measure_module, "negative_log_likelihood", spy)
+    assert divergence(policy, reference, answers) == pytest.approx(sum(alone) / len(alone), rel=1e-4)
+    longest = max(width for _, width in shapes)
+    # One forward pass of all rows would take longest * 21 places for each of the two models.
+    assert sum(rows * width for rows, width in shapes) < longest * 21 * 2 / 2
 
 
 # ---- the step
@@ -188,7 +225,9 @@ def test_what_cannot_be_measured_is_said_before_anything_runs(inputs, tmp_path, 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_an_error(inputs, tmp_path):
     settings = SETTINGS.model_copy(update={"max_new_tokens": 127})
-    with pytest.raises(DataError, match="no prompt leaves room for an answer of 127 tokens"):
+    with pytest.raises(
+        DataError, match="no prompt is left to answer: 32 x too long for an answer in the model's context"
+    ):
         main(settings, inputs, tmp_path / "out", judge=judge)
 
 
@@ -201,12 +240,3 @@ def test_what_is_wrong_with_the_rankings_is_said_before_a_model_answers(inputs, 
     monkeypatch.setattr(compare, "measure_all", None)  # cannot be called
     with pytest.raises(DataError, match="of no use"):
         main(SETTINGS, inputs, tmp_path / "out", judge=judge, ranking_figures=fails)
-
-
-def test_a_prompt_of_parts_is_written_as_its_text():
-    picture = ImagePart(image="x.png")
-    content = (TextPart(text="What is "), picture, TextPart(text="this?"))
-    prompt = Prompt(messages=(Message(role="user", content=content),))
-    one = Measured([Answers(prompt=prompt, completions=(Completion(text="A cat."),))], [1.0], None)
-    (row,) = sample_rows({"model": one})
-    assert row["prompt"] == [{"role": "user", "content": "What is this?"}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from tutelage.evaluate.report import plots
 from tutelage.evaluate.report.drawing import PALETTE, Plot, looks_of
 from tutelage.evaluate.report.view import Evaluation
+from tutelage.evaluate.report.words import Words
 
 LOGS = {
     "pretrain": fake_run.metrics("pretrain", "lm", 64),
@@ -66,6 +69,42 @@ def test_kl_is_a_root_and_negative_estimates_count_as_zero() -> None:
     assert plots.against_sqrt_kl(rows, "reward") == ([0.0, 2.0], [0.0, 1.0])
 
 
+def test_the_line_over_sqrt_kl_never_goes_back_and_holds_every_update() -> None:
+    """PPO's KL goes up and down between updates; a line in the order of time would be a scribble."""
+    rng = random.Random(0)
+    x = [abs(rng.gauss(1.0, 0.4)) for _ in range(50)]
+    y = [2 * value for value in x]
+    bins, means = plots.binned(x, y)
+    assert bins == sorted(bins)
+    assert 6 <= len(bins) <= 12
+    assert means == pytest.approx([2 * value for value in bins])
+    # By hand: two bins of three.
+    assert plots.binned([3, 1, 2, 9, 8, 7], [3, 1, 2, 0, 0, 3])[0] == [1.5, 5.0, 8.5]
+    rows = [{"step": s, "kl": (1 + s % 3) ** 2, "reward": float(s)} for s in range(1, 40)]
+    plot = plots.overoptimisation_plot({"a": rows}, looks_of("a"))
+    assert plot is not None
+    drawn = re.findall(r'<path d="([ML0-9. \n]+)" clip-path="[^"]*" style="fill: none; stroke: #0072b2', plot.svg)
+    lines = [[float(x) for x in re.findall(r"[ML] ([0-9.]+) [0-9.]+", path)] for path in drawn]
+    assert any(len(line) > 5 for line in lines)
+    assert all(line == sorted(line) for line in lines), "a line that goes back"
+
+
+def test_what_a_plot_says_in_words_agrees_with_what_it_draws() -> None:
+    (found,) = plots.line_in_words(Words(), "SFT", [0.388, 0.37, 0.541, -0.5, 0.552])
+    assert found == "SFT from 0.388 to 0.552, lowest −0.5, highest 0.552"
+    assert plots.line_in_words(Words(), "SFT", []) == []
+    gold = [0.5 + 0.1 * math.sin(step) for step in range(40)]
+    rows = [{"step": step, "kl": step / 10, "reward": 0.0, "gold": value} for step, value in enumerate(gold, 1)]
+    (plot,) = (p for p in plots.training_plots({"one": rows}, looks_of(["one"])) if p.name.endswith("gold"))
+    words = ET.fromstring(plot.svg).get("aria-label") or ""
+    assert f"lowest {min(gold):.3g}, highest {max(gold):.3g}" in words, (
+        "of the logged values, not of their running mean"
+    )
+    numbers = [float(n) for n in re.findall(r"0\.\d+", words)]
+    assert min(numbers) == numbers[2]
+    assert max(numbers) == numbers[3]
+
+
 def test_proxy_and_gold_have_a_panel_each_if_they_were_measured() -> None:
     rows = [{"step": s, "kl": float(s), "reward": s / 2, "gold": 1.0 - s / 10} for s in range(1, 6)]
     assert any("gold" in text for text in texts(plots.overoptimisation_plot({"a": rows}, looks_of("a"))))
@@ -96,7 +135,7 @@ def test_svg_is_plain_safe_and_repeatable(every: list[Plot]) -> None:
         assert plot.svg == again.svg
         root = ET.fromstring(plot.svg)
         assert root.get("role") == "img"
-        assert root.get("aria-label") == plot.title
+        assert (root.get("aria-label") or "").startswith(plot.title)
         assert "<text" in plot.svg
         assert "<style" not in plot.svg, "a style element would apply to the whole page"
         assert not re.search(r"https?://(?!www\.w3\.org/)", plot.svg)

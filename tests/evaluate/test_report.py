@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,8 +16,9 @@ from rich.console import Console
 
 from tutelage.errors import RunFolderError, UsageError
 from tutelage.evaluate.report.drawing import PALETTE
-from tutelage.evaluate.report.page import ReportInputs, ReportSettings, main
-from tutelage.evaluate.report.view import Evaluation, choose_samples, comparison_table, span
+from tutelage.evaluate.report.page import ReportInputs, ReportSettings, main, with_code
+from tutelage.evaluate.report.view import Evaluation, choose_samples, comparison_table, fixed, span, update_figures
+from tutelage.evaluate.seeds import spreads
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
@@ -94,11 +96,11 @@ def bare(**models: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_full_report_has_every_section(page: Page, demo: Path) -> None:
-    wanted = ["models", "families", "tax", "reward-models", "overoptimisation", "samples", "training", "made"]
+    wanted = ["models", "families", "tax", "reward-models", "rl", "samples", "training", "made"]
     assert page.sections == wanted
-    assert [a["href"] for tag, a in page.tags if tag == "a"] == [f"#{name}" for name in wanted]
+    assert [a["href"] for tag, a in page.tags if tag == "a"] == ["report.zh.html", *(f"#{name}" for name in wanted)]
     assert (demo / "plots" / "overoptimisation.svg").exists()
-    assert "Base models are asked in plain text." in page.text
+    assert "Base models are asked in plain text." in page.text, "code without its backticks"
 
 
 def test_table_of_models_equals_results(page: Page, demo: Path) -> None:
@@ -116,6 +118,42 @@ def test_table_of_models_equals_results(page: Page, demo: Path) -> None:
                 assert float(cell.split("|")[0]) == figures[key]
     assert lines[0][1] == "0.09|0.0900.069–0.112"
     assert lines[0][6].endswith("|−2.14")
+
+
+def test_accuracy_stands_with_its_number_of_pairs(page: Page, page_text: str) -> None:
+    head, *lines = page.rows["reward-table"]
+    assert head[1:3] == ["Accuracy", "Pairs"]
+    assert [line[2] for line in lines] == ["4261|4,261297 prompts"] * 2
+    figures = [text for text in re.findall(r"<div><dt>.*?</div>", page_text, re.DOTALL) if "accuracy" in text]
+    assert len(figures) == 2
+    assert all("95% interval" in text and "4,261 pairs" in text for text in figures)
+
+
+def test_an_rl_runs_updates_by_hand(page: Page) -> None:
+    rows = [
+        {"step": 1, "kl": 0.5, "clip_fraction": 0.1, "approx_kl_k3": 0.01, "first_ratio": 1.0, "entropy": 2.0},
+        {"step": 2, "kl": 1.5, "clip_fraction": 0.3, "approx_kl_k3": 0.03, "first_ratio": 0.9, "entropy": 1.0},
+        {"step": 3, "kl": 1.0},  # over the KL budget: measured, and not trained on
+    ]
+    assert update_figures(rows) == {
+        "updates": (3, None),
+        "first_ratio": (0.9, None),
+        "clip_fraction": (pytest.approx(0.2), 0.3),
+        "approx_kl": (pytest.approx(0.02), 0.03),
+        "last_kl": (1.0, None),
+        "entropy": (1.0, None),
+        "explained_variance": (None, None),
+    }
+    head, *lines = page.rows["rl-table"]
+    assert [line[0] for line in lines] == ["PPO", "PPO-ptx"]
+    assert [title.split("farthest")[0] for title in head[:3]] == ["Run", "Updates", "First ratio"]
+    assert lines[0][2] == "1.0|1.0000"
+
+
+def test_every_cell_of_a_wide_table_names_its_column_for_narrow_screens(page_text: str) -> None:
+    for table in re.findall(r'<table class="(?:wide|even)".*?</table>', page_text, re.DOTALL):
+        assert "<td>" not in table
+        assert all(re.findall(r'<td data-title="([^"]*)"', table))
 
 
 def test_family_table_equals_results_and_is_sorted_by_gain(page: Page, demo: Path) -> None:
@@ -136,8 +174,8 @@ def test_family_table_equals_results_and_is_sorted_by_gain(page: Page, demo: Pat
 def test_facts_of_runs_come_from_their_folders(page: Page) -> None:
     _, *lines = page.rows["runs-table"]
     assert [line[0] for line in lines] == ["Pretraining", "SFT", "Reward model", "PPO", "PPO-ptx"]
-    assert lines[0][1:] == ["61.5|0:01:02", "300|300", "0.205|0.205 s", "1.25|1.25", "cpu"]
-    assert "left out.too long" in page.text
+    assert lines[0][1:] == ["61.5|0:01:02", "300|300", "0.205|0.205", "1.25|1.25", "cpu"]
+    assert "left_out.too_long" in page.text
     assert "batch: 32  # <sequences>" in page.text
 
 
@@ -173,7 +211,7 @@ def test_any_number_of_models(tmp_path: Path, count: int) -> None:
 
 def test_without_a_judge_the_reward_model_decides_and_the_page_says_so(tmp_path: Path) -> None:
     page = Page((main(*fake_run.write_all(tmp_path, judge=False), tmp_path / "out") / "report.html").read_text())
-    assert page.sections == ["models", "tax", "reward-models", "overoptimisation", "samples", "training", "made"]
+    assert page.sections == ["models", "tax", "reward-models", "rl", "samples", "training", "made"]
     assert "By the reward model, on 520 held-out prompts" in page.text
     assert "There is no judge for these prompts" in page.text
     assert "by the judge" not in page.text.lower()
@@ -192,6 +230,43 @@ def test_an_interval_around_one_half_or_below_is_called_so(tmp_path: Path) -> No
         results["models"]["ppo_ptx"]["win_rate_vs_sft_ci"] = ends
         page = report_on(tmp_path / words, results, [])
         assert f"The interval against SFT {words}" in " ".join(page.text.split())
+
+
+def test_models_may_be_chosen_and_ordered(tmp_path: Path) -> None:
+    chosen = {"models": ["ppo", "sft"], "labels": fake_run.INSTRUCT.labels}
+    page = report_on(tmp_path, fake_run.results(), fake_run.samples(fake_run.INSTRUCT.gold), **chosen)
+    assert [line[0] for line in page.rows["models-table"]][1:] == ["PPO", "SFT"]
+    assert "Base" not in page.text
+    with pytest.raises(UsageError, match=r"'pppo' is not one of the models; did you mean 'ppo'\?"):
+        report_on(tmp_path / "again", fake_run.results(), [], models=["pppo"])
+
+
+def test_the_spread_over_seeds_by_hand(tmp_path: Path) -> None:
+    def made(gold: float, **more: Any) -> dict[str, Any]:
+        return bare(only={"gold": gold, "gold_ci": [0.0, 1.0], "kl": None, **more})
+
+    # 0.4, 0.5, 0.9: mean 0.6, squared deviations 0.04 + 0.01 + 0.09, divided by 2: 0.07
+    spread = spreads({"0": made(0.4), "1": made(0.5, extra=1), "2": made(0.9)})["only"]
+    assert spread["gold"] == pytest.approx((0.6, math.sqrt(0.07), 0.4, 0.9))
+    assert "kl" not in spread
+    assert "extra" not in spread
+    folders = {
+        str(i): fake_run.write_evaluation(tmp_path / str(i), made(gold), []) for i, gold in enumerate((0.4, 0.5, 0.9))
+    }
+    inputs = ReportInputs(results=folders.pop("0"), seeds=folders)
+    page = Page((main(ReportSettings(), inputs, tmp_path / "report") / "report.html").read_text())
+    assert page.sections == ["models", "seeds", "samples"]
+    assert page.rows["seeds-table"][1][:2] == ["Only", f"{spread['gold'].mean}|0.600± 0.2650.400–0.900"]
+    other = fake_run.write_evaluation(tmp_path / "other", bare(another={}), [])
+    with pytest.raises(UsageError, match="seed '3': there is no model 'only'; it has another"):
+        main(ReportSettings(), inputs.model_copy(update={"seeds": {"3": other}}), tmp_path / "out")
+
+
+def test_code_loses_its_backticks_and_stays_text() -> None:
+    text = "Use `a < b`:\n```python\ndef f():\n    return '<b>'\n```\nDone, ``` and ` stay."
+    assert with_code(text) == (
+        'Use <code>a &lt; b</code>:<code class="block">def f():\n    return &#39;&lt;b&gt;&#39;</code>Done, ``` and ` stay.'
+    )
 
 
 def test_hostile_text_stays_text(page: Page, page_text: str) -> None:
@@ -216,7 +291,7 @@ def test_the_page_asks_for_nothing(page: Page, page_text: str) -> None:
     for tag, attributes in page.tags:
         for name in ("src", "href", "action", "data"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("#", "data:")), (tag, value)
+            assert value is None or value == "report.zh.html" or value.startswith(("#", "data:")), (tag, value)
 
 
 def test_tables_and_figures_are_accessible(page: Page) -> None:
@@ -269,6 +344,7 @@ def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
 def test_spans() -> None:
     assert span((0.67, 0.737)) == "67.0–73.7%"
     assert span((-0.5, 0.25), "{:.2f}".format) == "-0.50–0.25"
+    assert span((-0.5, -0.25), fixed(2)) == "−0.50 … −0.25"
     assert span(None) == ""
 
 

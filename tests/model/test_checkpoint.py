@@ -263,6 +263,7 @@ print((memory("VmHWM") - before) / sum(w.numel() * w.element_size() for w in mod
 """
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_loading_holds_the_weights_once(family, tmp_path):

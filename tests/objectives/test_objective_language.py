@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.objectives.language import entropy, next_token_loss, token_logprobs, token_nll
+from tutelage.objectives.language import entropy, next_token_loss, over_count, token_logprobs, token_nll
 
 
 def softmax_by_hand(row, temperature=1.0):
@@ -32,7 +32,7 @@ def test_nll_of_bfloat16_logits_is_computed_in_float32():
 
 
 @given(st.lists(st.integers(0, 6), min_size=8, max_size=8), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_eight_microbatches_add_up_to_one_batch(lengths, seed):
     n = sum(lengths)
     generator = torch.Generator().manual_seed(seed)
@@ -68,6 +68,17 @@ def test_nothing_counted_is_a_loss_of_zero():
         assert loss.item() == 0.0
 
 
+def test_one_counted_item_is_divided_by_one():
+    for count in (1, 1.0, torch.tensor(1), torch.tensor(1.0)):
+        assert over_count(torch.tensor(3.0), count).item() == 3.0
+
+
+def test_logprobs_of_a_batch_without_a_temperature():
+    logits = torch.tensor([[[0.0, 0.0, math.log(2)]] * 2])  # [1, 2, 3]: probabilities 1/4, 1/4, 1/2
+    assert token_logprobs(logits, torch.tensor([[2, 0]]))[0].exp().tolist() == pytest.approx([0.5, 0.25])
+    assert entropy(logits)[0].tolist() == pytest.approx([1.5 * math.log(2)] * 2)
+
+
 def test_logprobs_are_of_the_distribution_at_the_temperature():
     logits = torch.tensor([[[0.0, math.log(4)], [0.0, 0.0]]])  # [1, 2, 2]; at temperature 2 the first is 1/3, 2/3
     logprobs = token_logprobs(logits, torch.tensor([[1, 0]]), temperature=2.0)
@@ -80,7 +91,7 @@ def test_logprobs_are_of_the_distribution_at_the_temperature():
     st.floats(0.1, 5.0),
     st.integers(0, 2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_logprobs_and_entropy_against_the_definition(rows, temperature, choice):
     logits = torch.tensor(rows)
     logprobs = token_logprobs(logits, torch.full((len(rows),), choice), temperature)

@@ -58,7 +58,7 @@ def cases(draw):
 
 
 @given(cases(), st.sampled_from(["skip", "half"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_against_loops_over_pairs(case, tie):
     expected = losses_by_loops(case.scores, case.ranks, case.mask, tie)
     losses, pairs = kwise_losses(*case.tensors(), tie=tie)
@@ -71,7 +71,7 @@ def test_against_loops_over_pairs(case, tie):
 
 
 @given(cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_accuracy_against_loops_over_pairs(case):
     accuracy, pairs = pairwise_accuracy(*case.tensors())
     for p, row in enumerate(case.scores):
@@ -87,7 +87,7 @@ def test_accuracy_against_loops_over_pairs(case):
 
 
 @given(cases(), st.sampled_from(["skip", "half"]), st.randoms(use_true_random=False), st.integers(-8, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_order_of_completions_and_zero_of_scores_do_not_matter(case, tie, random, shift):
     scores, ranks, mask = case.tensors()
     order = list(range(scores.shape[1]))
@@ -103,7 +103,7 @@ def test_order_of_completions_and_zero_of_scores_do_not_matter(case, tie, random
 
 
 @given(cases(), st.sampled_from(["skip", "half"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_absent_completions_change_nothing_whatever_stands_there(case, tie):
     scores, ranks, mask = case.tensors()
     garbage = torch.full((scores.shape[0], 2), math.nan)
@@ -171,7 +171,7 @@ def test_no_pairs_at_all_is_a_loss_of_zero():
 
 
 @given(st.integers(0, 1000), st.sampled_from(["skip", "half"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_eight_microbatches_add_up_to_one_batch(seed, tie):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(8, 4, generator=generator)

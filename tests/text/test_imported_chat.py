@@ -415,6 +415,70 @@ def test_a_control_token_by_way_of_the_normal_form(tmp_path):
     assert render(ours, plain).ids == theirs.apply_chat_template(list(map(message_fields, plain)), return_dict=False)
 
 
+CHATML_WAYS = {
+    "get": "{{ '<|im_start|>' + m.get('role', '') + '\n' + m.get('content', '') + '<|im_end|>\n' }}",
+    "format": "{{ '<|im_start|>{}\n{}<|im_end|>\n'.format(m.role, m.content) }}",
+    "format of a message": "{{ '<|im_start|>{role}\n{content}<|im_end|>\n'.format(**m) }}",
+    "percent": "{{ '<|im_start|>%s\n%s<|im_end|>\n' % (m.role, m.content) }}",
+    "percent of a message": "{{ '<|im_start|>%(role)s\n%(content)s<|im_end|>\n' % m }}",
+    "join": "{{ ['<|im_start|>' ~ m.role, m.content ~ '<|im_end|>\n'] | join('\n') }}",
+    "replace": "{{ '<|im_start|>ROLE\n' | replace('ROLE', m.role) ~ m.content }}{{ '<|im_end|>' }}{{ '\n' }}",
+    "names": "{{ '<|im_start|>' + m.role + (' ' + m.name if m.name else '') + '\n' + m.content + '<|im_end|>\n' }}",
+}
+
+
+@pytest.mark.parametrize("name", CHATML_WAYS)
+def test_however_a_template_reaches_roles_and_texts(load, name, tmp_path):
+    """Ids are transformers', and what counts is the answers and their end tokens, also where they read as the template does."""
+    source = "{% for m in messages %}%s{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    format = dataclasses.replace(FORMATS["qwen-2"], template=source.replace("%s", CHATML_WAYS[name], 1))
+    folder = write_folder(format, tmp_path)
+    ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    for said in ("e", "user", "assistant", "%s {} {role}", "é\n"):
+        messages = [
+            Message(role="user", content=said, name="Bob"),
+            Message(role="assistant", content=said + " is", name="Eve"),
+            Message(role="user", content="and " + said),
+            Message(role="assistant", content="model " + said),
+        ]
+        got = render(ours, messages)
+        assert got.ids == theirs.apply_chat_template(list(map(message_fields, messages)), return_dict=False)
+        counted = [i for i, counts in zip(got.ids, got.loss_mask, strict=True) if counts]
+        assert theirs.decode(counted) == f"{said} is<|im_end|>model {said}<|im_end|>"
+        prompt, [answer] = render_answers(ours, messages[:-1], [messages[-1].text])
+        assert prompt + answer == got.until_end().ids
+
+
+@pytest.mark.parametrize("name", ["gemma", "llama-3", "llama-3.2"])
+def test_parts_of_text_in_templates_that_print_lists(load, name):
+    """Gemma's and Llama 3's templates print a list of parts as Python does; what is typed in one is still text."""
+    ours, theirs = load(name)
+    for texts in (["Hello"], ["It's", ' "so"\n', "😀 é"], ["a " + FORMATS[name].end]):
+        parts = tuple(TextPart(text=text) for text in texts)
+        messages = [Message(role="user", content=parts), Message(role="assistant", content=parts)]
+        got, text = render(ours, messages), their_text(theirs, messages, ask=False)
+        assert theirs.decode(got.ids) == text
+        if len(texts[0]) < 6:
+            assert got.ids == theirs.apply_chat_template(list(map(message_fields, messages)), return_dict=False)
+        plain = render(ours, [message.model_copy(update={"content": "a"}) for message in messages])
+        assert got.ids.count(ours.end_id) == plain.ids.count(ours.end_id)
+        said = theirs.decode([i for i, counts in zip(got.ids, got.loss_mask, strict=True) if counts])
+        assert said.endswith(FORMATS[name].end)
+        assert text.rstrip("\n").endswith(f"\n{said}")
+        asked = render(ours, messages[:1], add_generation_prompt=True).ids
+        assert got.ids[: len(asked)] == asked
+
+
+def test_an_answer_that_is_context_is_not_learnt(load):
+    ours, theirs = load("qwen-2.5")
+    hello, hi = Message(role="user", content="Hello"), Message(role="assistant", content="Hi")
+    wrong = hi.model_copy(update={"content": "Bye", "learn": False})
+    got = render(ours, [hello, wrong, hello, hi])
+    assert got.ids == render(ours, [hello, wrong.model_copy(update={"learn": True}), hello, hi]).ids
+    assert theirs.decode([i for i, counts in zip(got.ids, got.loss_mask, strict=True) if counts]) == "Hi<|im_end|>"
+    assert not any(render(ours, [hello, wrong]).loss_mask)
+
+
 def test_thoughts_are_followed(load):
     """Qwen 3 takes thoughts out of an answer and writes them anew: they are still the assistant's."""
     ours, theirs = load("qwen-3")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.text.imported.marks import NotFollowed, authors, bare, follow, mark
+from tutelage.text.imported.marks import NotFollowed, authors, bare, follow, mark, percent, printed
 
 # Each letter stands for its author: A's characters are upper case, B's lower case, the template's anything else.
 letters = st.text("ABCabc -\n<|>", max_size=12)
@@ -65,7 +65,31 @@ def test_nobody_takes_a_rewritten_text_for_the_templates():
     assert follow(json.dumps, {"x": text}, ensure_ascii=False) == f'{{"x": "{text}"}}'  # as it was
     assert follow(str.upper, "plain") == "PLAIN"
     assert follow(int, mark("12", 1)) == 12
+    assert follow(str.upper, text + other) == mark("A<B>", 1) + mark('"É', 2)
     with pytest.raises(NotFollowed):
         follow(json.dumps, {"x": text, "y": [("n", other)]})
     with pytest.raises(NotFollowed):
-        follow(str.upper, text + other)
+        follow(repr, text + other)
+
+
+def test_lists_and_objects_as_text():
+    """Every text in them keeps its author, whatever its quotes and escapes."""
+    text, other = mark("a'b\n", 1), mark("é", 2)
+    value = [{"x": text, "y": [other, 1, None]}, "it's"]
+    plain = str([{"x": "a'b\n", "y": ["é", 1, None]}, "it's"])
+    printed_text = printed(plain, value)
+    assert bare(printed_text) == plain
+    assert printed_text == plain.replace(repr("a'b\n"), mark(repr("a'b\n"), 1)).replace("'é'", mark("'é'", 2))
+    assert printed(str([{"x": "é"}]), [{"x": other}]) == mark(str([{"x": "é"}]), 2)
+    with pytest.raises(NotFollowed):
+        printed(str(["aé", "b"]), [mark("a", 1) + other, mark("b", 1)])
+
+
+@given(letters, letters, st.sampled_from(["%s", "%-9s", "%12s", "%%%s"]))
+def test_percent_is_python_s(first, second, how):
+    form = f"<|{how}|>%(key)s-".replace("%(key)s", how.replace("%%", ""))
+    got = percent(form, (written(first), written(second)), str)
+    assert bare(got) == form % (first, second)
+    if how == "%s":
+        assert kept(got, form % (first, second))
+    assert bare(percent("%(a)s|%(b)d", {"a": written(first), "b": 3}, str)) == f"{first}|3"

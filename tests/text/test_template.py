@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from tutelage.errors import CheckpointError, UsageError
-from tutelage.records import Message, ToolCall
+from tutelage.records import Message, TextPart, ToolCall
+from tutelage.runs.folder import open_run
+from tutelage.seeds import stopped_at
+from tutelage.settings import Inputs, Settings
 from tutelage.text.imported.template import Template
 from tutelage.text.layout import message_fields
 
@@ -101,9 +106,9 @@ def test_authors_of_many_messages():
 
 def test_where_authors_are_hidden():
     with pytest.raises(UsageError, match="hides which part of the prompt is whose"):
-        Template("{{ (messages[0].content + messages[1].content) | upper }}").written(MESSAGES)
-    hidden = "{% for m in messages %}{{ m.content[0].upper() ~ m.content | upper }}{% endfor %}"
-    assert Template(hidden).written(MESSAGES).text
+        Template("{{ (messages[0].content + messages[1].content) | wordwrap(3) }}").written(MESSAGES)
+    followed = "{{ (messages[0].content + messages[1].content) | upper }}{{ messages[0].content[0].upper() }}"
+    assert Template(followed).written(MESSAGES).text
 
 
 REFUSED = {
@@ -138,32 +143,115 @@ def test_not_jinja(source):
     assert "\n" not in str(caught.value)
 
 
-# Texts that also stand in the template, and ways to use them that are no concatenation: bug reports of other projects.
+# Ways to use roles and texts that are no concatenation, each as ``<|role|>text<|end|>``: bug reports of other projects.
 TANGLED = {
-    "get": ("{% for m in messages %}<|{{ m.get('role') }}|>{{ m.get('content') }}<|end|>{% endfor %}", "e"),
-    "format": ("{% for m in messages %}{{ '<|{}|>{}<|end|>'.format(m.role, m.content) }}{% endfor %}", "e"),
-    "percent": ("{% for m in messages %}{{ '<|%s|>%s<|end|>' % (m.role, m.content) }}{% endfor %}", "%s"),
-    "join": ("{% for m in messages %}{{ ['<|', m.role, '|>', m.content, '<|end|>'] | join }}{% endfor %}", "user"),
-    "filter": ("{% for m in messages %}{{ '<|%s|>%s<|end|>' | format(m.role, m.content) }}{% endfor %}", "|>"),
+    "get": "<|{{ m.get('role') }}|>{{ m.get('content', '') }}<|end|>",
+    "get and add": "{{ '<|' + m.get('role', '') + '|>' + m.get('content', '') + '<|end|>' }}",
+    "format": "{{ '<|{}|>{}<|end|>'.format(m.role, m.content) }}",
+    "format by name": "{{ '<|{role}|>{content}<|end|>'.format(**m) }}",
+    "format by index": "{{ '<|{0[role]}|>{0[content]!s}<|end|>'.format(m) }}",
+    "format_map": "{{ '<|{role}|>{content}<|end|>'.format_map(m) }}",
+    "percent": "{{ '<|%s|>%s<|end|>' % (m.role, m.content) }}",
+    "percent by name": "{{ '<|%(role)s|>%(content)s<|end|>' % m }}",
+    "percent of one": "{{ '<|%s' % m.role }}{{ '|>%s<|end|>' % m.content }}",
+    "filter format": "{{ '<|%s|>%s<|end|>' | format(m.role, m.content) }}",
+    "join": "{{ ['<|', m.role, '|>', m.content, '<|end|>'] | join }}",
+    "join method": "{{ ''.join(['<|' ~ m.role ~ '|>', m.content, '<|end|>']) }}",
+    "join with": "{{ ['<|' + m.role, m.content + '<|end|>'] | join('|>') }}",
+    "tilde": "{{ '<|' ~ m.role ~ '|>' ~ m.content ~ '<|end|>' }}",
+    "replace": "{{ '<|ROLE|>' | replace('ROLE', m.role) }}{{ 'TEXT<|end|>'.replace('TEXT', m.content) }}",
+    "set": "{% set text %}<|{{ m.role }}|>{{ m.content }}{% endset %}{{ text + '<|end|>' }}",
+    "items": "{% for k, v in m.items() %}{{ '<|' ~ v ~ '|>' if k == 'role' else v }}{% endfor %}<|end|>",
+    "attr": "<|{{ m['role'] | string }}|>{{ m | attr('content') or m['content'] | string }}<|end|>",
 }
 
 
+@pytest.mark.parametrize("said", ["e", "%s", "{}", "|>", "user", "{role}", "<|end|>", 'it\'s "é"\n', "\\n😀"])
 @pytest.mark.parametrize("name", TANGLED)
-def test_authors_are_exact_where_text_and_template_are_alike(name):
-    source, said = TANGLED[name]
-    written = Template(source).written([Message(role="user", content=said)])
-    assert written.text == f"<|user|>{said}<|end|>"
-    assert written.authors == "\0" * 8 + "\1" * len(said) + "\0" * 7
+def test_authors_are_exact_where_text_and_template_are_alike(name, said):
+    source = EACH.replace("%s", TANGLED[name], 1)
+    messages = [Message(role="user", content=said), Message(role="assistant", content=said + "!")]
+    written = Template(source).written(messages)
+    assert written.text == f"<|user|>{said}<|end|><|assistant|>{said}!<|end|>"
+    count = len(said)
+    assert written.authors == "\0" * 8 + "\1" * count + "\0" * 20 + "\2" * (count + 1) + "\0" * 7
 
 
-def test_the_clock_stands_still(monkeypatch):
-    """A conversation must begin as the prompt for its answer did, at whatever time."""
+PRINTED = {
+    "print": "{{ m.content }}",
+    "trim": "{{ '<|' + m.role + '|>' + m.content | trim + '<|end|>' }}",
+    "string": "{{ '<|' + m.role + '|>' + m.content | string + '<|end|>' }}",
+    "tilde": "{{ '<|' ~ m.role ~ '|>' ~ m.content ~ '<|end|>' }}",
+    "percent": "{{ '<|%s|>%s<|end|>' % (m.role, m.content) }}",
+    "percent r": "{{ '<|%s|>%20r%%' % (m.role, m.content) }}",
+    "format": "{{ '<|{}|>{}<|end|>{!r}'.format(m.role, m.content, m.content) }}",
+    "join": "{{ ['<|', m.role, '|>', m.content] | join }}",
+    "each": "{% for part in m.content %}{{ part }}{{ part.text }}{{ part.get('text') }}{% endfor %}",
+    "json": "{{ m.content | tojson }}{{ m | tojson(indent=2) }}",
+    "all": "{{ messages }}{{ messages | tojson(sort_keys=true) }}",
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_lists_of_parts_are_printed_as_in_transformers(name):
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    source = EACH.replace("%s", PRINTED[name], 1)
+    parts = [TextPart(text=text) for text in ("ⓐ's", 'ⓑ "é"\n', "ⓒ😀<|end|>")]
+    messages = [Message(role="user", content=tuple(parts)), Message(role="assistant", content=(parts[0],))]
+    theirs, _ = utils.render_jinja_template([list(map(message_fields, messages))], chat_template=source)
+    written = Template(source).written(messages)
+    assert written.text == theirs[0]
+    assert all(author != "\0" for c, author in zip(written.text, written.authors, strict=True) if c in "ⓐⓑⓒ")
+    assert set(written.authors) >= {"\1", "\2"}
+
+
+def test_arguments_of_tool_calls_are_found_by_their_names():
+    """Their keys are the assistant's as well, and a template looks them up in plain."""
+    call = ToolCall(name="weather", arguments={"city": "Riga", "days": [1, None]})
+    source = (
+        "{% for c in messages[0].tool_calls %}{% set a = c.function.arguments %}{{ c.function.name }} {{ a.city }} {{ a['days'] }}"
+        " {{ a.get('city') }} {{ 'city' in a }} {% for k, v in a | items %}{{ k ~ '=' ~ v }};{% endfor %}"
+        "{{ a | tojson }}{% endfor %}"
+    )
+    written = Template(source).written([Message(role="assistant", content="", tool_calls=(call,))])
+    expected = 'weather Riga [1, None] Riga True city=Riga;days=[1, None];{"city": "Riga", "days": [1, null]}'
+    assert written.text == expected
+    assert {written.authors[written.text.index(word)] for word in ("weather", "Riga", "days")} == {"\1"}
+
+
+def test_a_speakers_name_is_not_what_the_speaker_says():
+    messages = [Message(role="user", content="a", name="Bob"), Message(role="assistant", content="b", name="Eve")]
+    written = Template("{% for m in messages %}<{{ m.name }}>{{ m.content }}{% endfor %}").written(messages)
+    assert written.text == "<Bob>a<Eve>b"
+    assert written.authors == "\0\3\3\3\0\1\0\3\3\3\0\2"
+    assert written.assistants == "\2"
+
+
+def test_the_clock_stands_still():
+    """A conversation must begin as the prompt for its answer did, at whatever time; in a run at the run's."""
     template = Template("{{ strftime_now('%Y %f') }}")
     assert len({template.text(MESSAGES) for _ in range(50)}) == 1
+    with stopped_at(datetime(2024, 2, 29, 23, 59)):
+        texts = {Template("{{ strftime_now('%d %b %Y %H:%M:%S %f%Z') }}").text(MESSAGES) for _ in range(9)}
+    assert texts == {"29 Feb 2024 23:59:00 000000"}
+    assert "2024" not in Template("{{ strftime_now('%Y') }}").text(MESSAGES)
 
 
-def test_a_byte_order_mark_is_left_out():
-    assert Template("\ufeff{{ messages[0].content }}").text(MESSAGES) == MESSAGES[0].content
+def test_a_run_has_one_time_which_is_recorded(tmp_path):
+    texts = set()
+    for _ in range(2):  # the second opening resumes the first
+        with open_run(tmp_path / "run", "prepare", Settings(), Inputs()) as run:
+            texts.add(Template("{{ strftime_now('%Y-%m-%dT%H:%M:%S') }}").text(MESSAGES))
+        lineage = tmp_path / "run" / "lineage.json"
+        texts.add(run.lineage()["time"][:19])
+        lineage.write_text(lineage.read_text().replace(run.lineage()["time"], "2024-02-29T23:59:00+05:00"))
+    assert len(texts) == 2
+    assert "2024-02-29T23:59:00" in texts
+
+
+@pytest.mark.parametrize("marks", ["\ufeff", "\ufeff\ufeff"])
+def test_a_byte_order_mark_is_left_out(marks):
+    assert Template(marks + "{{ messages[0].content }}").text(MESSAGES) == MESSAGES[0].content
 
 
 def test_a_developer_is_the_system_to_templates_without_the_role():

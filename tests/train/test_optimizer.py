@@ -33,7 +33,7 @@ def test_muon_has_the_matrices_of_the_layers_and_adamw_everything_else(family):
     assert all(g["weight_decay"] == 0 for g in both.param_groups for p in g["params"] if p.dim() < 2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([1e-3, 0.1, 10.0]))
 def test_a_step_of_muon_moves_every_direction_alike_whatever_the_gradients_size(seed, size):
     """U V' of the gradient's singular value decomposition, to the iteration's own tolerance (0.7 to 1.2, and bf16)."""

@@ -201,7 +201,7 @@ def test_a_state_is_due_after_some_minutes_and_after_the_last_step(
     assert made.due(4, ended) is expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), cut=st.booleans())
 @example(data=None, cut=True)
 def test_whatever_happens_to_a_state_it_is_whole_or_refused(keeper, data, cut):

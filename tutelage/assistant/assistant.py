@@ -65,11 +65,14 @@ class Assistant:
             return decoder.logits(decoder(row[None].long()))[0].float()
 
     def generate(self, text: str, **sampling: Any) -> str:
-        """Continue plain text, as a base model does. Keyword arguments are those of ``Sampling``."""
+        """What follows plain text, as a base model has it, with the space between. Keyword arguments are ``Sampling``'s."""
         ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
         request = Request(ids=ids, sampling=sampling_of(sampling), stop_ids=self._text_ends)
         with self._serving(1) as generator:
-            return self._text(generator.submit(request).result()[0])
+            written = generator.submit(request).result()[0].ids
+        # Decoded together: some tokenizers leave out the space that a text begins with.
+        start, whole = (self.tokenizer.decode(row) for row in (ids, [*ids, *written]))
+        return whole.removeprefix(start).rstrip()
 
     def chat(self, messages: Messages, **sampling: Any) -> str:
         """Answer a conversation whose last message is the user's. Keyword arguments are those of ``Sampling``."""
@@ -151,7 +154,7 @@ class Assistant:
         rendered = [r.until_end().ids for r in render_batch(self.tokenizer, talks)]
         for i, done in enumerate(finished or ()):
             if not done:
-                prompt, answer = render_answers(self.tokenizer, talks[i][:-1], [talks[i][-1].text], [False])
+                prompt, answer = render_answers(self.tokenizer, talks[i][:-1], [talks[i][-1]], [False])
                 rendered[i] = prompt + answer[0]
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
         if order and (tokens := len(rendered[order[-1]])) > self.context:

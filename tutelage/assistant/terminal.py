@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Message
+from tutelage.screen import visible
 
 
 def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str = "", device: str = "auto") -> None:
@@ -24,7 +27,7 @@ def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str
     if message:
         say(assistant, [*history, Message(role="user", content=message)], sampling)
         return
-    console.print(f"[dim]{checkpoint}: /new starts over, /quit leaves[/dim]")
+    console.print(f"[dim]{escape(str(checkpoint))}: /new starts over, /quit leaves[/dim]")
     turn = 0
     while True:
         try:
@@ -43,7 +46,7 @@ def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str
         try:
             answer = say(assistant, asked, sampling.model_copy(update={"seed": sampling.seed + turn}))
         except UsageError as error:  # the conversation no longer fits the model's context
-            console.print(f"[red]{error}[/red]; /new starts over")
+            console.print(f"[red]{escape(visible(str(error)))}[/red]; /new starts over")
             continue
         history = [*asked, Message(role="assistant", content=answer)]
         turn += 1
@@ -53,7 +56,7 @@ def say(assistant: Assistant, history: list[Message], sampling: Sampling) -> str
     """Print one answer as it is generated; returns the whole of it."""
     answer = ""
     for piece in assistant.stream(history, sampling.model_copy(update={"n": 1})):
-        print(piece, end="", flush=True)
+        print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)
         answer += piece
     print()
     return answer.strip()

@@ -6,6 +6,7 @@ An error is one line and an exit code: 2 for a mistake of the user's, 1 for any 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shlex
@@ -31,6 +32,7 @@ from tutelage import __version__
 from tutelage.cli.options import Option, Typed, as_function
 from tutelage.errors import Interrupted, TutelageError, UsageError
 from tutelage.recipes.steps import KINDS
+from tutelage.screen import visible
 from tutelage.settings import nearest
 
 
@@ -100,6 +102,9 @@ def entry() -> None:
         raise Interrupted("stopped; finished parts are kept, and the same command resumes")
 
     signal.signal(signal.SIGTERM, stop)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # what an encoding such as GBK cannot say is shown as "?"
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(main(sys.argv[1:]))
 
 
@@ -123,7 +128,7 @@ def main(words: Sequence[str]) -> int:
         said, code = "out of memory; lower microbatch or the lengths, set machine.recompute, or train with lora", 1
     # Under torchrun every process refuses the same; any other error may be that of one process alone.
     if code != 2 or os.environ.get("LOCAL_RANK", "0") == "0":
-        print("tutelage:", " ".join(said.splitlines()), file=sys.stderr)
+        print("tutelage:", visible(" ".join(said.splitlines())), file=sys.stderr)
     return code
 
 
@@ -149,7 +154,7 @@ def run_command(words: Sequence[str]) -> None:
             prepare_machine()
         result = typed.call(values)
         if result is not None and os.environ.get("RANK", "0") == "0":
-            print(result)
+            print(visible(result) if sys.stdout.isatty() else result)
 
 
 def commands() -> dict[str, Command]:

@@ -9,18 +9,21 @@ from pydantic import Field
 
 from tutelage.assistant import terminal
 from tutelage.assistant.assistant import Assistant
-from tutelage.data.formats import read_prompts, write_jsonl
+from tutelage.data.formats import ON_BAD, OnBad, write_jsonl
+from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import UsageError
 from tutelage.evaluate.compare import measure_all, results_of
-from tutelage.evaluate.measure import Yardsticks
+from tutelage.evaluate.measure import Measures
 from tutelage.evaluate.report.view import comparison_table
 from tutelage.generate.sampler import Sampling
-from tutelage.model.checkpoint import require_kind
+from tutelage.model.checkpoint import context_of, require_kind
 from tutelage.model.hub import resolve_model
 from tutelage.screen import console
 from tutelage.settings import ModelPath
+from tutelage.text.tokenizer import Tokenizer
 
 Model = Annotated[ModelPath, Field(description="checkpoint folder, or a model's name on the Hugging Face hub")]
+Bad = Annotated[OnBad, Field(description=ON_BAD)]
 Device = Annotated[str, Field(description="auto, cpu, cuda, mps")]
 
 
@@ -43,6 +46,7 @@ def generate(
     text: Annotated[str, Field(description="continue this text as a base model does")] = "",
     prompts: Annotated[Path | None, Field(description="prompts to answer")] = None,
     out: Annotated[Path | None, Field(description="file of answers to write (JSONL)")] = None,
+    on_bad: Bad = "stop",
     device: Device = "auto",
 ) -> str:
     """Answer prompts, or continue a text."""
@@ -54,7 +58,9 @@ def generate(
         if sampling.n > 1:
             raise UsageError("a text is continued once; --n is for prompts")
         return text + Assistant.load(checkpoint, device=device).generate(text, **sampling.model_dump())
-    answers = Assistant.load(checkpoint, device=device).answers(list(read_prompts(prompts)), sampling)
+    assistant = Assistant.load(checkpoint, device=device)
+    asked, _, _ = fitting_prompts(prompts, [(assistant.tokenizer, assistant.context - 1)], on_bad)
+    answers = assistant.answers(asked, sampling)
     return f"{out}: {write_jsonl(out, answers)} prompts with {sampling.n} answers each"
 
 
@@ -68,6 +74,7 @@ def compare(
     reward_model: Annotated[
         ModelPath | None, Field(description="reward model that decides if there is no judge")
     ] = None,
+    on_bad: Bad = "stop",
     device: Device = "auto",
 ) -> str:
     """Win rates of two checkpoints on the same prompts; the judge or the reward model decides prompt by prompt."""
@@ -80,10 +87,12 @@ def compare(
         require_kind(resolve_model(checkpoint), "causal")
     if reward_model:
         require_kind(resolve_model(reward_model), "scalar")
-    asked = list(read_prompts(prompts))
+    folders = [resolve_model(checkpoint) for checkpoint in (a, b)]
+    models = [(Tokenizer.load(folder), context_of(folder) - 1) for folder in folders]
+    asked, _, _ = fitting_prompts(prompts, models, on_bad)
     judge = load_judge(world).judge if world else None
-    yardsticks = Yardsticks(judge, reward_model, reference=b, device=device)
-    measured = measure_all({"a": a, "b": b}, asked, sampling, yardsticks)
+    measures = Measures(judge, reward_model, reference=b, device=device)
+    measured = measure_all({"a": a, "b": b}, asked, sampling, measures)
     results = results_of(measured, ["b"], TIE_THRESHOLD if judge else None) | {"reference": "b"}
     console().print(comparison_table(results), comparison_table(results, families=True) if judge else "")
     figures = results["models"]["a"]

@@ -11,8 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tutelage.data import writing
-from tutelage.data.formats import OnBad, records_of, what_is_in
-from tutelage.data.formats.table import WRITERS
+from tutelage.data.formats import WRITERS, OnBad, records_of, what_is_in
 from tutelage.data.inspect import FileFacts, KindFacts, Quantiles, inspect_data
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import ANY_FILE, data_files
@@ -40,7 +39,10 @@ def inspect(
     encoding: Encoding = "utf-8",
     tokenizer: Annotated[Path | None, Field(description="count tokens too, with the tokenizer in this folder")] = None,
 ) -> None:
-    """Read everything and print what there is. Raises DataError afterwards if a file could not be read to its end."""
+    """Read everything and print what there is.
+
+    Raises DataError afterwards if a file could not be read to its end, or if no row of it could be read.
+    """
     counter = None
     if tokenizer is not None:
         from tutelage.text.tokenizer import Tokenizer
@@ -52,13 +54,14 @@ def inspect(
         if facts.records:
             table(f"{facts.records:,} {name}", (), list(_facts(facts)))
             lengths = ("part", "unit", "count", "median", "95%", "longest", "all")
-            table(f"lengths of {name}", lengths, _lengths(facts))
+            table(f"lengths of {name}", lengths, list(_lengths(facts)))
             examples = [(f"{i}", line) for i, text in enumerate(facts.examples, 1) for line in text.split("\n")]
             table(f"examples of {name}", (), examples)
     broken = [file.problem for file in found.files if file.problem]
     problems = [(problem, "1", "file ends there") for problem in broken]
     problems += [(why, f"{count:,}", found.rejects.first[why]) for why, count in found.rejects.counts.most_common()]
     table("problems", ("problem", "count", "first"), problems or [("none", "", "")])
+    broken += [f"{file.name}: none of its rows can be read" for file in found.files if file.wrong and not file.records]
     if broken:
         raise DataError(f"{len(broken)} files are broken: {broken[0]}" if len(broken) > 1 else broken[0])
 
@@ -96,15 +99,10 @@ def _facts(facts: KindFacts) -> Iterator[tuple[str, str]]:
             yield "labellers", f"{len(facts.labellers):,}"
 
 
-def _lengths(facts: KindFacts) -> list[tuple[str, ...]]:
-    rows = []
-    for part, lengths in facts.lengths.items():
-        for unit, values in (("characters", lengths.characters), ("tokens", lengths.tokens)):
-            if values or unit == "characters":
-                q = Quantiles.of(values)
-                figures = (len(values), q.median, q.p95, q.longest, q.total)
-                rows.append((part, unit, *(f"{figure:,}" for figure in figures)))
-    return rows
+def _lengths(facts: KindFacts) -> Iterator[tuple[str, ...]]:
+    for key, values in facts.lengths.items():
+        q = Quantiles.of(values)
+        yield (*key, *(f"{figure:,}" for figure in (len(values), q.median, q.p95, q.longest, q.total)))
 
 
 def _share(count: int, of: int) -> str:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
+import unicodedata
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.data.formats import records_of, what_is_in
+from tutelage.data.formats import WRONG, records_of, what_is_in
 from tutelage.data.formats.parts import plural
 from tutelage.data.read.rows import Rejects
 from tutelage.data.read.sources import ANY_FILE, data_files, name_below
@@ -32,32 +33,9 @@ _SAMPLE = 1000
 """Characters at the start of each text whose scripts are counted."""
 _EXAMPLES = 2
 
-_LETTERS = {
-    "Latin": r"A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff",
-    "CJK": r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
-    "kana": r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff",
-    "Hangul": r"\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3",
-    "Cyrillic": r"\u0400-\u0481\u048a-\u052f",
-    "Greek": r"\u0370-\u03ff\u1f00-\u1fff",
-    "Arabic": r"\u0620-\u064a\u066e-\u06d3\u0750-\u077f",
-    "Hebrew": r"\u05d0-\u05ea",
-    "Devanagari": r"\u0904-\u0939\u0958-\u0961",
-    "Thai": r"\u0e01-\u0e2e",
-}
-_OTHERS = {script: re.compile(f"[^{letters}]+") for script, letters in _LETTERS.items()}
-"""Script -> what is not a letter of it. Scripts, not languages: French and Vietnamese are both Latin."""
-
 
 def _longs() -> array[int]:
     return array("q")
-
-
-@dataclass
-class Lengths:
-    """How long texts of one sort are."""
-
-    characters: array[int] = field(default_factory=_longs)
-    tokens: array[int] = field(default_factory=_longs)
 
 
 @dataclass(frozen=True)
@@ -86,6 +64,8 @@ class FileFacts:
     kind: str = ""
     records: int = 0
     left_out: int = 0
+    wrong: int = 0
+    """Of what is left out, rows that could not be read."""
     problem: str = ""
 
 
@@ -94,8 +74,8 @@ class KindFacts:
     """All records of one kind."""
 
     records: int = 0
-    lengths: dict[str, Lengths] = field(default_factory=dict)
-    """Part of the record -> how long it is."""
+    lengths: dict[tuple[str, str], array[int]] = field(default_factory=lambda: defaultdict(_longs))
+    """(part of the record, unit) -> how long it is."""
     scripts: Counter[str] = field(default_factory=Counter)
     """Script -> letters of it in the sample."""
     turns: array[int] = field(default_factory=_longs)
@@ -136,7 +116,7 @@ def inspect_data(
     for source in data_files(Path(path), ANY_FILE, found.rejects):
         file = FileFacts(name_below(source, path))
         found.files.append(file)
-        before = found.rejects.counts.total()
+        before = found.rejects.counts.copy()
         try:
             file.format, kind = what_is_in(source, format)
             file.kind = plural(kind).lower()
@@ -146,14 +126,26 @@ def inspect_data(
                 _count(facts, record, tokenizer)
         except DataError as error:
             file.problem = str(error)
-        file.left_out = found.rejects.counts.total() - before
+        new = found.rejects.counts - before
+        file.left_out = new.total()
+        file.wrong = sum(count for reason, count in new.items() if reason.startswith(WRONG))
     return found
 
 
 def scripts_of(text: str) -> Counter[str]:
-    """Letters of each script in a text; other characters are not counted."""
-    scripts = ["Latin"] if text.isascii() else list(_OTHERS)
-    return +Counter({script: len(_OTHERS[script].sub("", text)) for script in scripts})
+    """Letters of each script in a text. Scripts, not languages: French and Vietnamese are both Latin."""
+    scripts = Counter[str]()
+    for character, count in Counter(text).items():
+        if character.isalpha():
+            scripts[_script(character)] += count
+    return scripts
+
+
+@cache
+def _script(letter: str) -> str:
+    """The script that Unicode's name of the letter begins with, such as LATIN in LATIN SMALL LETTER A."""
+    script = unicodedata.name(letter, "other").split()[0]
+    return {"CJK": "CJK", "HIRAGANA": "kana", "KATAKANA": "kana"}.get(script, script.capitalize())
 
 
 def _count(facts: KindFacts, record: Record, tokenizer: Tokenizer | None) -> None:
@@ -161,10 +153,9 @@ def _count(facts: KindFacts, record: Record, tokenizer: Tokenizer | None) -> Non
     messages: Sequence[Message] = getattr(getattr(record, "prompt", record), "messages", ())
     parts = _parts(record, messages)
     for part, text in parts:
-        lengths = facts.lengths.setdefault(part, Lengths())
-        lengths.characters.append(len(text))
+        facts.lengths[part, "characters"].append(len(text))
         if tokenizer is not None:
-            lengths.tokens.append(len(tokenizer.encode(text)))
+            facts.lengths[part, "tokens"].append(len(tokenizer.encode(text)))
         facts.scripts += scripts_of(text[:_SAMPLE])
     content = "\0".join(text for _, text in parts) + (repr(record.ranks) if isinstance(record, Ranking) else "")
     digest = hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=8).digest()
@@ -207,7 +198,10 @@ def _example(record: Record, messages: Sequence[Message]) -> str:
     """A record in a few short lines."""
     if isinstance(record, Document):
         return _short(record.text, 300)
-    lines = [f"{message.role}: {_short(message.text, 150)}" for message in messages]
+    lines = [
+        f"{message.role}: {_short(message.text, 150)}" + "".join(f" [calls {call.name}]" for call in message.tool_calls)
+        for message in messages
+    ]
     if len(lines) > 4:
         lines[2:-1] = [f"... {len(lines) - 3} more turns ..."]
     if isinstance(record, Ranking):

@@ -12,13 +12,22 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
-from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings, write_jsonl
+from tutelage.data.formats import (
+    ON_BAD,
+    OnBad,
+    read_conversations,
+    read_documents,
+    read_prompts,
+    read_rankings,
+    write_jsonl,
+)
 from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError
 from tutelage.records import Document, Message, Prompt, Ranking, TextPart
@@ -51,6 +60,7 @@ class PrepareSettings(Settings):
     )
     heldout_share: float = Field(0.05, gt=0, lt=1, description="share of demonstrations held out")
     heldout_rankings_share: float = Field(0.15, gt=0, lt=1, description="share of ranked prompts held out")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of splits and of which records a limit keeps")
 
     def check(self, inputs: Inputs) -> None:
@@ -117,38 +127,41 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     Returns the records in each file, and as ``left_out_...`` how many were left out of demonstrations, rankings and prompts.
     """
     seed, limits = knobs.seed, knobs.limit
-    counts: dict[str, int] = {}
+
+    def gathered(group: str, read: Callable[..., Iterator[R]]) -> list[R]:
+        return gather(getattr(inputs, group), limits.get(group, {}), partial(read, on_bad=knobs.on_bad), seed)
+
+    outputs: dict[str, Sequence[BaseModel]] = {}
     heldout_documents: list[Document] = []
     for name, path in inputs.text.items():
-        documents, share = list(read_documents(path)), knobs.heldout.get(name, 0.0)
+        documents, share = list(read_documents(path, on_bad=knobs.on_bad)), knobs.heldout.get(name, 0.0)
         key = "source" if len({document.source for document in documents}) > 1 else "text"
         kept, apart = split_by_key(documents, attrgetter(key), share, seed)
-        counts[f"documents_{name}"] = write_jsonl(out / "text" / f"{name}.jsonl", kept)
+        outputs[f"text/{name}"] = kept
         heldout_documents += apart
     if inputs.text and not heldout_documents:
         problem = "no text is held out to measure on; give a source of `text` a larger `heldout` share, or more files"
         raise DataError(problem)
 
-    heldout = gather(inputs.heldout_prompts, limits.get("heldout_prompts", {}), read_prompts, seed)
+    heldout = gathered("heldout_prompts", read_prompts)
     asked = {text_of(prompt.messages) for prompt in heldout}
 
-    rankings = gather(inputs.rankings, limits.get("rankings", {}), read_rankings, seed)
+    rankings = gathered("rankings", read_rankings)
     new_rankings = [r for r in rankings if asked.isdisjoint(questions(r.prompt.messages))]
     rankings_share = knobs.heldout_rankings_share
     kept_r, apart_r = split_by_key(new_rankings, lambda r: opening(r.prompt.messages), rankings_share, seed)
     ranked = {opening(r.prompt.messages) for r in apart_r}
 
-    demonstrations = gather(inputs.demonstrations, limits.get("demonstrations", {}), read_conversations, seed)
+    demonstrations = gathered("demonstrations", read_conversations)
     new_demonstrations = [c for c in demonstrations if asked.isdisjoint(questions(c.messages))]
     kept_c, apart_c = split_by_key(new_demonstrations, lambda c: opening(c.messages), knobs.heldout_share, seed)
     # Split first: the larger share of rankings is chosen by the same hash, so of shared openings none would be held out.
     unranked = [c for c in kept_c if opening(c.messages) not in ranked]
 
-    prompts = gather(inputs.prompts, limits.get("prompts", {}), read_prompts, seed)
+    prompts = gathered("prompts", read_prompts)
     new_prompts = [p for p in prompts if asked.isdisjoint(questions(p.messages))]
 
-    written = {file.removesuffix(".jsonl") for file in knobs.writes(inputs)}
-    outputs: dict[str, Sequence[BaseModel]] = {
+    outputs |= {
         "documents_heldout": heldout_documents,
         "prompts_heldout": unique(heldout),
         "demonstrations": unranked,
@@ -158,7 +171,12 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
         "prompts": unique(new_prompts),
     }
     _require_some(outputs, knobs, inputs)
-    counts |= {name: write_jsonl(out / f"{name}.jsonl", rows) for name, rows in outputs.items() if name in written}
+    written = {file.removesuffix(".jsonl") for file in knobs.writes(inputs)}
+    counts = {
+        name.replace("text/", "documents_"): write_jsonl(out / f"{name}.jsonl", records)
+        for name, records in outputs.items()
+        if name in written
+    }
     left_out = [
         ("prompts_heldout", "held-out prompt given before", len(heldout) - len(outputs["prompts_heldout"])),
         ("demonstrations", "demonstration that asks a held-out prompt", len(demonstrations) - len(new_demonstrations)),
@@ -204,7 +222,7 @@ def gather(
     return gathered
 
 
-_ADDED = {"__all__": {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations"}}
+_ADDED = {"__all__": {"reasoning", "tool_calls", "tool_call_id", "name", "evidence", "citations", "learn"}}
 
 
 def _content(record: BaseModel) -> str:

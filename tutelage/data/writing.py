@@ -13,9 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tutelage.data.formats import OnBad
+from tutelage.data.formats import WRITERS, OnBad
 from tutelage.data.formats.parts import EVERYTHING, CannotHold, Row, Writer, dumps, plural
-from tutelage.data.formats.table import WRITERS
 from tutelage.data.read.files import TEXT_SUFFIXES, ending
 from tutelage.data.read.json_rows import one_line
 from tutelage.data.read.rows import Rejects

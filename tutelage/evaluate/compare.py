@@ -18,19 +18,19 @@ from typing import Any
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.formats import read_conversations, read_prompts, read_rankings
+from tutelage.data.formats import ON_BAD, OnBad, read_conversations, read_rankings
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.data.tokens.heldout import HeldoutText
-from tutelage.errors import DataError, RecipeError
+from tutelage.errors import RecipeError
 from tutelage.evaluate.judge import Judge
-from tutelage.evaluate.measure import GROUPS, Measured, Yardsticks, measure, members_of, shots_like
+from tutelage.evaluate.measure import GROUPS, Measured, Measures, indices_by, measure, shots_like
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.statistics import win_rate
 from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of
 from tutelage.model.hub import resolve_model
-from tutelage.records import Message, Prompt, Ranking
+from tutelage.records import Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
 from tutelage.settings import Device, Inputs, ModelPath, RewardModelPath, Rows, Settings, WorldPath, nearest
@@ -70,6 +70,7 @@ class EvaluateSettings(Settings):
     against: tuple[str, ...] = Field((), description="names of the models that win rates are computed against")
     clear_difference: float = Field(0.1, ge=0, description="judge's scores this close tie in the clear win rates")
     compression: bool = Field(False, description="also measure gzip and xz on the held-out text")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of sampling and of the choice of shots")
     device: Device = "auto"
     dtype: str = Field("auto", description="auto, bf16, fp32")
@@ -117,12 +118,12 @@ def main(
         if run.finished:
             return out
         scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
-        yardsticks = Yardsticks(judge, scorer, reference, text, knobs.device, knobs.dtype)
+        measures = Measures(judge, scorer, reference, text, knobs.device, knobs.dtype)
         longest, seed = knobs.max_new_tokens, derive(knobs.seed, "evaluate.answers")
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
-        rankings = {name: list(read_rankings(path)) for name, path in inputs.rankings.items()}
+        rankings = {name: list(read_rankings(path, on_bad=knobs.on_bad)) for name, path in inputs.rankings.items()}
         labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
-        measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, yardsticks, _shots(knobs, inputs))
+        measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, measures, _shots(knobs, inputs))
         results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
             "reference": next((name for name, path in inputs.models.items() if path == reference), None),
             "reward_models": _reward_models(knobs, inputs.reward_models, rankings, labels),
@@ -141,7 +142,7 @@ def measure_all(
     models: Mapping[str, Path],
     prompts: Sequence[Prompt],
     sampling: Sampling,
-    yardsticks: Yardsticks,
+    measures: Measures,
     shots: Mapping[str, Shots] | None = None,
 ) -> dict[str, Measured]:
     """Measure the models one after another. Models with ``shots`` are asked in plain text.
@@ -151,7 +152,7 @@ def measure_all(
     measured: dict[str, Measured] = {}
     for name, checkpoint in models.items():
         twin = next((other for other in measured if models[other] == checkpoint), None)
-        with_text = yardsticks if twin is None else replace(yardsticks, heldout_text=None)
+        with_text = measures if twin is None else replace(measures, heldout_text=None)
         one = measure(checkpoint, prompts, sampling, with_text, (shots or {}).get(name))
         if twin is not None:
             one.figures.update(same_as=twin, bits_per_byte=measured[twin].figures["bits_per_byte"])
@@ -180,7 +181,7 @@ def add_win_rates(measured: Mapping[str, Measured], against: Sequence[str], clea
     a labeller could not see, such as the shorter of two wrong answers.
     """
     for one in measured.values():
-        families = members_of([a.prompt for a in one.answers], GROUPS["families"])
+        families = indices_by([a.prompt for a in one.answers], GROUPS["families"])
         for other in against:
             mine, theirs = one.quality, measured[other].quality
             rates = {"": win_rate(mine, theirs)}
@@ -201,7 +202,7 @@ def sample_rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
     prompts = [item.prompt for item in next(iter(measured.values())).answers]
     return [
         {
-            "prompt": [{"role": message.role, "content": _shown(message)} for message in prompt.messages],
+            "prompt": [{"role": message.role, "content": in_words(message)} for message in prompt.messages],
             "family": prompt.meta.get("family", prompt.source),
             "language": prompt.meta.get("language", ""),
             "answers": {name: one.sample(i) for name, one in measured.items()},
@@ -210,9 +211,12 @@ def sample_rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(message: Message) -> str:
-    """A message as text for people, with its tool calls."""
-    return "\n".join([message.text, *(call.model_dump_json() for call in message.tool_calls)]).strip("\n")
+def in_words(message: Message) -> str:
+    """A message as text: its parts joined, a picture by its name, and a line for each tool call."""
+    parts = [message.content] if isinstance(message.content, str) else message.content
+    shown = "".join(p if isinstance(p, str) else p.text if isinstance(p, TextPart) else f"[{p.image}]" for p in parts)
+    calls = [f"{call.name}({json.dumps(call.arguments, ensure_ascii=False)})" for call in message.tool_calls]
+    return "\n".join([*([shown] if shown or not calls else []), *calls])
 
 
 def compression(inputs: EvaluateInputs) -> dict[str, float]:
@@ -228,24 +232,18 @@ def compression(inputs: EvaluateInputs) -> dict[str, float]:
 
 def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shots]:
     """How each model that is asked in plain text gets its shots."""
-    demonstrations = list(read_conversations(inputs.demonstrations)) if inputs.demonstrations else []
+    demonstrations = (
+        list(read_conversations(inputs.demonstrations, on_bad=settings.on_bad)) if inputs.demonstrations else []
+    )
     asked = {name: ask.shots for name, ask in settings.ask.items() if ask.as_text}
     return {name: shots_like(demonstrations, count, settings.seed) for name, count in asked.items()}
 
 
 def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:
     """The prompts that leave room for the longest answer in the context of every model that is asked in the chat format."""
-    prompts = list(read_prompts(inputs.prompts))
-    given = len(prompts)
     chat = {path for name, path in inputs.models.items() if not settings.ask.get(name, Ask()).as_text}
-    for checkpoint in chat:
-        room = context_of(checkpoint) - settings.max_new_tokens
-        prompts, _, _ = fitting_prompts(prompts, Tokenizer.load(checkpoint), room)
-    if len(prompts) < given:
-        print(f"{inputs.prompts}: left out {given - len(prompts)} x too long for an answer in the model's context")
-    if not prompts:
-        raise DataError(f"no prompt leaves room for an answer of {settings.max_new_tokens} tokens", path=inputs.prompts)
-    return prompts
+    models = [(Tokenizer.load(path), context_of(path) - settings.max_new_tokens) for path in sorted(chat)]
+    return fitting_prompts(inputs.prompts, models, settings.on_bad)[0]
 
 
 def _reward_models(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tutelage.assistant.assistant import Assistant, Shots
-from tutelage.data.tokens.batches import pad_right
+from tutelage.data.tokens.batches import cut_by_length, pad_right
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.statistics import mean_interval
@@ -24,12 +24,13 @@ from tutelage.seeds import derive
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
 
+_ROWS = 32  # the most answers in a forward pass
 GROUPS = {"families": "family", "languages": "language"}  # figures by group -> the key in a prompt's meta
 
 
 @dataclass(frozen=True)
-class Yardsticks:
-    """What every model is measured with. All are optional."""
+class Measures:
+    """What every model is measured with. All of it is optional."""
 
     judge: Judge | None = None
     reward_model: Path | None = None
@@ -88,13 +89,13 @@ def shots_like(demonstrations: Sequence[Conversation], count: int, seed: int) ->
 
 
 def measure(
-    checkpoint: Path, prompts: Sequence[Prompt], sampling: Sampling, yardsticks: Yardsticks, shots: Shots | None = None
+    checkpoint: Path, prompts: Sequence[Prompt], sampling: Sampling, measures: Measures, shots: Shots | None = None
 ) -> Measured:
     """Let a checkpoint answer the prompts, and measure the answers. Raises CheckpointError for a reward model.
 
     ``shots`` asks in plain text, as base models are asked; then no KL is measured.
     """
-    assistant = yardsticks.load(checkpoint)
+    assistant = measures.load(checkpoint)
     model = assistant.decoder
     answers = assistant.answers(prompts, sampling, shots=shots)
     completions = [a.completions[0] for a in answers]
@@ -107,21 +108,21 @@ def measure(
         "bits_per_byte": None,
     }
     gold = reward = None
-    if yardsticks.judge:
-        verdicts = [yardsticks.judge(p, c.text, c.finished) for p, c in zip(prompts, completions, strict=True)]
+    if measures.judge:
+        verdicts = [measures.judge(p, c.text, c.finished) for p, c in zip(prompts, completions, strict=True)]
         gold = [v.score for v in verdicts]
         figures |= gold_figures(prompts, gold, [v.success for v in verdicts])
-    if yardsticks.reward_model:
-        reward = _rewards(yardsticks.load(yardsticks.reward_model), answers)
+    if measures.reward_model:
+        reward = _rewards(measures.load(measures.reward_model), answers)
         figures["reward"] = mean_interval(reward).mean
-    if yardsticks.reference and shots is None:
-        assistant.tokenizer.require_same(yardsticks.reference)
+    if measures.reference and shots is None:
+        assistant.tokenizer.require_same(measures.reference)
         at_one = sampling.model_copy(update={"temperature": 1.0})
         own = answers if sampling == at_one else assistant.answers(prompts, at_one)
-        figures["kl"] = divergence(assistant, yardsticks.load(yardsticks.reference), own)
-    if yardsticks.heldout_text:
-        text = HeldoutText.read(yardsticks.heldout_text, assistant.tokenizer, min(256, assistant.context))
-        nats = negative_log_likelihood(model, text.ids, text.targets, yardsticks.dtype).sum().item()
+        figures["kl"] = divergence(assistant, measures.load(measures.reference), own)
+    if measures.heldout_text:
+        text = HeldoutText.read(measures.heldout_text, assistant.tokenizer, min(256, assistant.context))
+        nats = negative_log_likelihood(model, text.ids, text.targets, measures.dtype).sum().item()
         figures["bits_per_byte"] = text.bits_per_byte(nats)
     return Measured(answers, gold, reward, figures)
 
@@ -139,13 +140,13 @@ def gold_figures(prompts: Sequence[Prompt], gold: Sequence[float], success: Sequ
     figures: dict[str, Any] = {"gold": mean, "gold_ci": [low, high]}
     for plural, key in GROUPS.items():
         figures[plural] = {}
-        for name, members in members_of(prompts, key).items():
+        for name, members in indices_by(prompts, key).items():
             means = {k: sum(x[i] for i in members) / len(members) for k, x in (("gold", gold), ("accuracy", success))}
             figures[plural][name] = means | {"n": len(members)}
     return figures
 
 
-def members_of(prompts: Sequence[Prompt], key: str) -> dict[str, list[int]]:
+def indices_by(prompts: Sequence[Prompt], key: str) -> dict[str, list[int]]:
     """The indices of the prompts by family or language, names sorted. Prompts without one are "all"."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
@@ -156,7 +157,7 @@ def members_of(prompts: Sequence[Prompt], key: str) -> dict[str, list[int]]:
 def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Answers]) -> float:
     """The mean over answers of log pi - log pi_reference summed over tokens: an estimate (k1) of the KL, in nats per answer.
 
-    The answers have to be sampled from ``assistant`` at temperature 1.
+    The answers have to be sampled from ``assistant`` at temperature 1. Rows of similar length share a forward pass.
     """
     rows, goals = [], []
     for item in answers:
@@ -166,11 +167,16 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
         answer = written[0] if completion.ids is None else list(completion.ids)
         rows.append([*prompt, *answer])
         goals.append([-1] * (len(prompt) - 1) + answer)
-    ids, _ = pad_right(rows, assistant.tokenizer.pad_id, 1)
-    targets = torch.nn.functional.pad(pad_right(goals, -1, 1)[0], (0, 1), value=-1)
-    mine = negative_log_likelihood(assistant.decoder, ids, targets, assistant.dtype)
-    theirs = negative_log_likelihood(reference.decoder, ids, targets, assistant.dtype)
-    return (theirs - mine).mean().item()
+    total = 0.0
+    for piece in cut_by_length([len(row) for row in rows], most=_ROWS):
+        ids, _ = pad_right([rows[i] for i in piece], assistant.tokenizer.pad_id, 1)
+        targets = torch.nn.functional.pad(pad_right([goals[i] for i in piece], -1, 1)[0], (0, 1), value=-1)
+        mine, theirs = (
+            negative_log_likelihood(model, ids, targets, assistant.dtype)
+            for model in (assistant.decoder, reference.decoder)
+        )
+        total += (theirs - mine).sum().item()
+    return total / len(rows)
 
 
 def _rewards(scorer: Assistant, answers: Sequence[Answers]) -> list[float]:

@@ -49,10 +49,13 @@ def reward_model_figures(reward_model: Assistant, rankings: Sequence[Ranking]) -
 
 def score_rankings(reward_model: Assistant, rankings: Sequence[Ranking]) -> list[list[float]]:
     """The reward model's score of every completion. Equal dialogues (several labellers of one prompt) are scored once."""
-    numbers: dict[tuple[tuple[Message, ...], bool], int] = {}
-    rows = [[numbers.setdefault((_dialogue(r, c), c.finished), len(numbers)) for c in r.completions] for r in rankings]
-    scores = reward_model.scores([d for d, _ in numbers], finished=[finished for _, finished in numbers])
-    return [[scores[number] for number in row] for row in rows]
+    every = [(_dialogue(ranking, c), c.finished) for ranking in rankings for c in ranking.completions]
+    first = {repr(each): i for i, each in reversed(list(enumerate(every)))}
+    once = sorted(first.values())
+    scores = reward_model.scores([every[i][0] for i in once], finished=[every[i][1] for i in once])
+    score_of = dict(zip(once, scores, strict=True))
+    scored = (score_of[first[repr(each)]] for each in every)
+    return [[next(scored) for _ in ranking.completions] for ranking in rankings]
 
 
 def ranking_accuracy(rankings: Sequence[Ranking], scores: Scores) -> tuple[Interval, int, int]:
@@ -104,7 +107,7 @@ def _pairs(rankings: Sequence[Ranking], scores: Scores) -> tuple[NDArray[np.int6
 
 
 def _dialogue(ranking: Ranking, completion: Completion) -> tuple[Message, ...]:
-    return (*ranking.prompt.messages, Message(role="assistant", content=completion.text))
+    return (*ranking.prompt.messages, completion.message)
 
 
 def _fits(reward_model: Assistant, ranking: Ranking) -> bool:

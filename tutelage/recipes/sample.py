@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant
-from tutelage.data.formats import read_prompts, write_jsonl
+from tutelage.data.formats import ON_BAD, OnBad, write_jsonl
+from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.generate.sampler import Sampling
 from tutelage.model.hub import resolve_model
 from tutelage.records import Answers, Prompt
@@ -30,6 +31,7 @@ class SampleSettings(Settings):
     completions: int = Field(4, ge=1, description="answers per prompt (InstructGPT ranked 4 to 9)")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of sampling")
     device: Device = "auto"
 
@@ -51,7 +53,9 @@ def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:
                 n=knobs.completions,
                 seed=derive(knobs.seed, "sample.answers"),
             )
-            answers = distinct_answers(assistant, list(read_prompts(inputs.prompts)), sampling)
+            room = (assistant.tokenizer, assistant.context - 1)
+            prompts, _, _ = fitting_prompts(inputs.prompts, [room], knobs.on_bad)
+            answers = distinct_answers(assistant, prompts, sampling)
             run.finish({"prompts": write_jsonl(out / "answers.jsonl", answers)})
     return out
 

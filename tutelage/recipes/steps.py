@@ -111,7 +111,10 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(
         "tutelage.recipes.evaluate:main", "compare models on held-out prompts", files=("results.json", "samples.jsonl"),
     ),
-    "report": Kind("tutelage.evaluate.report.page:main", "write the report and its plots", files=("report.html", "plots/*")),
+    "report": Kind(
+        "tutelage.evaluate.report.page:main", "write the report and its plots",
+        files=("report.html", "report.zh.html", "plots/*"),
+    ),
 }  # fmt: skip
 """Every kind of step, in the usual order of a recipe."""
 

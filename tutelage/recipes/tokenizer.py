@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from tutelage.data.formats import read_conversations, read_documents
+from tutelage.data.formats import ON_BAD, OnBad, read_conversations, read_documents
 from tutelage.runs.folder import open_run
 from tutelage.settings import Inputs, Settings
 from tutelage.text.tokenizer import Tokenizer
@@ -24,6 +24,7 @@ class TokenizerSettings(Settings):
     """Knobs of ``tutelage tokenizer``."""
 
     vocab_size: int = Field(2048, gt=262, description="tokens of the byte-level BPE")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
 
 
 def main(knobs: TokenizerSettings, inputs: TokenizerInputs, out: Path) -> Path:
@@ -31,16 +32,16 @@ def main(knobs: TokenizerSettings, inputs: TokenizerInputs, out: Path) -> Path:
     folder = out / "tokenizer"
     with open_run(out, "tokenizer", knobs, inputs) as run:
         if not run.finished:
-            tokenizer = Tokenizer.train(texts(inputs), knobs.vocab_size)
+            tokenizer = Tokenizer.train(texts(inputs, knobs.on_bad), knobs.vocab_size)
             tokenizer.save(folder)
             run.finish({"tokens": tokenizer.vocab_size})
     return folder
 
 
-def texts(inputs: TokenizerInputs) -> Iterator[str]:
+def texts(inputs: TokenizerInputs, on_bad: OnBad) -> Iterator[str]:
     """All documents, then all messages."""
     for path in inputs.text.values():
-        yield from (document.text for document in read_documents(path))
+        yield from (document.text for document in read_documents(path, on_bad=on_bad))
     if inputs.demonstrations:
-        for conversation in read_conversations(inputs.demonstrations):
+        for conversation in read_conversations(inputs.demonstrations, on_bad=on_bad):
             yield from (message.text for message in conversation.messages)

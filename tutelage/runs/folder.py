@@ -1,7 +1,7 @@
 """The folder of a run: what made it, how it went, and what it needs to resume.
 
 recipe.yaml     its kind, inputs and knobs, including every default
-lineage.json    the kind, the code version, the hash of every input, and the runs that the inputs came from
+lineage.json    the kind, the code version, the time, the hash of every input, and the runs that the inputs came from
 sessions.jsonl  when it ran, by which command, on what machine, and how that ended
 metrics.jsonl   one row per logged step
 state.pt        the state that an interrupted run resumes from, and state.previous.pt the one before; removed at the end
@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +37,7 @@ from tutelage.errors import Interrupted, RunFolderError, TrainingError, Tutelage
 from tutelage.files import sync_file, write_atomic
 from tutelage.runs.hashes import hash_of
 from tutelage.runs.lineage import LINEAGE, ancestors, code_version, command_line, now, read_lineage
+from tutelage.seeds import stopped_at
 from tutelage.settings import Inputs, Settings, as_written, flat, free_names, plain, read_yaml, write_yaml
 
 _PLACE_OR_SPEED = {"device", "microbatch"} | {
@@ -106,6 +108,12 @@ class RunFolder:
         """What made this run; every checkpoint carries a copy."""
         return read_lineage(self.path / LINEAGE)
 
+    @property
+    def time(self) -> datetime | None:
+        """When the run was first started, by its clock on the wall; None where that was not recorded."""
+        said = self.lineage().get("time")
+        return datetime.fromisoformat(said).replace(tzinfo=None) if said else None
+
     def input_hash(self, role: str) -> str:
         """The hash of one of the run's inputs."""
         return self.lineage()["inputs"][role]["sha256"]
@@ -145,6 +153,7 @@ def open_run(path: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator
             run, hashes = RunFolder(path), input_hashes(knobs, inputs)
             if not is_run(path):
                 lineage = {"kind": kind, "id": secrets.token_hex(6), "tutelage": __version__, "code": code_version()}
+                lineage["time"] = datetime.now().astimezone().isoformat(timespec="seconds")
                 lineage |= {"inputs": hashes, "ancestors": ancestors(hashes)}
                 write_atomic(path / LINEAGE, json.dumps(lineage, indent=2).encode())
                 write_atomic(path / "recipe.yaml", write_yaml(recipe_of(kind, knobs, inputs)).encode())
@@ -152,7 +161,7 @@ def open_run(path: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator
                 raise RunFolderError(f"{path}: {changed}; give another --out or delete it")
             if not run.finished:
                 stack.enter_context(_session(run))
-        with run.until_closed:
+        with run.until_closed, stopped_at(run.time):
             yield run
 
 

@@ -46,7 +46,8 @@ def render_batch(
         for message in messages:
             opening, text_ids = openings[message.role], next(encoded)
             ids += [*opening, *text_ids, tokenizer.end_id]
-            loss_mask += [False] * len(opening) + [message.role == "assistant"] * (len(text_ids) + 1)
+            learnt = message.role == "assistant" and message.learn
+            loss_mask += [False] * len(opening) + [learnt] * (len(text_ids) + 1)
         if add_generation_prompt:
             ids.append(ids_of["assistant"])
             loss_mask.append(False)
@@ -55,18 +56,22 @@ def render_batch(
 
 
 def render_answers(
-    tokenizer: Tokenizer, messages: Sequence[Message], answers: Sequence[str], finished: Sequence[bool] | None = None
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    answers: Sequence[str | Message],
+    finished: Sequence[bool] | None = None,
 ) -> tuple[list[int], list[list[int]]]:
-    """A prompt's ids, and for each answer to it the ids that follow them.
+    """A prompt's ids, and for each answer to it, a text or the assistant's turn, the ids that follow them.
 
     An answer that is not ``finished`` (all are by default) was cut off and has no end token. Nothing that a template writes
     after the end token belongs to an answer. Raises UsageError as ``render`` does.
     """
     finished = [True] * len(answers) if finished is None else finished
+    turns = [Message(role="assistant", content=answer) if isinstance(answer, str) else answer for answer in answers]
     if tokenizer.chat is not None:
-        return rendering.render_answers(tokenizer.chat, messages, answers, finished)
+        return rendering.render_answers(tokenizer.chat, messages, turns, finished)
     prompt = render(tokenizer, messages, add_generation_prompt=True).ids
-    pairs = zip(tokenizer.encode_batch(answers), finished, strict=True)
+    pairs = zip(tokenizer.encode_batch([spoken(turn) for turn in turns]), finished, strict=True)
     return prompt, [ids + [tokenizer.end_id] * done for ids, done in pairs]
 
 

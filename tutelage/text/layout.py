@@ -101,7 +101,7 @@ PLAIN_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as ids; ``loss_mask[i]`` is True where ``ids[i]`` is the assistant's text or its end token."""
+    """A conversation as ids; ``loss_mask[i]`` is True where ``ids[i]`` is the assistant's text or its end token, to be learnt."""
 
     ids: list[int]
     loss_mask: list[bool]
@@ -149,6 +149,7 @@ def message_fields(message: Message, text: Callable[[str], str] = str) -> dict[s
     ]
     optional = {
         "reasoning_content": text(message.reasoning),
+        "thinking": text(message.reasoning),  # transformers gives thoughts under both names
         "tool_calls": calls,
         "tool_call_id": text(message.tool_call_id),
         "name": text(message.name),

@@ -148,6 +148,11 @@ class Tokenizer:
             text = json.dumps([text, template, names, self.bos_id])
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def require_template(self) -> None:
+        """UsageError where an imported tokenizer has no chat template."""
+        if self.chat is not None:
+            self.chat.require_template()
+
     def require_same(self, folder: Path) -> None:
         """CheckpointError where the folder's tokenizer gives other ids: two models that read the same ids must share one."""
         if Tokenizer.load(folder).fingerprint != self.fingerprint:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tutelage.errors import TrainingError, TutelageError
 from tutelage.model.hub import resolve_model
 from tutelage.runs.folder import RunFolder, open_run
+from tutelage.seeds import stopped_at
 from tutelage.settings import Inputs, Settings
 
 T = TypeVar("T")
@@ -139,6 +140,7 @@ def open_stage(out: Path, kind: str, knobs: Settings, inputs: Given) -> Iterator
         refusal = _broadcast(refusal)
         if refusal is not None:
             raise refusal
+        stack.enter_context(stopped_at(run.time))
         yield run, inputs
     wait_for_all()
 

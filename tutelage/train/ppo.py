@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from tutelage.data.formats import read_prompts
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
@@ -49,9 +48,7 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         torch.manual_seed(derive(knobs.seed, "ppo.adapters"))
         policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         room = policy.config.max_position_embeddings - knobs.max_new_tokens
-        prompts, prompt_ids, too_long = fitting_prompts(read_prompts(inputs.prompts), tokenizer, room)
-        if too_long:
-            print(f"{inputs.prompts}: left out {too_long} x too long for an answer in the model's context")
+        prompts, prompt_ids, left_out = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)
         if len(prompts) < knobs.batch_size:
             problem = f"{len(prompts)} prompts that fit are fewer than batch_size {knobs.batch_size}"
             raise DataError(problem, path=inputs.prompts)
@@ -74,7 +71,7 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
             show=("reward", "gold", "kl", "length", "finished"),
         )
         outcome = train(run, training, knobs.machine)
-        figures = {"updates": outcome.steps - outcome.stopped, "prompts": len(prompts), "too_long": too_long}
+        figures = {"updates": outcome.steps - outcome.stopped, "prompts": len(prompts), "left_out": left_out}
         run.finish(figures | {"stopped_by_kl_budget": outcome.stopped})
         return run.checkpoint
 
@@ -86,7 +83,9 @@ def make_models(
     machine, kl, ptx = knobs.machine, knobs.kl, None
     if knobs.ptx.coef:
         windows = derive(knobs.seed, "ppo.windows")
-        mixture = text_mixture(inputs.text, knobs.ptx.weights, knobs.ptx.sequence, windows, policy, tokenizer, run)
+        mixture = text_mixture(
+            inputs.text, knobs.ptx.weights, knobs.ptx.sequence, windows, policy, tokenizer, run, knobs.on_bad
+        )
         ptx = Ptx(knobs.ptx, mixture, machine.dtype)
     policy.eval()
     reference = reference_of(policy)

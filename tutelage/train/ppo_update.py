@@ -15,6 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from tutelage.data.formats import ON_BAD, OnBad
 from tutelage.data.tokens.batches import cut_by_length
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
@@ -86,6 +87,7 @@ class PPOSettings(Settings):
     ptx: PtxSettings = Field(PtxSettings(), description="pretraining text in the joint gradient; coef above 0: PPO-ptx")
     scorers: dict[str, ScorerSettings] = Field({}, description="terms of the reward: reward models, functions and gold")
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights, for policy and critic")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of prompt order, sampling and adapters")
     machine: Machine = Field(Machine(), description="where it runs")
 

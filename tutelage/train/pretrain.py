@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from pydantic import Field, ValidationError, model_validator
 
+from tutelage.data.formats import ON_BAD, OnBad
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import RecipeError
 from tutelage.model.compiling import compile_layers, compiled
@@ -106,6 +107,7 @@ class PretrainSettings(Settings):
     compile: bool = Field(False, description="use torch.compile: half a minute at the start, faster steps afterwards")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights, if a checkpoint is trained further")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of weights and data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
@@ -151,8 +153,9 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
 
         # data
         windows = derive(knobs.seed, "pretrain.windows")
-        mixture = text_mixture(inputs.text, knobs.weights, knobs.sequence, windows, model, tokenizer, run)
-        heldout = HeldoutText.read(inputs.heldout, tokenizer, knobs.sequence) if inputs.heldout else None
+        sequence, on_bad = knobs.sequence, knobs.on_bad
+        mixture = text_mixture(inputs.text, knobs.weights, sequence, windows, model, tokenizer, run, on_bad)
+        heldout = HeldoutText.read(inputs.heldout, tokenizer, sequence, on_bad=on_bad) if inputs.heldout else None
 
         loss_of = text_loss
         if knobs.compile:

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tutelage.data.formats import read_documents
+from tutelage.data.formats import OnBad, read_documents
 from tutelage.data.tokens.mixing import Mixture
 from tutelage.data.tokens.shards import tokenise
 from tutelage.errors import RecipeError
@@ -60,6 +60,7 @@ def text_mixture(
     model: Decoder,
     tokenizer: Tokenizer,
     run: RunFolder,
+    on_bad: OnBad = "stop",
 ) -> Mixture:
     """Windows of ``sequence`` + 1 tokens from all sources by weight, tokenised into the run folder.
 
@@ -75,7 +76,8 @@ def text_mixture(
         for name, path in text.items():
             key = run.input_hash(f"text.{name}")
             known = [parent / "tokens" / name for parent in parents]
-            shards.append(tokenise(read_documents(path), tokenizer, run.path / "tokens" / name, key=key, known=known))
+            documents = read_documents(path, on_bad=on_bad)
+            shards.append(tokenise(documents, tokenizer, run.path / "tokens" / name, key=key, known=known))
     return Mixture(shards, [weights.get(name, 1.0) for name in text], context=sequence, seed=seed)
 
 

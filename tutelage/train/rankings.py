@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tutelage.data.formats import OnBad
 from tutelage.data.prepare import text_of
-from tutelage.data.tokens.batches import pack_ranking, pad_right, tree_mask
+from tutelage.data.tokens.batches import REFUSED, pack_ranking, pad_right, tree_mask
+from tutelage.errors import DataError, UsageError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Ranking
@@ -34,24 +36,32 @@ class RankingExample:
 
 
 def encode_rankings(
-    rankings: Iterable[Ranking], tokenizer: Tokenizer, max_length: int
+    rankings: Iterable[tuple[str, Ranking]], tokenizer: Tokenizer, max_length: int, on_bad: OnBad = "stop"
 ) -> tuple[list[RankingExample], dict[str, int]]:
     """The rankings that express a preference and fit, merged if they rank the same completions; counts of the others by reason.
 
-    An unfinished completion gets no end-of-turn token.
+    Each comes with its place in a file. An unfinished completion gets no end-of-turn token. A ranking that the chat template
+    refuses raises DataError with its place, or is left out.
     """
+    tokenizer.require_template()
     examples: dict[tuple[object, ...], RankingExample] = {}
     reasons: Counter[str] = Counter()
-    for ranking in rankings:
+    for place, ranking in rankings:
         if len(set(ranking.ranks)) < 2:
             reasons["all tied"] += 1
             continue
-        same = (text_of(ranking.prompt.messages), *((c.text, c.finished) for c in ranking.completions))
+        same = (text_of(ranking.prompt.messages), *((repr(c.message), c.finished) for c in ranking.completions))
         if same in examples:
             examples[same].ranks.append(ranking.ranks)
             continue
-        texts, finished = [c.text for c in ranking.completions], [c.finished for c in ranking.completions]
-        prompt, completions = render_answers(tokenizer, ranking.prompt.messages, texts, finished)
+        answers, finished = zip(*((c.message, c.finished) for c in ranking.completions), strict=True)
+        try:
+            prompt, completions = render_answers(tokenizer, ranking.prompt.messages, answers, finished)
+        except UsageError as error:
+            if on_bad == "stop":
+                raise DataError(str(error), path=place or None) from None
+            reasons[REFUSED] += 1
+            continue
         if not all(completions):
             reasons["an empty completion that did not end"] += 1
         elif any(len(prompt) + len(c) > max_length for c in completions):

@@ -19,9 +19,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from tutelage.data.formats import read_conversations, read_rankings
+from tutelage.data.formats import ON_BAD, OnBad, read_conversations, read_rankings
 from tutelage.data.prepare import opening
-from tutelage.data.tokens.batches import cut_by_length, pad_right
+from tutelage.data.tokens.batches import cut_by_length, pad_right, render_each
 from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError
 from tutelage.model.device import autocast
@@ -30,7 +30,6 @@ from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_ac
 from tutelage.records import Ranking
 from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Rows, Settings
-from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
@@ -68,6 +67,7 @@ class RewardSettings(Settings):
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of head, adapters and data order")
     machine: Machine = Field(Machine(), description="where it runs")
 
@@ -91,19 +91,19 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         torch.manual_seed(derive(knobs.seed, "reward.adapters"))
         decoder = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
-        rankings = list(read_rankings(inputs.rankings))
+        rankings = _read(inputs.rankings, knobs.on_bad)
         if inputs.heldout:
-            held = list(read_rankings(inputs.heldout))
+            held = _read(inputs.heldout, knobs.on_bad)
         else:
             rankings, held = split_by_key(rankings, _opening, knobs.heldout_share, knobs.seed)
-        examples, left_out = encode_rankings(rankings, tokenizer, longest)
-        heldout, heldout_left_out = encode_rankings(held, tokenizer, longest)
+        examples, left_out = encode_rankings(rankings, tokenizer, longest, knobs.on_bad)
+        heldout, heldout_left_out = encode_rankings(held, tokenizer, longest, knobs.on_bad)
         if not examples:
             raise DataError(f"no ranking with a preference fits in {longest} tokens: {left_out}", path=inputs.rankings)
         if left_out:
             print(f"{inputs.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
         demonstrations = inputs.demonstrations
-        shown = demonstration_ids(demonstrations, tokenizer, longest, knobs.seed) if demonstrations else []
+        shown = demonstration_ids(demonstrations, tokenizer, longest, knobs) if demonstrations else []
         orders = [shuffled(len(examples), derive(knobs.seed, "reward.order", epoch)) for epoch in range(knobs.epochs)]
         batches = [[examples[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
 
@@ -143,19 +143,32 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         return run.checkpoint
 
 
-def _opening(ranking: Ranking) -> str:
-    return opening(ranking.prompt.messages)
+def _read(path: Path, on_bad: OnBad) -> list[tuple[str, Ranking]]:
+    """The rankings of a file, each with its place."""
+    places: list[str] = []
+    rankings = list(read_rankings(path, on_bad=on_bad, places=places))
+    return list(zip(places, rankings, strict=True))
 
 
-def demonstration_ids(path: Path, tokenizer: Tokenizer, longest: int, seed: int, most: int = 512) -> list[list[int]]:
+def _opening(placed: tuple[str, Ranking]) -> str:
+    return opening(placed[1].prompt.messages)
+
+
+def demonstration_ids(
+    path: Path, tokenizer: Tokenizer, longest: int, knobs: RewardSettings, most: int = 512
+) -> list[list[int]]:
     """Up to ``most`` tokenised demonstrations that fit and end with the assistant; DataError if there is none.
 
     They are drawn from the whole file, whose sources may stand one after the other.
     """
-    answered = [c for c in read_conversations(path) if c.messages[-1].role == "assistant"]
-    order = shuffled(len(answered), derive(seed, "reward.centre"))
-    rows = (render(tokenizer, answered[i].messages).until_end().ids for i in order)
-    fitting = list(islice((ids for ids in rows if len(ids) <= longest), most))
+    places: list[str] = []
+    every = list(read_conversations(path, on_bad=knobs.on_bad, places=places))
+    answered = [i for i, conversation in enumerate(every) if conversation.messages[-1].role == "assistant"]
+    order = shuffled(len(answered), derive(knobs.seed, "reward.centre"))
+    drawn = (answered[i] for i in order)
+    rows = (render_each(tokenizer, [every[i].messages], [places[i]], knobs.on_bad)[0] for i in drawn)
+    cut = (row.until_end().ids for row in rows if row is not None)
+    fitting = list(islice((ids for ids in cut if len(ids) <= longest), most))
     if not fitting:
         raise DataError(f"no demonstration ends with the assistant and fits in {longest} tokens", path=path)
     return fitting

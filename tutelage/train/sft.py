@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import read_conversations, read_prompts
+from tutelage.data.formats import ON_BAD, OnBad, read_conversations
 from tutelage.data.tokens.batches import Example, cut_by_length, encode_conversations, fitting_prompts, pad_right
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
@@ -75,6 +75,7 @@ class SFTSettings(Settings):
     max_new_tokens: int = Field(96, gt=0, description="longest answer if a reward model selects the epoch [tokens]")
     ptx: PtxSettings = Field(PtxSettings(), description="pretraining text mixed into the gradient")
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of data order, dropout and adapters")
     machine: Machine = Field(Machine(), description="where it runs")
 
@@ -117,21 +118,18 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
         if inputs.reward_model and inputs.prompts:
             tokenizer.require_same(inputs.reward_model)
             room = context - knobs.max_new_tokens
-            fitting = fitting_prompts(read_prompts(inputs.prompts), tokenizer, room)[1]
+            fitting = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)[1]
             order = shuffled(len(fitting), derive(knobs.seed, "sft.validation_prompts"))
             prompts = [fitting[i] for i in order[:256]]
-            if not prompts:
-                problem = f"no prompt leaves room for an answer of {knobs.max_new_tokens} tokens"
-                raise DataError(problem, path=inputs.prompts)
-        examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest)
-        heldout = fitting_conversations(inputs.heldout, tokenizer, longest)[0] if inputs.heldout else []
+        examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest, knobs.on_bad)
+        heldout = fitting_conversations(inputs.heldout, tokenizer, longest, knobs.on_bad)[0] if inputs.heldout else []
         orders = [shuffled(len(examples), derive(knobs.seed, "sft.order", epoch)) for epoch in range(knobs.epochs)]
         batches = [[examples[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
         ptx = None
         if knobs.ptx.coef:
             weights, sequence = knobs.ptx.weights, knobs.ptx.sequence
             windows = derive(knobs.seed, "sft.windows")
-            mixture = text_mixture(inputs.text, weights, sequence, windows, model, tokenizer, run)
+            mixture = text_mixture(inputs.text, weights, sequence, windows, model, tokenizer, run, knobs.on_bad)
             ptx = Ptx(knobs.ptx, mixture, dtype)
 
         # optimiser
@@ -200,13 +198,19 @@ def read_template(path: Path | None) -> str | None:
         raise RecipeError(f"chat_template {path} cannot be read: {error}") from None
 
 
-def fitting_conversations(path: Path, tokenizer: Tokenizer, longest: int) -> tuple[list[Example], dict[str, int]]:
+def fitting_conversations(
+    path: Path, tokenizer: Tokenizer, longest: int, on_bad: OnBad
+) -> tuple[list[Example], dict[str, int]]:
     """The tokenised conversations of a file, and counts of those left out or shortened, by reason; DataError if none fits."""
-    examples, reasons = encode_conversations(read_conversations(path), tokenizer, longest)
+    places: list[str] = []
+    rows = read_conversations(path, on_bad=on_bad, places=places)
+    examples, reasons = encode_conversations(rows, tokenizer, longest, places=places, on_bad=on_bad)
+    said = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
     if not examples:
-        raise DataError(f"no conversation fits in {longest} tokens (max_length, or the model's context)", path=path)
-    if reasons:
-        print(f"{path}: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.items()))
+        problem = f"no conversation fits in {longest} tokens (max_length, or the model's context)"
+        raise DataError(problem + f": {said}" * bool(said), path=path)
+    if said:
+        print(f"{path}: {said}")
     return examples, reasons
 
 

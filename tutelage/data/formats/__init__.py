@@ -10,33 +10,42 @@ Rows come from JSON, JSON lines, Parquet and Arrow files, saved data sets and th
 grow with a file. A wrong row stops the reader with a DataError that names file, line, field, what was expected and what was
 found; ``on_bad="skip"`` counts it in ``rejects`` instead. What a format leaves out by its nature is counted there too.
 
-Each module holds a family of formats: how its rows are recognised, read and written. table.py lists them all.
+Each module holds a family of formats: how its rows are recognised, read and written. ``FORMATS`` lists them all.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from pydantic import ValidationError
 
-from tutelage.data.formats.conversations import string
-from tutelage.data.formats.own import waits
+from tutelage.data.formats import conversations, oasst, own, preferences
 from tutelage.data.formats.own import write_jsonl as write_jsonl
-from tutelage.data.formats.parts import Reader, plural
-from tutelage.data.formats.table import FORMATS as FORMATS
-from tutelage.data.formats.table import reader_of
-from tutelage.data.formats.table import recognise as recognise
+from tutelage.data.formats.parts import Format, Reader, Writer, invalid, learns, plural, present
+from tutelage.data.read.rows import LeftOut, Row, RowError, Skip, check
 from tutelage.data.read.rows import Rejects as Rejects
-from tutelage.data.read.rows import Row, RowError, Skip
 from tutelage.data.read.sources import ANY_FILE, Source, data_files, holds_rows, name_below, read_rows
 from tutelage.errors import DataError
 from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
 
 OnBad = Literal["stop", "skip"]
+ON_BAD = "a bad row of the data ends the command, or is left out and counted"
+"""What the setting of this name does."""
 R = TypeVar("R", bound=Record)
+
+# The first that recognises a row is its format, so formats that need more columns come before those that need fewer.
+FORMATS = (*own.RANKED, *oasst.FORMATS, *preferences.FORMATS, *conversations.FORMATS, *own.TEXTS)
+WRITERS: dict[str, Mapping[type[Record], Writer]] = {format.name: format.write for format in FORMATS if format.write}
+"""Format -> kind of record -> how it is written. ``text`` is bare text, which has no rows."""
+WRITERS["text"] = {Document: Writer(lambda record: {"text": record.text}, {"text": str}, ())}
+
+WRONG = "wrong row"
+"""How the reasons begin for which rows are left out that could not be read."""
 
 _logger = logging.getLogger("tutelage.data")
 
@@ -49,6 +58,8 @@ class Options(TypedDict, total=False):
     on_bad: OnBad
     rejects: Rejects | None
     """Takes what is left out; None: it is logged."""
+    places: list[str] | None
+    """Takes the place of each record, such as ``demos.jsonl:7``."""
 
 
 def read_documents(path: Path, *, encoding: str = "utf-8", **options: Unpack[Options]) -> Iterator[Document]:
@@ -89,11 +100,12 @@ def _read(
     format: str | None = None,
     on_bad: OnBad = "stop",
     rejects: Rejects | None = None,
+    places: list[str] | None = None,
 ) -> Iterator[R]:
     left_out = rejects if rejects is not None else Rejects()
     record = None
     for source in data_files(Path(path), files, left_out):
-        for record in records_of(kind, source, Path(path), format, on_bad, left_out, encoding):
+        for record in records_of(kind, source, Path(path), format, on_bad, left_out, encoding, places):
             yield record
     if record is None and kind is Document:
         raise DataError(f"holds no text (left out: {left_out})", path=path)
@@ -109,6 +121,22 @@ def detect(path: Path) -> str:
     return " + ".join(sorted({what_is_in(source)[0] for source in data_files(Path(path), ANY_FILE, Rejects())}))
 
 
+def recognise(row: Any) -> str | None:
+    """The name of a row's format, or None."""
+    return next((format.name for format in FORMATS if format.recognise(row)), None)
+
+
+def reader_of(format: Format, kind: type[Record]) -> Reader | None:
+    """How a format is read as one kind of record; None if it does not hold that kind. Nearly all hold prompts."""
+    readers = format.read
+    if kind in readers or kind is not Prompt:
+        return readers.get(kind)
+    reader = next((readers[other] for other in (Answers, Conversation, Ranking) if other in readers), None)
+    if reader is None:
+        return None
+    return lambda row: (r if isinstance(r, Skip) else own.as_prompt(r) for r in reader(row))
+
+
 def what_is_in(source: Source, format: str | None = None) -> tuple[str, type[Record]]:
     """(format, kind of record) of a file by its first readable row. Raises DataError if it has none or is of no format."""
     if not holds_rows(source):
@@ -118,11 +146,10 @@ def what_is_in(source: Source, format: str | None = None) -> tuple[str, type[Rec
         if isinstance(row.value, DataError):
             problem = problem or row.value
             continue
-        name = format or _recognise(row)
-        readers = next((each.read for each in FORMATS if each.name == name), {})
-        if not readers:
-            raise _another_kind(source, name)
-        return name, Prompt if name == "conversation" and waits(row.value) else next(iter(readers))
+        found = _format_of(row, format)
+        if not found.read:
+            raise _another_kind(source, found.name)
+        return found.name, Prompt if found is own.CONVERSATION and own.waits(row.value) else next(iter(found.read))
     raise problem or DataError("is empty", path=str(source))
 
 
@@ -134,20 +161,29 @@ def records_of(
     on_bad: OnBad,
     rejects: Rejects,
     encoding: str = "utf-8",
+    places: list[str] | None = None,
 ) -> Iterator[R]:
     """All records of one file below ``path``; those without a source get the file's name."""
     name, reader, row = name_below(source, path), None, None
-    for row in read_rows(source, name, encoding):
+    rows = read_rows(source, name, encoding)
+    while (row_or_end := next(rows, None)) is not None:
+        row = row_or_end
         if reader is None and not isinstance(row.value, DataError | Skip):
             # A file of another format is not skipped row by row: it stops the reader whatever on_bad says.
-            reader = _reader(kind, row, source, format if holds_rows(source) else None)
+            found = _format_of(row, format if holds_rows(source) else None)
+            reader = _reader(kind, found, source)
+            if found.gather is not None:
+                rows = found.gather(chain([row], rows))
+                continue
         try:
-            for record in _converted(reader, row):
+            for record in _converted(kind, reader, row):
                 if isinstance(record, Skip):
                     rejects.add(record.reason, row.where, row.where, row.text)
-                else:
-                    unnamed = getattr(record, "source", None) == ""
-                    yield record.model_copy(update={"source": name}) if unnamed else record
+                    continue
+                if places is not None:
+                    places.append(row.where)
+                unnamed = getattr(record, "source", None) == ""
+                yield record.model_copy(update={"source": name}) if unnamed else record
         except DataError as error:
             if on_bad == "stop":
                 raise
@@ -156,12 +192,11 @@ def records_of(
         raise DataError("is empty", path=str(source))
 
 
-def _reader(kind: type[Record], row: Row, source: Source, format: str | None) -> Reader:
-    name = format or _recognise(row)
-    reader = reader_of(name, kind)
+def _reader(kind: type[Record], format: Format, source: Source) -> Reader:
+    reader = reader_of(format, kind)
     if reader is None:
-        readable = ", ".join(each.name for each in FORMATS if reader_of(each.name, kind))
-        raise _another_kind(source, name, f"{plural(kind)} ({readable})")
+        readable = ", ".join(each.name for each in FORMATS if reader_of(each, kind))
+        raise _another_kind(source, format.name, f"{plural(kind)} ({readable})")
     return reader
 
 
@@ -172,10 +207,16 @@ def _another_kind(source: Source, name: str, expected: str | None = None) -> Dat
     return DataError(problem, path=str(source), expected=expected, found=name)
 
 
-def _recognise(row: Row) -> str:
-    name = recognise(row.value)
+def _format_of(row: Row, name: str | None) -> Format:
+    """The format of this name, or the one that recognises the row. Raises DataError where there is none."""
     if name is not None:
-        return name
+        known = {format.name: format for format in FORMATS}
+        if name not in known:
+            raise DataError(f"there is no format {name!r}", expected=", ".join(known))
+        return known[name]
+    found = next((format for format in FORMATS if format.recognise(row.value)), None)
+    if found is not None:
+        return found
     _check_object(row)
     lists = [key for key, value in row.value.items() if isinstance(value, list) and value and recognise(value[0])]
     hint = f"; its rows seem to be in the list {lists[0]!r}: write that list alone" if lists else ""
@@ -187,24 +228,30 @@ def _check_object(row: Row) -> None:
         raise DataError("is not an object", path=row.where, expected="an object", found=row.value)
 
 
-def _converted(reader: Reader | None, row: Row) -> Iterator[Any]:
+def _converted(kind: type[Record], reader: Reader | None, row: Row) -> Iterator[Any]:
     """The row's records, or the Skip that says why there are none; whatever is wrong with it as a DataError."""
     if isinstance(row.value, DataError):
         raise row.value
     if isinstance(row.value, Skip) or reader is None:
         yield row.value
         return
-    if reader is not string:
+    if reader is not conversations.string:
         _check_object(row)
+    value = present(row.value)
     try:
-        yield from reader(row.value)
+        if kind is Conversation and learns(value) is False:
+            yield Skip("marked as not to be learnt")
+        else:
+            weight = _weight(value) if kind is Ranking else None
+            for record in reader(value):
+                weighted = isinstance(record, Ranking) and weight is not None
+                yield record.model_copy(update={"weight": weight}) if weighted else record
+    except LeftOut as reason:
+        yield Skip(str(reason))
     except RowError as bad:
         raise bad.at(row.where) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"])) or None
-        found = None if first["type"] == "missing" else first["input"]
-        raise DataError(first["msg"], path=row.where, field=name, found=found) from None
+        raise invalid(error).at(row.where) from None
     except (KeyError, TypeError, AttributeError) as error:
         # A row unlike the first: a field that this format needs is missing or of another type.
         fields = sorted(row.value) if isinstance(row.value, dict) else row.value
@@ -212,8 +259,17 @@ def _converted(reader: Reader | None, row: Row) -> Iterator[Any]:
         raise DataError("is not like the first row", path=row.where, field=field, found=fields) from None
 
 
+def _weight(row: dict[str, Any]) -> float | None:
+    """How much a ranking counts, whatever its format."""
+    weight = row.get("weight", 1.0)
+    good = isinstance(weight, int | float) and 0 < weight < math.inf
+    check(good, "is not a weight", "weight", "a number above 0", weight)
+    return float(weight) if "weight" in row else None
+
+
 def _reason(row: Row, error: DataError, source: Source) -> str:
     """Why a row is rejected, without positions in lists: "messages.3.role" and "messages.5.role" count together."""
-    if error is row.value:
-        return "wrong row: not readable" if holds_rows(source) else "line in another encoding"
-    return "wrong row: " + ".".join(part for part in (error.field or "whole").split(".") if not part.isdigit())
+    if error is row.value and error.field is None:
+        return f"{WRONG}: not readable" if holds_rows(source) else "line in another encoding"
+    parts = (error.field or "whole").split(".")
+    return f"{WRONG}: " + repr(".".join(part for part in parts if not part.isdigit()))[1:-1]

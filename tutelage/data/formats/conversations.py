@@ -6,16 +6,20 @@ from collections.abc import Iterator
 
 from tutelage.data.formats import own, parts
 from tutelage.data.formats.turns import (
+    OF_ANSWERS,
     OPENAI_KEEPS,
+    SYSTEM,
+    answer_of,
     assistant,
     messages_of,
     openai_rows,
     prompt_messages,
+    says_something,
     sharegpt_row,
     user,
     with_system,
 )
-from tutelage.data.read.rows import Skip, check
+from tutelage.data.read.rows import LeftOut, Skip, check
 from tutelage.records import Conversation, Message, Prompt
 
 # ---- Alpaca, seed tasks
@@ -23,10 +27,13 @@ from tutelage.records import Conversation, Message, Prompt
 
 def alpaca(row: parts.Fields) -> Iterator[Conversation | Skip]:
     """``{instruction, input?, output, system?, history?}``; history is a list of [question, answer]."""
-    output = parts.text_field(row, "output")
-    messages = (*alpaca_prompt(row), assistant(output))
-    meta = parts.other_columns(row, "instruction", "input", "output", "system", "history")
-    yield Conversation(messages=messages, meta=meta) if output.strip() else Skip("empty output")
+    answer = answer_of(row, parts.text_field(row, "output"))
+    messages = (*alpaca_prompt(row), answer)
+    meta = parts.other_columns(row, "output", *ALPACA, *SYSTEM, *OF_ANSWERS)
+    yield Conversation(messages=messages, meta=meta) if says_something(answer) else Skip("empty output")
+
+
+ALPACA = ["instruction", "input", "history"]
 
 
 def alpaca_prompt(row: parts.Fields) -> tuple[Message, ...]:
@@ -36,8 +43,10 @@ def alpaca_prompt(row: parts.Fields) -> tuple[Message, ...]:
         good = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         check(good, "is not a list of pairs", "history", "[[question, answer], ...]", pair)
         messages += [user(pair[0]), assistant(pair[1])]
-    given = parts.text_field(row, "input") if row.get("input") is not None else ""
-    text = parts.text_field(row, "instruction") + (f"\n\n{given}" if given else "")
+    texts = [parts.text_field(row, name) for name in ("instruction", "input") if name in row]
+    text = "\n\n".join(text for text in texts if text.strip())
+    if not text:
+        raise LeftOut("empty instruction")
     return with_system(row, (*messages, user(text)))
 
 
@@ -71,24 +80,27 @@ def seed_task(row: parts.Fields) -> Iterator[Conversation | Skip]:
 def sharegpt(row: parts.Fields) -> Iterator[Conversation]:
     """``{conversations: [{from, value}], system?}``; what the tools are stays in ``meta["tools"]``."""
     messages = with_system(row, messages_of(row["conversations"], "conversations"))
-    yield Conversation(messages=messages, meta=parts.other_columns(row, "conversations", "system"))
+    yield Conversation(messages=messages, meta=parts.other_columns(row, "conversations", *SYSTEM))
 
 
 def prompt_completion(row: parts.Fields) -> Iterator[Conversation | Skip]:
-    """``{prompt, completion, system?}`` as texts (T0's) or as lists of messages (TRL's).
+    """``{prompt, completion or response, system?}`` as texts (T0's) or as lists of messages (TRL's).
 
     White space around the texts is stripped, and T0's "<|endoftext|>" at the end: our own end token takes its place.
     """
-    prompt, completion = row.get("prompt"), row.get("completion")
+    name = "completion" if "completion" in row else "response"
+    prompt, completion = row.get("prompt"), row.get(name)
+    columns = ["prompt", name, *SYSTEM]
     if isinstance(prompt, str) and isinstance(completion, str):
-        answer = completion.removesuffix("<|endoftext|>").strip()
-        if not answer:
+        answer = answer_of(row, completion.removesuffix("<|endoftext|>").strip())
+        columns += OF_ANSWERS
+        if not says_something(answer):
             yield Skip("empty completion")
             return
-        messages: tuple[Message, ...] = (user(prompt.strip()), assistant(answer))
+        messages: tuple[Message, ...] = (user(prompt.strip()), answer)
     else:
-        messages = (*messages_of(prompt, "prompt"), *messages_of(completion, "completion"))
-    meta = parts.other_columns(row, "prompt", "completion", "system")
+        messages = (*messages_of(prompt, "prompt"), *messages_of(completion, name))
+    meta = parts.other_columns(row, *columns)
     yield Conversation(messages=with_system(row, messages), meta=meta)
 
 
@@ -110,10 +122,11 @@ def _answered(record: Conversation) -> tuple[tuple[Message, ...], Message]:
 
 def prompt(row: parts.Fields) -> Iterator[Prompt]:
     """``{prompt, system?, id?}``, the prompt a text or a list of messages."""
+    for name in ("completion", "completions", "chosen", "rejected"):
+        check(name not in row, "is an answer, and the first row of the file has none", name, None, row.get(name))
     messages = with_system(row, prompt_messages(row["prompt"], "prompt"))
-    yield Prompt(
-        messages=messages, id=parts.as_text(row.get("id")), meta=parts.other_columns(row, "prompt", "system", "id")
-    )
+    meta = parts.other_columns(row, "prompt", "id", *SYSTEM)
+    yield Prompt(messages=messages, id=parts.as_text(row.get("id")), meta=meta)
 
 
 def prompt_row(record: Prompt) -> parts.Row:
@@ -123,7 +136,7 @@ def prompt_row(record: Prompt) -> parts.Row:
 
 
 def question(row: parts.Fields) -> Iterator[Prompt]:
-    """``{question_id, turns}`` (MT-bench): the first turn is the prompt, ``meta["turns"]`` parts.has them all."""
+    """``{question_id, turns}`` (MT-bench): the first turn is the prompt, ``meta["turns"]`` has them all."""
     turns = row["turns"]
     good = isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns)
     check(good, "is not a list of texts", "turns", "at least one text", turns)
@@ -152,7 +165,7 @@ FORMATS = (
     parts.Format("question", parts.has("turns"), {Prompt: question}),
     parts.Format(
         "prompt_completion",
-        parts.has("prompt completion"),
+        parts.has("prompt completion", "prompt response"),
         {Conversation: prompt_completion},
         {Conversation: _WRITE_COMPLETION},
     ),

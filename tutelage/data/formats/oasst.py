@@ -1,14 +1,18 @@
-"""Open-Assistant's conversation trees: prompters and assistants alternate, sibling answers are ranked by people (0: best)."""
+"""Open-Assistant's conversation trees: prompters and assistants alternate, sibling answers are ranked by people (0: best).
+
+A file has one tree per row, or one message per row (a flat export), of which the trees are built first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tutelage.data.formats import parts
 from tutelage.data.formats.preferences import MOST
-from tutelage.data.read.rows import RowError, Skip, check
-from tutelage.records import Completion, Conversation, Message, Prompt, Ranking, Role
+from tutelage.data.read.rows import Row, RowError, Skip, check
+from tutelage.records import Completion, Conversation, Message, Prompt, Ranking, Record, Role
 
 _ROLES: dict[str, Role] = {"prompter": "user", "assistant": "assistant"}
 
@@ -55,7 +59,7 @@ def tree_rankings(row: parts.Fields) -> Iterator[Ranking | Skip]:
         yield Ranking(
             prompt=Prompt(messages=path, id=parts.as_text(node.get("message_id")), meta=_meta(row, node)),
             completions=tuple(Completion(text=r["text"], model=r.get("model_name") or "") for r in ranked),
-            ranks=tuple(r["rank"] + 1 for r in ranked),
+            ranks=tuple(int(r["rank"]) + 1 for r in ranked),
         )
     yield from skips
 
@@ -84,14 +88,45 @@ def _start(row: parts.Fields) -> tuple[list[tuple[Node, Path]], list[Skip]]:
     return ([], [Skip("deleted tree")]) if _unusable(root) else ([(root, ())], [])
 
 
+def trees(rows: Iterator[Row]) -> Iterator[Row]:
+    """Rows of messages -> rows of trees, each at the place of its first message. Holds all messages of a file."""
+    found: dict[str, tuple[Row, Node]] = {}
+    for row in rows:
+        try:
+            if isinstance(row.value, dict):
+                _check(row.value, "")
+        except RowError as bad:
+            row = replace(row, value=bad.at(row.where))
+        node = row.value
+        if not isinstance(node, dict):
+            yield row
+        elif (
+            found.setdefault(parts.as_text(node.get("message_id")), (row, node := {**node, "replies": []}))[1]
+            is not node
+        ):
+            yield replace(row, value=Skip("message given before"))
+    roots = []
+    for row, node in found.values():
+        _, parent = found.get(parts.as_text(node.get("parent_id")), (row, None))
+        if parent is not None:
+            parent["replies"].append(node)
+        elif node.get("parent_id"):
+            yield replace(row, value=Skip("reply to a message that is not there"))
+        else:
+            roots.append(row)
+    for row in roots:
+        yield replace(row, value=found[parts.as_text(row.value.get("message_id"))][1])
+
+
 def _check(node: Any, field: str) -> None:
     check(isinstance(node, dict), "is not a message", field, "an object", node)
-    text, role, replies, rank = node.get("text"), node.get("role"), node.get("replies", []), node.get("rank")
-    check(isinstance(text, str), "is not text", f"{field}.text", "text", text)
-    check(role in (*_ROLES,), "is not a role", f"{field}.role", "prompter or assistant", role)
-    check(isinstance(replies, list), "is not a list", f"{field}.replies", "a list of messages", replies)
-    good = rank is None or (isinstance(rank, int) and rank >= 0)
-    check(good, "is not a rank", f"{field}.rank", "0 or more", rank)
+    at = f"{field}." if field else ""
+    text, role, replies, rank = (node.get(name) for name in ("text", "role", "replies", "rank"))
+    check(isinstance(text, str), "is not text", f"{at}text", "text", text)
+    check(role in (*_ROLES,), "is not a role", f"{at}role", "prompter or assistant", role)
+    check(isinstance(replies, list | None), "is not a list", f"{at}replies", "a list of messages", replies)
+    good = rank is None or (isinstance(rank, int | float) and rank >= 0 and rank == int(rank))
+    check(good, "is not a rank", f"{at}rank", "0 or more", rank)
 
 
 def _unusable(node: Node) -> str:
@@ -105,7 +140,7 @@ def _unusable(node: Node) -> str:
 def _usable_replies(node: Node, skips: list[Skip]) -> list[Node]:
     """Replies that can be used; one Skip is added for each that cannot (its own replies go with it)."""
     good = []
-    for reply in node.get("replies", []):
+    for reply in node.get("replies") or []:
         _check(reply, "replies")
         if reply["role"] == node["role"]:
             raise RowError("answers itself", "replies.role", "alternating roles", reply["role"])
@@ -124,8 +159,9 @@ def _meta(row: parts.Fields, node: Node) -> dict[str, Any]:
     return {k: v for k, v in (("tree", row.get("message_tree_id")), ("lang", node.get("lang"))) if v}
 
 
-OASST = parts.Format(
-    "oasst",
-    parts.has("message_tree_id prompt", "message_id replies"),
-    {Ranking: tree_rankings, Conversation: tree_conversations},
+_READ: Mapping[type[Record], parts.Reader] = {Ranking: tree_rankings, Conversation: tree_conversations}
+
+FORMATS = (
+    parts.Format("oasst", parts.has("message_tree_id prompt", "message_id replies"), _READ),
+    parts.Format("oasst_flat", parts.has("message_id text role"), _READ, gather=trees),
 )

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tutelage.data.formats import parts
-from tutelage.data.formats.turns import messages_of
+from tutelage.data.formats.turns import SYSTEM, messages_of, tool_call, with_system
 from tutelage.data.read.rows import Skip, check
 from tutelage.files import atomic_file
 from tutelage.records import Answers, Conversation, Document, Prompt, Ranking, Record
@@ -38,13 +38,13 @@ def parallel(row: parts.Fields) -> Iterator[Document]:
 
 def conversation(row: parts.Fields) -> Iterator[Conversation]:
     """``{messages: [{role, content, ...}], source?, meta?}``."""
-    messages = messages_of(row["messages"], "messages")
+    messages = with_system(row, messages_of(row["messages"], "messages"))
     yield Conversation.model_validate(_fields(row, "messages", "source") | {"messages": messages})
 
 
 def prompt(row: parts.Fields) -> Iterator[Prompt | Skip]:
     """``{messages, id?, source?, meta?}``: our own prompts, and what comes before the last answer of conversations."""
-    messages = messages_of(row["messages"], "messages")
+    messages = with_system(row, messages_of(row["messages"], "messages"))
     if waits(row):
         yield Prompt.model_validate(_fields(row, "messages", "id", "source") | {"messages": messages})
     else:
@@ -72,17 +72,17 @@ def as_prompt(record: Any) -> Prompt | Skip:
 
 
 def _fields(row: parts.Fields, *known: str) -> dict[str, Any]:
-    """The fields of one of our own records, with all other columns under ``meta``. Null is as good as absent."""
+    """The fields of one of our own records, with all other columns under ``meta``."""
     meta = row.get("meta")
     check(meta in (None, "") or parts.object_of(meta) is not None, "is not an object", "meta", "an object", meta)
-    return {k: row[k] for k in known if row.get(k) is not None} | {"meta": parts.other_columns(row, *known)}
+    return {k: row[k] for k in known if k in row} | {"meta": parts.other_columns(row, *known, *SYSTEM)}
 
 
 def _with_prompt(kind: type[Record]) -> parts.Reader:
     """Reads Rankings or Answers; an unknown column is an error. Objects of free form may be JSON, as tables hold them."""
 
     def read(row: parts.Fields) -> Iterator[Record]:
-        made = _opened({key: value for key, value in row.items() if value is not None}, "meta")
+        made = _opened(dict(row), "meta")
         asked, given = row.get("prompt"), row.get("completions")
         if isinstance(asked, dict):
             unknown = parts.beyond_messages(asked.get("messages"))
@@ -90,10 +90,19 @@ def _with_prompt(kind: type[Record]) -> parts.Reader:
             messages = messages_of(asked.get("messages"), "prompt.messages")
             made["prompt"] = _opened(asked, "meta") | {"messages": messages}
         if isinstance(given, list):
-            made["completions"] = [_opened(c, "sampling") if isinstance(c, dict) else c for c in given]
+            made["completions"] = [_completion(c, f"completions.{i}") for i, c in enumerate(given)]
         yield kind.model_validate(made)
 
     return read
+
+
+def _completion(value: Any, field: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    calls = value.get("tool_calls")
+    if isinstance(calls, list):
+        value = value | {"tool_calls": [tool_call(call, f"{field}.tool_calls.{i}") for i, call in enumerate(calls)]}
+    return _opened(value, "sampling")
 
 
 def _opened(holder: dict[str, Any], field: str) -> dict[str, Any]:

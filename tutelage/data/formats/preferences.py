@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from tutelage.data.formats import parts
-from tutelage.data.formats.conversations import alpaca_prompt
+from tutelage.data.formats.conversations import ALPACA, alpaca_prompt
 from tutelage.data.formats.turns import (
+    OF_ANSWERS,
     OPENAI_KEEPS,
+    SYSTEM,
+    answer_of,
     assistant,
+    completion_of,
     messages_of,
     openai_rows,
     prompt_messages,
-    user,
     with_system,
 )
 from tutelage.data.read.rows import Skip, check
-from tutelage.records import Completion, Message, Prompt, Ranking, Role
+from tutelage.records import Completion, ImagePart, Message, Prompt, Ranking, Role
 
 Messages = tuple[Message, ...]
 
@@ -36,15 +39,17 @@ def preference(row: parts.Fields) -> Iterator[Ranking | Skip]:
     The prompt is in ``prompt`` (text or messages), ``conversations``, ``messages`` or Alpaca's fields, or at the front of
     both sides; the system message may be in ``system``.
     """
-    if row.get("instruction") is not None:
-        before, names = alpaca_prompt(row), ["instruction", "input", "history"]
+    for side, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        check(side in row, f"is missing, and {other!r} alone ranks nothing", side, None, None)
+    if "instruction" in row:
+        before, names = alpaca_prompt(row), ALPACA
     else:
-        names = [name for name in ("prompt", "conversations", "messages") if row.get(name) is not None][:1]
+        names = [name for name in ("prompt", "conversations", "messages") if name in row][:1]
         before = with_system(row, prompt_messages(row[names[0]], names[0]) if names else ())
     if row.get("messages") == row["chosen"]:  # UltraFeedback repeats the better side under this name
         names.append("messages")
     chosen, rejected = (_side(row[side], side, before) for side in ("chosen", "rejected"))
-    meta = parts.other_columns(row, "chosen", "rejected", "system", "prompt_id", *names)
+    meta = parts.other_columns(row, "chosen", "rejected", "prompt_id", *SYSTEM, *names)
     yield _pair(chosen, rejected, meta, parts.as_text(row.get("prompt_id")))
 
 
@@ -83,9 +88,11 @@ def _pair(chosen: Messages, rejected: Messages, meta: dict[str, Any], id: str = 
     last = (chosen[-1], rejected[-1])
     if len(chosen) < 2 or chosen[-2].role not in ("user", "tool") or {m.role for m in last} != {"assistant"}:
         return Skip("the sides do not end with a question and an answer")
-    if any(m.tool_calls or m.reasoning or not isinstance(m.content, str) for m in last):
-        return Skip("an answer is more than text: tool calls, reasoning or parts")
-    completions = tuple(Completion(text=m.text, evidence=m.evidence, citations=m.citations) for m in last)
+    if not all(m.learn for m in last):
+        return Skip("an answer is marked as not to be learnt")
+    if any(isinstance(part, ImagePart) for m in last for part in m.content):
+        return Skip("an answer has pictures")
+    completions = tuple(map(completion_of, last))
     return Ranking(prompt=Prompt(messages=chosen[:-1], id=id, meta=meta), completions=completions, ranks=(1, 2))
 
 
@@ -107,7 +114,7 @@ def _transcript(text: str, field: str) -> Messages:
 
 def _is_hh(row: Any) -> bool:
     """True if the sides are transcripts, which two texts with no prompt beside them must be."""
-    if not _has_sides(row) or {"prompt", "instruction", "messages"} & row.keys():
+    if not parts.has("chosen rejected")(row) or {"prompt", "instruction", "messages"} & row.keys():
         return False
     if not isinstance(row["chosen"], str) or not isinstance(row["rejected"], str):
         return False
@@ -135,6 +142,8 @@ def hh_row(record: Ranking) -> parts.Row:
         for message in (*record.prompt.messages, answer):
             if message.role not in names:
                 raise parts.CannotHold(f"it has a {message.role} message")
+            if message.tool_calls or message.reasoning:
+                raise parts.CannotHold("one of its answers is more than text")
             text = message.text.strip()
             if any(name in text for name in names.values()):
                 raise parts.CannotHold("in one of its turns a line begins with Human: or Assistant:, as turns do")
@@ -146,7 +155,7 @@ def _answers(record: Ranking) -> tuple[Message, Message]:
     """(the better, the worse) answer. Raises CannotHold for what is not a pair."""
     if (count := len(record.completions)) != 2:
         raise parts.CannotHold(f"it ranks {count} answers, and this format holds pairs (--pairs makes them)")
-    first, second = (assistant(completion.text) for completion in record.completions)
+    first, second = (completion.message for completion in record.completions)
     if record.ranks[0] == record.ranks[1]:
         raise parts.CannotHold("its two answers are a tie (--pairs leaves ties out)")
     if first == second:
@@ -159,7 +168,7 @@ def _answers(record: Ranking) -> tuple[Message, Message]:
 
 def alpaca_eval(row: parts.Fields) -> Iterator[Ranking | Skip]:
     """``{instruction, output_1, output_2, preference}``: 1 prefers the first, 2 the second, 0 and 1.5 are ties."""
-    value = row["preference"]
+    value = row.get("preference")
     if value is None:
         yield Skip("no preference given")
         return
@@ -170,11 +179,10 @@ def alpaca_eval(row: parts.Fields) -> Iterator[Ranking | Skip]:
         yield Skip("both answers are the same")
         return
     sides = (f"{name}_{i}" for name in ("output", "generator") for i in (1, 2))
-    meta = parts.other_columns(row, "instruction", "preference", "dataset", "annotator", *sides)
-    asked = user(parts.text_field(row, "instruction"))
+    meta = parts.other_columns(row, *ALPACA, *SYSTEM, "preference", "dataset", "annotator", *sides)
     models = [parts.as_text(row.get(f"generator_{i}")) for i in (1, 2)]
     yield Ranking(
-        prompt=Prompt(messages=(asked,), source=parts.as_text(row.get("dataset")), meta=meta),
+        prompt=Prompt(messages=alpaca_prompt(row), source=parts.as_text(row.get("dataset")), meta=meta),
         completions=tuple(Completion(text=text, model=model) for text, model in zip(texts, models, strict=True)),
         ranks=(1, 1) if value in (0, 1.5) else (1, 2) if value < 1.5 else (2, 1),
         labeller=parts.as_text(row.get("annotator")),
@@ -187,26 +195,26 @@ def ultrafeedback(row: parts.Fields) -> Iterator[Ranking | Skip]:
     A completion's score is ``overall_score``, or without one the mean of its annotations' ratings; equal scores tie.
     What else is known about the completions goes to the prompt's ``meta["completions"]``, in their order.
     """
-    asked, given = user(parts.text_field(row, "instruction")), row["completions"]
+    asked, given = alpaca_prompt(row), row["completions"]
     check(isinstance(given, list), "is not a list", "completions", "a list of completions", given)
     pairs = [(_score(completion, f"completions.{i}"), completion) for i, completion in enumerate(given)]
     scored = [(score, completion) for score, completion in pairs if score is not None]
     yield from [Skip("answer without a score")] * (len(given) - len(scored))
     yield from [Skip("answer beyond the ninth")] * max(0, len(scored) - MOST)
     scored = scored[:MOST]
-    texts = [parts.text_field(completion, "response") for _, completion in scored]
-    if len(set(texts)) < 2:
-        yield Skip("fewer than two answers with scores" if len(texts) < 2 else "both answers are the same")
+    answers = [answer_of(completion, parts.text_field(completion, "response")) for _, completion in scored]
+    if all(answer == answers[0] for answer in answers[1:]):
+        yield Skip("fewer than two answers with scores" if len(answers) < 2 else "both answers are the same")
         return
-    others = [parts.other_columns(completion, "response", "model") for _, completion in scored]
-    meta = parts.other_columns(row, "instruction", "completions", "models", "source", "id") | {"completions": others}
+    others = [parts.other_columns(completion, "response", "model", *OF_ANSWERS) for _, completion in scored]
+    meta = parts.other_columns(row, *ALPACA, *SYSTEM, "completions", "models", "source", "id") | {"completions": others}
     names = {name: parts.as_text(row.get(name)) for name in ("id", "source")}
     places = sorted({score for score, _ in scored}, reverse=True)
     yield Ranking(
-        prompt=Prompt(messages=(asked,), meta=meta, **names),
+        prompt=Prompt(messages=asked, meta=meta, **names),
         completions=tuple(
-            Completion(text=text, model=parts.as_text(completion.get("model")))
-            for text, (_, completion) in zip(texts, scored, strict=True)
+            completion_of(answer, model=parts.as_text(completion.get("model")))
+            for answer, (_, completion) in zip(answers, scored, strict=True)
         ),
         ranks=tuple(places.index(score) + 1 for score, _ in scored),
     )
@@ -226,7 +234,7 @@ def _score(completion: Any, field: str) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-_has_sides = parts.has("chosen rejected")
+_has_sides = parts.has("chosen", "rejected")
 _TURNS = parts.MESSAGE_COLUMNS
 _WRITE_HH = parts.Writer(hh_row, {"chosen": str, "rejected": str})
 _WRITE_PAIR = parts.Writer(preference_row, {"prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS}, OPENAI_KEEPS)

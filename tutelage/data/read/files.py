@@ -72,7 +72,8 @@ def open_file(path: Path) -> Iterator[Any]:
 def read_text(path: Path, name: str, encoding: str = "utf-8") -> Iterator[Row]:
     """Rows ``{text, source}`` of a text file, or of the text files in a zip archive in sorted order. Streamed.
 
-    Line ends become "\\n", and a byte-order mark goes. A line that cannot be decoded is a row of its own, with the error.
+    Line ends become "\\n", and byte-order marks go, wherever they are. A line that cannot be decoded is a row of its own, with
+    the error.
     """
     if kind_of(path) != "zip":
         with open_file(path) as file:
@@ -109,8 +110,7 @@ def _decoded(file: Iterable[bytes], path: Path, encoding: str) -> Iterator[str |
         try:
             if number == 1:
                 refuse_utf16(line, path)
-                line = line.removeprefix(BOM)
-            text = line.decode(encoding)
+            text = line.decode(encoding).replace("\ufeff", "")
         except UnicodeDecodeError as error:
             problem = f"is not {encoding} at byte {error.start + 1} of the line"
             yield Row(path, number, DataError(problem, path=path, line=number), raw=line)

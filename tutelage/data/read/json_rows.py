@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tutelage.errors import DataError
 
 _CHUNK = 1 << 16
 _ROWS = "a .json file is an array of rows, or one object per line"
+_BLANK = BOM + b" \t\r\n"
 _CUT = "unexpected end of data"
 _NOT_NUMBERS = re.compile(rb"\b(NaN|Infinity)\b")
 
@@ -35,7 +37,7 @@ def read_json(path: Path) -> Iterator[Row]:
         text = b""
         while not text and (chunk := file.read(_CHUNK)):
             refuse_utf16(chunk, path)
-            text = chunk.removeprefix(BOM).lstrip()
+            text = chunk.lstrip(_BLANK)
         if not text:
             raise DataError("is empty", path=path)
         file.seek(0)
@@ -45,12 +47,16 @@ def read_json(path: Path) -> Iterator[Row]:
 def _lines(path: Path, file: Any) -> Iterator[Row]:
     first = True
     for number, line in enumerate(file, 1):
-        row = line.removeprefix(BOM).rstrip()  # a mark stands within a file where two were joined
+        row = line.strip(_BLANK)  # byte-order marks are within a file where two were joined
         if not row:
             continue
         try:
             value = orjson.loads(row)
         except orjson.JSONDecodeError as error:
+            if BOM in row:  # the first of two joined files had no line end
+                with suppress(orjson.JSONDecodeError):
+                    yield from [Row(path, number, orjson.loads(part), raw=part) for part in row.split(BOM)]
+                    continue
             value = _problem(row, error, path, number)
             if first and row.endswith((b"{", b"[")) and error.msg == _CUT:
                 raise DataError(f"holds one object over several lines; {_ROWS}", path=path, line=number) from None
@@ -59,8 +65,8 @@ def _lines(path: Path, file: Any) -> Iterator[Row]:
 
 
 def _array(path: Path, file: Any) -> Iterator[Row]:
-    if file.read(len(BOM)) != BOM:
-        file.seek(0)
+    start = file.read(_CHUNK)
+    file.seek(len(start) - len(start.lstrip(_BLANK)))
     number = 0
     try:
         for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
@@ -68,7 +74,7 @@ def _array(path: Path, file: Any) -> Iterator[Row]:
     except (ijson.JSONError, UnicodeDecodeError) as error:
         # ijson does not know the line where an array breaks, orjson does.
         with open_file(path) as again:
-            content = again.read().removeprefix(BOM)
+            content = again.read().lstrip(BOM)
         try:
             orjson.loads(content)
         except orjson.JSONDecodeError as found:

@@ -20,6 +20,10 @@ class Skip:
     reason: str
 
 
+class LeftOut(Exception):
+    """Raised in the middle of a row to give a Skip with this reason."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a file. ``value`` is a DataError where the row could not be read, a Skip where there is nothing to read."""

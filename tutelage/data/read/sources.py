@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,14 @@ def read_rows(source: Source, name: str = "", encoding: str = "utf-8") -> Iterat
         return read_hub(source)
     if not holds_rows(source):
         return read_text(source, name, encoding)
-    return read_table(source) if ending(source) in TABLE_SUFFIXES else read_json(source)
+    return map(_without_mark, read_table(source) if ending(source) in TABLE_SUFFIXES else read_json(source))
+
+
+def _without_mark(row: Row) -> Row:
+    """The row; its first column's name without the byte-order mark that a table's file began with."""
+    if not isinstance(row.value, dict) or not next(iter(row.value), "").startswith("\ufeff"):
+        return row
+    return replace(row, value={name.lstrip("\ufeff"): value for name, value in row.value.items()})
 
 
 def holds_rows(source: Source) -> bool:

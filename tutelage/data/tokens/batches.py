@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tutelage.records import Conversation, Prompt
-from tutelage.text.chat import Rendered, render_batch
+from tutelage.data.formats import OnBad, read_prompts
+from tutelage.errors import DataError, UsageError
+from tutelage.records import Conversation, Message, Prompt
+from tutelage.text.chat import Rendered, render, render_batch
 from tutelage.text.tokenizer import Tokenizer
 
 _CHUNK = 512  # conversations rendered together
 _PASS = 256
 """Tokens that cost as much as starting one more forward and backward pass: 8 ms on two cores with four layers of width 256."""
+
+REFUSED = "refused by the chat template"
+TOO_LONG = "too long for an answer in the model's context"
 
 Example = Rendered
 """A demonstration in tokens; ``loss_mask[i]`` is True where the loss counts ``ids[i]``."""
@@ -36,37 +43,90 @@ class Packed:
 
 
 def encode_conversations(
-    conversations: Iterable[Conversation], tokenizer: Tokenizer, max_length: int
+    conversations: Iterable[Conversation],
+    tokenizer: Tokenizer,
+    max_length: int,
+    *,
+    places: Sequence[str] = (),
+    on_bad: OnBad = "stop",
 ) -> tuple[list[Example], dict[str, int]]:
     """Examples of at most ``max_length`` tokens, and how many conversations were left out or shortened, by reason.
 
     Each example ends with the end token of an assistant's turn, because nothing after the last one is learnt. A conversation
-    that is too long is cut after the last such turn that fits ("shortened"), or left out if none does ("too long").
+    that is too long is cut after the last such turn that fits ("shortened"), or left out if none does ("too long"). One that
+    the chat template refuses raises DataError with its place, or is left out as well; ``places`` may grow with the iterator.
     """
     examples: list[Example] = []
     reasons: Counter[str] = Counter()
-    iterator, end_ids = iter(conversations), tokenizer.end_ids
+    iterator, end_ids, done = iter(conversations), tokenizer.end_ids, 0
     while chunk := list(islice(iterator, _CHUNK)):
-        for rendered in render_batch(tokenizer, [conversation.messages for conversation in chunk]):
+        dialogues = [conversation.messages for conversation in chunk]
+        for rendered in render_each(tokenizer, dialogues, places[done:], on_bad):
+            if rendered is None:
+                reasons[REFUSED] += 1
+                continue
             # Text never contains an end token, so each one that counts ends an assistant's turn.
             pairs = zip(rendered.ids, rendered.loss_mask, strict=True)
             ends = [i + 1 for i, (token, counted) in enumerate(pairs) if counted and token in end_ids]
             fitting = [end for end in ends if end <= max_length]
             if len(fitting) < len(ends) or not ends:
-                reasons["shortened" if fitting else "too long" if ends else "no assistant turn"] += 1
+                reasons["shortened" if fitting else "too long" if ends else "no answer to learn"] += 1
             if fitting:
                 examples.append(Example(rendered.ids[: fitting[-1]], rendered.loss_mask[: fitting[-1]]))
+        done += len(chunk)
     return examples, dict(reasons)
 
 
+def render_each(
+    tokenizer: Tokenizer,
+    dialogues: Sequence[Sequence[Message]],
+    places: Sequence[str] = (),
+    on_bad: OnBad = "stop",
+    *,
+    add_generation_prompt: bool = False,
+) -> list[Rendered | None]:
+    """``render_batch`` of rows of files. One that cannot be rendered raises DataError with its place, or is None."""
+    tokenizer.require_template()
+    with suppress(UsageError):
+        return [*render_batch(tokenizer, dialogues, add_generation_prompt=add_generation_prompt)]
+    rows: list[Rendered | None] = []
+    for messages, place in zip_longest(dialogues, places[: len(dialogues)]):
+        try:
+            rows.append(render(tokenizer, messages, add_generation_prompt=add_generation_prompt))
+        except UsageError as error:
+            if on_bad == "stop":
+                raise DataError(str(error), path=place) from None
+            rows.append(None)
+    return rows
+
+
 def fitting_prompts(
-    prompts: Iterable[Prompt], tokenizer: Tokenizer, longest: int
-) -> tuple[list[Prompt], list[list[int]], int]:
-    """The prompts of at most ``longest`` tokens, ready for an answer; their ids; and how many are left out as too long."""
-    every = list(prompts)
-    rendered = render_batch(tokenizer, [prompt.messages for prompt in every], add_generation_prompt=True)
-    fits = [(prompt, r.ids) for prompt, r in zip(every, rendered, strict=True) if len(r.ids) <= longest]
-    return [prompt for prompt, _ in fits], [ids for _, ids in fits], len(every) - len(fits)
+    path: Path, models: Sequence[tuple[Tokenizer, int]], on_bad: OnBad = "stop"
+) -> tuple[list[Prompt], list[list[int]], dict[str, int]]:
+    """The prompts of a file that are not too long for any model, given as its tokenizer and its longest prompt.
+
+    Also returns their ids by the last tokenizer, and how many prompts are left out by reason, which is printed too. Raises
+    DataError where none is left.
+    """
+    places: list[str] = []
+    prompts = list(read_prompts(path, on_bad=on_bad, places=places))
+    if not prompts:
+        raise DataError("holds no prompts", path=path)
+    ids: list[list[int]] = [[] for _ in prompts]
+    reasons: Counter[str] = Counter()
+    for tokenizer, longest in models:
+        dialogues = [prompt.messages for prompt in prompts]
+        rendered = render_each(tokenizer, dialogues, places, on_bad, add_generation_prompt=True)
+        ids = [[] if row is None else row.ids for row in rendered]
+        reasons += Counter({REFUSED: rendered.count(None), TOO_LONG: sum(len(row) > longest for row in ids)})
+        kept = [i for i, row in enumerate(ids) if row and len(row) <= longest]
+        prompts, places, ids = ([rows[i] for i in kept] for rows in (prompts, places, ids))  # type: ignore[assignment]
+    said = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
+    if not prompts:
+        raise DataError(f"no prompt is left to answer: {said}", path=path)
+    if said:
+        print(f"{path}: left out {said}")
+    return prompts, ids, dict(reasons)
 
 
 def cut_by_length(lengths: Sequence[int], most: int = 0) -> list[list[int]]:

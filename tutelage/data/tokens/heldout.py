@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tutelage.data.formats import read_documents
+from tutelage.data.formats import OnBad, read_documents
 from tutelage.data.tokens.shards import encode_documents
 from tutelage.seeds import derive
 from tutelage.text.tokenizer import Tokenizer
@@ -27,12 +27,14 @@ class HeldoutText:
     """The texts that are measured."""
 
     @classmethod
-    def read(cls, path: Path, tokenizer: Tokenizer, sequence: int, *, limit: int = 200_000) -> HeldoutText:
+    def read(
+        cls, path: Path, tokenizer: Tokenizer, sequence: int, *, limit: int = 200_000, on_bad: OnBad = "stop"
+    ) -> HeldoutText:
         """Whole documents of about ``limit`` tokens in all. Every token but the first is predicted exactly once.
 
         The documents are drawn from the whole file, whose sources may stand one after the other; for every model the same.
         """
-        documents = list(read_documents(path))
+        documents = list(read_documents(path, on_bad=on_bad))
         order = sorted(range(len(documents)), key=lambda i: derive(0, "heldout.documents", i))
         stream: list[int] = []
         size, texts = 0, []

@@ -72,6 +72,7 @@ class Plot:
     name: str
     title: str
     svg: str
+    """With its description as aria-label."""
 
     @property
     def themed(self) -> str:
@@ -102,12 +103,15 @@ def new_figure(width: float, height: float, rows: Sequence[float] = (1,)) -> tup
     return figure, list(axes[:, 0])
 
 
-def finish(figure: Figure, name: str, title: str) -> Plot:
-    """The plot of a figure. Call it inside ``drawing``. Equal figures give equal bytes, and ids begin with the name."""
+def finish(figure: Figure, name: str, title: str, description: str) -> Plot:
+    """The plot of a figure. Call it inside ``drawing``. Equal figures give equal bytes, and ids begin with the name.
+
+    ``description`` is what people hear who do not see the figure.
+    """
     buffer, name = io.StringIO(), re.sub(r"\W+", "-", name)
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", text[text.index("<svg") :])
     # This style element would apply to the whole page.
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
-    return Plot(name, title, text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1))
+    return Plot(name, title, text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1))

@@ -1,4 +1,4 @@
-"""The step "report": report.html and its plots, from the results of an evaluation and the logs of training runs.
+"""The step "report": a page in each language with its plots, from the results of an evaluation and the logs of training runs.
 
 The columns of a run's metrics.jsonl decide what is shown of it. What was not measured is left out.
 """
@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from tutelage.errors import UsageError
 from tutelage.evaluate.report.drawing import Colour
-from tutelage.evaluate.report.plots import all_plots
-from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span
+from tutelage.evaluate.report.plots import all_plots, kind_of
+from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span, update_figures
+from tutelage.evaluate.report.words import LANGUAGES, Language, Words
+from tutelage.evaluate.seeds import spreads
 from tutelage.files import write_atomic
 from tutelage.runs.folder import open_run
 from tutelage.runs.state import Run
-from tutelage.settings import Inputs, RunPath, Settings, flat
+from tutelage.settings import Inputs, RunPath, Settings, flat, nearest
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 class ReportInputs(Inputs):
@@ -28,49 +34,102 @@ class ReportInputs(Inputs):
 
     results: Path = Field(description="folder of an evaluation")
     runs: dict[str, RunPath] = Field({}, description="name -> run folder whose training curves are shown")
+    seeds: dict[str, Path] = Field(
+        {}, description="seed -> evaluation of the same recipe with that seed, for the spread"
+    )
+
+
+class Translation(Settings):
+    """What is called otherwise on the Chinese page."""
+
+    name: str | None = Field(None, description="title of the Chinese page")
+    labels: dict[str, str] = Field({}, description="name -> what it is called on the Chinese page")
+    notes: list[str] = Field([], description="sentences that the Chinese page quotes")
 
 
 class ReportSettings(Settings):
     """What things are called."""
 
     name: str = Field("Report", description="title")
+    models: tuple[str, ...] = Field(
+        (), description="models to show, in this order; default: all, in the evaluation's order"
+    )
     labels: dict[str, str] = Field(
         {}, description="name of a model, run, reward model or rankings -> what it is called"
     )
     colours: dict[str, Colour] = Field({}, description="name -> colour; default: by its place in the order")
     notes: list[str] = Field([], description="sentences that the report quotes")
     seed: int | None = Field(None, description="seed of what is reported, to be shown")
+    zh: Translation = Translation()
+
+    def in_language(self, language: Language) -> ReportSettings:
+        """The settings of the page in this language; what is not translated stays."""
+        if language == "en":
+            return self
+        here = self.zh
+        changed = {
+            "name": here.name or self.name,
+            "labels": self.labels | here.labels,
+            "notes": here.notes or self.notes,
+        }
+        return self.model_copy(update=changed)
 
 
 def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
-    """Write report.html and plots/*.svg into ``out`` and return it. The same files give the same bytes.
+    """Write report.html, report.zh.html and plots/*.svg into ``out`` and return it. The same files give the same bytes.
 
-    Raises UsageError if the evaluation is missing, RunFolderError for a folder that is not a run.
+    Raises UsageError if an evaluation is missing or ``seeds`` are of other models, RunFolderError for a folder that is not a run.
     """
     runs = {name: Run.read(path) for name, path in inputs.runs.items()}
-    files = inputs.results / "results.json", inputs.results / "samples.jsonl"
-    for file in files:
+    others = [folder / "results.json" for folder in inputs.seeds.values()]
+    for file in (inputs.results / "results.json", inputs.results / "samples.jsonl", *others):
         if not file.exists():
             raise UsageError(f"report: {file.name} not found: {file}")
     with open_run(out, "report", knobs, inputs) as run:
         if run.finished:
             return out
-        results, samples = (file.read_text(encoding="utf-8") for file in files)
-        evaluation = Evaluation.of(json.loads(results), knobs.labels, knobs.colours, runs)
-        plots = all_plots(evaluation, {name: run.metrics for name, run in runs.items()})
-        for plot in plots:
-            write_atomic(out / "plots" / f"{plot.name}.svg", plot.svg.encode())
-        page = render(
-            settings=knobs,
-            evaluation=evaluation,
-            samples=choose_samples(evaluation, [json.loads(row) for row in samples.split("\n") if row]),
-            plots={plot.name: plot for plot in plots},
-            curves=[plot.name for plot in plots if plot.name.startswith("training_")],
-            runs={name: facts(run) for name, run in runs.items()},
-        )
-        write_atomic(out / "report.html", page.encode())
-        run.finish({"models": len(evaluation.models), "runs": len(runs)})
+        results = ordered(read_results(inputs.results), knobs.models)
+        rows = (inputs.results / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+        samples = [json.loads(row) for row in rows if row]
+        over_seeds = spreads({"results": results} | {name: read_results(path) for name, path in inputs.seeds.items()})
+        for language in LANGUAGES:
+            settings, say = knobs.in_language(language), Words(language)
+            evaluation = Evaluation.of(results, settings.labels, settings.colours, runs, say)
+            plots = all_plots(evaluation, {name: run.metrics for name, run in runs.items()})
+            for plot in plots:
+                write_atomic(out / "plots" / say.file(f"{plot.name}.svg"), plot.svg.encode())
+            page = render(
+                say=say,
+                others=[other for other in map(Words, LANGUAGES) if other != say],
+                settings=settings,
+                evaluation=evaluation,
+                seeds={"count": 1 + len(inputs.seeds), "models": over_seeds},
+                samples=choose_samples(evaluation, samples),
+                plots={plot.name: plot for plot in plots},
+                curves=[plot.name for plot in plots if plot.name.startswith("training_")],
+                runs={name: facts(run) for name, run in runs.items()},
+                updates={
+                    name: update_figures(run.metrics) for name, run in runs.items() if kind_of(run.metrics) == "rl"
+                },
+            )
+            write_atomic(out / say.file("report.html"), page.encode())
+        run.finish({"models": len(results["models"]), "runs": len(runs)})
     return out
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results.json of an evaluation."""
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def ordered(results: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Results with these models only, in this order; with all of them if ``names`` is empty. UsageError for an unknown name."""
+    models = results["models"]
+    for name in names:
+        if name not in models:
+            raise UsageError(f"report: {name!r} is not one of the models{nearest(name, list(models))}")
+    shown = {name: models[name] for name in names or models}
+    return results | {"models": shown, "against": [name for name in results["against"] if name in shown]}
 
 
 def render(**content: Any) -> str:
@@ -80,8 +139,9 @@ def render(**content: Any) -> str:
     loader, strict = jinja2.PackageLoader("tutelage.evaluate.report"), jinja2.StrictUndefined
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict)
     environment.trim_blocks = environment.lstrip_blocks = True
-    formats = {"percent": percent, "span": span, "two": fixed(2), "three": fixed(3), "printable": printable}
-    environment.filters |= formats
+    numbers = {"percent": percent, "two": fixed(2), "three": fixed(3), "four": fixed(4)}
+    environment.filters |= numbers | {"span": span, "with_code": with_code}
+    environment.globals |= numbers
     return environment.get_template("report.html").render(content)
 
 
@@ -99,6 +159,17 @@ def facts(run: Run) -> dict[str, Any]:
     }
 
 
-def printable(text: str) -> str:
-    """Control characters, which a model may write and HTML cannot carry, become U+FFFD."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
+def with_code(text: str) -> Markup:
+    """Text as HTML: ```fenced``` and `quoted` code becomes <code>, without its backticks; control characters become U+FFFD."""
+    from markupsafe import Markup, escape
+
+    # Models write control characters, and HTML cannot carry them.
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
+    html = Markup()
+    for i, part in enumerate(
+        re.split(r"\n?```(?:[\w+-]*\n)?(.*?)\n?```\n?|(?<!`)`([^`\n]+)`(?!`)", text, flags=re.DOTALL)
+    ):
+        if part is not None:
+            code = (None, ' class="block"', "")[i % 3]
+            html += escape(part) if code is None else Markup("<code{}>{}</code>").format(Markup(code), part)
+    return html

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tutelage.evaluate.report.drawing import INK, MUTED, PAPER, Look, Plot, drawing, finish, new_figure
-from tutelage.evaluate.report.view import Evaluation, Row, number
+from tutelage.evaluate.report.view import Evaluation, Row, number, span
+from tutelage.evaluate.report.words import Words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,24 +17,23 @@ if TYPE_CHECKING:
 Logs = Mapping[str, Sequence[Row]]  # name of the run -> the rows of its metrics.jsonl
 Series = tuple[list[float], list[float]]  # x and y
 
-CURVES = {
-    # Columns of metrics.jsonl and their axis labels. "heldout_" before the name is the same measure on held-out data.
-    "loss": "loss, nats per token",
-    "bits_per_byte": "bits per byte, held-out text",
-    "accuracy": "accuracy on pairs",
-    "reward": "reward model’s score",
-    "gold": "judge’s score, probe prompts",
-    "kl": "KL to reference, nats per answer",
-    "kl_coef": "KL coefficient",
-    "length": "answer length, tokens",
-    "finished": "share of answers that end",
-    "duplicates": "share of duplicate answers",
-    "entropy": "entropy, nats per token",
-    "clip_fraction": "share of ratios clipped",
-    "explained_variance": "value net, explained variance",
-    "value_loss": "value loss",
-    "ptx_loss": "pretraining loss, nats per token",
-}
+CURVES = (
+    # Columns of metrics.jsonl, in the order of their panels. "heldout_" before a name is the same measure on held-out data.
+    *(
+        "loss",
+        "bits_per_byte",
+        "accuracy",
+        "reward",
+        "gold",
+        "kl",
+        "kl_coef",
+        "length",
+        "finished",
+        "duplicates",
+        "entropy",
+    ),
+    *("clip_fraction", "approx_kl_k3", "explained_variance", "value_loss", "ptx_loss"),
+)
 _HALF, _THIRD = 5.6, 4.0  # inches: half of a desktop page, and a third
 _DASHED = (0, (4, 3))
 
@@ -40,17 +41,19 @@ _DASHED = (0, (4, 3))
 def all_plots(evaluation: Evaluation, logs: Logs) -> list[Plot]:
     """Every plot there are numbers for: of the models, of the reward models, of the runs."""
     rl = {name: rows for name, rows in logs.items() if kind_of(rows) == "rl"}
-    single = calibration_plot(evaluation), overoptimisation_plot(rl, evaluation.looks)
-    return [*model_plots(evaluation), *filter(None, single), *training_plots(logs, evaluation.looks)]
+    looks, say = evaluation.looks, evaluation.say
+    single = calibration_plot(evaluation), overoptimisation_plot(rl, looks, say)
+    return [*model_plots(evaluation), *filter(None, single), *training_plots(logs, looks, say)]
 
 
 def model_plots(evaluation: Evaluation) -> list[Plot]:
     """The judge's score and each win rate: an axis from 0 to 1, with a row for each model's value and interval."""
-    plots = []
+    plots, say = [], evaluation.say
     for c in evaluation.columns:
         if c.key != "gold" and not c.key.startswith("win_rate"):
             continue
         rows = [(m, v) for m in reversed(evaluation.models) if (v := evaluation.value(m, c)) is not None]
+        points = []
         with drawing():
             figure, (ax,) = new_figure(_HALF, 0.9 + 0.36 * len(rows))
             for y, (model, value) in enumerate(rows):
@@ -58,6 +61,8 @@ def model_plots(evaluation: Evaluation) -> list[Plot]:
                 ax.plot(ends, [y, y], color=look.light, linewidth=3, solid_capstyle="butt", alpha=0.6)
                 ax.plot([value], [y], look.marker, color=look.light, markersize=7, markeredgecolor=PAPER, clip_on=False)
                 ax.annotate(c.show(value), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=10)
+                point = {"name": look.label, "value": c.show(value), "ends": span(ends, c.show)}
+                points.append(say("alt.point.interval", **point))
             if c.key != "gold":
                 ax.axvline(0.5, color=MUTED, linewidth=1, linestyle=_DASHED, zorder=0)
             ax.set_yticks(range(len(rows)), [evaluation.label(model) for model, _ in rows])
@@ -65,7 +70,7 @@ def model_plots(evaluation: Evaluation) -> list[Plot]:
             ax.tick_params(axis="y", length=0, labelcolor=INK)
             ax.set_ylim(-0.6, len(rows) - 0.4)
             ax.set_xlim(0, 1)
-            plots.append(finish(figure, f"models_{c.key}", c.title))
+            plots.append(finish(figure, f"models_{c.key}", c.title, described(say, c.title, points[::-1])))
     return plots
 
 
@@ -74,6 +79,7 @@ def calibration_plot(evaluation: Evaluation) -> Plot | None:
     first = {model: row["calibration"] for model, _, row in reversed(evaluation.rankings)}
     if not first:
         return None
+    say, lines = evaluation.say, []
     with drawing():
         figure, (ax,) = new_figure(_HALF, 3.9)
         ax.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle=_DASHED)
@@ -82,40 +88,49 @@ def calibration_plot(evaluation: Evaluation) -> Plot | None:
             ends = zip(*(wilson(b["observed"], b["n"]) for b in bins), strict=True)
             ax.vlines(x, *ends, color=look.light, linewidth=1.4)
             ax.plot(x, y, color=look.light, marker=look.marker, linewidth=1, label=look.label)
+            lines += line_in_words(say, look.label, y)
         ax.set_xlim(0.5, 1)
         ax.set_ylim(top=1.02)
-        ax.set_xlabel("predicted probability that the answer wins")
-        ax.set_ylabel("how often it won")
+        ax.set_xlabel(say("calibration.x"))
+        ax.set_ylabel(say("calibration.y"))
         ax.legend(loc="best")
-        return finish(figure, "calibration", "Reward models: calibration")
+        title = say("calibration.title")
+        return finish(figure, "calibration", title, described(say, title, lines))
 
 
-def overoptimisation_plot(logs: Logs, looks: Mapping[str, Look]) -> Plot | None:
+def overoptimisation_plot(logs: Logs, looks: Mapping[str, Look], say: Words = Words()) -> Plot | None:  # noqa: B008
     """Proxy (above) and gold (below) against the square root of the KL to the reference, one line per run.
 
-    After Gao et al. 2022 and Bai et al. 2022, in which reward grows about linearly in sqrt(KL).
+    After Gao et al. 2022 and Bai et al. 2022, in which reward grows about linearly in sqrt(KL). A point is an update. The KL goes
+    up and down between updates, so the line is a function of sqrt(KL) and not of time: the means of updates at similar distances.
     """
     panels = {}
-    for key, label in (("reward", "reward model’s score (proxy)"), ("gold", "judge’s score (gold)")):
+    for key in ("reward", "gold"):
         lines = {name: against_sqrt_kl(rows, key) for name, rows in logs.items()}
         if lines := {name: xy for name, xy in lines.items() if len(xy[0]) > 1}:
-            panels[label] = lines
+            panels[say(f"over.{key}")] = lines
     if not panels:
         return None
+    title, words = say("over.plot"), list[str]()
     with drawing():
         figure, axes = new_figure(_HALF, 0.6 + 2.5 * len(panels), rows=[1] * len(panels))
         for ax, (label, lines) in zip(axes, panels.items(), strict=True):
-            for name, xy in lines.items():
-                look, (x, y) = looks[name], _draw_curve(ax, xy, looks[name])
+            for name, (x, y) in lines.items():
+                look, apart = looks[name], math.ceil(len(x) / 160)
+                ax.plot(
+                    x[::apart], y[::apart], look.marker, color=look.light, markersize=3, alpha=0.45, linestyle="none"
+                )
+                ax.plot(*binned(x, y), color=look.light, label=look.label)
                 ax.plot(x[-1:], y[-1:], look.marker, color=look.light, markersize=8, markeredgecolor=PAPER)
+                words += line_in_words(say, say("alt.panel", name=look.label, quantity=label), y)
             ax.set_ylabel(label)
         axes[0].legend(loc="best")
         axes[-1].set_xlim(left=0)
-        axes[-1].set_xlabel("square root of the KL to the reference, √nats per answer")
-        return finish(figure, "overoptimisation", "Proxy and gold reward against √KL")
+        axes[-1].set_xlabel(say("over.x"))
+        return finish(figure, "overoptimisation", title, described(say, title, words))
 
 
-def training_plots(logs: Logs, looks: Mapping[str, Look]) -> list[Plot]:
+def training_plots(logs: Logs, looks: Mapping[str, Look], say: Words = Words()) -> list[Plot]:  # noqa: B008
     """One small panel for each logged quantity: lines of the training steps, dashed ones of checks on held-out data.
 
     Reward models share panels, and so do RL runs, which come last.
@@ -125,26 +140,43 @@ def training_plots(logs: Logs, looks: Mapping[str, Look]) -> list[Plot]:
         groups.setdefault(kind_of(rows) or f"alone {name}", []).append(name)
     plots = []
     for kind, names in groups.items():
-        for key, unit in CURVES.items():
+        for key in CURVES:
             lines = {name: column(logs[name], "step", key) for name in names}
             checks = {name: column(logs[name], "step", f"heldout_{key}") for name in names}
             if not any(len(x) > 1 for x, _ in (*lines.values(), *checks.values())):
                 continue
-            label = "ranking loss, nats per pair" if (kind, key) == ("ranking", "loss") else unit
-            title = label if len(names) > 1 else f"{looks[names[0]].label}: {label}"
+            label = say("curve.ranking_loss" if (kind, key) == ("ranking", "loss") else f"curve.{key}")
+            title = label if len(names) > 1 else say("training.of", run=looks[names[0]].label, curve=label)
+            words = list[str]()
             with drawing():
                 figure, (ax,) = new_figure(_THIRD, 2.6)
                 for name in names:
                     _draw_curve(ax, lines[name], looks[name])
                     colour = looks[name].light if len(names) > 1 else INK
                     ax.plot(*checks[name], color=colour, marker=".", linewidth=1.2, linestyle=_DASHED)
+                    words += line_in_words(say, looks[name].label, lines[name][1])
+                    words += line_in_words(say, say("alt.heldout", name=looks[name].label), checks[name][1])
                 ax.set_title(title)
-                ax.set_xlabel("step")
+                ax.set_xlabel(say("training.x"))
                 ax.locator_params(nbins=5)
                 if len(names) > 1:
                     ax.legend(loc="best")
-                plots.append(finish(figure, f"training_{'_'.join(names)}_{key}", f"{title}, by step"))
+                title = say("training.plot", title=title)
+                plots.append(finish(figure, f"training_{'_'.join(names)}_{key}", title, described(say, title, words)))
     return plots
+
+
+def described(say: Words, title: str, lines: Sequence[str]) -> str:
+    """What a plot shows, for people who do not see it."""
+    return say("alt.plot", title=title, lines=say("alt.between").join(lines))
+
+
+def line_in_words(say: Words, name: str, values: Sequence[float]) -> list[str]:
+    """A line's ends and extremes, all of the logged values and not of what smoothing makes of them; empty without values."""
+    if not values:
+        return []
+    ends = {"first": values[0], "last": values[-1], "low": min(values), "high": max(values)}
+    return [say("alt.line", name=name, **{key: f"{value:.3g}".replace("-", "−") for key, value in ends.items()})]
 
 
 def kind_of(rows: Sequence[Row]) -> str:
@@ -168,6 +200,16 @@ def against_sqrt_kl(rows: Sequence[Row], key: str) -> Series:
     return [math.sqrt(max(0.0, kl)) for kl, _ in points], [y for _, y in points]
 
 
+def binned(x: Sequence[float], y: Sequence[float]) -> Series:
+    """A readable line through a cloud of points: means of neighbours in x, three or more to a bin where there are enough, by x."""
+    order = sorted(range(len(x)), key=lambda i: x[i])
+    bins = min(12, max(len(order) // 3, min(len(order), 3)))
+    cuts = [round(i * len(order) / bins) for i in range(bins + 1)]
+    parts = [order[start:end] for start, end in itertools.pairwise(cuts)]
+    means = [[math.fsum(values[i] for i in part) / len(part) for part in parts] for values in (x, y)]
+    return means[0], means[1]
+
+
 def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval (1927) of a share observed ``n`` times; z = 1.96 for 95%."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -182,12 +224,11 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return [math.fsum(part) / len(part) for part in parts]
 
 
-def _draw_curve(ax: Axes, xy: Series, look: Look) -> Series:
-    """Draw a noisy series faintly, and over it its running mean, which is returned; a short series as it is."""
+def _draw_curve(ax: Axes, xy: Series, look: Look) -> None:
+    """Draw a noisy series faintly, and over it its running mean; a short series as it is."""
     x, y = xy
     if len(x) >= 30:
         apart = math.ceil(len(x) / 160)  # more points cannot be told apart at these sizes
         ax.plot(x[::apart], y[::apart], color=look.light, linewidth=0.9, alpha=0.35)
         x, y = x[::apart], running_mean(y, len(y) // 10)[::apart]
     ax.plot(x, y, color=look.light, label=look.label)
-    return x, y

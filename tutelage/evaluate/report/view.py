@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tutelage.evaluate.report.drawing import Look, Names, looks_of
+from tutelage.evaluate.report.words import Words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,8 +30,11 @@ def fixed(digits: int) -> Show:
 
 
 def span(ends: Sequence[float] | None, show: Show = percent) -> str:
-    """(0.67, 0.737) -> 67.0–73.7%; nothing without an interval."""
-    return f"{show(ends[0]).removesuffix('%')}–{show(ends[1])}" if ends else ""
+    """(0.67, 0.737) -> 67.0–73.7%, (-0.5, 0.2) -> −0.5 … 0.2; nothing without an interval."""
+    if not ends:
+        return ""
+    low, high = show(ends[0]).removesuffix("%"), show(ends[1])
+    return f"{low} … {high}" if low.startswith("−") else f"{low}–{high}"
 
 
 def number(row: Row, key: str) -> float | None:
@@ -56,15 +60,23 @@ class Evaluation:
 
     results: Row
     looks: Mapping[str, Look]
+    say: Words
 
     @classmethod
     def of(
-        cls, results: Row, labels: Names | None = None, colours: Names | None = None, runs: Iterable[str] = ()
+        cls,
+        results: Row,
+        labels: Names | None = None,
+        colours: Names | None = None,
+        runs: Iterable[str] = (),
+        say: Words = Words(),  # noqa: B008
     ) -> Evaluation:
         """``labels`` and ``colours`` by name; ``runs``: names of training runs. Models asked in plain text are grey."""
         models, scorers = results["models"], results.get("reward_models") or {}
         grey = [name for name, figures in models.items() if figures.get("ask", {}).get("as_text")]
-        return cls(results, looks_of([*models, *runs, *scorers, *chain(*scorers.values())], labels, colours, grey))
+        reference = [results["reference"]] if results.get("reference") else []
+        names = [*models, *runs, *scorers, *chain(*scorers.values()), *reference]
+        return cls(results, looks_of(names, labels, colours, grey), say)
 
     def label(self, name: str) -> str:
         """How a model, a run, a reward model or a file of rankings is called."""
@@ -86,9 +98,27 @@ class Evaluation:
         return [*self.results["against"], *self.models][0]
 
     @property
+    def rivals(self) -> list[str]:
+        """The models that the final one is compared with."""
+        return [name for name in self.results["against"] if name != self.final]
+
+    def preferences(self, kind: str) -> str:
+        """How often the final model is preferred to each rival, as part of a sentence; ``kind``: win_rate or clear_win_rate."""
+        figures, said = self.models[self.final], []
+        for other in self.rivals:
+            share, ends = percent(figures[f"{kind}_vs_{other}"]), span(figures[f"{kind}_vs_{other}_ci"])
+            said.append(self.say("headline.preference", other=self.label(other), share=share, ends=ends))
+        return self.say("and").join(said)
+
+    @property
+    def judged(self) -> bool:
+        """True if a judge compared the answers, and not the reward model."""
+        return any("gold" in figures for figures in self.models.values())
+
+    @property
     def judge(self) -> str:
         """Who compared the answers."""
-        return "the judge" if any("gold" in figures for figures in self.models.values()) else "the reward model"
+        return self.say("judge" if self.judged else "reward_model")
 
     @property
     def rankings(self) -> list[tuple[str, str, Row]]:
@@ -100,17 +130,25 @@ class Evaluation:
     def columns(self) -> list[Column]:
         """The columns that any model has a number for."""
         to = {other: self.label(other) for other in self.results["against"]}
-        reference = self.label(self.results["reference"]) if self.results.get("reference") else "reference"
-        clearly, near = "clearly" if len(to) == 1 else "", "near-ties tie"
+        reference = self.results.get("reference")
+        against = self.label(reference) if reference else self.say("column.kl.reference")
+
+        def column(key: str, show: Show, short: str = "", kind: str = "", **values: str) -> Column:
+            title = f"column.{kind or key}"
+            return Column(key, self.say(title, **values), self.say(f"{title}.unit"), show, short)
+
+        def wins(kind: str, short: str) -> list[Column]:
+            return [column(f"{kind}_vs_{k}", percent, short.format(o), kind, other=o) for k, o in to.items()]
+
         columns = [
-            Column("gold", "Judge’s score", "0 to 1", fixed(3), "score"),
-            *(Column(f"win_rate_vs_{k}", f"Preferred to {o}", "ties split", percent, f"vs {o}") for k, o in to.items()),
-            *(Column(f"clear_win_rate_vs_{k}", f"Clearly, to {o}", near, percent, clearly) for k, o in to.items()),
-            Column("reward", "Reward model", "mean score", fixed(2), "reward"),
-            Column("bits_per_byte", "Bits per byte", "held\u2011out text", fixed(3), "bits/byte"),
-            Column("kl", f"KL to {reference}", "nats per answer", fixed(1), "KL"),
-            Column("length", "Length", "tokens per answer", fixed(1)),
-            Column("finished", "Finished", "share of answers", percent),
+            column("gold", fixed(3), "score"),
+            *wins("win_rate", "vs {}"),
+            *wins("clear_win_rate", "clearly" if len(to) == 1 else ""),
+            column("reward", fixed(2), "reward"),
+            column("bits_per_byte", fixed(3), "bits/byte"),
+            column("kl", fixed(1), "KL", reference=against),
+            column("length", fixed(1)),
+            column("finished", percent),
         ]
         return [c for c in columns if any(self.value(name, c) is not None for name in self.models)]
 
@@ -130,11 +168,11 @@ def choose_samples(evaluation: Evaluation, rows: Sequence[Row], per_family: int 
     Returns by family its ``name``, number of ``prompts``, on how many the last model was ``better`` and ``worse``, and the
     ``shown`` rows of samples.jsonl, each with the change of the score.
     """
-    measure = "gold" if evaluation.judge == "the judge" else "reward"
+    measure = "gold" if evaluation.judged else "reward"
     families: dict[str, list[tuple[float, Row]]] = defaultdict(list)
     for row in rows:
         after, before = (row["answers"][name][measure] or 0.0 for name in (evaluation.final, evaluation.baseline))
-        families[row["family"] or "all prompts"].append((after - before, row))
+        families[row["family"] or "all"].append((after - before, row))
     chosen = []
     for name, members in sorted(families.items()):
         ordered = sorted(members, key=lambda member: -member[0])
@@ -143,6 +181,34 @@ def choose_samples(evaluation: Evaluation, rows: Sequence[Row], per_family: int 
         better, worse = (sum(sign * change > 1e-9 for change, _ in members) for sign in (1, -1))
         chosen.append({"name": name, "prompts": len(members), "better": better, "worse": worse, "shown": shown})
     return chosen
+
+
+def update_figures(rows: Sequence[Row]) -> dict[str, tuple[float | None, float | None]]:
+    """What the updates of an RL run were like, from its log: figure -> (its value, the largest of any update or None).
+
+    The clip fraction and the KL of an update are means over updates; "last_kl", the entropy and the explained variance are those
+    of the last one. "first_ratio" is the one farthest from 1.
+    """
+
+    def logged(key: str) -> list[float]:
+        return [value for row in rows if (value := number(row, key)) is not None]
+
+    def average(key: str) -> tuple[float | None, float | None]:
+        values = logged(key)
+        return (math.fsum(values) / len(values), max(values)) if values else (None, None)
+
+    def last(key: str) -> tuple[float | None, None]:
+        return next(reversed(logged(key)), None), None
+
+    return {
+        "updates": last("step"),
+        "first_ratio": (max(logged("first_ratio"), key=lambda ratio: abs(ratio - 1), default=None), None),
+        "clip_fraction": average("clip_fraction"),
+        "approx_kl": average("approx_kl_k3"),
+        "last_kl": last("kl"),
+        "entropy": last("entropy"),
+        "explained_variance": last("explained_variance"),
+    }
 
 
 def comparison_table(results: Row, labels: Names | None = None, *, families: bool = False) -> Table:

@@ -1,14 +1,15 @@
 """Texts to ids with control tokens that only a template may write.
 
-A tokenizer finds its added tokens in any text, whoever wrote it. A codec holds two copies of it: one that finds control tokens,
-for what a template wrote, and one that does not, for everything else. As long as nobody spells a control token, ids are those
-of a plain ``encode`` of the whole, token for token.
+A tokenizer finds its added tokens in any text, whoever wrote it. A codec works with a copy of it in which each control token
+has a secret name. It puts these names itself in place of the control tokens that the template wrote, so what anybody else
+spells is text. Ids are those of a plain ``encode`` of the whole where nobody else spells a control token.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,8 @@ from tokenizers import models
 from tutelage.errors import UsageError
 from tutelage.text.imported.marks import TEMPLATE, Written
 
-# Put before a text that must not be encoded as the start of one: a private-use character, with which nothing merges.
 _CONTEXT = "\ue000"
+"""Put before a text that must not be encoded as the start of one: a private-use character, with which nothing merges."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,6 @@ class Tokens:
 
     ids: list[int]
     spans: list[tuple[int, int]]
-
-    def shifted(self, by: int) -> Tokens:
-        """The same tokens of a text that has ``by`` characters more before."""
-        return Tokens(self.ids, [(start + by, stop + by) for start, stop in self.spans])
-
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(self.ids + other.ids, self.spans + other.spans)
 
 
 class Codec:
@@ -48,38 +42,34 @@ class Codec:
     def __init__(self, backend: tokenizers.Tokenizer, control: frozenset[int], soft: frozenset[int]) -> None:
         """The id that the model gives to what it does not know is not a control token: any text may lead to it."""
         self._backend, self.soft = backend, soft
-        self.unknown = _unknown_id(backend)
-        self.control = control - {self.unknown}
-        # The unknown token counts where it is spelt, not where a piece was not known.
-        self._suspects = control
-        self._spelt = backend.id_to_token(self.unknown) if self.unknown in control else None
+        self.control = control - {_unknown_id(backend)}
+        added = backend.get_added_tokens_decoder()  # id_to_token knows only the normalised spelling of some
+        self._ids = {added[i].content if i in added else str(backend.id_to_token(i)): i for i in sorted(control)}
+        self._pattern = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or "(?!)")
+        # Private-use characters that nobody can guess: 2 ** 100 of them.
+        secret = "".join(chr(0xE000 + secrets.randbelow(0x1000)) for _ in range(9))
+        self._names = {text: secret + chr(0xF0000 + i) for i, text in enumerate(self._ids)}
 
     @cached_property
-    def _written(self) -> tokenizers.Tokenizer:
-        """Finds control tokens. It has no post-processor, because some cut spaces off the spans."""
-        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        copy.post_processor = None
-        return copy
+    def _renamed(self) -> tokenizers.Tokenizer:
+        """The backend with control tokens renamed, in the model's vocabulary too: no plain pieces make one.
 
-    @cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
-        """Finds no control tokens: the library skips those flagged as special, so all are."""
-        copy = tokenizers.Tokenizer.from_str(self._written.to_str())
-        soft = [token for i, token in sorted(copy.get_added_tokens_decoder().items()) if i in self.control]
-        soft = [token for token in soft if not token.special]
-        for token in soft:
-            token.special = True
-        copy.add_special_tokens(soft)
-        copy.encode_special_tokens = True
-        return copy
-
-    @cached_property
-    def _alone_after_control(self) -> bool:
-        """Does the backend encode what follows a control token as if it began the text (with sentencepiece's space before)?"""
-        for i, token in self._written.get_added_tokens_decoder().items():
-            if i in self.control and not (token.rstrip or token.single_word):
-                return bool(self._written.encode(token.content + "a").ids[1:] == self._written.encode("a").ids)
-        return True
+        It has no post-processor, because some cut spaces off the spans.
+        """
+        names, data = self._names, json.loads(self._backend.to_str())
+        model, data["post_processor"] = data["model"], None
+        for token in data["added_tokens"]:
+            if token["content"] in names:
+                token |= {"content": names[token["content"]], "normalized": False}
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(piece, piece): i for piece, i in model["vocab"].items()}
+        else:
+            model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+        if "merges" in model:
+            model["merges"] = [(a, b) for a, b in model["merges"] if names.keys().isdisjoint((a, b, a + b))]
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+        return tokenizers.Tokenizer.from_str(json.dumps(data))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text: never a control id. Raises UsageError for lone surrogates."""
@@ -87,89 +77,51 @@ class Codec:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """``encode`` of each text, on all cores."""
-        encodings = self._plain.encode_batch_fast([checked(text) for text in texts], add_special_tokens=False)
-        return [
-            encoding.ids if self.control.isdisjoint(encoding.ids) else self._stretch(text, alone=True).ids
-            for encoding, text in zip(encodings, texts, strict=True)
-        ]
+        encodings = self._renamed.encode_batch_fast([checked(text) for text in texts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def encode_written(self, texts: Sequence[Written]) -> list[Tokens]:
         """Ids of texts by templates, on all cores."""
-        encodings = self._written.encode_batch([checked(text.text) for text in texts], add_special_tokens=False)
-        rows = [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
+        named = [self._with_names(written) for written in texts]
+        encodings = self._renamed.encode_batch([text for text, _ in named], add_special_tokens=False)
         return [
-            self.encode_apart(text) if self._forged(tokens, text) else tokens
-            for text, tokens in zip(texts, rows, strict=True)
+            Tokens(encoding.ids, [(places[start], places[stop]) for start, stop in encoding.offsets])
+            for encoding, (_, places) in zip(encodings, named, strict=True)
         ]
 
-    def encode_apart(self, written: Written, cut: int = 0) -> Tokens:
-        """The same where others than the template spell control tokens: theirs are encoded as text.
+    def encode_cut(self, written: Written, cut: int) -> Tokens:
+        """``encode_written`` of one text, with no token across the character ``cut``."""
+        halves = [
+            Written(written.text[half], written.authors[half], written.assistants)
+            for half in (slice(cut), slice(cut, None))
+        ]
+        start = self.encode_written(halves[:1])[0]
+        (before, _), (after, places) = map(self._with_names, halves)
+        # What follows a control token is encoded as such: some backends then begin anew.
+        context = next((name for name in self._names.values() if before.endswith(name)), _CONTEXT)
+        count = len(self._renamed.encode(context, add_special_tokens=False).ids)
+        tokens = self._renamed.encode(context + after, add_special_tokens=False)
+        spans = [(places[max(0, a - len(context))], places[b - len(context)]) for a, b in tokens.offsets[count:]]
+        return Tokens(start.ids + tokens.ids[count:], start.spans + [(cut + a, cut + b) for a, b in spans])
 
-        What is between the control tokens that count is encoded stretch by stretch. No token goes across ``cut``.
+    def _with_names(self, written: Written) -> tuple[str, list[int]]:
+        """The text with the template's control tokens by their names, and the place of each character in the original.
+
+        The places have one entry more, for the end of the text.
         """
-        # Replace what only looks like a control token by x's, so that the backend finds the others. Repeat, because one may
-        # have hidden another.
-        text = masked = written.text
-        tokens = _encode(self._written, masked)
-        while forged := self._forged(tokens, written):
-            for start, stop in forged:
-                masked = masked[:start] + "x" * (stop - start) + masked[stop:]
-            tokens = _encode(self._written, masked)
-        found, place = Tokens([], []), 0
-        for start, stop, control in [*self._controls(tokens, masked), (len(text), len(text), None)]:
-            first = place == 0 or self._alone_after_control
-            for end in [cut, start] if place < cut < start else [start]:
-                found += self._stretch(text[place:end], alone=first).shifted(place)
-                place, first = end, False
-            if control is not None:
-                found += Tokens([control], [(start, stop)])
-            place = stop
-        return found
-
-    def _controls(self, tokens: Tokens, text: str) -> list[tuple[int, int, int]]:
-        """The control tokens as (start, stop, id), the unknown token too where it is spelt."""
-        found = [(*span, i) for i, span in zip(tokens.ids, tokens.spans, strict=True) if i in self._suspects]
-        return [one for one in found if one[2] != self.unknown or text[one[0] : one[1]].strip() == self._spelt]
-
-    def _forged(self, tokens: Tokens, written: Written) -> list[tuple[int, int]]:
-        """Where control tokens are that others than the template wrote, in part or whole; spaces around do not count."""
-        forged = []
-        for start, stop, i in self._controls(tokens, written.text):
-            core = written.text[start:stop]
-            start, stop = stop - len(core.lstrip()), start + len(core.rstrip())
-            allowed = TEMPLATE, *(written.assistants if i in self.soft else "")
-            if not set(written.authors[start:stop]).issubset(allowed):
-                forged.append((start, stop))
-        return forged
-
-    def _stretch(self, text: str, *, alone: bool) -> Tokens:
-        """Tokens of a text without control tokens; ``alone``: as the start of a text, else as its continuation.
-
-        Some models make a control token from plain pieces (the lattice of a Unigram knows them all): the text is cut within it.
-        """
-        if not text:
-            return Tokens([], [])
-        tokens = _encode(self._plain, text) if alone else self._encode_after(text)
-        for i, (start, stop) in zip(tokens.ids, tokens.spans, strict=True):
-            if i in self.control:
-                if stop - start < 2:
-                    raise UsageError(f"{text[start:stop]!r} is a control token of the model: take it out of the text")
-                left = self._stretch(text[: stop - 1], alone=alone)
-                return left + self._stretch(text[stop - 1 :], alone=False).shifted(stop - 1)
-        return tokens
-
-    def _encode_after(self, text: str) -> Tokens:
-        """Tokens of a text that does not begin one: with a character before it, whose tokens are then taken off."""
-        before, whole = _encode(self._plain, _CONTEXT), _encode(self._plain, _CONTEXT + text)
-        count = len(before.ids)
-        if whole.ids[:count] == before.ids and all(start >= 1 for start, _ in whole.spans[count:]):
-            return Tokens(whole.ids[count:], whole.spans[count:]).shifted(-1)
-        return _encode(self._plain, text)
-
-
-def _encode(backend: tokenizers.Tokenizer, text: str) -> Tokens:
-    encoding = backend.encode(text, add_special_tokens=False)
-    return Tokens(encoding.ids, encoding.offsets)
+        text, parts, places = checked(written.text), list[str](), list[int]()
+        done = place = 0
+        while found := self._pattern.search(text, place):
+            start, stop = found.span()
+            allowed = (TEMPLATE, *(written.assistants if self._ids[found[0]] in self.soft else ""))
+            if set(written.authors[start:stop]).issubset(allowed):
+                name = self._names[found[0]]
+                parts += [text[done:start], name]
+                places += [*range(done, start), *[start] * len(name)]
+                done = place = stop
+            else:  # another one may begin within it
+                place = start + 1
+        return "".join([*parts, text[done:]]), [*places, *range(done, len(text) + 1)]
 
 
 def _unknown_id(backend: tokenizers.Tokenizer) -> int:

@@ -199,7 +199,7 @@ def require_rows(folder: Path, backend: tokenizers.Tokenizer) -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -209,7 +209,7 @@ def _read_text(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file."""
     try:
-        value = json.loads(path.read_bytes().decode("utf-8")) if path.exists() else {}
+        value = json.loads(path.read_bytes().decode("utf-8-sig")) if path.exists() else {}
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end

@@ -1,14 +1,14 @@
 """Characters that name the message that wrote them, for a chat template to carry from its input to its output.
 
 A mark is the character ``author * 2**16 + code``: planes 1 to 16 of Unicode name up to 16 authors of characters from plane 0.
-Python's own string operations (``+``, ``%``, ``join``, ``format``, slices) keep marks; ``follow`` is for those that look at the
-characters.
+Operations that only move texts (``+``, ``join``, slices) keep marks. ``follow`` is for functions that look at characters,
+``percent`` for format strings, and ``printed`` for lists and objects that become text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ import numpy.typing as npt
 TEMPLATE = "\0"
 """The author of what the template itself wrote; message i has the author ``chr(i + 1)``."""
 _MARKED = re.compile("[\U00010000-\U0010ffff]")
-_CUTS = {str.strip, str.lstrip, str.rstrip, str.split, str.rsplit, str.splitlines, str.partition, str.rpartition}
+_FROM_LEFT, _FROM_RIGHT = {str.lstrip, str.removeprefix}, {str.rstrip, str.removesuffix}
+_SPLITS = {str.split, str.rsplit, str.splitlines, str.partition, str.rpartition}
+_SPECIFIER = re.compile(r"%(?:\((?P<key>[^()]*)\))?(?P<how>[#0\- +]*\d*(?:\.\d+)?[hlL]?[diouxXeEfFgGcrsa%])")
 
 
 class NotFollowed(ValueError):
@@ -67,7 +69,7 @@ def _text(codes: npt.NDArray[Any]) -> str:
 
 def _low(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """What marks have for characters: their code points, and one stand-in for all beyond plane 0."""
-    return np.where(codes < 0x10000, codes, 0xFFFE)
+    return np.where(codes < 0x10000, codes, 0xFFFD)
 
 
 def bare(value: Any) -> Any:
@@ -82,14 +84,15 @@ def bare(value: Any) -> Any:
 def follow(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """``function(*args, **kwargs)`` as for bare arguments, with marks in the result.
 
-    Where marks do not survive (an ``upper``, a ``tojson`` that escapes), the whole result is its only author's. Raises
-    NotFollowed where there are several.
+    Where marks do not survive the function (as in ``str.upper``), each stretch of one author is rewritten on its own, white
+    space around the text is left out of account, or characters are matched one to one. Where none of these gives the result, the
+    whole is its only author's. Raises NotFollowed where there are several.
     """
     everybody = _authors_in([*args, *kwargs.values()])
     if not everybody:
         return function(*args, **kwargs)
     plain = function(*bare(args), **bare(kwargs))
-    if function in _CUTS:
+    if function in _SPLITS or function in _FROM_LEFT or function in _FROM_RIGHT or function is str.strip:
         return _cut(function, plain, *args, **kwargs)
     if function is str.replace and bare(args[1]):
         text, old, new, *count = args
@@ -102,14 +105,90 @@ def follow(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         marked = None
     if not isinstance(plain, str | list | tuple) or bare(marked) == plain:
         return marked
+    if isinstance(plain, str) and args and isinstance(args[0], str):
+        runs = _runs(args[0])
+        parts = [function(text, *bare(args[1:]), **bare(kwargs)) for _, text in runs]
+        if "".join(parts) == plain:
+            return "".join(mark(part, author) for part, (author, _) in zip(parts, runs, strict=True))
+        before, _, after = plain.partition(bare(args[0]))
+        if len(before + after) + len(args[0]) == len(plain) and not (before + after).strip():
+            return before + args[0] + after
+        if len(plain) == len(args[0]):
+            return _text(_codes(args[0]) & ~np.uint32(0xFFFF) | _low(_codes(plain)))
     if not isinstance(plain, str) or len(everybody) > 1:
         raise NotFollowed
     return mark(plain, everybody.pop())
 
 
+def percent(form: str, values: Any, show: Callable[[Any], str]) -> str:
+    """``form % values`` with marks; ``show`` makes a text of a value, as ``str`` does."""
+    plain: str = bare(form) % bare(values)
+    given = iter(values if isinstance(values, tuple) else (values,))
+
+    def filled(found: re.Match[str]) -> str:
+        key, how = found["key"], found["how"]
+        if how.endswith("%"):
+            return "%"
+        value = next(given) if key is None else bare(values) and values[key]
+        if how == "s":
+            return show(value)
+        if how.endswith(("r", "a")) or not isinstance(value, str):
+            return printed(f"%{how}" % (bare(value),), value)
+        return str(follow(lambda text: f"%{how}" % (text,), value))
+
+    marked = _SPECIFIER.sub(filled, form)
+    if bare(marked) != plain:
+        raise NotFollowed
+    return marked
+
+
+def printed(plain: str, value: Any, encode: Callable[[str], str] = repr, *, by_key: bool = False) -> str:
+    """``plain``, which is ``value`` as text, with marks; each text in the value is there as ``encode`` writes it.
+
+    The brackets and commas are the only author's, or where there are several the template's. ``by_key``: objects are printed
+    in the order of their keys.
+    """
+    everybody = _authors_in(value)
+    if len(everybody) < 2:
+        return mark(plain, everybody.pop()) if everybody else plain
+    parts, place = [], 0
+    for text in _texts_in(value, by_key):
+        piece = encode(bare(text))
+        start = plain.find(piece, place)
+        owners = {author for author, _ in _runs(text)}
+        if start < 0 or len(owners) > 1:
+            raise NotFollowed
+        parts += [plain[place:start], mark(piece, *owners) if owners else piece]
+        place = start + len(piece)
+    return "".join(parts) + plain[place:]
+
+
+def _texts_in(value: Any, by_key: bool) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key in sorted(value, key=bare) if by_key else value:
+            yield from _texts_in([key, value[key]], by_key)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts_in(part, by_key)
+
+
+def _runs(text: str) -> list[tuple[int, str]]:
+    """The stretches of one author each, bare, with the author; 0 is the template."""
+    found = (_codes(text) >> 16).tolist()
+    bounds = [i for i in range(len(found)) if i == 0 or found[i] != found[i - 1]]
+    plain, ends = bare(text), [*bounds[1:], len(found)]
+    return [(found[i], plain[i:end]) for i, end in zip(bounds, ends, strict=False)]
+
+
 def _cut(function: Callable[..., Any], plain: Any, text: str, sep: str | None = None, *_: Any, **__: Any) -> Any:
     """The marked parts of ``text`` that ``plain`` has: they follow each other in it, with ``sep`` between where it splits."""
     parts, place, whole = [], 0, bare(text)
+    if function in _FROM_LEFT:
+        return text[len(whole) - len(plain) :]
+    if function in _FROM_RIGHT:
+        return text[: len(plain)]
     gap = len(sep) if sep and function in (str.split, str.rsplit) else 0
     for part in [plain] if isinstance(plain, str) else plain:
         start = place if gap else whole.index(part, place)

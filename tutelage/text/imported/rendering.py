@@ -45,7 +45,7 @@ def render_batch(
 
 
 def render_answers(
-    chat: ChatFormat, messages: Sequence[Message], answers: Sequence[str], finished: Sequence[bool]
+    chat: ChatFormat, messages: Sequence[Message], answers: Sequence[Message], finished: Sequence[bool]
 ) -> tuple[list[int], list[list[int]]]:
     """``text.chat.render_answers`` for an imported tokenizer."""
     prompt = render_batch(chat, [messages], add_generation_prompt=True)[0].ids
@@ -53,11 +53,11 @@ def render_answers(
     before = len(template.text(messages, ask=True))
     rows: list[list[int]] = []
     for answer, done in zip(answers, finished, strict=True):
-        dialogue = [*messages, Message(role="assistant", content=answer)]
+        dialogue = [*messages, answer]
         written = template.written(dialogue)
         tokens = chat.codec.encode_written([written])[0]
         if tokens.ids[: len(prompt)] != prompt:
-            tokens = chat.codec.encode_apart(written, cut=before)
+            tokens = chat.codec.encode_cut(written, before)
         _, said, ended = _turns(chat, dialogue, written, tokens, whole=True)[-1]
         rows.append(
             [
@@ -82,7 +82,7 @@ def _naming(messages: Sequence[Message]) -> Iterator[None]:
 def _turns(
     chat: ChatFormat, messages: Sequence[Message], written: Written, tokens: Tokens, *, whole: bool
 ) -> list[tuple[int, int, int]]:
-    """Where the assistant speaks: for each turn the character it begins at, and those behind its text and its end token.
+    """Where the assistant says what is learnt: for each turn where it begins, and what is behind its text and its end token.
 
     ``whole``: the conversation does not wait for an answer, so one at its end must follow from its prompt.
     """
@@ -91,7 +91,7 @@ def _turns(
     controls = [(after, i) for i, (_, after) in zip(tokens.ids, tokens.spans, strict=True) if i in closing]
     turns = []
     for index, message in enumerate(messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or not message.learn:
             continue
         last = whole and index == len(messages) - 1
         start, stop = _place(chat, messages, index, written)
@@ -144,7 +144,7 @@ def _begun(chat: ChatFormat, asking: Sequence[Message], written: Written, start:
             f"{prompt[common:][:40]!r} became {text[common : common + 40]!r}; so what is learnt would not be what is asked "
             "for: edit chat_template.jinja, or write the conversation as the template does"
         )
-    elif chat.header:
+    elif chat.header and chat.header in text[:start]:
         asked = text.rfind(chat.header, 0, start) + len(chat.header)
     elif text[:start].endswith(chat.opening):
         asked = start - len(chat.opening)

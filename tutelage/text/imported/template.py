@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import cache, partial
 from typing import Any
 
@@ -22,7 +21,8 @@ from jinja2.visitor import NodeTransformer
 
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message
-from tutelage.text.imported.marks import NotFollowed, Written, authors, bare, follow, mark
+from tutelage.seeds import present_time
+from tutelage.text.imported.marks import NotFollowed, Written, authors, bare, follow, mark, percent, printed
 from tutelage.text.layout import message_fields
 
 # A message has a mark of its own in one rendering in this many; the next mark stands for all others.
@@ -55,14 +55,20 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 class _Following(_Environment):
     """The same for marked texts: what looks at characters sees through the marks."""
 
+    intercepted_binops = frozenset("%")
+
     def __init__(self) -> None:
         super().__init__()
         self.finalize = _string
         self.filters = {name: _following(function) for name, function in self.filters.items()}
-        self.filters |= {"_bare": bare, "trim": _trim}
+        self.filters |= {"_bare": bare, "_string": _string, "string": _string, "trim": _trim, "replace": _replace}
+        self.filters |= {"tojson": _tojson_followed, "format": _format}
+        self.filters["join"] = _following(jinja2.filters.FILTERS["join"], by=_join)
+        tests: dict[str, Any] = self.tests
+        self.tests = {name: test if name == "sameas" else _following(test, _tested) for name, test in tests.items()}
 
     def _parse(self, *args: Any) -> nodes.Template:
-        return _Comparison().visit(super()._parse(*args))
+        return _Operators().visit(super()._parse(*args))
 
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
@@ -70,30 +76,76 @@ class _Following(_Environment):
             for own in ("_loop_vars", "_block_vars"):  # jinja's
                 kwargs.pop(own, None)
             return follow(getattr(str, function.__name__), owner, *args, **kwargs)
+        if isinstance(owner, dict) and args and isinstance(args[0], str):
+            args = (_key(owner, args[0]), *args[1:])
         return super().call(context, function, *args, **kwargs)
 
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, str):
+            return percent(left, right, _string)
+        return super().call_binop(context, operator, left, right)
 
-class _Comparison(NodeTransformer):
-    """Compares bare values."""
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return super().getitem(obj, _key(obj, argument))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        return super().getattr(obj, _key(obj, attribute))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if super().wrap_str_format(value) is None:
+            return None
+
+        def formatted(*args: Any, **kwargs: Any) -> str:
+            if value.__name__ == "format_map":
+                args, kwargs = (), *args
+            return _Formatter(self).vformat(value.__self__, args, kwargs)
+
+        return formatted
+
+
+class _Formatter(jinja2.sandbox.SandboxedFormatter):
+    """``str.format`` with marks."""
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        if conversion in ("r", "a"):
+            return printed(super().convert_field(bare(value), conversion), value)
+        return _string(value) if conversion else value
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return str(follow(format, value, format_spec)) if format_spec else _string(value)
+
+
+class _Operators(NodeTransformer):
+    """Comparisons are of bare values; ``~`` joins what ``_string`` makes of its operands."""
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802 (named after the node)
         self.generic_visit(node)
         sides: list[Any] = [node, *node.ops]
         for side in sides:
-            side.expr = nodes.Filter(side.expr, "_bare", [], [], None, None, lineno=node.lineno)
+            side.expr = _through("_bare", side.expr)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Concat:  # noqa: N802
+        self.generic_visit(node)
+        node.nodes = [_through("_string", operand) for operand in node.nodes]
         return node
 
 
-class Template:
-    """A compiled chat template. ``literals`` are all the texts in it. ``strftime_now`` always says when it was compiled.
+def _through(name: str, node: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
-    With a clock that runs, the prompt for an answer could differ from the start of the same conversation rendered a moment later.
+
+class Template:
+    """A compiled chat template. ``literals`` are all the texts in it.
+
+    ``strftime_now`` always says the run's time, or outside of runs when the template was compiled. With a clock that runs, the
+    prompt for an answer could differ from the start of the same conversation rendered a moment later.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str] | None = None) -> None:
         """``variables`` are bos_token and the like. Raises CheckpointError where ``source`` is not jinja."""
-        self.source, self._variables = source.removeprefix("\ufeff"), variables or {}
-        self._now = datetime.now()
+        self.source, self._variables = source.lstrip("\ufeff"), variables or {}
+        self._now = present_time()
         try:
             tree = _environment(_Environment).parse(self.source)
             self._plain, self._following = (
@@ -116,18 +168,22 @@ class Template:
         return self._render(self._plain, map(message_fields, messages), ask)
 
     def written(self, messages: Sequence[Message], *, ask: bool = False) -> Written:
-        """``text``, and the author of each character: ``chr(i + 1)`` is message i.
+        """``text``, and the author of each character: ``chr(i + 1)`` is message i, ``chr(len(messages) + 1)`` speakers' names.
 
         Raises UsageError also where the template leaves out tool calls or thoughts, and where it changes a message's text in a
         way that hides what is whose.
         """
-        if any(message.reasoning for message in messages) and "reasoning_content" not in self.source:
+        shown = "reasoning_content" in self.source or "thinking" in self.source
+        if any(message.reasoning for message in messages) and not shown:
             raise UsageError("the chat template leaves out what the assistant thought (reasoning_content)")
         text = self.text(messages, ask=ask)
-        found = np.zeros(len(text), np.uint32)
+        found, given = np.zeros(len(text), np.uint32), np.zeros(len(text), bool)
         for first in range(0, len(messages), _AT_ONCE):
             own = [i - first + 1 if 0 <= i - first < _AT_ONCE else _AT_ONCE + 1 for i in range(len(messages))]
             dialogue = [message_fields(m, partial(mark, author=i)) for m, i in zip(messages, own, strict=True)]
+            for fields in dialogue:  # a name in the header of a turn is not what the speaker says
+                if "name" in fields:
+                    fields["name"] = mark(bare(fields["name"]), _AT_ONCE + 1)
             try:
                 among = authors(text, self._render(self._following, dialogue, ask))
             except (UsageError, NotFollowed):
@@ -136,6 +192,8 @@ class Template:
                     "edit chat_template.jinja"
                 ) from None
             found = np.where((among > 0) & (among <= _AT_ONCE), first + among, found)
+            given |= among > 0
+        found = np.where(given & (found == 0), len(messages) + 1, found)
         assistants = "".join(chr(i + 1) for i, message in enumerate(messages) if message.role == "assistant")
         written = Written(text, "".join(map(chr, found.tolist())), assistants)
         for index, message in enumerate(messages):
@@ -162,22 +220,52 @@ def _environment(kind: type[_Environment]) -> _Environment:
     return kind()
 
 
-def _following(function: Callable[..., Any]) -> Callable[..., Any]:
+def _following(function: Callable[..., Any], by: Callable[..., Any] = follow) -> Callable[..., Any]:
     """The filter, its result with authors. jinja reads ``pass_context`` and the like off the function: they are copied."""
 
     def followed(*args: Any, **kwargs: Any) -> Any:
-        return follow(function, *args, **kwargs)
+        return by(function, *args, **kwargs)
 
     followed.__dict__.update(getattr(function, "__dict__", {}))
     return followed
 
 
+def _tested(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*bare(args))
+
+
+def _key(owner: Any, key: Any) -> Any:
+    """The key of a dictionary that reads as ``key`` does: those of a tool call's arguments have marks."""
+    if not isinstance(owner, dict) or not isinstance(key, str) or key in owner:
+        return key
+    return next((own for own in owner if bare(own) == bare(key)), bare(key))
+
+
 def _string(value: object) -> Any:
-    return value if isinstance(value, str) else follow(str, value)
+    return value if isinstance(value, str) else printed(str(bare(value)), value)
 
 
 def _trim(value: object, chars: str | None = None) -> Any:
     return follow(str.strip, _string(value), chars)
+
+
+def _replace(value: object, old: object, new: object, count: int | None = None) -> Any:
+    return follow(str.replace, *map(_string, (value, old, new)), -1 if count is None else count)
+
+
+def _format(value: object, *args: Any, **kwargs: Any) -> str:
+    return percent(_string(value), kwargs or args, _string)
+
+
+def _join(function: Callable[..., Any], context: Any, value: Any, d: Any = "", attribute: Any = None) -> Any:
+    if attribute is not None:
+        return follow(function, context, value, d, attribute)
+    return str(_string(d)).join(map(_string, value))
+
+
+def _tojson_followed(value: Any, **how: Any) -> str:
+    encode = partial(_tojson, ensure_ascii=how.get("ensure_ascii", False))
+    return printed(_tojson(bare(value), **how), value, encode, by_key=bool(how.get("sort_keys")))
 
 
 def _tojson(
