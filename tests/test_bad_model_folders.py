@@ -83,7 +83,7 @@ EVALUATE = (
 )
 JUDGE = ("eval", "good", "good", "--prompts", "prompts.jsonl", "--reward_model", "bad", "--device", "cpu")
 REINFORCE = ("ppo", "--checkpoint", "good", "--reward_model", "bad", "--prompts", "prompts.jsonl", "--out", "made")
-REINFORCE += ("--batch_size", "1", "--minibatch", "1", "--max_new_tokens", "4", "--machine.device", "cpu")
+REINFORCE += ("--batch_size", "1", "--minibatch", "1", "--max_tokens", "4", "--machine.device", "cpu")
 PRETRAIN = (
     "pretrain",
     "--tokenizer",

@@ -261,8 +261,8 @@ def test_python_uses_what_there_is(name):
             if not isinstance(node, ast.Call):
                 continue
             named = {keyword.arg for keyword in node.keywords}
-            if isinstance(node.func, ast.Attribute) and node.func.attr in ("chat", "generate"):
-                assert named <= set(Sampling.model_fields)
+            if isinstance(node.func, ast.Attribute) and node.func.attr in ("chat", "stream", "generate"):
+                assert named <= {*Sampling.model_fields, "stop", "logprobs", "top_logprobs"}
             made = imported.get(node.func.id) if isinstance(node.func, ast.Name) else None
             if isinstance(made, type) and issubclass(made, Settings | Inputs):
                 assert named <= set(made.model_fields)
@@ -270,9 +270,9 @@ def test_python_uses_what_there_is(name):
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_python_settings_named_in_the_text_exist(name):
-    sentence = next(line for line in text_of(name).split("\n\n") if line.startswith("`chat`"))
-    options = set(re.findall(r"`(\w+_penalty|max_tokens|min_p|top_k|top_p|temperature|seed)`", sentence))
-    assert options == set(Sampling.model_fields) - {"n"}
+    listed = text_of(name).split("\n\n`chat`", 1)[1].split("\n\n")[1]
+    options = set(re.findall(r"`(\w+_penalty|max_tokens|min_p|top_k|top_p|temperature|seed|n)`", listed))
+    assert options == set(Sampling.model_fields)
 
 
 def format_rows(name: str) -> dict[str, tuple[list[str], str]]:

@@ -21,7 +21,7 @@ SMALLER = {
     "pretrain": {"--steps": "4", "--sequence": "64", "--batch_size": "4"},
     "sft": {"--epochs": "1", "--batch_size": "64"},
     "reward": {"--batch_size": "64"},
-    "ppo": {"--updates": "2", "--batch_size": "8", "--minibatch": "8", "--max_new_tokens": "8"},
+    "ppo": {"--updates": "2", "--batch_size": "8", "--minibatch": "8", "--max_tokens": "8"},
     "eval": {"--max_tokens": "8"},
 }
 """The same commands with less work."""

@@ -136,7 +136,7 @@ def sft_job(toy: Toy, base: Path, out: Path, **changes: Any) -> Job:
         "batch_size": 16,
         "lr": 2e-3,
         "warmup": 2,
-        "max_new_tokens": 8,
+        "max_tokens": 8,
         "ptx": {"sequence": 64},
         "machine": MACHINE,
     }
@@ -165,7 +165,7 @@ def ppo_job(toy: Toy, tuned: Path, scorer: Path, out: Path, **changes: Any) -> J
         "text": {"toy": toy.folder / "documents.jsonl"},
         "batch_size": 32,
         "minibatch": 16,
-        "max_new_tokens": 8,
+        "max_tokens": 8,
         "lr": 3e-4,
         "value_lr": 1e-3,
         "kl": {"coef": 0.02},

@@ -19,7 +19,7 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: str, *, device: str = "auto", dtype: str = "auto") -> Assistant:
-    """Load a checkpoint folder: a language model (``logits``, ``generate``, ``chat``) or a reward model (``score``).
+    """Load a checkpoint folder: a language model (``chat``, ``stream``, ``generate``, ``logits``) or a reward model (``score``).
 
     ``dtype`` is what matrix products are computed in: bf16, fp32, or auto, bf16 where the hardware has it. Raises CheckpointError
     if the folder is not a checkpoint, naming what is missing.

@@ -153,6 +153,8 @@ class Completion(Record):
     evidence: tuple[Evidence, ...] = ()
     citations: tuple[Citation, ...] = ()
     _ids: tuple[int, ...] | None = PrivateAttr(None)
+    _logprobs: tuple[float, ...] | None = PrivateAttr(None)
+    _top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = PrivateAttr(None)
 
     @property
     def ids(self) -> tuple[int, ...] | None:
@@ -167,10 +169,27 @@ class Completion(Record):
             role="assistant", content=self.text, reasoning=self.reasoning, tool_calls=self.tool_calls, **more
         )
 
-    def with_ids(self, ids: Iterable[int]) -> Self:
+    @property
+    def logprobs(self) -> tuple[float, ...] | None:
+        """The log-probability of each of the ids when it was sampled; None unless they were asked for."""
+        return self._logprobs
+
+    @property
+    def top_logprobs(self) -> tuple[tuple[tuple[int, float], ...], ...] | None:
+        """For each of the ids the likeliest tokens in its place: (id, log-probability), likeliest first."""
+        return self._top_logprobs
+
+    def with_ids(
+        self,
+        ids: Iterable[int],
+        logprobs: Iterable[float] | None = None,
+        top_logprobs: Iterable[tuple[tuple[int, float], ...]] | None = None,
+    ) -> Self:
         """The same answer, and the tokens that it was written in."""
         copy = self.model_copy()
         copy._ids = tuple(ids)
+        copy._logprobs = None if logprobs is None else tuple(logprobs)
+        copy._top_logprobs = None if top_logprobs is None else tuple(top_logprobs)
         return copy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,15 +14,16 @@ from pydantic import ValidationError
 from toy_task import right
 
 import tutelage
-from tutelage.assistant.assistant import Assistant, before_stop
+from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings
 from tutelage.errors import CheckpointError, RecipeError, UsageError
 from tutelage.evaluate.measure import written_length
 from tutelage.evaluate.reward_model import reward_model_figures
-from tutelage.generate.request import Event, Token
+from tutelage.generate.request import Event, Generated, Token
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import Job, Service, Ticket
-from tutelage.records import Completion, Message, Prompt
+from tutelage.generate.text import TextWriter
+from tutelage.records import Completion, Conversation, Message, Prompt
 from tutelage.text.tokenizer import Tokenizer
 
 QUESTION = "The hat is blue. What colour is the hat?"
@@ -32,19 +34,107 @@ def assistant(tuned):
     return tutelage.load(tuned, device="cpu")
 
 
-def test_chat_answers_and_logits_have_their_shape(assistant):
+def test_chat_answers(assistant):
     answer = assistant.chat([{"role": "user", "content": QUESTION}], temperature=0)
     assert answer.strip(". ") in ("red", "blue", "green", "black")
-    logits = assistant.logits([1, 2, 3])
-    assert logits.shape == (3, assistant.tokenizer.vocab_size)
-    for ids in (torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3]).numpy()):
-        assert torch.equal(assistant.logits(ids), logits)
 
 
-def test_streaming_gives_the_same_text_in_pieces(assistant):
-    messages = [Message(role="user", content=QUESTION)]
-    whole = "".join(assistant.stream(messages, Sampling(temperature=0)))
-    assert whole.strip() == assistant.chat(messages, temperature=0)
+ASKED = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16"])
+def test_streamed_text_is_the_text_of_chat_for_any_seed_and_cut(assistant, dtype):
+    """Both compute in one precision, and neither shows half a character where the length limit cuts one."""
+    model = Assistant(assistant.model, assistant.tokenizer, dtype=dtype)
+    cut = 0
+    for seed in range(12):
+        options = {"seed": seed, "max_tokens": 6, "temperature": 4.0}  # so hot that it writes arbitrary bytes
+        whole = model.chat(ASKED, **options)
+        assert whole == "".join(model.stream(ASKED, **options)).strip()
+        assert whole == "".join(model.stream([Message(**ASKED[0])], Sampling(**options))).strip()
+        assert whole == model.chat(ASKED, Sampling(**options), n=2)[0]
+        (sample,) = model.chat(ASKED, **options, logprobs=True, n=2)[:1]
+        assert sample.text == whole
+        decoded = model.tokenizer.decode(sample.ids).strip()
+        cut += decoded != whole
+        assert decoded.rstrip("\ufffd") == whole.rstrip("\ufffd")
+    assert cut >= 2
+
+
+def test_n_gives_a_list_and_a_stream_refuses_it(assistant):
+    texts = assistant.chat(ASKED, n=3, temperature=2.0, max_tokens=8)
+    assert len(set(texts)) > 1
+    assert [type(text) for text in texts] == [str] * 3
+    assert len(assistant.generate("The hat", n=2, max_tokens=3)) == 2
+    with pytest.raises(UsageError, match="stream writes one answer"):
+        assistant.stream(ASKED, n=3)
+
+
+def test_a_stop_string_ends_every_kind_of_answer(assistant):
+    plain = assistant.generate("The hat", temperature=0, max_tokens=12)
+    stop = plain[4:6]
+    kept = plain[: plain.index(stop)].rstrip()
+    for given in (stop, [stop], ("\n\n\n", stop)):
+        assert assistant.generate("The hat", temperature=0, max_tokens=12, stop=given) == kept
+    answer = assistant.chat(ASKED, temperature=0)
+    stop = answer[1:3]
+    assert assistant.chat(ASKED, temperature=0, stop=stop) == answer[:1]
+    assert "".join(assistant.stream(ASKED, temperature=0, stop=stop)).strip() == answer[:1]
+    (made,) = assistant.answers([ASKED], temperature=0, stop=stop)[0].completions
+    assert (made.text, made.finished, made.ids) == (answer[:1], True, None)
+
+
+def test_logprobs_are_those_of_a_plain_forward(assistant):
+    exact = Assistant(assistant.model, assistant.tokenizer, dtype="fp32")
+    made = exact.chat(ASKED, temperature=0, max_tokens=5, logprobs=True, top_logprobs=2)
+    (same,) = exact.answers([ASKED], temperature=0, max_tokens=5, logprobs=True, top_logprobs=2)[0].completions
+    assert made.text == exact.chat(ASKED, temperature=0, max_tokens=5)
+    prompt = exact.encode(ASKED)
+    rows = exact.logits([*prompt, *made.ids]).log_softmax(1)[len(prompt) - 1 : -1]
+    expected = [row[i].item() for row, i in zip(rows, made.ids, strict=True)]
+    assert made.logprobs == pytest.approx(expected, abs=1e-4)
+    assert same.logprobs == pytest.approx(expected, abs=1e-4)
+    for row, top, chosen in zip(rows, made.top_logprobs, made.ids, strict=True):
+        assert [i for i, _ in top] == row.topk(2).indices.tolist()
+        assert top[0][0] == chosen
+    deltas = list(exact.stream(ASKED, temperature=0, max_tokens=5, logprobs=True, top_logprobs=2))
+    assert "".join(delta.text for delta in deltas).strip() == made.text
+    assert [token.id for delta in deltas for token in delta.tokens] == list(made.ids)
+    assert [token.top for delta in deltas for token in delta.tokens] == list(made.top_logprobs)
+    assert exact.answers([ASKED], max_tokens=5)[0].completions[0].logprobs is None
+    with pytest.raises(UsageError, match="top_logprobs needs logprobs"):
+        exact.chat(ASKED, top_logprobs=2)
+
+
+def test_logits_take_ids_texts_and_conversations_alone_and_in_batches(assistant):
+    exact = Assistant(assistant.model, assistant.tokenizer, dtype="fp32")
+    vocabulary = exact.tokenizer.vocab_size
+    answered = [*ASKED, {"role": "assistant", "content": "blue."}]
+    items = [[1, 2, 3], "The hat is blue.", ASKED, answered, Prompt(messages=(Message(**ASKED[0]),))]
+    rows = [exact.encode(item) for item in items]
+    assert rows[0] == [1, 2, 3]
+    assert rows[1] == [exact.tokenizer.bos_id, *exact.tokenizer.encode("The hat is blue.")]
+    assert rows[4] == rows[2] == rows[3][: len(rows[2])]  # what opens an answer follows the question
+    together = exact.logits(items)
+    assert together.shape == (5, max(map(len, rows)), vocabulary)
+    for item, row, found in zip(items, rows, together, strict=True):
+        alone = exact.logits(item)
+        assert alone.shape == (len(row), vocabulary)
+        torch.testing.assert_close(found[: len(row)], alone, atol=1e-4, rtol=1e-4)
+        assert found[len(row) :].isnan().all()
+    for ids in (torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3]).numpy(), (1, 2, 3)):
+        assert torch.equal(exact.logits(ids), exact.logits([1, 2, 3]))
+    assert exact.logits(torch.tensor([[1, 2], [3, 4]])).shape == (2, 2, vocabulary)
+
+
+def test_a_folder_without_a_tokenizer_gives_logits_of_ids(tuned, tmp_path, assistant):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tuned / name, tmp_path)
+    bare = tutelage.load(tmp_path, device="cpu")
+    assert torch.equal(bare.logits([[1, 2, 3]]), assistant.logits([[1, 2, 3]]))
+    for call in (lambda: bare.chat(ASKED), lambda: bare.generate("a"), lambda: bare.logits("a")):
+        with pytest.raises(CheckpointError, match="there is no tokenizer here"):
+            call()
 
 
 def test_a_stream_that_is_left_early_is_cancelled_on_any_engine(assistant):
@@ -69,9 +159,10 @@ def test_a_stream_that_is_left_early_is_cancelled_on_any_engine(assistant):
 
 def test_one_service_may_serve_all_calls(assistant, toy):
     prompts = list(read_prompts(toy.folder / "prompts.jsonl"))[:6]
-    with Service(assistant.model, assistant.tokenizer, max_batch=4) as service:
+    with Service(assistant.model, assistant.tokenizer, max_batch=4, max_waiting=10) as service:
         shared = Assistant(assistant.model, assistant.tokenizer, dtype="fp32", generator=service)
         exact = Assistant(assistant.model, assistant.tokenizer, dtype="fp32")
+        prompts *= 4  # more than may wait at a time: the service's queue is shorter
         for sampling in (Sampling(n=2, seed=3), Sampling(temperature=0)):
             ours, theirs = shared.answers(prompts, sampling), exact.answers(prompts, sampling)
             assert [[c.ids for c in a.completions] for a in ours] == [[c.ids for c in a.completions] for a in theirs]
@@ -108,8 +199,19 @@ def test_a_base_model_answers_in_plain_text_after_shots(toy, base):
         ("blue.", "blue."),
     ],
 )
-def test_what_a_base_model_invents_after_its_answer_is_cut(text, kept):
-    assert before_stop(text) == kept
+def test_what_a_base_model_invents_after_its_answer_is_cut(assistant, text, kept):
+    class Recites:
+        def map(self, requests, *, client=""):
+            writer = TextWriter(assistant.tokenizer.stream(), requests[0].stop)
+            reached = any(writer.push(i) for i in assistant.tokenizer.encode(text))
+            return [
+                [Generated(finish_reason="stop" if writer.finish() or reached else "length", pieces=[writer.take()])]
+            ]
+
+    model = Assistant(assistant.model, assistant.tokenizer, generator=Recites())
+    shots = [Conversation(messages=(Message(**ASKED[0]), Message(role="assistant", content="blue")))]
+    (made,) = model.answers([ASKED], shots=lambda prompt: shots)[0].completions
+    assert made.text == kept
 
 
 def test_a_reward_model_prefers_right_answers(scorer, toy):
@@ -148,11 +250,15 @@ def test_the_wrong_kind_of_model_is_named(assistant, scorer):
 def test_bad_messages_and_settings_are_named(assistant):
     with pytest.raises(UsageError, match="not a message"):
         assistant.chat([{"role": "robot", "content": "a"}])
+    for messages, said in (([], "is missing"), ([{"role": "assistant", "content": "a"}], "is by the assistant")):
+        for ask in (assistant.chat, assistant.stream, lambda given: assistant.answers([given])):
+            with pytest.raises(UsageError, match=f"ends with a message by the user .* {said}"):
+                ask(messages)
     with pytest.raises(RecipeError, match="temperature"):
         assistant.chat([{"role": "user", "content": "a"}], temperature=-1)
 
 
-@pytest.mark.parametrize("ids", [[], [-1], [99_999], [[1, 2]], [0.5]])
+@pytest.mark.parametrize("ids", [[], [-1], [99_999], [[[1, 2]]], [0.5], [[]], [[1], [-1]], [["a"]]])
 def test_ids_that_the_model_cannot_read_are_refused(assistant, ids):
     with pytest.raises(UsageError, match=r"token ids from 0 to \d+, at least one"):
         assistant.logits(ids)
@@ -199,9 +305,7 @@ def test_the_terminal_chat_keeps_the_conversation(tuned):
     command = [sys.executable, "-m", "tutelage", "chat", str(tuned), "--temperature", "0", "--device", "cpu"]
     result = subprocess.run(command, input=said, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    answers = [
-        line.rsplit("it ", 1)[1].strip() for line in result.stdout.splitlines() if "it " in line and "quit" not in line
-    ]
+    answers = [line.rsplit("model ", 1)[1].strip() for line in result.stdout.splitlines() if "model " in line]
     assert len(answers) == 2
     assert answers[0] == answers[1], "after /new the same question is the same conversation"
 

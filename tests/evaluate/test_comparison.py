@@ -119,7 +119,7 @@ def judge(prompt: Prompt, answer: str, finished: bool) -> Colour:
 
 SETTINGS = EvaluateSettings.model_validate(
     {
-        "max_new_tokens": 8, "against": ["tuned", "plain"], "seed": 3, "device": "cpu", "dtype": "fp32",
+        "max_tokens": 8, "against": ["tuned", "plain"], "seed": 3, "device": "cpu", "dtype": "fp32",
         "ask": {"plain": {"as_text": True}, "shown": {"as_text": True, "shots": 2}}, "compression": True,
     }
 )  # fmt: skip
@@ -224,7 +224,7 @@ def test_what_cannot_be_measured_is_said_before_anything_runs(inputs, tmp_path, 
 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_an_error(inputs, tmp_path):
-    settings = SETTINGS.model_copy(update={"max_new_tokens": 127})
+    settings = SETTINGS.model_copy(update={"max_tokens": 127})
     with pytest.raises(
         DataError, match="no prompt is left to answer: 32 x too long for an answer in the model's context"
     ):

@@ -228,7 +228,7 @@ def asked(monkeypatch) -> list:
 
 
 def test_the_step_asks_every_model_the_same_prompts_with_its_settings(begin, tmp_path, asked):
-    knobs = EvaluateSettings(temperature=0.8, max_new_tokens=5, seed=2, against=("sft",), device="cpu", dtype="fp32")
+    knobs = EvaluateSettings(temperature=0.8, max_tokens=5, seed=2, against=("sft",), device="cpu", dtype="fp32")
     inputs = EvaluateInputs(
         models={"sft": begin.folder / "sft", "other": begin.folder / "other"}, prompts=begin.folder / "asked.jsonl",
         reward_model=begin.folder / "reward", reference=begin.folder / "other",
@@ -288,7 +288,7 @@ def test_prompts_without_room_for_an_answer_are_left_out_unless_asked_in_plain_t
     inputs = EvaluateInputs(models={"sft": begin.folder / "sft"}, prompts=tmp_path / "prompts.jsonl")
     for as_text, count in ((False, 1), (True, 2)):
         knobs = EvaluateSettings.model_validate(
-            {"max_new_tokens": 30, "ask": {"sft": {"as_text": as_text}}, "device": "cpu", "dtype": "fp32"}
+            {"max_tokens": 30, "ask": {"sft": {"as_text": as_text}}, "device": "cpu", "dtype": "fp32"}
         )
         results = json.loads((main(knobs, inputs, tmp_path / str(as_text)) / "results.json").read_text())
         assert results["prompts"] == len(asked) == count
@@ -298,7 +298,7 @@ def test_prompts_without_room_for_an_answer_are_left_out_unless_asked_in_plain_t
 
 
 def test_compression_is_that_of_the_documents_with_an_empty_line_between_them(begin, tmp_path):
-    knobs = EvaluateSettings(max_new_tokens=4, compression=True, device="cpu", dtype="fp32")
+    knobs = EvaluateSettings(max_tokens=4, compression=True, device="cpu", dtype="fp32")
     inputs = EvaluateInputs(
         models={"sft": begin.folder / "sft"}, prompts=begin.folder / "asked.jsonl",
         heldout_text=begin.folder / "chinese.jsonl",
@@ -316,7 +316,7 @@ def test_a_model_in_plain_text_sees_as_many_shots_as_it_is_asked_with(begin, tmp
         demonstrations=tmp_path / "shown.jsonl",
     )  # fmt: skip
     ask = {"sft": {"as_text": True}, "again": {"as_text": True, "shots": 2}}
-    knobs = EvaluateSettings.model_validate({"ask": ask, "max_new_tokens": 4, "device": "cpu", "dtype": "fp32"})
+    knobs = EvaluateSettings.model_validate({"ask": ask, "max_tokens": 4, "device": "cpu", "dtype": "fp32"})
     main(knobs, inputs, tmp_path / "run")
     assert [begin.tokenizer.decode(request.ids).count("shown") for request in asked] == [0] * 6 + [2] * 6
 

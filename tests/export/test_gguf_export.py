@@ -58,7 +58,9 @@ def test_llama_cpp_writes_what_we_write(family, tie, tmp_path):
     for answer in assistant.answers(prompts, Sampling(temperature=0, max_tokens=16)):
         tokenizer = assistant.tokenizer
         ids = render(tokenizer, answer.prompt.messages, add_generation_prompt=True).ids
-        assert tokenizer.decode(greedy(server, ids, 16)).strip() == answer.completions[0].text
+        theirs = tokenizer.decode(greedy(server, ids, 16)).strip()
+        # A character that the limit cuts in half is left out of our text.
+        assert theirs.rstrip("\ufffd") == answer.completions[0].text.rstrip("\ufffd")
 
 
 def test_llama_cpp_renders_the_template_and_cuts_text_as_we_do(tmp_path):

@@ -9,17 +9,17 @@ import gc
 import math
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from test_engine import alone, assert_same, count_forwards, exact_engine, tiny
 
-from tutelage.errors import QueueFull, TutelageError, UsageError
+from tutelage.errors import TutelageError, UsageError
 from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
-from tutelage.generate.service import FairQueue, Job, Service, Ticket
+from tutelage.generate.service import Service, Ticket
 from tutelage.model.decoder import Decoder
 from tutelage.text.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ def model_of(context: int = 160) -> Decoder:
 
 
 def serve(model: Decoder, **kwargs: Any) -> Service:
-    return Service(model, TOKENIZER, **{"max_batch": 4, "max_waiting": 99, "autocast": "fp32"} | kwargs)
+    return Service(model, TOKENIZER, **{"max_batch": 4, "max_waiting": 199, "autocast": "fp32"} | kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -143,88 +143,16 @@ def test_a_list_is_served_as_by_the_engine_to_the_last_bit(model: Decoder, max_b
     expected = exact_engine(model, max_batch=max_batch)
     expected.autocast = autocast
     with serve(model, max_batch=max_batch, autocast=autocast, eager=False) as service:
-        ours = [ticket.result() for ticket in service.submit_all(requests)]
+        ours = service.map(requests)
     for samples, engines in zip(ours, expected.generate(requests), strict=True):
         assert [(s.tokens, s.finish_reason) for s in samples] == [(s.tokens, s.finish_reason) for s in engines]
-
-
-# -- the queue ---------------------------------------------------------------------------------------------------------
-
-
-def test_clients_take_turns() -> None:
-    queue = FairQueue()
-    jobs = {
-        name: Job(Request([1], GREEDY), name[0], threading.Condition(), TOKENIZER)
-        for name in ("a1", "a2", "a3", "b1", "c1", "b2")
-    }
-    for job in jobs.values():
-        queue.push(job)
-    queue.remove(jobs["c1"])
-    queue.remove(jobs["c1"])
-    order = []
-    while len(queue):
-        popped = queue.pop()
-        order.append(next(name for name, job in jobs.items() if job is popped))
-    assert order == ["a1", "b1", "a2", "b2", "a3"]
-
-
-def test_a_busy_client_does_not_starve_another(model: Decoder) -> None:
-    order: list[str] = []
-
-    def first_token_of(name: str) -> Callable[[list[int]], bool]:
-        return lambda ids: len(ids) == 1 and order.append(name) is not None
-
-    with serve(model, max_batch=1) as service:
-        gate, _running = held(service)
-        waiting = [
-            service.submit(Request([1], GREEDY, stop_when=first_token_of(name)), client=name[0])
-            for name in ("a1", "a2", "a3", "b1", "b2", "c1")
-        ]
-        gate.opened.set()
-        for ticket in waiting:
-            ticket.result()
-    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
-
-
-def test_the_queue_is_bounded(model: Decoder) -> None:
-    with serve(model, max_batch=1, max_waiting=2) as service:
-        gate, running = held(service)
-        first = service.submit(Request([1], GREEDY))
-        with pytest.raises(QueueFull, match=r"1 requests wait already and 2 more .* max_waiting=2: try again"):
-            service.submit_all([Request([1], GREEDY)] * 2)
-        service.submit(Request([1], GREEDY))
-        with pytest.raises(QueueFull):
-            service.submit(Request([1], GREEDY))
-        gate.opened.set()
-        first.result()
-        assert running.result()[0].finish_reason == "length"
-        assert service.submit(Request([1], GREEDY)).result()
-
-
-@pytest.mark.parametrize(("eager", "starts"), [(True, 2), (False, 6)])
-def test_an_eager_service_gives_out_each_place_while_few_wait(model: Decoder, eager: bool, starts: int) -> None:
-    """16 places; after step 2 one is free, after step 6 two. Two samples wait: batch work waits for two places."""
-    steps, started = [0], []
-
-    def clock(ids: list[int]) -> bool:
-        steps[0] = len(ids)
-        return False
-
-    limits = [2, 6, *[12] * 13]
-    busy = [Request([1], Sampling(max_tokens=limit)) for limit in limits]
-    busy.insert(0, Request([1], Sampling(max_tokens=12), stop_when=clock))
-    late = Request([1], Sampling(n=2), stop_when=lambda ids: started.append(steps[0]) is None)
-    with serve(model, max_batch=16, eager=eager) as service:
-        for ticket in service.submit_all([*busy, late]):
-            ticket.result()
-    assert started[0] == starts + 1
 
 
 # -- cancelling --------------------------------------------------------------------------------------------------------
 
 
 def test_cancelling_frees_the_place_while_queued_and_while_decoding(model: Decoder) -> None:
-    with serve(model, max_batch=1, max_waiting=1) as service:
+    with serve(model, max_batch=1, max_waiting=2) as service:
         gate, running = held(service, Sampling(max_tokens=150))
         queued = service.submit(Request([1], GREEDY))
         queued.cancel()

@@ -122,13 +122,15 @@ def test_positions_and_masks_are_refused_beside_a_cache():
         model(torch.zeros(1, 2, dtype=torch.long), positions=torch.zeros(1, 2), cache=model.new_cache(1, 8))
 
 
-def test_under_autocast_the_cache_is_bf16_and_close():
+@pytest.mark.parametrize(("amx", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_under_autocast_the_cache_has_the_faster_type_and_is_close(monkeypatch, amx, dtype):
+    monkeypatch.setattr("tutelage.model.cpu.cpu_has_amx", lambda: amx)
     model = MODELS["qwen3"]
     torch.manual_seed(3)
     row = torch.randint(0, 61, (12,))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         cache, _ = fill(model, [row])
-        assert cache.dtype == torch.bfloat16
+        assert cache.dtype == dtype
         got = model(torch.tensor([[5]]), cache=cache)
     with torch.no_grad():
         wanted = model(torch.cat([row, torch.tensor([5])])[None])[:, -1:]

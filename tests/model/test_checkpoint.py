@@ -39,6 +39,18 @@ def test_a_language_model_comes_back_bit_for_bit_without_touching_the_generator(
     }
 
 
+def test_loading_a_model_does_not_import_the_compiler(tmp_path):
+    """torch._dynamo takes 0.8 s of each start."""
+    save_model(tmp_path / "language", build(small("llama")))
+    save_model(tmp_path / "reward", ScalarModel(build(small("llama"))), pad_id=0)
+    script = (
+        "import sys; from tutelage.model.checkpoint import load_model; "
+        f"[load_model({str(tmp_path)!r} + kind) for kind in ('/language', '/reward')]; "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -21,7 +21,7 @@ WORLD = {
     "heldout_demonstrations": 20, "prompts": 80, "heldout_prompts": 60,
 }  # fmt: skip
 MODELS = {"base": "base", "few_shot": "base", "sft": "sft", "ppo": "ppo", "ppo_ptx": "ppo_ptx"}
-PPO = {"kind": "ppo", "updates": 2, "batch_size": 16, "minibatch": 8, "max_new_tokens": 12, "machine": MACHINE}
+PPO = {"kind": "ppo", "updates": 2, "batch_size": 16, "minibatch": 8, "max_tokens": 12, "machine": MACHINE}
 
 
 def path(source: str, text: dict[str, str], rankings: str, world: dict[str, str]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def path(source: str, text: dict[str, str], rankings: str, world: dict[str, str]
             "machine": MACHINE,
         },
         **({"labels": {"kind": "label", "inputs": {"checkpoint": "sft"} | world, "prompts": 24, "heldout_prompts": 16,
-                       "completions": 3, "max_new_tokens": 12, "views": 2}} if world else {}),
+                       "completions": 3, "max_tokens": 12, "views": 2}} if world else {}),
         "reward": {
             "kind": "reward",
             "inputs": {
@@ -79,7 +79,7 @@ def path(source: str, text: dict[str, str], rankings: str, world: dict[str, str]
             },
             "ask": {"base": {"as_text": True}, "few_shot": {"as_text": True, "shots": 1}},
             "against": ["sft", "base"],
-            "max_new_tokens": 12,
+            "max_tokens": 12,
             "compression": not world,
         },
         "report": {
@@ -173,7 +173,7 @@ def test_sampled_answers_can_be_labelled(run, tmp_path):
     few.write_text("".join((run / "world" / "prompts.jsonl").read_text().splitlines(keepends=True)[:6]))
     answers, labels = tmp_path / "answers", tmp_path / "labels"
     words = ["--checkpoint", f"{run}/sft/checkpoint", "--prompts", str(few), "--completions", "3"]
-    assert cli.main(["sample", *words, "--max_new_tokens", "8", "--out", str(answers)]) == 0
+    assert cli.main(["sample", *words, "--max_tokens", "8", "--out", str(answers)]) == 0
     assert (
         cli.main(["label", "--answers", f"{answers}/answers.jsonl", "--world", f"{run}/world", "--out", str(labels)])
         == 0
@@ -248,7 +248,7 @@ def test_thirty_rows_are_enough_for_the_small_recipe(tmp_path, monkeypatch, caps
     less = {
         "world.documents": 400, "world.heldout_documents": 20, "world.prompts": 60, "world.demonstrations": 60,
         "world.heldout_prompts": 30, "world.heldout_demonstrations": 20, "base.model.layers": 2, "base.model.hidden_size": 32,
-        "base.steps": 60, "base.batch_size": 4, "ppo.updates": 4, "ppo.max_new_tokens": 12, "evaluate.max_new_tokens": 12,
+        "base.steps": 60, "base.batch_size": 4, "ppo.updates": 4, "ppo.max_tokens": 12, "evaluate.max_tokens": 12,
         "sft.lr": 5e-3, "reward.lr": 2e-3,
     }  # fmt: skip
     options = [f"--steps.{name}={value}" for name, value in less.items()]

@@ -81,7 +81,7 @@ def some_models(policy: Decoder, critic: ScalarModel, reference: Decoder | None 
 @pytest.fixture(scope="module")
 def rollouts(tokenizer) -> Rollouts:
     prompts = [[tokenizer.bos_id, *range(20, 20 + 3 * i + 1), tokenizer.assistant_id] for i in range(8)]
-    return sample(tiny(), prompts, tokenizer, max_new_tokens=12, temperature=1.0, seeds=range(30, 38), dtype="fp32")
+    return sample(tiny(), prompts, tokenizer, max_tokens=12, temperature=1.0, seeds=range(30, 38), dtype="fp32")
 
 
 WHOLE = [torch.arange(8)]
@@ -107,7 +107,7 @@ def padded(part: Rollouts, columns: int, pad_id: int) -> Rollouts:
 def test_log_probabilities_are_of_the_distribution_that_was_sampled(tokenizer, temperature):
     """What the engine reports while sampling equals what training recomputes, temperature included."""
     prompts = [[tokenizer.bos_id, 30 + i, tokenizer.assistant_id] for i in range(8)]
-    drawn = sample(tiny(), prompts, tokenizer, max_new_tokens=10, temperature=temperature, seeds=range(8), dtype="fp32")
+    drawn = sample(tiny(), prompts, tokenizer, max_tokens=10, temperature=temperature, seeds=range(8), dtype="fp32")
     recomputed = answer_logprobs(tiny(), tiny()(drawn.ids), drawn, temperature)
     torch.testing.assert_close(recomputed, drawn.sampler_logprobs, atol=1e-4, rtol=0)
 

@@ -32,7 +32,7 @@ def ppo_job(begin: Start, out: Path, **changes: Any) -> Job:
     values = {
         "checkpoint": begin.folder / "sft", "reward_model": begin.folder / "reward",
         "prompts": begin.folder / "prompts.jsonl", "text": {"one": begin.folder / "text.jsonl"},
-        "updates": 4, "batch_size": 6, "minibatch": 4, "microbatch": 3, "inner_epochs": 2, "max_new_tokens": 6,
+        "updates": 4, "batch_size": 6, "minibatch": 4, "microbatch": 3, "inner_epochs": 2, "max_tokens": 6,
         "temperature": 0.7, "gamma": 0.9, "lam": 0.6, "missing_end_penalty": 1.5, "kl": {"coef": 0.3},
         "lr": 1e-3, "value_lr": 3e-3, "eps": 1e-3, "warmup": 2, "floor": 0.5, "average": 0.6, "seed": 3,
         "clip": 0.1, "value_clip": 0.15, "gradient_clip": 0.5, "value_coef": 0.4, "ptx": {"windows": 2, "sequence": 8},

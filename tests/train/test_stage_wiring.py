@@ -130,7 +130,7 @@ def test_the_result_of_sft_is_the_epoch_with_the_lowest_heldout_loss(begin, tmp_
 def test_sft_selects_by_the_reward_models_mean_score_of_sampled_answers(begin, tmp_path, monkeypatch):
     job = sft_job(
         begin, tmp_path / "run", epochs=3, lr=0.01, reward_model=begin.folder / "reward",
-        prompts=begin.folder / "prompts.jsonl", max_new_tokens=5,
+        prompts=begin.folder / "prompts.jsonl", max_tokens=5,
     )  # fmt: skip
     with recorded(monkeypatch) as record:
         checkpoint = job.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from pydantic import ValidationError
 from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.errors import CheckpointError, RecipeError, UsageError
+from tutelage.generate.engine import BF16_ROWS
 from tutelage.generate.request import Generated, Request
 from tutelage.generate.sampler import Sampling
-from tutelage.generate.service import Generator, Service
+from tutelage.generate.service import Delta, Generator, Service
 from tutelage.model.checkpoint import load_model, model_config
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
@@ -27,109 +29,238 @@ from tutelage.text.tokenizer import Tokenizer
 
 Messages = Sequence[Message | Mapping[str, str]]
 """Records, or ``{"role": ..., "content": ...}``."""
+Readable = str | Sequence[int] | Messages | Conversation | Prompt
+"""What ``logits`` reads: text, token ids (also as an array or tensor), or a conversation."""
 Shots = Callable[[Prompt], Sequence[Conversation]]
 """Picks the demonstrations that precede a prompt when a base model is asked in plain text."""
 
+FEW = BF16_ROWS - 1
+"""Most samples at a time of one conversation. On a CPU so few are computed in fp32, so ``chat`` and ``stream`` agree."""
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How answers are asked for."""
+
+    sampling: Sampling
+    stop: tuple[str, ...]
+    logprobs: bool
+    top_logprobs: int
+
+    @classmethod
+    def of(cls, sampling: Sampling | None, options: Mapping[str, Any]) -> _Options:
+        """Raises RecipeError naming a sampling setting that is wrong."""
+        rest = dict(options)
+        stop, logprobs, top = rest.pop("stop", ()), rest.pop("logprobs", False), rest.pop("top_logprobs", 0)
+        if top and not logprobs:
+            raise UsageError("top_logprobs needs logprobs=True")
+        try:
+            chosen = Sampling(**{**(sampling.model_dump() if sampling else {}), **rest})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise RecipeError(f"sampling setting {'.'.join(map(str, problem['loc']))!r}: {problem['msg']}") from None
+        return cls(chosen, (stop,) if isinstance(stop, str) else tuple(stop or ()), bool(logprobs), top or 0)
+
 
 class Assistant:
-    """A language model or a reward model with its tokenizer. Without a ``generator``, every call starts its own ``Service``."""
+    """A language model or a reward model with its tokenizer. Without a ``generator``, every call starts its own ``Service``.
+
+    ``chat``, ``stream``, ``generate`` and ``answers`` take a ``Sampling`` or its fields as keywords (temperature, max_tokens, n,
+    seed, ...), and these options:
+
+    - ``stop``: a string, or several. An answer ends before the first of them.
+    - ``logprobs=True``: the tokens with their log-probabilities too.
+    - ``top_logprobs``: with logprobs, how many of the likeliest tokens to add at each position.
+    """
 
     def __init__(
         self,
         model: Decoder | ScalarModel,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         name: str = "",
         dtype: str = "auto",
         generator: Generator | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.name, self.dtype = model.eval(), tokenizer, name, dtype
-        self.device, self.generator = next(model.parameters()).device, generator
-        self._turn_ends = frozenset(tokenizer.end_ids)
-        self._text_ends = self._turn_ends | {tokenizer.bos_id}  # a text ends where the next document begins
+        self.model, self.name, self.dtype, self.generator = model.eval(), name, dtype, generator
+        self._tokenizer, self.device = tokenizer, next(model.parameters()).device
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Assistant:
-        """Read a checkpoint folder, or a model of the Hugging Face hub. CheckpointError names what is missing."""
+        """Read a checkpoint folder, or a model of the Hugging Face hub. CheckpointError names what is missing.
+
+        A folder without a tokenizer will do for ``logits`` of token ids.
+        """
         folder = resolve_model(path)
-        model, tokenizer = load_model(folder, pick_device(device)), Tokenizer.load(folder)
-        fit_vocabulary(model, tokenizer.vocab_size)
+        model, tokenizer = load_model(folder, pick_device(device)), None
+        if any((folder / name).exists() for name in _TOKENIZER_FILES):
+            tokenizer = Tokenizer.load(folder)
+            fit_vocabulary(model, tokenizer.vocab_size)
         return cls(model, tokenizer, str(path), dtype)
 
-    def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        """Token ids [s] -> float32 logits [s, vocabulary]: position i predicts token i + 1. UsageError for unknown ids."""
-        decoder, row = self.decoder, torch.as_tensor(ids, device=self.device)
-        largest = decoder.config.vocab_size - 1
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises CheckpointError if the folder has none."""
+        if self._tokenizer is None:
+            files = "tokenizer.json, vocab.json with merges.txt, or tokenizer.model"
+            raise CheckpointError(f"{self.name}: there is no tokenizer here (no {files}): only token ids can be read")
+        return self._tokenizer
+
+    def encode(self, given: Readable) -> list[int]:
+        """The ids that ``logits`` reads: token ids as they are, text after the begin token, conversations in the chat format.
+
+        A conversation that does not end with an answer is followed by what opens one. UsageError for ids that the model does
+        not have.
+        """
+        if isinstance(given, str):
+            return [self.tokenizer.bos_id, *self.tokenizer.encode(given)]
+        items: Any = given.messages if isinstance(given, Conversation | Prompt) else given
+        if len(items) and isinstance(items[0], Message | Mapping):
+            messages = [message_of(m) for m in items]
+            return render(self.tokenizer, messages, add_generation_prompt=messages[-1].role != "assistant").ids
+        largest = model_config(self.model).vocab_size - 1
+        try:
+            row = torch.as_tensor(items)
+        except (TypeError, ValueError):  # neither ids nor messages
+            row = torch.empty(0)
         if row.ndim != 1 or not len(row) or row.is_floating_point() or row.min() < 0 or row.max() > largest:
-            raise UsageError(f"logits takes a list of token ids from 0 to {largest}, at least one")
+            raise UsageError(
+                f"not a text, a list of messages, or a list of token ids from 0 to {largest}, at least one"
+            )
+        return row.tolist()
+
+    def logits(self, given: Readable | Sequence[Readable]) -> torch.Tensor:
+        """Token ids [s], a text or a conversation -> float32 logits [s, v]: position i predicts token i + 1 (see ``encode``).
+
+        A list of b of them, or an array of ids [b, s] -> [b, longest, v], padded with NaN at the right.
+        """
+        one = isinstance(given, str | Conversation | Prompt) or not len(given) or _is_item(given[0])
+        rows = [self.encode(item) for item in ([given] if one else given)]  # type: ignore[arg-type]
+        ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(self.device)
         with torch.no_grad(), autocast(self.device, self.dtype):
-            return decoder.logits(decoder(row[None].long()))[0].float()
+            found = self.decoder.logits(self.decoder(ids)).float()
+        for i, row in enumerate(rows):
+            found[i, len(row) :] = torch.nan
+        return found[0] if one else found
 
-    def generate(self, text: str, **sampling: Any) -> str:
-        """What follows plain text, as a base model has it, with the space between. Keyword arguments are ``Sampling``'s."""
-        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
-        request = Request(ids=ids, sampling=sampling_of(sampling), stop_ids=self._text_ends)
-        with self._serving(1) as generator:
-            written = generator.submit(request).result()[0].ids
-        # Decoded together: some tokenizers leave out the space that a text begins with.
-        start, whole = (self.tokenizer.decode(row) for row in (ids, [*ids, *written]))
-        return whole.removeprefix(start).rstrip()
+    def generate(self, text: str, sampling: Sampling | None = None, **options: Any) -> Any:
+        """Continue plain text, as a base model does, with the space between. Returns what ``chat`` returns."""
+        asked = _Options.of(sampling, options)
+        (completions,) = self._complete([self.encode(text)], asked, max_batch=FEW, chat=False, spaced=True)
+        return _given(completions, asked)
 
-    def chat(self, messages: Messages, **sampling: Any) -> str:
-        """Answer a conversation whose last message is the user's. Keyword arguments are those of ``Sampling``."""
-        turns = tuple(message_of(m) for m in messages)
-        if not turns or turns[-1].role != "user":
-            raise UsageError(f"chat answers a user: the last message is {_last(turns)}")
-        return self.answers([turns], sampling_of(sampling))[0].completions[0].text
+    def chat(self, messages: Messages, sampling: Sampling | None = None, **options: Any) -> Any:
+        """Answer a conversation whose last message is the user's, or a tool's output.
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """The same, piece by piece as it is written. No piece ends inside a character."""
-        ids = render(self.tokenizer, messages, add_generation_prompt=True).ids
-        request = Request(ids=ids, sampling=sampling, stop_ids=self._turn_ends)
-        with self._serving(1) as generator, generator.submit(request) as ticket:
-            yield from (delta.text for delta in ticket if delta.text)
+        Returns the answer's text; a list of n texts if n is above 1. With ``logprobs`` a ``Completion`` takes the place of each
+        text: it has ``text``, ``finished``, ``ids``, ``logprobs`` and ``top_logprobs``.
+        """
+        asked = _Options.of(sampling, options)
+        return _given(self._answers([prompt_of(messages)], asked, max_batch=FEW)[0].completions, asked)
+
+    def stream(
+        self, messages: Messages, sampling: Sampling | None = None, **options: Any
+    ) -> Iterator[str] | Iterator[Delta]:
+        """The answer that ``chat`` gives, piece by piece as it is written. No piece ends inside a character.
+
+        With ``logprobs`` it yields ``Delta`` tuples (0, text, tokens, finish_reason), each token with id, logprob and top.
+        """
+        asked = _Options.of(sampling, options)
+        if asked.sampling.n > 1:
+            raise UsageError("stream writes one answer: leave n out, or call chat, which returns n")
+        ids = render(self.tokenizer, prompt_of(messages).messages, add_generation_prompt=True).ids
+        return self._pieces(self._request(ids, asked, chat=True), asked)
+
+    def _pieces(self, request: Request, asked: _Options) -> Iterator[Any]:
+        with self._serving(FEW) as generator, generator.submit(request) as ticket:
+            for delta in ticket:
+                if asked.logprobs:
+                    yield delta
+                elif delta.text:
+                    yield delta.text
 
     def answers(
         self,
         prompts: Sequence[Prompt | Messages],
-        sampling: Sampling,
+        sampling: Sampling | None = None,
         *,
         shots: Shots | None = None,
         max_batch: int = 128,
+        **options: Any,
     ) -> list[Answers]:
-        """``sampling.n`` completions for each prompt, a record or its messages. Prompt i uses seed ``sampling.seed + i``.
+        """n completions for each prompt, a record or its messages. Prompt i uses seed ``seed + i``.
 
         With ``shots`` prompts are plain text, for a base model that was never taught to chat; where it picks none, the answer is
         all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
         """
-        asked = [prompt_of(prompt) for prompt in prompts]
-        chosen = [shots(prompt) if shots else () for prompt in asked]
+        asked = _Options.of(sampling, options)
+        return self._answers([prompt_of(prompt) for prompt in prompts], asked, shots=shots, max_batch=max_batch)
+
+    def _answers(
+        self, prompts: Sequence[Prompt], asked: _Options, *, shots: Shots | None = None, max_batch: int
+    ) -> list[Answers]:
+        chosen = [shots(prompt) if shots else () for prompt in prompts]
         if shots is None:
-            rendered = render_batch(self.tokenizer, [p.messages for p in asked], add_generation_prompt=True)
+            rendered = render_batch(self.tokenizer, [p.messages for p in prompts], add_generation_prompt=True)
             ids = [row.ids for row in rendered]
         else:
-            ids = [self._transcript_ids(p, c, sampling.max_tokens) for p, c in zip(asked, chosen, strict=True)]
+            room = asked.sampling.max_tokens
+            ids = [self._transcript_ids(p, c, room) for p, c in zip(prompts, chosen, strict=True)]
         for i, row in enumerate(ids):
             if len(row) >= self.context:
-                which = f"prompt {i + 1}" + f" ({asked[i].id})" * bool(asked[i].id)
+                which = f"prompt {i + 1}" + f" ({prompts[i].id})" * bool(prompts[i].id)
                 raise UsageError(f"{which} has {len(row)} tokens; the model's context is {self.context}: shorten it")
-        requests = [
-            Request(
-                ids=row,
-                sampling=sampling.model_copy(update={"seed": sampling.seed + i}),
-                stop_ids=self._turn_ends if shots is None else self._text_ends,
-                stop=TRANSCRIPT_STOPS if chosen[i] else (),
-            )
-            for i, row in enumerate(ids)
-        ]
-        with self._serving(max_batch, len(requests)) as generator:
-            written = [ticket.result() for ticket in generator.submit_all(requests)]
-        made_by = {"model": self.name, "sampling": sampling.model_dump(exclude_defaults=True, exclude={"seed"})}
-        answers = []
-        for i, (prompt, samples) in enumerate(zip(asked, written, strict=True)):
-            record = made_by | {"seed": sampling.seed + i}
-            completions = tuple(self._completion(sample, record, cut=bool(chosen[i])) for sample in samples)
-            answers.append(Answers(prompt=prompt, completions=completions))
-        return answers
+        labelled = [bool(examples) for examples in chosen]
+        written = self._complete(ids, asked, max_batch=max_batch, chat=shots is None, labelled=labelled)
+        return [Answers(prompt=prompt, completions=found) for prompt, found in zip(prompts, written, strict=True)]
+
+    def _complete(
+        self,
+        rows: Sequence[Sequence[int]],
+        asked: _Options,
+        *,
+        max_batch: int,
+        chat: bool,
+        labelled: Sequence[bool] | None = None,
+        spaced: bool = False,
+    ) -> list[tuple[Completion, ...]]:
+        """The n completions of each row of ids, ``spaced`` with the white space before them. Row i uses seed ``seed + i``."""
+        labelled = labelled or [False] * len(rows)
+        requests = [self._request(row, asked, i, chat=chat, labelled=labelled[i]) for i, row in enumerate(rows)]
+        with self._serving(max_batch, asked.sampling.n * len(rows)) as generator:
+            written = generator.map(requests)
+        settings = asked.sampling.model_dump(exclude_defaults=True, exclude={"seed"})
+        found = []
+        for request, cut, samples in zip(requests, labelled, written, strict=True):
+            made_by = {"model": self.name, "sampling": settings, "seed": request.sampling.seed}
+            completions = [_completion(sample, request, made_by, asked.logprobs, cut) for sample in samples]
+            if spaced:
+                spaces = [self._space(request.ids, sample.ids) for sample in samples]
+                pairs = zip(spaces, completions, strict=True)
+                completions = [c.model_copy(update={"text": space + c.text}) for space, c in pairs]
+            found.append(tuple(completions))
+        return found
+
+    def _space(self, ids: Sequence[int], written: Sequence[int]) -> str:
+        """The white space with which a continuation begins; some tokenizers decode it only after what comes before it."""
+        start, whole = (self.tokenizer.decode(row) for row in (ids, [*ids, *written]))
+        follows = whole.removeprefix(start)
+        return follows[: len(follows) - len(follows.lstrip())]
+
+    def _request(
+        self, ids: Sequence[int], asked: _Options, index: int = 0, *, chat: bool, labelled: bool = False
+    ) -> Request:
+        """``chat``: whether ids are in the chat format; a plain text also ends where the next document begins.
+
+        ``labelled``: whether the text has the labels of a transcript, so that the answer ends before the next label.
+        """
+        return Request(
+            ids=ids,
+            sampling=asked.sampling.model_copy(update={"seed": asked.sampling.seed + index}),
+            stop_ids=frozenset(self.tokenizer.end_ids) | (frozenset() if chat else {self.tokenizer.bos_id}),
+            stop=(*asked.stop, *TRANSCRIPT_STOPS) if labelled else asked.stop,
+            top_logprobs=asked.top_logprobs,
+        )
 
     def score(self, messages: Messages) -> float:
         """A reward model's score of a conversation that ends with the assistant's answer."""
@@ -182,24 +313,14 @@ class Assistant:
         return self.model
 
     @contextmanager
-    def _serving(self, max_batch: int, requests: int = 1) -> Iterator[Generator]:
+    def _serving(self, max_batch: int, samples: int = 1) -> Iterator[Generator]:
         """The assistant's own generator, or a Service for this call."""
         if self.generator is not None:
             yield self.generator
             return  # whoever made it closes it
-        options = {"max_batch": max_batch, "max_waiting": requests}
+        options = {"max_batch": max_batch, "max_waiting": 2 * samples}
         with Service(self.decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
             yield service
-
-    def _text(self, sample: Generated) -> str:
-        """The text of all ids, with half a character at the length limit and the stop string."""
-        return self.tokenizer.decode(sample.ids).strip()
-
-    def _completion(self, sample: Generated, made_by: dict[str, Any], *, cut: bool) -> Completion:
-        """The record of a sample. If it is ``cut`` where the next turn begins, its ids are not those of its text."""
-        text = self._text(sample)
-        record = Completion(text=before_stop(text) if cut else text, finished=sample.finish_reason == "stop", **made_by)
-        return record if cut else record.with_ids(sample.ids)
 
     def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
         """The prompt after as many shots as leave room for the answer; the first ones are dropped first."""
@@ -215,10 +336,28 @@ def _last(messages: Sequence[Message]) -> str:
     return f"by the {messages[-1].role}" if messages else "missing"
 
 
-def before_stop(text: str) -> str:
-    """A transcript answer without the next turn that the model invented after it."""
-    ends = [place for stop in TRANSCRIPT_STOPS if (place := ("\n" + text).find(stop)) >= 0]
-    return text[: max(0, min(ends) - 1)].strip() if ends else text
+def _is_item(first: Any) -> bool:
+    """Whether a sequence that begins with this is one input of ``logits``: ids or messages, not a batch."""
+    return isinstance(first, Message | Mapping | int | float) or getattr(first, "ndim", 1) == 0
+
+
+def _completion(
+    sample: Generated, request: Request, made_by: Mapping[str, Any], logprobs: bool, labelled: bool
+) -> Completion:
+    """The record of a sample. Its ids are those of its text, unless a stop string may have cut the text and logprobs are wanted."""
+    text = sample.text.strip()
+    if labelled and f"\n{text}".startswith(TRANSCRIPT_STOPS):  # the next label in place of an answer
+        text = ""
+    record = Completion(text=text, finished=sample.finish_reason == "stop", **made_by)
+    if logprobs:
+        return record.with_ids(sample.ids, sample.logprobs, [token.top for token in sample.tokens])
+    return record if request.stop else record.with_ids(sample.ids)
+
+
+def _given(completions: Sequence[Completion], asked: _Options) -> Any:
+    """One answer or a list of n, as text or with log-probabilities as a record."""
+    found = [one if asked.logprobs else one.text for one in completions]
+    return found if asked.sampling.n > 1 else found[0]
 
 
 def message_of(message: Message | Mapping[str, str]) -> Message:
@@ -237,12 +376,7 @@ def prompt_of(prompt: Prompt | Messages) -> Prompt:
         return prompt
     if isinstance(prompt, str) or not isinstance(prompt, Sequence):
         raise UsageError(f"not a prompt: {prompt!r}: give a list of messages")
-    return Prompt(messages=tuple(message_of(m) for m in prompt))
-
-
-def sampling_of(options: Mapping[str, Any]) -> Sampling:
-    """Sampling settings from keyword arguments. Raises RecipeError naming the wrong one."""
-    try:
-        return Sampling(**options)
-    except ValidationError as error:
-        raise RecipeError(f"sampling: {describe_problem(error.errors()[0], Sampling)}") from None
+    messages = tuple(message_of(m) for m in prompt)
+    if not messages or messages[-1].role not in ("user", "tool"):
+        raise UsageError(f"a prompt ends with a message by the user or a tool; the last message is {_last(messages)}")
+    return Prompt(messages=messages)

@@ -25,13 +25,13 @@ def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str
     opening = [Message(role="system", content=system)] if system else []
     history = list(opening)
     if message:
-        say(assistant, [*history, Message(role="user", content=message)], sampling)
+        print_answer(assistant, [*history, Message(role="user", content=message)], sampling)
         return
     console.print(f"[dim]{escape(str(checkpoint))}: /new starts over, /quit leaves[/dim]")
     turn = 0
     while True:
         try:
-            text = console.input("[bold]you[/bold]  ").strip()
+            text = console.input("[bold]you[/bold]    ").strip()
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
@@ -42,9 +42,9 @@ def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str
         if text in ("", "/new"):
             continue
         asked = [*history, Message(role="user", content=text)]
-        console.print("[bold green]it[/bold green]   ", end="")
+        console.print("[bold green]model[/bold green]  ", end="")
         try:
-            answer = say(assistant, asked, sampling.model_copy(update={"seed": sampling.seed + turn}))
+            answer = print_answer(assistant, asked, sampling.model_copy(update={"seed": sampling.seed + turn}))
         except UsageError as error:  # the conversation no longer fits the model's context
             console.print(f"[red]{escape(visible(str(error)))}[/red]; /new starts over")
             continue
@@ -52,11 +52,11 @@ def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str
         turn += 1
 
 
-def say(assistant: Assistant, history: list[Message], sampling: Sampling) -> str:
+def print_answer(assistant: Assistant, history: list[Message], sampling: Sampling) -> str:
     """Print one answer as it is generated; returns the whole of it."""
     answer = ""
-    for piece in assistant.stream(history, sampling.model_copy(update={"n": 1})):
-        print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)
-        answer += piece
+    for piece in assistant.stream(history, sampling, n=1):
+        print(visible(str(piece)) if sys.stdout.isatty() else piece, end="", flush=True)
+        answer += str(piece)
     print()
     return answer.strip()

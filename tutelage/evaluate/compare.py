@@ -65,7 +65,7 @@ class EvaluateSettings(Settings):
     """How models are asked and compared."""
 
     temperature: float = Field(1.0, ge=0, description="of sampling; KL is always that of temperature 1")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     ask: dict[str, Ask] = Field({}, description="name -> how this model is asked; default: in the chat format")
     against: tuple[str, ...] = Field((), description="names of the models that win rates are computed against")
     clear_difference: float = Field(0.1, ge=0, description="judge's scores this close tie in the clear win rates")
@@ -119,7 +119,7 @@ def main(
             return out
         scorer, reference, text = inputs.reward_model, inputs.reference, inputs.heldout_text
         measures = Measures(judge, scorer, reference, text, knobs.device, knobs.dtype)
-        longest, seed = knobs.max_new_tokens, derive(knobs.seed, "evaluate.answers")
+        longest, seed = knobs.max_tokens, derive(knobs.seed, "evaluate.answers")
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
         rankings = {name: list(read_rankings(path, on_bad=knobs.on_bad)) for name, path in inputs.rankings.items()}
         labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
@@ -242,7 +242,7 @@ def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shot
 def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:
     """The prompts that leave room for the longest answer in the context of every model that is asked in the chat format."""
     chat = {path for name, path in inputs.models.items() if not settings.ask.get(name, Ask()).as_text}
-    models = [(Tokenizer.load(path), context_of(path) - settings.max_new_tokens) for path in sorted(chat)]
+    models = [(Tokenizer.load(path), context_of(path) - settings.max_tokens) for path in sorted(chat)]
     return fitting_prompts(inputs.prompts, models, settings.on_bad)[0]
 
 

@@ -25,7 +25,8 @@ from tutelage.generate.request import Event, Failure, FinishReason, Generated, R
 from tutelage.generate.sampler import History, SamplingRows, sample, stream_key, uniforms
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
-from tutelage.model.device import autocast
+from tutelage.model.device import autocast, autocast_dtype
+from tutelage.model.inference import inference_copy
 
 Watch = Callable[[int, int, int], bool]
 """Called with (handle, sample, token) for every new token; True ends the sample."""
@@ -37,9 +38,10 @@ PAD_SHARE, PAD_FREE = 0.25, 64
 forward costs as much as 50 to 90 more tokens (1 M to 12 M parameters on CPU)."""
 DRAWS = 16
 """Steps whose random numbers are made at once: 12 small tensor operations every 16 steps instead of every step."""
-BF16_ROWS = 32
-"""Fewest rows for which ``auto`` computes in bf16 on a CPU that has it: with 0.9 M and 4 M parameters a step of 1 row
-takes 1.8-2.0 times as long as in fp32, one of 16 rows 1.2-1.3 times, one of 64 rows 0.8-0.95 times."""
+BF16_ROWS = 16
+"""Smallest ``max_batch`` for which ``auto`` computes in bf16 on a CPU that has it. With 1.3 M, 4 M and 110 M parameters, bf16
+generates 0.66, 0.70 and 1.0 times as many tokens per second as fp32 at 1 row, 0.9, 1.3 and 2.0 times at 16, and at 64 1.2 and 1.7
+times (Xeon with AMX, one core)."""
 SLOTS = 64
 """Cache slots are allocated in multiples of this."""
 
@@ -112,7 +114,7 @@ class Engine:
 
     ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 for a small ``max_batch``,
     whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval mode. Its
-    weights may change between requests, but not while one is active.
+    weights may change while no sample is active or waiting. In bf16 the engine holds a bf16 copy of the matrices until then.
 
     ``generate`` serves a list of requests; a ``Service`` calls ``submit``, ``step`` and ``cancel`` itself.
     """
@@ -131,6 +133,7 @@ class Engine:
         self._waiting: deque[_Row] = deque()
         self._batch: _Batch | None = None  # None once rows have changed
         self._next_handle = 0
+        self._cast: Decoder | None = None  # the model in the compute type, while there are samples
 
     @property
     def device(self) -> torch.device:
@@ -145,6 +148,18 @@ class Engine:
     def waiting(self) -> int:
         """Number of samples that have not joined the batch yet."""
         return len(self._waiting)
+
+    def _weights(self) -> Decoder:
+        """The model, or a copy of it with weights cast once for all steps; ``_rest`` drops the copy."""
+        if self._cast is None:
+            dtype = autocast_dtype(self.device, self.autocast)
+            self._cast = self.model if dtype == torch.float32 else inference_copy(self.model, dtype)
+        return self._cast
+
+    def _rest(self) -> None:
+        """Drop the cast weights when no sample is left: the model's may change now, and training needs the memory."""
+        if not self._rows and not self._waiting:
+            self._cast = None
 
     def check(self, request: Request) -> None:
         """Raise UsageError if the request is invalid: see ``submit``. Safe to call from any thread."""
@@ -166,16 +181,21 @@ class Engine:
         if "" in request.stop:
             raise UsageError("a stop string is empty: leave it out")
 
-    def submit(self, request: Request) -> int:
+    def submit(self, request: Request, samples: Sequence[int] | None = None, handle: int | None = None) -> int:
         """Queue a request; its n samples join the batch as places become free. Returns the handle of its events.
+
+        Its samples may also come one after another, in order: ``samples`` are those to queue now, and ``handle`` is what
+        the first of these calls returned.
 
         UsageError: the prompt is empty, leaves no room for a new token or has an id that the model does not have, or an option
         is out of range.
         """
         self.check(request)
-        handle, self._next_handle = self._next_handle, self._next_handle + 1
+        if handle is None:
+            handle, self._next_handle = self._next_handle, self._next_handle + 1
         sampling, limit = request.sampling, min(request.sampling.max_tokens, self.max_length - len(request.ids))
-        self._waiting += [_Row(handle, i, request, stream_key(sampling.seed, i), limit) for i in range(sampling.n)]
+        samples = range(sampling.n) if samples is None else samples
+        self._waiting += [_Row(handle, i, request, stream_key(sampling.seed, i), limit) for i in samples]
         return handle
 
     @torch.inference_mode()
@@ -186,10 +206,12 @@ class Engine:
         the model's logits are not finite. After any exception the engine is empty and can be used again.
         """
         try:
-            return self._step(watch)
+            events = self._step(watch)
         except BaseException:
             self.clear()
             raise
+        self._rest()
+        return events
 
     def _step(self, watch: Watch | None) -> list[Event | Failure]:
         if self.model.training:
@@ -200,8 +222,8 @@ class Engine:
                 return []
             if self._batch is None or self._batch.longest >= self._batch.cache.capacity:
                 self._batch = self._collect()
-            batch = self._batch
-            logits = raw = self.model.logits(self.model(batch.tokens[:, None], cache=batch.cache)[:, 0])
+            batch, model = self._batch, self._weights()
+            logits = raw = model.logits(model(batch.tokens[:, None], cache=batch.cache)[:, 0])
         hooks, failures = batch.hooks, {}
         if hooks is not None:
             logits, failed = hooks.adjust(raw, [row.ids for row in self._rows])
@@ -213,7 +235,7 @@ class Engine:
         # One transfer for both; float32 holds any id below 2^24 exactly.
         numbers = torch.stack((ids.float(), logprobs)).tolist()
         if not math.isfinite(sum(numbers[1])):
-            failures |= self._blame(raw, numbers[1])
+            failures |= self._non_finite(raw, numbers[1])
         return self._record(numbers, {} if hooks is None else hooks.top(probs), failures, watch)
 
     def cancel(self, handle: int) -> bool:
@@ -221,6 +243,7 @@ class Engine:
         before = self.waiting + self.active
         self._waiting = deque(row for row in self._waiting if row.handle != handle)
         self._remove([i for i, row in enumerate(self._rows) if row.handle == handle])
+        self._rest()
         return self.waiting + self.active < before
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated]]:
@@ -279,10 +302,11 @@ class Engine:
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         for i, row in enumerate(rows):
             ids[i, : row.held] = torch.tensor(row.request.ids[:-1])
-        hidden = self.model(ids.to(self.device), cache=cache)
+        model = self._weights()
+        hidden = model(ids.to(self.device), cache=cache)
         for i, row in enumerate(rows):
             if row.request.echo and row.sample == 0:
-                row.echo = prompt_logprobs(self.model, hidden[i, : row.held], row.request)
+                row.echo = prompt_logprobs(model, hidden[i, : row.held], row.request)
 
     def _reserve(self, rows: int, length: int) -> KVCache:
         """The cache, made to hold ``rows`` rows of ``length`` tokens; both grow by doubling."""
@@ -326,7 +350,7 @@ class Engine:
         batch.drawn += 1
         return batch.draws[:, batch.drawn - 1]
 
-    def _blame(self, raw: Tensor, logprobs: Sequence[float]) -> dict[int, Exception]:
+    def _non_finite(self, raw: Tensor, logprobs: Sequence[float]) -> dict[int, Exception]:
         """Whose fault log-probabilities are that are not finite: the model's (TutelageError), or of the handles returned."""
         bad = [slot for slot, logprob in enumerate(logprobs) if not math.isfinite(logprob)]
         if not raw[bad].isfinite().all():
@@ -398,3 +422,4 @@ class Engine:
         """Drop all samples, active and waiting."""
         self._rows, self._batch = [], None
         self._waiting.clear()
+        self._rest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Condition, RLock, Thread, current_thread
 from typing import NamedTuple, Protocol
@@ -33,6 +33,8 @@ class Job:
         self.samples = [Generated() for _ in range(request.sampling.n)]
         self.writers = [TextWriter(tokenizer.stream(), request.stop) for _ in self.samples]
         self.running = len(self.samples)  # samples that have not ended
+        self.waiting = deque(range(self.running))  # samples that the engine does not have yet
+        self.handle: int | None = None  # the engine's, once it has the first sample
         self.echo: tuple[Token, ...] = ()
         self.error: BaseException | None = None
 
@@ -121,45 +123,62 @@ class Generator(Protocol):
 
     def submit(self, request: Request, *, client: str = "") -> Ticket: ...
 
-    def submit_all(self, requests: Sequence[Request], *, client: str = "") -> list[Ticket]: ...
-
-    def close(self) -> None: ...
+    def map(self, requests: Sequence[Request], *, client: str = "") -> list[list[Generated]]: ...
 
 
 class FairQueue:
-    """Clients take turns; each client's jobs leave in the order of their arrival."""
+    """Samples that wait. Clients take turns, one sample each; a client's samples leave in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._of: dict[str, deque[Job]] = {}  # in the order of their turns
+        self._jobs: dict[str, deque[Job]] = {}  # by client, in the order of their turns
+        self._sizes: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return sum(map(len, self._of.values()))
+        return self._sizes.total()
+
+    def size(self, client: str) -> int:
+        """How many samples of a client wait."""
+        return self._sizes[client]
 
     def push(self, job: Job) -> None:
-        self._of.setdefault(job.client, deque()).append(job)
+        """Add all samples of a job."""
+        self._jobs.setdefault(job.client, deque()).append(job)
+        self._sizes[job.client] += len(job.waiting)
 
-    def pop(self) -> Job:
-        client = next(iter(self._of))
-        jobs = self._of.pop(client)
-        job = jobs.popleft()
+    def pop(self) -> tuple[Job, int]:
+        """The next sample, and its job."""
+        client = next(iter(self._jobs))
+        jobs = self._jobs.pop(client)
+        job = jobs[0]
+        sample = job.waiting.popleft()
+        if not job.waiting:
+            jobs.popleft()
         if jobs:
-            self._of[client] = jobs
-        return job
+            self._jobs[client] = jobs
+        self._count(client, -1)
+        return job, sample
 
     def remove(self, job: Job) -> None:
-        """Take a job out, if it is in."""
-        if job in (jobs := self._of.get(job.client, deque())):
+        """Take out the samples of a job that are still in."""
+        if job in (jobs := self._jobs.get(job.client, deque())):
             jobs.remove(job)
             if not jobs:
-                del self._of[job.client]
+                del self._jobs[job.client]
+            self._count(job.client, -len(job.waiting))
+
+    def _count(self, client: str, change: int) -> None:
+        self._sizes[client] += change
+        if not self._sizes[client]:
+            del self._sizes[client]
 
 
 class Service:
     """Serves requests from any thread; one thread of its own runs the engine.
 
-    ``max_batch``: most samples at a time. ``max_waiting``: most requests that wait for a place. ``autocast``: see ``Engine``.
-    ``eager``: fill each free place at once while few requests wait, which is best for people; otherwise an eighth of the batch
-    at a time, which is faster for a long list. Close the service when it is no longer needed: it holds the model.
+    ``max_batch``: most samples at a time. ``max_waiting``: most samples that wait for a place; those of one client take at
+    most half of it. ``autocast``: see ``Engine``. ``eager``: fill each free place at once while few samples wait, which is
+    best for people; otherwise an eighth of the batch at a time, which is faster for a long list. Close the service when it
+    is no longer needed: it holds the model.
     """
 
     def __init__(
@@ -173,47 +192,87 @@ class Service:
         eager: bool = True,
     ) -> None:
         self._engine = Engine(model, max_batch=max_batch, autocast=autocast)
-        self._tokenizer, self._max_waiting, self._eager = tokenizer, max_waiting, eager
+        self._tokenizer, self._eager = tokenizer, eager
+        self._max_waiting, self._share = max_waiting, max(1, max_waiting // 2)
         self._queue = FairQueue()
         self._jobs: dict[int, Job] = {}  # by the engine's handle
         self._cancelled: deque[Job] = deque()  # not under the lock: the garbage collector may cancel at any point
         self._lock = RLock()
         self._work = Condition(self._lock)
+        self._room = Condition(self._lock)  # places in the queue have become free
         self._closed = False
         self._thread = Thread(target=self._run, name="tutelage-service", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a daemon thread inside torch crashes the interpreter's exit
 
     def submit(self, request: Request, *, client: str = "") -> Ticket:
-        """Queue a request. Clients take turns; requests of one client are served in the order of their arrival.
+        """Queue a request. Clients take turns, sample by sample; samples of one client start in the order of their arrival.
 
-        UsageError: the request is invalid (see ``Engine.submit``). QueueFull: ``max_waiting`` requests wait already.
+        UsageError: the request is invalid (see ``Engine.submit``), or has more samples than may wait of one client.
+        QueueFull: there is no room for its samples now.
         """
         return self.submit_all([request], client=client)[0]
 
     def submit_all(self, requests: Sequence[Request], *, client: str = "") -> list[Ticket]:
-        """Queue all requests or none, before the engine takes another step."""
-        closed = UsageError(
-            "the service is closed, or belongs to the process that this one was forked from: start another"
-        )
-        if not self._thread.is_alive():  # a forked process has no such thread, and may find the lock held for ever
-            raise closed
-        for request in requests:
-            self._engine.check(request)
-        jobs = [Job(request, client, Condition(self._lock), self._tokenizer) for request in requests]
+        """Queue all requests or none, before the engine takes another step. Raises as ``submit`` does."""
+        jobs = self._checked(requests, client)
         with self._lock:
-            if self._closed:
-                raise closed
-            waiting = len(self._queue)
-            if waiting + len(jobs) > self._max_waiting:
+            self._require_open()
+            count = sum(job.running for job in jobs)
+            self._require_share(count)
+            if not self._fits(client, count):
+                full = len(self._queue) + count > self._max_waiting
+                waiting, limit = (len(self._queue), "") if full else (self._queue.size(client), "one client's half of ")
                 raise QueueFull(
-                    f"{waiting} requests wait already and {len(jobs)} more would exceed max_waiting={self._max_waiting}: "
+                    f"{waiting} samples wait already and {count} more would exceed {limit}max_waiting={self._max_waiting}: "
                     "try again when some are done, or raise max_waiting"
                 )
-            for job in jobs:
-                self._queue.push(job)
-            self._work.notify()
+            self._push(jobs)
         return [Ticket(job, self._cancelled.append) for job in jobs]
+
+    def map(self, requests: Sequence[Request], *, client: str = "") -> list[list[Generated]]:
+        """The samples of each request of a list of any length, in order. Waits for room in the queue instead of raising QueueFull.
+
+        If there is room for all of them, the engine takes no step before they are queued. The first error is raised.
+        """
+        jobs = self._checked(requests, client)
+        for job in jobs:
+            self._require_share(job.running)
+        tickets = [Ticket(job, self._cancelled.append) for job in jobs]
+        left = deque(jobs)
+        with self._lock:
+            while left:
+                self._room.wait_for(lambda: self._closed or self._fits(client, left[0].running))
+                self._require_open()
+                while left and self._fits(client, left[0].running):
+                    self._push([left.popleft()])
+        return [ticket.result() for ticket in tickets]
+
+    def _checked(self, requests: Sequence[Request], client: str) -> list[Job]:
+        self._require_open()
+        for request in requests:
+            self._engine.check(request)
+        return [Job(request, client, Condition(self._lock), self._tokenizer) for request in requests]
+
+    def _require_open(self) -> None:
+        # A forked process has no such thread, and may find the lock held for ever.
+        if self._closed or not self._thread.is_alive():
+            owner = "belongs to the process that this one was forked from"
+            raise UsageError(f"the service is closed, or {owner}: start another")
+
+    def _require_share(self, count: int) -> None:
+        if count > self._share:
+            limit = f"at most {self._share} samples of a client may wait (half of max_waiting={self._max_waiting})"
+            raise UsageError(f"{limit}, and these are {count}: ask for fewer at once, or raise max_waiting")
+
+    def _fits(self, client: str, count: int) -> bool:
+        """Whether so many more samples of a client may wait. No client can fill the queue for the others."""
+        return self._queue.size(client) + count <= self._share and len(self._queue) + count <= self._max_waiting
+
+    def _push(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._queue.push(job)
+        self._work.notify()
 
     def close(self) -> None:
         """Stop after the current step. Unfinished requests end with a TutelageError."""
@@ -221,6 +280,7 @@ class Service:
             with self._lock:
                 self._closed = True
                 self._work.notify()
+                self._room.notify_all()
             if current_thread() is not self._thread:
                 self._thread.join()
         atexit.unregister(self.close)
@@ -242,6 +302,7 @@ class Service:
                     if self._closed:
                         break
                     self._feed()
+                    self._room.notify_all()
                 events = self._engine.step(self._watch)
                 with self._lock:
                     self._deliver(events)
@@ -250,52 +311,62 @@ class Service:
                 with self._lock:
                     self._engine.clear()
                     self._end(list(self._jobs.values()), f"generation failed: {problem}", error)
-                    self._jobs.clear()
         with self._lock:
-            waiting = [self._queue.pop() for _ in range(len(self._queue))]
-            self._end([*self._jobs.values(), *waiting], "the service was closed before the request was done")
+            waiting = [self._queue.pop()[0] for _ in range(len(self._queue))]
+            self._end(
+                list(dict.fromkeys([*self._jobs.values(), *waiting])),
+                "the service was closed before the request was done",
+            )
 
-    @staticmethod
-    def _end(jobs: Sequence[Job], problem: str, cause: BaseException | None = None) -> None:
+    def _end(self, jobs: Sequence[Job], problem: str, cause: BaseException | None = None) -> None:
         for job in jobs:
             error = TutelageError(problem)  # one for each, as each is raised in another thread
             error.__cause__ = cause
+            self._forget(job)
             job.end(error)
 
+    def _forget(self, job: Job) -> None:
+        """Take what is left of a job out of the queue and the engine."""
+        self._queue.remove(job)
+        if job.handle is not None:
+            self._engine.cancel(job.handle)
+            self._jobs.pop(job.handle, None)
+
     def _feed(self) -> None:
-        """Give the engine as many waiting requests as it can decide on; the others keep their place in the fair queue."""
+        """Give the engine as many waiting samples as it can decide on; the others keep their place in the fair queue."""
         engine, eighth = self._engine, self._engine.max_batch // 8
-        engine.hold = 1 if self._eager and len(self._queue) < eighth else eighth
+        engine.hold = 1 if self._eager and len(self._queue) <= eighth else eighth
         free = engine.max_batch - engine.active
         wanted = free + (free < engine.hold)  # one more shows the engine that places are short
         while free and len(self._queue) and engine.waiting < wanted:
-            job = self._queue.pop()
+            job, sample = self._queue.pop()
             try:
-                self._jobs[engine.submit(job.request)] = job
+                job.handle = engine.submit(job.request, [sample], job.handle)
+                self._jobs[job.handle] = job
             except Exception as error:  # the caller has changed the request since it was checked
+                self._forget(job)
                 job.end(error)
 
     def _watch(self, handle: int, sample: int, token: int) -> bool:
         return self._jobs[handle].writers[sample].push(token)
 
     def _deliver(self, events: Sequence[Event | Failure]) -> None:
+        told = {event.handle: self._jobs[event.handle] for event in events}
         for event in events:
-            job = self._jobs[event.handle]
+            job = told[event.handle]
             if isinstance(event, Failure):
+                self._forget(job)
                 job.end(event.error)
             else:
                 job.add(event)
-        for handle in {event.handle for event in events}:
-            self._jobs[handle].news.notify_all()
-            if not self._jobs[handle].running:
-                del self._jobs[handle]
+        for handle, job in told.items():
+            job.news.notify_all()
+            if not job.running:
+                self._jobs.pop(handle, None)
 
     def _drop_cancelled(self) -> None:
         while self._cancelled:
             job = self._cancelled.popleft()
-            self._queue.remove(job)
-            for handle in [handle for handle, other in self._jobs.items() if other is job]:
-                self._engine.cancel(handle)
-                del self._jobs[handle]
+            self._forget(job)
             if job.running:
                 job.end()

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tutelage.model.cache import KVCache
 from tutelage.model.config import ModelConfig
-from tutelage.model.cpu import RMSNorm, attend
+from tutelage.model.cpu import RMSNorm, attend, attend_once, cache_dtype
 from tutelage.model.rope import rope_at
 
 
@@ -84,9 +84,7 @@ class Attention(nn.Module):
                 values = shared.cache.v[self.layer][:, :, : shared.visible]
                 q = q.to(keys.dtype)
         if s == 1 and not shared.causal:
-            # One query per head: a group's heads take the axis of the queries, and no key is copied.
-            q = q.view(b, g, h // g, self.head_dim)
-            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=shared.mask)
+            out = attend_once(q.view(b, g, h // g, self.head_dim), keys, values, shared.mask)
             return self.out(out.reshape(b, 1, h * self.head_dim))
         out = attend(q.transpose(1, 2), keys, values, shared.mask, shared.causal)
         return self.out(out.transpose(1, 2).reshape(b, s, h * self.head_dim))
@@ -221,9 +219,9 @@ class Decoder(nn.Module):
         return F.linear(hidden, self.embed.weight if self.unembed is None else self.unembed.weight)
 
     def new_cache(self, batch: int, max_length: int, *, capacity: int | None = None) -> KVCache:
-        """An empty cache on the model's device, in a forward's compute type (call this under the same autocast)."""
+        """An empty cache on the model's device, for forwards under the autocast that this is called under."""
         weight = self.embed.weight
-        dtype = self._compute_dtype(weight)
+        dtype = cache_dtype(self._compute_dtype(weight), weight.device)
         return KVCache(self.config, batch, max_length, capacity=capacity, device=weight.device, dtype=dtype)
 
     @staticmethod

@@ -39,11 +39,21 @@ def pick_device(name: str = "auto") -> torch.device:
 @functools.cache
 def cpu_has_bf16() -> bool:
     """Whether the processor has bf16 products. Otherwise bf16 is emulated and slower than fp32."""
+    return _cpu_has("avx512_bf16|amx_bf16")
+
+
+@functools.cache
+def cpu_has_amx() -> bool:
+    """Whether the processor has Intel's matrix instructions for bf16."""
+    return _cpu_has("amx_bf16")
+
+
+def _cpu_has(flags: str) -> bool:
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        known = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
+    return re.search(rf"\b({flags})\b", known) is not None
 
 
 def autocast_dtype(device: torch.device | str, precision: str = "auto") -> torch.dtype:

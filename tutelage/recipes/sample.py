@@ -30,7 +30,7 @@ class SampleSettings(Settings):
 
     completions: int = Field(4, ge=1, description="answers per prompt (InstructGPT ranked 4 to 9)")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of sampling")
     device: Device = "auto"
@@ -49,7 +49,7 @@ def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:
             assistant = Assistant.load(inputs.checkpoint, device=knobs.device)
             sampling = Sampling(
                 temperature=knobs.temperature,
-                max_tokens=knobs.max_new_tokens,
+                max_tokens=knobs.max_tokens,
                 n=knobs.completions,
                 seed=derive(knobs.seed, "sample.answers"),
             )

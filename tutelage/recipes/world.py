@@ -62,7 +62,7 @@ class LabelSettings(Settings):
     heldout_prompts: int = Field(300, gt=0, description="held-out prompts whose answers are ranked")
     completions: int = Field(4, ge=2, le=9, description="answers per prompt (InstructGPT: 4 to 9)")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     labellers: int = Field(12, gt=0, description="training labellers")
     heldout_labellers: int = Field(4, gt=0, description="labellers whose rankings are not used in training")
     agreement: float = Field(
@@ -141,7 +141,7 @@ def sample_answers(
     def sample(file: str, count: int) -> list[Answers]:
         prompts = list(read_prompts(inputs.world / file))
         seed = derive(knobs.seed, "label.answers", file)
-        longest = knobs.max_new_tokens
+        longest = knobs.max_tokens
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, n=knobs.completions, seed=seed)
         return distinct_answers(assistant, rng.sample(prompts, min(count, len(prompts))), sampling)
 

@@ -47,7 +47,7 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         tokenizer.require_same(inputs.reward_model)
         torch.manual_seed(derive(knobs.seed, "ppo.adapters"))
         policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
-        room = policy.config.max_position_embeddings - knobs.max_new_tokens
+        room = policy.config.max_position_embeddings - knobs.max_tokens
         prompts, prompt_ids, left_out = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)
         if len(prompts) < knobs.batch_size:
             problem = f"{len(prompts)} prompts that fit are fewer than batch_size {knobs.batch_size}"
@@ -57,7 +57,7 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         models = make_models(knobs, inputs, policy, tokenizer, run, gold)
         trained = [policy] if models.shares_trunk else [policy, models.critic.decoder]
         held = [policy, models.reference, models.critic, models.averaged, *(s.model for s in models.scorers if s.model)]
-        rows, longest = knobs.microbatch or knobs.minibatch, max(map(len, prompt_ids)) + knobs.max_new_tokens
+        rows, longest = knobs.microbatch or knobs.minibatch, max(map(len, prompt_ids)) + knobs.max_tokens
         say_memory(held, trained, rows, longest, knobs.machine.dtype, "adamw")
 
         training = Training(

@@ -66,7 +66,7 @@ class PPOSettings(Settings):
     minibatch: int = Field(32, gt=0, description="answers per optimiser step")
     microbatch: int = Field(0, ge=0, description="most answers per forward pass; 0: no limit")
     inner_epochs: int = Field(1, gt=0, description="passes over each batch of rollouts (InstructGPT: 1)")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-probability")
     missing_end_penalty: float = Field(2.0, ge=0, description="subtracted from the score of an unfinished answer")
     trunk: Literal["separate", "shared"] = Field("separate", description="the critic's network: own, or the policy's")
@@ -172,7 +172,7 @@ def ppo_update(
     chosen = prompt_order(len(prompts), knobs.batch_size, step, knobs.seed)
     seeds = [derive(knobs.seed, "ppo.rollout", step, row) for row in range(len(chosen))]
     chosen_ids = [prompt_ids[i] for i in chosen]
-    rollouts = sample(policy, chosen_ids, models.tokenizer, knobs.max_new_tokens, knobs.temperature, seeds, dtype)
+    rollouts = sample(policy, chosen_ids, models.tokenizer, knobs.max_tokens, knobs.temperature, seeds, dtype)
     tokens = zip(rollouts.answer_ids, rollouts.mask, strict=True)
     texts = [models.tokenizer.decode(row[mask].tolist()) for row, mask in tokens]
     scores, by_name = score(models.scorers, rollouts, [prompts[i] for i in chosen], texts, dtype)

@@ -70,7 +70,7 @@ def sample(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
     tokenizer: Tokenizer,
-    max_new_tokens: int,
+    max_tokens: int,
     temperature: float,
     seeds: Sequence[int],
     dtype: str,
@@ -82,7 +82,7 @@ def sample(
     requests = [
         Request(
             ids=list(ids),
-            sampling=Sampling(temperature=temperature, max_tokens=max_new_tokens, seed=seed),
+            sampling=Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
             stop_ids=frozenset(tokenizer.end_ids),
         )
         for ids, seed in zip(prompts, seeds, strict=True)

@@ -72,7 +72,7 @@ class SFTSettings(Settings):
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training (InstructGPT: 0.2)")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    max_new_tokens: int = Field(96, gt=0, description="longest answer if a reward model selects the epoch [tokens]")
+    max_tokens: int = Field(96, gt=0, description="longest answer if a reward model selects the epoch [tokens]")
     ptx: PtxSettings = Field(PtxSettings(), description="pretraining text mixed into the gradient")
     lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
     on_bad: OnBad = Field("stop", description=ON_BAD)
@@ -117,7 +117,7 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
         prompts: list[list[int]] = []
         if inputs.reward_model and inputs.prompts:
             tokenizer.require_same(inputs.reward_model)
-            room = context - knobs.max_new_tokens
+            room = context - knobs.max_tokens
             fitting = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)[1]
             order = shuffled(len(fitting), derive(knobs.seed, "sft.validation_prompts"))
             prompts = [fitting[i] for i in order[:256]]
@@ -242,5 +242,5 @@ def validation_reward(
     fit_vocabulary(scorer, tokenizer.vocab_size)
     dtype = knobs.machine.dtype
     seeds = [derive(knobs.seed, "sft.validation", row) for row in range(len(prompts))]
-    rollouts = sample(model, prompts, tokenizer, knobs.max_new_tokens, 1.0, seeds, dtype)
+    rollouts = sample(model, prompts, tokenizer, knobs.max_tokens, 1.0, seeds, dtype)
     return end_scores(scorer, rollouts, dtype).mean().item()
