@@ -91,7 +91,7 @@ def make(knobs: MakeKnobs, inputs: NoInputs, out: Path, *, hook: None = None) ->
 
 KINDS = {
     "make": Kind("fake_kinds:make", "make some lines", files=("lines.jsonl",)),
-    "train": Kind("fake_kinds:train", "train on the lines", "checkpoint", ("checkpoint", "metrics.jsonl")),
+    "train": Kind("fake_kinds:train", "train on the lines", "checkpoint", ("checkpoint", "metrics.jsonl"), "model"),
 }
 
 RECIPE = """\
@@ -113,7 +113,7 @@ def install(monkeypatch) -> None:
     from tutelage.cli import app
     from tutelage.recipes import steps
 
-    for name in steps.KINDS.copy():
+    for name in reversed(list(steps.KINDS)):  # undone in reverse
         monkeypatch.delitem(steps.KINDS, name)
         monkeypatch.delitem(app.COMMANDS["Steps"], name)
     for name, kind in KINDS.items():

@@ -114,7 +114,7 @@ def somebodys_folder(tmp_path, monkeypatch):
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     monkeypatch.chdir(folder)
-    for recipe in Path("recipes").iterdir():
+    for recipe in Path("recipes").glob("*.yaml"):
         with_its_files(recipe)
     (rule,) = (block for block in blocks("docs/guide.md", "python") if block.startswith("def brevity"))
     Path("rules.py").write_text(rule, encoding="utf-8")
@@ -146,7 +146,7 @@ def perform(monkeypatch):
 
     def perform(words: list[str]) -> dict[str, Any]:
         called.clear()
-        cli.perform(words)
+        cli.run_command(words)
         return called[0] if called else {}
 
     return perform

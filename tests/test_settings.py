@@ -52,14 +52,14 @@ class Files(Inputs):
     [
         ({"stepps": 3}, "unknown setting 'stepps'; did you mean 'steps'?"),
         ({"lr": 3}, "unknown setting 'lr'; did you mean 'inner.lr'?"),
-        ({"steps": 0}, "setting 'steps': input should be greater than 0, found 0"),
-        ({"steps": True}, "setting 'steps': input should be a number, found True"),
-        ({"steps": "many"}, "setting 'steps': input should be a valid integer"),
-        ({"inner": {"lr": float("nan")}}, "setting 'inner.lr': input should be a finite number"),
-        ({"inner": 3}, "setting 'inner': input should be a mapping of settings, found 3"),
+        ({"steps": 0}, "steps should be greater than 0, found 0"),
+        ({"steps": True}, "steps should be a number, found true"),
+        ({"steps": "many"}, "steps should be a whole number"),
+        ({"inner": {"lr": float("nan")}}, "inner.lr should be a finite number"),
+        ({"inner": 3}, "inner should be a mapping of settings, found 3"),
         (
             {"inner": {"name": 42}},
-            "setting 'inner.name': input should be text; put numbers and truth values in quotes",
+            "inner.name should be text; put numbers and truth values in quotes",
         ),
         ({"free": {"a": {"lrr": 1}}}, "unknown setting 'free.a.lrr'; did you mean 'inner.lr'?"),
     ],
@@ -79,9 +79,9 @@ def test_inputs_are_listed_by_dotted_name_and_hub_names_are_resolved_but_remembe
     assert local.scorers["b"] == Path("cache/other/model")
     assert local.text["a"] == Path("x")
     assert local.as_given() == given.as_given() == plain(given)
-    with pytest.raises(RecipeError, match="setting 'checkpoint' is required"):
+    with pytest.raises(RecipeError, match="checkpoint is required"):
         validated(Files, {}, "command line")
-    with pytest.raises(RecipeError, match="setting 'checkpoint': input should be a path"):
+    with pytest.raises(RecipeError, match="checkpoint should be a path"):
         validated(Files, {"checkpoint": ""}, "command line")
 
 

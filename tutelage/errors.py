@@ -59,7 +59,7 @@ class QueueFull(TutelageError):
 
 
 class TrainingError(TutelageError):
-    """A run went wrong by itself: the loss is not a number, or nothing is left to train on."""
+    """Training failed: a loss is not a number, a process is lost, or the disk is full."""
 
 
 class Interrupted(TutelageError):

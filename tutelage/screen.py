@@ -49,7 +49,7 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(width=10_000)
 
 
-def program() -> str:
+def program_name() -> str:
     """This program's name in commands that people copy: ``tutelage`` if the shell finds it, else the path that it was called by."""
     called, found = Path(sys.argv[0]), shutil.which("tutelage")
     if called.name != "tutelage" or not called.is_file() or (found and called.samefile(found)):
@@ -57,7 +57,7 @@ def program() -> str:
     return sys.argv[0]
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A setting or figure as a cell."""
     if isinstance(value, float):
         return f"{value:.5g}"

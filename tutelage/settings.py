@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -20,9 +21,20 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from tutelage.errors import RecipeError
 
 ModelPath = Annotated[Path, "model"]
-"""A checkpoint folder, or a model's name on the Hugging Face hub."""
+"""A language model: its folder, or its name on the Hugging Face hub."""
+RewardModelPath = Annotated[Path, "reward model"]
+"""A reward model, likewise."""
+TokenizerPath = Annotated[Path, "tokenizer"]
+"""A folder with tokenizer files; a checkpoint has them too."""
+WorldPath = Annotated[Path, "world"]
+"""The folder of an embedded world."""
 RunPath = Annotated[Path, "run"]
 """The folder of a run, not its result."""
+MODELS = ("model", "reward model")
+"""The marks of paths that may be names on the hub."""
+_MARKS = (*MODELS, "tokenizer", "world", "run")
+
+Device = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps")]
 
 
 class Settings(BaseModel):
@@ -34,16 +46,35 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_coercion(cls, value: Any, info: ValidationInfo) -> Any:
         kinds = alternatives(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
-            raise ValueError("input should be a number")
+            raise ValueError("should be a number")
         if value == "" and Path in kinds:
-            raise ValueError("input should be a path")
+            raise ValueError("should be a path")
         return value
 
     def check(self, inputs: Inputs) -> None:
         """Raise RecipeError if these knobs contradict the inputs. Called before anything runs."""
+
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        """Compare these knobs with the amount of data before anything runs.
+
+        Yields warnings; raises RecipeError if the step cannot succeed.
+        """
+        yield from ()
+
+    def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
+        """The most rows, or a number from ``enough`` on, that a file which the step will write can have; None if unknown."""
+        return None
+
+    def code(self) -> dict[str, Path]:
+        """Files of code that these knobs name, by dotted name. Like inputs, they are part of what a run is made from."""
+        return {}
+
+    def writes(self, inputs: Inputs) -> tuple[str, ...]:
+        """Patterns of the files that the step writes, if they depend on knobs or inputs; empty: those of its kind."""
+        return ()
 
 
 class Inputs(Settings):
@@ -67,7 +98,7 @@ class Inputs(Settings):
         changed: dict[str, Any] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if value is not None and self.mark(name) == "model":
+            if value is not None and self.mark(name) in MODELS:
                 several = isinstance(value, Mapping)
                 changed[name] = {key: resolve(path) for key, path in value.items()} if several else resolve(value)
         copy = self.model_copy(update=changed)
@@ -80,12 +111,17 @@ class Inputs(Settings):
 
     @classmethod
     def mark(cls, role: str) -> str:
-        """ "model" for a field of ``ModelPath``, "run" for one of ``RunPath``; empty for any other role."""
+        """What a field's paths lead to: "model" for ``ModelPath``, "run" for ``RunPath`` and so on; empty for files of data."""
         field = cls.model_fields.get(role)
         marks = (*field.metadata, *_marks(field.annotation)) if field else ()
-        return next((mark for mark in marks if mark in ("model", "run")), "")
+        return next((mark for mark in marks if mark in _MARKS), "")
 
 
+Rows = Callable[[str, Path, int], int | None]
+"""(documents, conversations, prompts or rankings; file; number) -> rows in the file, or at most in a file to come, counted up to
+the number; None if unknown."""
+Option = Callable[[str], str | None]
+"""Dotted name of a setting -> the option that gave it on the command line, if one did."""
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -124,13 +160,19 @@ def plain(settings: BaseModel) -> dict[str, Any]:
     return settings.model_dump(mode="json")
 
 
-def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:
-    """Settings of ``kind`` from nested ``values``. Raises RecipeError that names ``source``, the setting, and what was expected."""
+def validated(kind: type[S], values: Mapping[str, Any], source: str, option: Option = lambda name: None) -> S:
+    """Settings of ``kind`` from nested ``values``.
+
+    Raises RecipeError that names the setting, what was expected, and ``source``, or instead of it the option that the setting was
+    given by: ``option`` maps its dotted name to that.
+    """
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelt name, if any
-        raise RecipeError(f"{source}: {in_words(kind, first)}") from None
+        given = option(dotted_name(first)) if first["loc"] else None
+        said = describe_problem(first, kind, given)
+        raise RecipeError(said if given else f"{source}: {said}") from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,12 +185,28 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted name."""
+    """Nested values by dotted name; an empty mapping has none."""
     named: dict[str, Any] = {}
     for name, value in values.items():
-        inner = isinstance(value, Mapping) and value
-        named |= flat(value, f"{prefix}{name}.") if inner else {prefix + str(name): value}
+        named |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + str(name): value}
     return named
+
+
+def free_names(settings: BaseModel, prefix: str = "") -> dict[str, list[str]]:
+    """The dotted name of every mapping whose names the user chose -> those names in order."""
+    found: dict[str, list[str]] = {}
+
+    def look(value: Any, name: str) -> None:
+        if isinstance(value, BaseModel):
+            found.update(free_names(value, f"{name}."))
+        elif isinstance(value, Mapping):
+            found[name] = list(value)
+            for key, inner in value.items():
+                look(inner, f"{name}.{key}")
+
+    for name in type(settings).model_fields:
+        look(getattr(settings, name), prefix + name)
+    return found
 
 
 def setting_names(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -160,30 +218,79 @@ def setting_names(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean 'x'?`` for the known name nearest to ``name``, or nearest to its last part; empty if none is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:
-        tails = {item.rpartition(".")[2]: item for item in sorted(known, reverse=True)}
-        close = [tails[tail] for tail in difflib.get_close_matches(name.rpartition(".")[2], tails, n=1, cutoff=0.6)]
+    """``; did you mean 'x'?`` for the nearest known name; empty if none is near.
+
+    A name whose last part is exactly ``name`` comes first, then names that are alike, then names whose last parts are.
+    """
+    tails = {_tail(item): item for item in sorted(known, reverse=True)}
+    close = [tails[_tail(name)]] if "." not in name and name not in known and _tail(name) in tails else []
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = close or [tails[tail] for tail in difflib.get_close_matches(_tail(name), tails, n=1, cutoff=0.6)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def in_words(kind: type[BaseModel], problem: ErrorDetails) -> str:
-    """A pydantic error as one line."""
-    name = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+def _tail(name: str) -> str:
+    """The last part of a dotted name or option."""
+    return name.rpartition(".")[2].removeprefix("--")
+
+
+def dotted_name(problem: ErrorDetails) -> str:
+    """The name of the setting that a pydantic error is about; empty if it is about several together."""
+    return ".".join(str(part) for part in problem["loc"] if part != "[key]")
+
+
+_WORDINGS = {
+    "int": "should be a whole number",
+    "float": "should be a number",
+    "finite_number": "should be a finite number",
+    "bool": "should be true or false",
+    "string_type": "should be text; put numbers and truth values in quotes",
+    "path_type": "should be text; put numbers and truth values in quotes",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+    "dict_type": "should be a mapping of names to values",
+    "model": "should be a mapping of settings",
+    "too_short": "should have at least {min_length}",
+    "literal_error": "should be {expected}",
+}
+"""Beginning of the type of a pydantic error -> what to say instead of its message."""
+
+
+def wording(problem: ErrorDetails) -> str:
+    """The message of a pydantic error, without the value and its name, as a person would put it."""
+    known = next((said for kind, said in _WORDINGS.items() if problem["type"].startswith(kind)), None)
+    if known:
+        return known.format(**problem.get("ctx", {})).replace("'", "")
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    message = problem["msg"].removeprefix("Input ")
+    return message[:1].lower() + message[1:]
+
+
+def describe_problem(problem: ErrorDetails, kind: type[BaseModel] | None = None, option: str | None = None) -> str:
+    """A pydantic error as one line. ``kind``: the settings, to suggest a name; ``option``: what the user typed for the setting."""
+    name = option or dotted_name(problem)
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}{nearest(name, list(setting_names(kind)))}"
+        return f"unknown setting {name!r}{nearest(name, list(setting_names(kind))) if kind else ''}"
     if problem["type"] == "missing":
-        return f"setting {name!r} is required"
-    message = problem["msg"].removeprefix("Value error, ")
+        return f"{name} is required"
+    message = wording(problem)
     if not name:
         return message
-    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        message = "input should be a mapping of settings"
-    elif problem["type"] in ("string_type", "path_type"):
-        message = "input should be text; put numbers and truth values in quotes"
-    found = repr(problem["input"])
-    return f"setting {name!r}: {message[0].lower()}{message[1:]}, found {found if len(found) <= 80 else found[:77] + '...'}"
+    if not message.startswith("should "):
+        return f"{name}: {message}"
+    return f"{name} {message}, found {as_written(problem['input'])}"
+
+
+def as_written(value: Any, longest: int = 80) -> str:
+    """A value as it is written in a recipe, on one line, cut if it is long."""
+    if value is None or isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, Mapping | list | tuple):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    else:
+        text = repr(str(value) if isinstance(value, Path) else value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:

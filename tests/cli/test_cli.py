@@ -14,8 +14,9 @@ import fake_kinds
 import pytest
 
 from tutelage.cli import app as cli
+from tutelage.errors import TrainingError, UsageError
 from tutelage.recipes.steps import KINDS
-from tutelage.screen import program
+from tutelage.screen import program_name
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -43,14 +44,14 @@ def test_overview_names_every_command(capsys):
         (["xyzzy"], "unknown command 'xyzzy'; see --help"),
         (["sft", "--out", "x", "--checkpont", "y"], "unknown option --checkpont; did you mean '--checkpoint'?"),
         (["sft", "--device", "cpu"], "unknown option --device; did you mean '--machine.device'?"),
-        (["sft", "--out", "x", "--demonstrations", "y"], "command line: setting 'checkpoint' is required"),
+        (["sft", "--out", "x", "--demonstrations", "y"], "--checkpoint is required"),
         (["sft", "--lr"], "--lr needs a value"),
         (["sft", "--lr", "--epochs", "2"], "--lr needs a value"),
         (["sft", "x"], "unexpected argument 'x'"),
         (["sft", "-x"], "unknown option -x"),
         (["sft", "--optimizer", "moun"], 'Choose from: "adamw", "muon". Did you mean "muon"?'),
         (["sft", "--machine.recompute", "--machine.recompute=maybe"], "--machine.recompute"),
-        (["run"], "command line: setting 'recipe' is required"),
+        (["run"], "RECIPE is required"),
         (["run", "nowhere.yaml", "--help"], "nowhere.yaml: cannot be read: No such file or directory"),
         (["chat", "nowhere"], "nowhere"),
         (["generate", "nowhere", "--text", "a", "--prompts", "b"], "give either --text or --prompts"),
@@ -62,11 +63,15 @@ def test_overview_names_every_command(capsys):
             ["runs", "show", "nowhere"],
             "nowhere is not a run folder: there is no recipe.yaml with a lineage.json beside it",
         ),
-        (["runs", "show"], "setting 'run' is required"),
+        (["runs", "show"], "RUN is required"),
         (["runs", "compare", "one"], "at least 2"),
         (["runs", "prune", "."], ".: no runs"),
-        (["runs", "prune", ".", "--dry"], "unknown option --dry; did you mean '--dry_run'?"),
-        (["runs", "resume"], "setting 'run' is required"),
+        (["runs", "prune", ".", "--del"], "unknown option --del; did you mean '--delete'?"),
+        (
+            ["chat", "nowhere", "--message", "-hello"],
+            "--message needs a value; one that begins with a hyphen is written --message=-hello",
+        ),
+        (["runs", "resume"], "RUN is required"),
         (["runs", "lits"], "unknown command 'lits'; did you mean 'list'?"),
     ],
 )
@@ -177,16 +182,42 @@ def test_what_goes_wrong_inside_a_command(capsys, monkeypatch, error, code, mess
     def fails(words: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "perform", fails)
+    monkeypatch.setattr(cli, "run_command", fails)
     assert cli.main([]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "environment", "said"),
+    [
+        (UsageError("wrong"), {"RANK": "1", "LOCAL_RANK": "1"}, ""),
+        (UsageError("wrong"), {"RANK": "4", "LOCAL_RANK": "0"}, "wrong"),  # of another machine, whose files may differ
+        (TrainingError("rank 0 is gone"), {"RANK": "1", "LOCAL_RANK": "1"}, "rank 0 is gone"),
+    ],
+)
+def test_under_torchrun_a_refusal_is_said_once_per_machine(capsys, monkeypatch, error, environment, said):
+    def fails(words: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "run_command", fails)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main([]) == error.exit_code
+    assert capsys.readouterr().err == (f"tutelage: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize(("rank", "printed"), [("0", "o\n"), ("1", "")])
+def test_under_torchrun_the_result_is_printed_once(capsys, small, monkeypatch, rank, printed):
+    monkeypatch.chdir(small)
+    monkeypatch.setenv("RANK", rank)
+    assert run(capsys, "make", "--out", "o") == (0, printed, "")
 
 
 def test_a_bug_shows_where_it_is(monkeypatch):
     def fails(words: object) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(cli, "perform", fails)
+    monkeypatch.setattr(cli, "run_command", fails)
     with pytest.raises(RuntimeError, match="shapes differ"):
         cli.main([])
 
@@ -199,8 +230,8 @@ def test_printed_commands_can_be_copied(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bin/tutelage", "demo"])
     monkeypatch.setenv("PATH", os.defpath)
-    assert program() == "bin/tutelage"
+    assert program_name() == "bin/tutelage"
     monkeypatch.setenv("PATH", str(script.parent))
-    assert program() == "tutelage"
+    assert program_name() == "tutelage"
     monkeypatch.setattr(sys, "argv", ["/usr/lib/python3/pytest"])
-    assert program() == "tutelage"
+    assert program_name() == "tutelage"

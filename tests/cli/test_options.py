@@ -95,24 +95,21 @@ def test_settings_are_validated_once_with_their_defaults_in_place():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (NEEDED[:2], "setting 'demonstrations' is required"),
-        ((*NEEDED, "--low", "8"), "low is above high"),
-        (
-            (*NEEDED, "--lr", "fast"),
-            "setting 'lr': input should be a valid number, unable to parse string as a number, found",
-        ),
-        ((*NEEDED, "--lr="), "setting 'lr': input should be a valid number"),
-        ((*NEEDED, "--lr", "nan"), "setting 'lr': input should be a finite number"),
-        ((*NEEDED, "--kl.coef", "-1"), "setting 'kl.coef': input should be greater than or equal to 0, found '-1'"),
-        ((*NEEDED, "--epochs", "none"), "setting 'epochs': input should be a valid integer"),
-        ((*NEEDED, "--heldout="), "setting 'heldout': input should be a path"),
-        ((*NEEDED, "--sources.a.weight", "0"), "setting 'sources.a.weight': input should be greater than 0, found '0'"),
+        (NEEDED[:2], "--demonstrations is required"),
+        ((*NEEDED, "--low", "8"), "command line: low is above high"),
+        ((*NEEDED, "--lr", "fast"), "--lr should be a number, found 'fast'"),
+        ((*NEEDED, "--lr="), "--lr should be a number"),
+        ((*NEEDED, "--lr", "nan"), "--lr should be a finite number"),
+        ((*NEEDED, "--kl.coef", "-1"), "--kl.coef should be greater than or equal to 0, found '-1'"),
+        ((*NEEDED, "--epochs", "none"), "--epochs should be a whole number"),
+        ((*NEEDED, "--heldout="), "--heldout should be a path"),
+        ((*NEEDED, "--sources.a.weight", "0"), "--sources.a.weight should be greater than 0, found '0'"),
     ],
 )
 def test_an_error_is_one_line_in_the_words_of_the_settings(words, message):
     with pytest.raises(RecipeError) as error:
         Typed.of(train).call(given(train, *words))
-    assert str(error.value).startswith(f"command line: {message}")
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 

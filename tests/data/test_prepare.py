@@ -220,3 +220,14 @@ def test_a_limit_keeps_the_rows_that_it_kept_before_records_gained_fields(tmp_pa
     assert [c.meta["n"] for c in kept(read_conversations, "c")] == [24, 20, 32, 9, 0, 3]
     assert [int(r.prompt.id) for r in kept(read_rankings, "r")] == [9, 38, 16, 26, 17, 28]
     assert [int(p.id) for p in kept(read_prompts, "p")] == [34, 23, 29, 1, 36, 27]
+
+
+def test_groups_that_are_not_given_have_no_files(tmp_path):
+    """Somebody with a few demonstrations alone needs no empty files for the rest."""
+    rows = [{"prompt": f"{number}?", "completion": "Yes."} for number in range(30)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs, knobs = PrepareInputs(demonstrations={"own": tmp_path / "own.jsonl"}), PrepareSettings(heldout_share=0.3)
+    counts = prepare(knobs, inputs, tmp_path / "out")
+    files = ("demonstrations.jsonl", "demonstrations_heldout.jsonl")
+    assert tuple(sorted(path.name for path in (tmp_path / "out").iterdir())) == knobs.writes(inputs) == files
+    assert counts["demonstrations"] + counts["demonstrations_heldout"] == 30

@@ -12,6 +12,7 @@ from toy_task import right
 from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import read_rankings
 from tutelage.errors import DataError, UsageError
+from tutelage.evaluate import compare
 from tutelage.evaluate import measure as measure_module
 from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, add_win_rates, in_words, main, sample_rows
 from tutelage.evaluate.measure import Measured, divergence, shots_like
@@ -228,3 +229,14 @@ def test_prompts_that_leave_no_room_for_an_answer_are_an_error(inputs, tmp_path)
         DataError, match="no prompt is left to answer: 32 x too long for an answer in the model's context"
     ):
         main(settings, inputs, tmp_path / "out", judge=judge)
+
+
+def test_what_is_wrong_with_the_rankings_is_said_before_a_model_answers(inputs, tmp_path, monkeypatch):
+    """It would throw away hours of answers."""
+
+    def fails(name, rankings):
+        raise DataError("of no use")
+
+    monkeypatch.setattr(compare, "measure_all", None)  # cannot be called
+    with pytest.raises(DataError, match="of no use"):
+        main(SETTINGS, inputs, tmp_path / "out", judge=judge, ranking_figures=fails)

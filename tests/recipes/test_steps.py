@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import Field
 
 from tutelage.data.formats import read_documents
-from tutelage.errors import RecipeError, UsageError
+from tutelage.errors import CheckpointError, RecipeError, TrainingError, UsageError
+from tutelage.evaluate import compare
+from tutelage.recipes import evaluate
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import KINDS, Kind, Recipe, plan, read_recipe, select
-from tutelage.runs.folder import open_run
-from tutelage.settings import Inputs, Settings, validated, write_yaml
+from tutelage.records import Completion, Message, Prompt, Ranking
+from tutelage.runs.folder import input_hashes, open_run
+from tutelage.runs.hashes import hash_of
+from tutelage.settings import Inputs, Rows, Settings, validated, write_yaml
+from tutelage.train.ppo_update import PPOSettings
+from tutelage.train.scorers import ScorerSettings
+
+COUNTED: list[str] = []
+"""The steps that were really done, in order."""
 
 # ---- a new kind of step: one function, its settings, and a table row
 
@@ -28,6 +39,9 @@ class CountInputs(Inputs):
 
 class CountSettings(Settings):
     longest: int = Field(0, ge=0, description="count words of at most this many characters; 0: all")
+    fewest: int = 0
+    most: int | None = None
+    fail: str = ""
     seed: int = 0
     device: str = "auto"
 
@@ -35,10 +49,29 @@ class CountSettings(Settings):
         if self.longest == 13:
             raise RecipeError("longest: 13 brings bad luck")
 
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        assert isinstance(inputs, CountInputs)
+        count = rows("documents", inputs.documents, max(1, self.fewest))
+        if count == 0:
+            raise RecipeError("nothing to count")
+        if count is not None and count < self.fewest:
+            yield f"only {count} documents"
+
+    def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
+        return self.most
+
 
 def count_words(knobs: CountSettings, inputs: CountInputs, out: Path) -> Path:
     with open_run(out, "count", knobs, inputs) as run:
         if not run.finished:
+            if knobs.fail == "before":
+                raise UsageError("refused")
+            (out / "state.pt").write_text("a state")
+            if knobs.fail == "early":
+                (out / "state.pt").unlink()
+            if knobs.fail:
+                raise TrainingError("went wrong")
+            COUNTED.append(out.name)
             words = [word for path in inputs.files().values() for d in read_documents(path) for word in d.text.split()]
             kept = [word for word in words if not knobs.longest or len(word) <= knobs.longest]
             (out / "words.jsonl").write_text("".join(json.dumps({"text": word}) + "\n" for word in kept))
@@ -66,7 +99,7 @@ def recipe(tmp_path):
 
 
 def run(recipe: Recipe, **selection: Any) -> dict[str, int]:
-    steps = plan(recipe, kinds=WITH_COUNT)
+    steps = plan(recipe, "test", WITH_COUNT)
     run_recipe(recipe, select(steps, **selection), WITH_COUNT)
     done = {step.name: step.out / "done.json" for step in steps}
     return {name: json.loads(path.read_text())["words"] for name, path in done.items() if path.exists()}
@@ -110,6 +143,66 @@ def test_a_step_whose_inputs_came_out_the_same_is_not_done_again(recipe, tmp_pat
     assert (after["short"], after["again"]) == (before["short"], before["again"])
 
 
+@pytest.mark.parametrize("fail", ["before", "early", "late"])
+def test_a_wrong_knob_and_back_costs_nothing(recipe, tmp_path, fail):
+    """Whether the attempt was refused, failed before it saved anything, or left a state to resume from."""
+    run(recipe())
+    result, before = hash_of(tmp_path / "run"), times(tmp_path / "run")["short"]
+    with pytest.raises((UsageError, TrainingError)):
+        run(recipe(short={"longest": 4, "fail": fail}))
+    COUNTED.clear()
+    assert run(recipe()) == {"all": 4, "short": 2, "again": 6}
+    assert COUNTED == []
+    assert times(tmp_path / "run")["short"] == before
+    if fail == "late":
+        assert list((tmp_path / "run").glob("short.previous*/state.pt"))
+    else:
+        assert hash_of(tmp_path / "run") == result
+
+
+def test_a_refused_attempt_leaves_the_finished_step_in_its_place(recipe, tmp_path):
+    run(recipe())
+    with pytest.raises(UsageError):
+        run(recipe(short={"longest": 4, "fail": "before"}))
+    assert times(tmp_path / "run").keys() == {"all", "short", "again"}
+
+
+def test_every_earlier_result_can_be_taken_back(recipe, tmp_path, capsys):
+    for longest in (3, 4, 5):
+        run(recipe(short={"longest": longest}))
+    assert sorted(path.name for path in (tmp_path / "run").glob("short*")) == [
+        "short",
+        "short.previous",
+        "short.previous-2",
+    ]
+    COUNTED.clear()
+    assert run(recipe(short={"longest": 3}))["short"] == 2
+    assert "short" not in COUNTED
+    assert "short.previous was made with these settings and inputs, and is taken back" in capsys.readouterr().out
+    assert run(recipe(short={"longest": 4}))["short"] == 3
+    assert "short" not in COUNTED
+
+
+def test_a_damaged_earlier_result_is_passed_over(recipe, tmp_path):
+    run(recipe())
+    run(recipe(short={"longest": 4}))
+    (tmp_path / "run" / "short.previous" / "lineage.json").write_text("{")
+    assert run(recipe())["short"] == 2
+
+
+def test_data_that_cannot_do_are_refused_before_the_first_step(recipe, tmp_path, capsys):
+    (tmp_path / "text.jsonl").write_text('{"text": "one three five"}\n')
+    with pytest.raises(RecipeError, match="test, step 'again': nothing to count"):
+        run(recipe(short={"most": 0}))
+    assert not (tmp_path / "run").exists()
+    run(recipe(all={"fewest": 3, "most": 9}, short={"fewest": 20}, again={"fewest": 4}))
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["all: warning: only 1 documents", "short: warning: only 9 documents"]
+    assert said[3:] == ["short: warning: only 3 documents", "again: warning: only 1 documents"]
+    run(recipe(all={"fewest": 3, "most": 9}, short={"fewest": 20}, again={"fewest": 4}))
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_some_steps_alone(recipe, tmp_path):
     assert run(recipe(), only=("all",)) == {"all": 4}
     assert run(recipe(), first="short") == {"all": 4, "short": 2, "again": 6}
@@ -128,12 +221,12 @@ def test_a_step_whose_inputs_are_not_there_yet_says_so(recipe):
         ({"short": {"kind": "cuont"}}, "step 'short': unknown kind 'cuont'; did you mean 'count'?"),
         ({"short": {"kind": None}}, "step 'short': kind is required: one of world, prepare"),
         ({"short": {"longst": 3}}, "step 'short': unknown setting 'longst'; did you mean 'longest'?"),
-        ({"short": {"longest": -1}}, "step 'short': setting 'longest': input should be greater than or equal to 0"),
+        ({"short": {"longest": -1}}, "step 'short': longest should be greater than or equal to 0"),
         ({"short": {"longest": 13}}, "step 'short': longest: 13 brings bad luck"),
-        ({"short": {"inputs": {}}}, "step 'short', inputs: setting 'documents' is required"),
+        ({"short": {"inputs": {}}}, "step 'short', inputs: documents is required"),
         ({"short": {"inputs": {"documents": "again"}}}, "input documents: step 'again' does not come before it"),
         ({"short": {"inputs": {"documents": "short"}}}, "input documents: step 'short' does not come before it"),
-        ({"short": {"inputs": {"documents": "al/words.jsonl"}}}, "nor a file that is there; did you mean 'all'?"),
+        ({"short": {"inputs": {"documents": "al/words.jsonl"}}}, "nor an existing file; did you mean 'all'?"),
         ({"short": {"inputs": {"documents": "all/word.jsonl"}}}, "writes no word.jsonl; did you mean 'words.jsonl'?"),
         ({"short": {"inputs": {"documnets": "all"}}}, "step 'short', inputs: unknown setting 'documnets'"),
         ({"again": {"inputs": {"documents": "all", "more": {"a": "nowhere"}}}}, "input more.a: 'nowhere' is neither"),
@@ -223,8 +316,130 @@ def test_hub_names_are_taken_where_a_model_is_wanted(tmp_path):
     (step,) = plan(validated(Recipe, {"name": "hub", "out": tmp_path, "steps": steps}, "test"))
     assert step.inputs.files()["checkpoint"] == Path("Qwen/Qwen3-0.6B")
     steps["sft"]["inputs"] = {"checkpoint": "Qwen/Qwen3-0.6B", "demonstrations": "some/file"}
-    with pytest.raises(RecipeError, match="input demonstrations: 'some/file' is neither an earlier step nor a file"):
+    with pytest.raises(
+        RecipeError, match="input demonstrations: 'some/file' is neither an earlier step nor an existing"
+    ):
         plan(validated(Recipe, {"name": "hub", "out": tmp_path, "steps": steps}, "test"))
+
+
+def planned(tmp_path: Path, **steps: Any) -> None:
+    plan(validated(Recipe, {"name": "x", "out": tmp_path / "run", "steps": small() | steps}, "test"), "test")
+
+
+SFT = {"kind": "sft", "inputs": {"checkpoint": "base", "demonstrations": "world/demonstrations.jsonl"}}
+GIVEN = {"kind": "label", "inputs": {"world": "world", "answers": __file__}}
+
+
+def reading(**inputs: Any) -> dict[str, Any]:
+    return SFT | {"inputs": SFT["inputs"] | inputs}
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (reading(checkpoint="bse/checkpoint"), "'bse/checkpoint' is neither an earlier step nor an existing file; did you"),
+        (reading(checkpoint="bse"), "did you mean 'base'? A model on the hub"),
+        (reading(checkpoint="tokenizer"), "step 'tokenizer' (tokenizer) makes a tokenizer, and a language model is needed"),
+        (reading(checkpoint="rm_a"), "step 'rm_a' (reward) makes a reward model, and a language model is needed"),
+        (reading(checkpoint="rm_a/checkpoints/best"), "makes a reward model, and a language model is needed"),
+        (reading(checkpoint="world"), "step 'world' (world) makes a world, and a language model is needed"),
+        (reading(reward_model="sft_a", prompts="world/prompts.jsonl"), "makes a language model, and a reward model is needed"),
+        (reading(demonstrations="base"), "step 'base' (pretrain) makes a language model, and a file of data is needed"),
+        (reading(demonstrations="tokenizer/anything.jsonl"), "step 'tokenizer' (tokenizer) writes no anything.jsonl"),
+        ({"kind": "label", "inputs": {"world": "base", "checkpoint": "sft_a"}}, "makes a language model, and a world is needed"),
+    ],
+)  # fmt: skip
+def test_what_a_step_makes_is_what_an_input_needs(tmp_path, step, message):
+    with pytest.raises(RecipeError) as error:
+        planned(tmp_path, last=step)
+    assert message in str(error.value)
+    assert str(error.value).startswith("test, step 'last': input ")
+
+
+def test_files_that_a_step_writes_only_with_other_inputs(tmp_path):
+    reward = {"kind": "reward", "inputs": {"checkpoint": "sft_a", "rankings": "given/rankings.jsonl"}}
+    planned(tmp_path, given=GIVEN, last=reward)
+    with pytest.raises(RecipeError, match=r"step 'given' \(label\) writes no rankings_heldout\.jsonl"):
+        planned(
+            tmp_path,
+            given=GIVEN,
+            last=reward | {"inputs": reward["inputs"] | {"heldout": "given/rankings_heldout.jsonl"}},
+        )
+    prepare = {"kind": "prepare", "inputs": {"text": {"mine": __file__}, "demonstrations": {"own": __file__}}}
+    planned(
+        tmp_path,
+        data=prepare,
+        last=reading(demonstrations="data/demonstrations.jsonl", heldout="data/demonstrations_heldout.jsonl"),
+    )
+    with pytest.raises(RecipeError, match=r"writes no text/mein\.jsonl; did you mean 'text/mine\.jsonl'"):
+        planned(tmp_path, data=prepare, last=reading(text={"mine": "data/text/mein.jsonl"}))
+    with pytest.raises(RecipeError, match=r"writes no prompts\.jsonl"):
+        planned(tmp_path, data=prepare, last=reading(reward_model="rm_a", prompts="data/prompts.jsonl"))
+
+
+def test_hub_names_without_an_owner_are_taken_and_fetched_before_the_first_step(tmp_path, monkeypatch):
+    steps = {"world": {"kind": "world"}, "sft": SFT | {"inputs": SFT["inputs"] | {"checkpoint": "gpt2"}}}
+    recipe = validated(Recipe, {"name": "hub", "out": tmp_path / "run", "steps": steps}, "test")
+    planned = plan(recipe, "test")
+    assert planned[-1].inputs.files()["checkpoint"] == Path("gpt2")
+
+    def offline(path: Path) -> Path:
+        raise CheckpointError(f"{path} cannot be fetched")
+
+    monkeypatch.setattr("tutelage.model.hub.resolve_model", offline)
+    with pytest.raises(CheckpointError, match=r"^test, step 'sft': gpt2 cannot be fetched"):
+        run_recipe(recipe, planned)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("models", "world", "message"),
+    [
+        ({"reward_model": "rm_b"}, False, "reward_models.reward_model: reward_model is a scorer already"),
+        ({"gold": "rm_b"}, True, "reward_models.gold: gold is a scorer already; give this reward model another name"),
+        ({"gold": "rm_b"}, False, ""),
+    ],
+)
+def test_names_of_scorers_cannot_collide(tmp_path, models, world, message):
+    inputs = small()["ppo_a"]["inputs"] | {"reward_models": models} | ({"world": "world"} if world else {})
+    step = {"kind": "ppo", "inputs": inputs}
+    if not message:
+        planned(tmp_path, last=step)
+        return
+    with pytest.raises(RecipeError, match=message):
+        planned(tmp_path, last=step)
+
+
+def test_an_edited_function_of_a_scorer_is_another_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_rule.py").write_text("def short(prompt, answer):\n    return 1.0\n")
+    knobs = PPOSettings(scorers={"short": ScorerSettings(function="my_rule:short")})
+    assert knobs.code() == {"scorers.short": tmp_path / "my_rule.py"}
+    before = input_hashes(knobs, Inputs())
+    Path("my_rule.py").write_text("def short(prompt, answer):\n    return 2.0\n")
+    assert input_hashes(knobs, Inputs()) != before
+
+
+def test_rankings_without_two_opinions_have_no_agreement_and_stop_nothing(tmp_path, monkeypatch):
+    """One opinion per prompt is what `label` gives by default for training prompts."""
+    asked = Prompt(messages=(Message(role="user", content="Name a fish."),))
+    answers = (Completion(text="A carp."), Completion(text="A whale."))
+    alone = [Ranking(prompt=asked, completions=answers, ranks=(1, 2), labeller="ann")]
+    two = [*alone, alone[0].model_copy(update={"labeller": "bob"})]
+    found: list[dict[str, float]] = []
+
+    def instead(knobs: Any, inputs: Any, out: Path, *, judge: Any, ranking_figures: Any) -> Path:
+        found.extend(ranking_figures("mine", rankings) for rankings in (alone, two))
+        return out
+
+    monkeypatch.setattr(compare, "main", instead)
+    monkeypatch.setattr(evaluate, "load_judge", lambda folder: SimpleNamespace(judge=None))
+    inputs = compare.EvaluateInputs(
+        models={"a": tmp_path}, prompts=tmp_path, world=tmp_path, rankings={"mine": tmp_path / "r"}
+    )
+    evaluate.main(compare.EvaluateSettings(), inputs, tmp_path)
+    assert found == [{}, {"labeller_agreement": 1.0}]
 
 
 ROOT = Path(__file__).resolve().parents[2]

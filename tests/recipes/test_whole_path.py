@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_task import MACHINE, SHAPE, Toy
+from toy_task import MACHINE, SHAPE, Toy, logged
 
 from tutelage.cli import app as cli
 from tutelage.data.formats import read_documents, read_prompts, read_rankings
 from tutelage.data.prepare import text_of
-from tutelage.runs.folder import hash_of
+from tutelage.runs.hashes import hash_of
 from tutelage.settings import write_yaml
 
 WORLD = {
@@ -239,3 +240,61 @@ def test_own_files_run_the_same_path_without_a_judge(toy, tmp_path, capsys):
     assert cli.main(["run", file, "--only", "data", "--only", "base"]) == 0
     assert "data: its input demonstrations.alpaca" in capsys.readouterr().out
     assert hash_of(run / "base" / "checkpoint") == base
+
+
+def test_thirty_rows_are_enough_for_the_small_recipe(tmp_path, monkeypatch, capsys):
+    """The recipe that ships for small data, on a smaller base model; nothing to warn of, and the loss falls."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    less = {
+        "world.documents": 400, "world.heldout_documents": 20, "world.prompts": 60, "world.demonstrations": 60,
+        "world.heldout_prompts": 30, "world.heldout_demonstrations": 20, "base.model.layers": 2, "base.model.hidden_size": 32,
+        "base.steps": 60, "base.batch_size": 4, "ppo.updates": 4, "ppo.max_tokens": 12, "evaluate.max_tokens": 12,
+        "sft.lr": 5e-3, "reward.lr": 2e-3,
+    }  # fmt: skip
+    options = [f"--steps.{name}={value}" for name, value in less.items()]
+    assert cli.main(["run", "recipes/small.yaml", "--out", str(tmp_path / "run"), "--device", "cpu", *options]) == 0, (
+        capsys.readouterr().err
+    )
+    assert "warning" not in capsys.readouterr().out
+    counts = json.loads((tmp_path / "run" / "prepare" / "done.json").read_text())
+    assert counts["demonstrations"] + counts["demonstrations_heldout"] + counts["left_out_demonstrations"] == 30
+    for step in ("sft", "reward"):
+        losses = [row["loss"] for row in logged(tmp_path / "run" / step)]
+        assert losses[-1] < 0.5 * losses[0]
+
+
+SMALL = {
+    "data": {
+        "kind": "prepare",
+        "inputs": {"demonstrations": {"mine": "answers.jsonl"}, "rankings": {"mine": "preferences.jsonl"},
+                   "prompts": {"mine": "answers.jsonl"}},
+        "heldout_share": 0.2, "heldout_rankings_share": 0.2,
+    },
+    "sft": {"kind": "sft", "inputs": {"checkpoint": "model", "demonstrations": "data/demonstrations.jsonl"}},
+    "reward": {"kind": "reward", "inputs": {"checkpoint": "sft", "rankings": "data/rankings.jsonl"}},
+    "ppo": {"kind": "ppo", "inputs": {"checkpoint": "sft", "reward_model": "reward", "prompts": "data/prompts.jsonl"}},
+}  # fmt: skip
+
+
+def test_thirty_rows_with_the_default_settings_are_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    small = Path(__file__).resolve().parents[2] / "recipes" / "small"
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    file = recipe(tmp_path, SMALL)
+    assert cli.main(["run", file]) == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "sft: warning: with 30 conversations, batch_size 32 and epochs 2, training ends after step 2, within the warm-up of 20 "
+        "steps, so lr is never reached: lower batch_size or warmup, or raise epochs",
+        "reward: warning: with 30 rankings, batch_size 32 and epochs 1, training ends after step 1, within the warm-up of 10 "
+        "steps, so lr is never reached: lower batch_size or warmup, or raise epochs",
+    ]
+    assert said.err == (
+        f"tutelage: {file}, step 'ppo': {tmp_path}/run/data/prompts.jsonl has 30 prompts, fewer than batch_size 128: give more "
+        "prompts, or a batch_size (and minibatch) of at most 30\n"
+    )
+    assert not (tmp_path / "run").exists()
+    one = ["--only", "data", "--steps.data.heldout_share", "0.001"]
+    assert cli.main(["run", file, *one]) == 2
+    assert "none of 28 demonstrations is held out to measure on; raise heldout_share (0.001)" in capsys.readouterr().err

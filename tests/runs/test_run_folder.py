@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -20,13 +21,15 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from tutelage import __version__
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from tutelage.files import write_atomic
-from tutelage.runs import folder
+from tutelage.runs import folder, hashes
 from tutelage.runs import lineage as origin
-from tutelage.runs.folder import hash_of, holder, open_run, removable, remove, temporaries
+from tutelage.runs.folder import holder, open_run, removable, remove, temporaries
+from tutelage.runs.hashes import hash_of
 from tutelage.settings import Inputs, Settings
 
 
@@ -35,7 +38,13 @@ class Some(Settings):
     device: str = ""
 
 
+class Named(Settings):
+    weights: dict[str, float] = Field({})
+    machine: dict[str, str] = Field({})
+
+
 class Files(Inputs):
+    text: dict[str, Path] = Field({})
     rankings: Path | None = None
     start: Path | None = None
 
@@ -82,6 +91,134 @@ def test_other_settings_are_named_but_other_places_are_fine(tmp_path):
         pass
 
 
+def test_a_name_that_the_user_chose_is_no_place(tmp_path):
+    """A source called "project" is not the setting machine.project, which may differ."""
+    with open_run(tmp_path, "x", Named(weights={"project": 1.0}, machine={"project": "a"}), NONE):
+        pass
+    with open_run(tmp_path, "x", Named(weights={"project": 1.0}, machine={"project": "b"}), NONE):
+        pass
+    other = Named(weights={"project": 9.0}, machine={"project": "a"})
+    with (
+        pytest.raises(RunFolderError, match=r"weights\.project: 1\.0 there, 9\.0 now"),
+        open_run(tmp_path, "x", other, NONE),
+    ):
+        pass
+
+
+def test_the_order_of_names_counts(tmp_path):
+    """A mixture draws its windows by the place of a source, and a table has its rows in this order."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_text("a")
+    b.write_text("b")
+    with open_run(tmp_path / "run", "x", Named(weights={"a": 1.0, "b": 2.0}), Files(text={"a": a, "b": b})):
+        pass
+    for knobs, inputs, name in (
+        (Named(weights={"b": 2.0, "a": 1.0}), Files(text={"a": a, "b": b}), "weights"),
+        (Named(weights={"a": 1.0, "b": 2.0}), Files(text={"b": b, "a": a}), r"inputs\.text"),
+    ):
+        problem = rf"made with another order of {name} \(a, b there, b, a now\)"
+        with pytest.raises(RunFolderError, match=problem), open_run(tmp_path / "run", "x", knobs, inputs):
+            pass
+
+
+def test_an_empty_mapping_is_no_other_setting(tmp_path):
+    with open_run(tmp_path, "x", Named(), NONE):
+        pass
+    new = Named(weights={"a": 1.0})
+    with (
+        pytest.raises(RunFolderError, match=r"settings \(weights\.a: none there, 1\.0 now\)"),
+        open_run(tmp_path, "x", new, NONE),
+    ):
+        pass
+
+
+def test_code_that_the_knobs_name_is_an_input(tmp_path):
+    rule = tmp_path / "rule.py"
+
+    class Ruled(Settings):
+        def code(self) -> dict[str, Path]:
+            return {"scorers.rule": rule}
+
+    rule.write_text("1")
+    with open_run(tmp_path / "run", "x", Ruled(), NONE) as run:
+        assert run.input_hash("scorers.rule") == hash_of(rule)
+    rule.write_text("2")
+    problem = r"its input scorers\.rule \(.*rule\.py\) has changed"
+    with pytest.raises(RunFolderError, match=problem), open_run(tmp_path / "run", "x", Ruled(), NONE):
+        pass
+
+
+def test_the_reason_of_a_refusal_is_not_hidden_by_the_clean_up(tmp_path):
+    """Two runs are started at once in a folder that is new: the refused one cannot remove it."""
+
+    def refused() -> None:
+        with open_run(tmp_path / "runs" / "a", "x", Some(), NONE):
+            (tmp_path / "runs" / "b").mkdir()
+            raise UsageError("the reason")
+
+    with pytest.raises(UsageError, match="the reason"):
+        refused()
+    assert not (tmp_path / "runs" / "a").exists()
+
+
+# ---- hashes
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch) -> Path:
+    """A file that is worth a cached hash and counts as changed long ago, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "CACHED_FROM", 4)
+    file = tmp_path / "data.jsonl"
+    file.write_text("first")
+    monkeypatch.setattr(hashes, "_SETTLED", -3600.0)
+    another_process()
+    return file
+
+
+def another_process() -> None:
+    """Forget what this process has hashed."""
+    hashes._hash_once.cache_clear()
+
+
+def test_a_file_is_hashed_once_over_several_starts(large, monkeypatch):
+    digest = hash_of(large)
+    another_process()
+    monkeypatch.setattr(hashes, "_hash_content", None)  # cannot be called
+    assert hash_of(large) == digest == hashlib.sha256(b"first").hexdigest()
+
+
+def test_a_changed_file_is_hashed_again(large):
+    """Even one of the same size whose time of modification was set back."""
+    before = large.stat()
+    hash_of(large)
+    large.write_text("other")
+    os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))
+    another_process()
+    assert hash_of(large) == hashlib.sha256(b"other").hexdigest()
+
+
+def test_the_hash_of_a_file_that_was_just_written_is_not_kept(large, tmp_path, monkeypatch):
+    """It may be written again within the same tick of the file system's clock."""
+    monkeypatch.setattr(hashes, "_SETTLED", 3600.0)
+    hash_of(large)
+    assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": []}'])
+def test_a_damaged_cache_is_passed_over(large, tmp_path, content):
+    digest = hash_of(large)
+    (kept,) = (tmp_path / "cache").rglob("*.json")
+    kept.write_text(content)
+    another_process()
+    assert hash_of(large) == digest
+
+
+def test_a_cache_that_cannot_be_written_is_no_trouble(large, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    assert hash_of(large) == hashlib.sha256(b"first").hexdigest()
+
+
 def test_a_changed_input_is_named(tmp_path):
     source = tmp_path / "data.jsonl"
     source.write_text("one")
@@ -105,7 +242,7 @@ def test_metrics_after_the_resumed_step_are_forgotten(tmp_path):
     with open_run(tmp_path, "x", Some(), NONE) as run:
         for step in range(1, 6):
             run.log(step, {"loss": 1 / step})
-        run.forget_after(3)
+        run.drop_metrics_after(3)
         run.log(4, {"loss": 0.25})
     assert [row.split(",")[0] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         f'{{"step": {step}' for step in (1, 2, 3, 4)
@@ -117,7 +254,7 @@ def test_a_row_cut_short_and_small_numbers_are_no_trouble(tmp_path):
         run.log(1, {"lr": 9.65e-6, "kl": 3e-9})
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 2, "lo')
-        run.forget_after(5)
+        run.drop_metrics_after(5)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "lr": 9.65e-06, "kl": 3e-09}\n'
 
 
@@ -246,7 +383,7 @@ def test_a_full_disk_is_one_line_and_what_stood_there_stands(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         with (
-            pytest.raises(TrainingError, match=r"no room left on the disk \(File too large\).* starts again"),
+            pytest.raises(TrainingError, match=r"the disk is full \(File too large\).* starts again"),
             open_run(tmp_path, "x", Some(), NONE),
         ):
             write_atomic(tmp_path / "file", b"new" * 4096)
@@ -254,7 +391,7 @@ def test_a_full_disk_is_one_line_and_what_stood_there_stands(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "file").read_bytes() == b"old"
     assert not temporaries(tmp_path)
-    assert "no room" in str(sessions(tmp_path)[-1]["error"])
+    assert "disk is full" in str(sessions(tmp_path)[-1]["error"])
 
 
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):

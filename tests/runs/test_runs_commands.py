@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ from rich.filesize import decimal
 from tutelage.cli import app as cli
 from tutelage.errors import TrainingError
 from tutelage.runs import commands as runs
-from tutelage.runs.folder import RunFolder, hash_of, open_run
+from tutelage.runs.folder import RunFolder, open_run
+from tutelage.runs.hashes import hash_of
 from tutelage.settings import Inputs, Settings
 
 
@@ -165,25 +167,63 @@ def test_prune_deletes_what_finished_runs_no_longer_need_and_says_so(capsys, roo
     (root / "base" / "state.pt").write_text("x" * 5000)  # killed between done.json and this
     before = files(root)
     target = root / "base" / "checkpoints" / "step-00000006"
-    code, out, _ = run(capsys, "prune", root, "--dry_run")
+    code, out, _ = run(capsys, "prune", root)
     assert code == 0
     assert files(root) == before
-    assert ["would be deleted", "size"] in cells(out)
+    assert ["would be deleted", "path", "size"] in cells(out)
     freed = sum(path.stat().st_size for path in (*target.iterdir(), root / "base" / "state.pt"))
-    assert f"would free {decimal(freed)}" in out
-    _, out, _ = run(capsys, "prune", root)
+    assert f"would free {decimal(freed)}; --delete deletes it" in out
+    _, out, _ = run(capsys, "prune", root, "--delete")
     assert before - files(root) == {
         "base/state.pt", "base/checkpoints/step-00000006/weights", "base/checkpoints/step-00000006/lineage.json"
     }  # fmt: skip
     assert f"freed {decimal(freed)}" in out
     assert f"{root}/base/checkpoints/step-00000002 is kept: another run began from it" in out
     assert f"kept, because they are not finished: {root}/failed, {root}/stopped" in out
-    assert run(capsys, "prune", root)[1].splitlines()[-2] == "freed 0 bytes"
+    assert run(capsys, "prune", root, "--delete")[1].splitlines()[-2] == "freed 0 bytes"
+
+
+def test_prune_finds_tokenised_text_and_earlier_results_and_counts_a_linked_file_once(capsys, root):
+    """An earlier result goes only where the present one is finished, whether or not it was finished itself."""
+    for name in ("base", "group/sft"):
+        (root / name / "tokens" / "text").mkdir(parents=True)
+    shard = root / "base" / "tokens" / "text" / "ids.npy"
+    shard.write_text("t" * 30_000)
+    (root / "group/sft/tokens/text/ids.npy").hardlink_to(shard)
+    shutil.copytree(root / "stopped", root / "base.previous")
+    shutil.copytree(root / "stopped", root / "stopped.previous-2")
+    earlier = sum(path.stat().st_size for path in (root / "base.previous").rglob("*") if path.is_file())
+    _, out, _ = run(capsys, "prune", root)
+    found = {(row[0], row[1].removeprefix(f"{root}/")): row[2] for row in cells(out) if len(row) == 3}
+    assert found["earlier result", "base.previous"] == decimal(earlier)
+    assert found["tokenised text", "base/tokens"] == decimal(0)
+    assert found["tokenised text", "group/sft/tokens"] == decimal(30_000)
+    assert ("earlier result", "stopped.previous-2") not in found
+    result = hash_of(root / "base")
+    run(capsys, "prune", root, "--delete")
+    assert not (root / "base.previous").exists()
+    assert not shard.exists()
+    assert (root / "stopped.previous-2").exists()
+    assert hash_of(root / "base") == result
+
+
+def test_metrics_as_csv(capsys, root):
+    code, out, _ = run(capsys, "show", root / "stopped", "--csv")
+    assert code == 0
+    assert list(csv.reader(out.splitlines()))[:3] == [
+        ["step", "loss", "heldout_loss"], ["1", "1.0", ""], ["2", "0.5", "1.0"],
+    ]  # fmt: skip
+    (root / "recipe.yaml").write_text("name: x\nout: y\nsteps: {base: {kind: pretrain}}\n")
+    code, _, err = run(capsys, "show", root, "--csv")
+    assert (code, err) == (
+        2,
+        f"tutelage: {root} is the folder of a whole recipe: give that of a step, such as {root}/base\n",
+    )
 
 
 def test_prune_of_one_run_knows_its_neighbours(capsys, root):
     shutil.move(root / "group" / "sft", root / "sft")
-    _, out, _ = run(capsys, "prune", root / "base")
+    _, out, _ = run(capsys, "prune", root / "base", "--delete")
     assert "step-00000002 is kept" in out
     assert (root / "base" / "checkpoints" / "step-00000002").exists()
     assert not (root / "base" / "checkpoints" / "step-00000006").exists()
@@ -226,6 +266,6 @@ def test_prune_from_another_folder_knows_inputs_that_were_named_from_where_a_run
         trained(later, 3, 3)
         later.finish({})
     monkeypatch.chdir(root)
-    _, out, _ = run(capsys, "prune", ".")
+    _, out, _ = run(capsys, "prune", ".", "--delete")
     assert "step-00000006 is kept: another run began from it" in out
     assert (root / "base" / "checkpoints" / "step-00000006").exists()

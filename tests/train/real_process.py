@@ -20,7 +20,7 @@ from typing import Any
 from toy_task import MACHINE, Job, logged
 
 from tutelage.errors import Interrupted, TutelageError
-from tutelage.runs.folder import hash_of
+from tutelage.runs.hashes import hash_of
 from tutelage.train import checkpointing
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

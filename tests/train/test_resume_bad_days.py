@@ -21,7 +21,8 @@ from torch import nn
 from toy_task import MACHINE, Job, pretrain_job
 
 from tutelage.errors import RunFolderError
-from tutelage.runs.folder import hash_of, open_run, temporaries
+from tutelage.runs.folder import open_run, temporaries
+from tutelage.runs.hashes import hash_of
 from tutelage.settings import Inputs
 from tutelage.train import checkpointing
 from tutelage.train.checkpointing import Keeper
@@ -79,7 +80,7 @@ def test_a_full_disk_while_saving_keeps_the_state_before(whole, stopped):
     state = hash_of(stopped.out / "state.pt")
     assert finish(start(stopped, partial(with_files_of_at_most, 200_000))) == 1
     line = one_line(stopped)
-    assert line.startswith(f"tutelage: {stopped.out}: no room left on the disk for {stopped.out / 'state.pt'}")
+    assert line.startswith(f"tutelage: {stopped.out}: the disk is full for {stopped.out / 'state.pt'}")
     assert line.endswith("the same command resumes from the last saved state")
     assert hash_of(stopped.out / "state.pt") == state
     assert not temporaries(stopped.out), "what did not fit takes no room"
@@ -90,7 +91,7 @@ def test_a_full_disk_while_saving_keeps_the_state_before(whole, stopped):
 def test_a_full_disk_while_the_result_is_written_loses_nothing(toy, whole, tmp_path):
     job = small(toy, tmp_path / "run")
     assert finish(start(job, full_at_the_end)) == 1
-    assert f"no room left on the disk for {job.out / 'checkpoint'}" in one_line(job)
+    assert f"the disk is full for {job.out / 'checkpoint'}" in one_line(job)
     assert not (job.out / "checkpoint").exists()
     assert not temporaries(job.out)
     assert finish(start(job)) == 0
@@ -120,7 +121,7 @@ def test_a_disk_that_is_really_full(toy, whole, tmp_path):
         (tmp_path / "run").symlink_to(disk)
         process = start(job)
         assert finish(process) == 1
-        assert "no room left on the disk" in one_line(job)
+        assert "the disk is full" in one_line(job)
         assert "(No space left on device)" in one_line(job)
         assert not temporaries(disk)
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)

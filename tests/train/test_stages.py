@@ -21,7 +21,7 @@ from tutelage.errors import CheckpointError, DataError, RecipeError
 from tutelage.model.checkpoint import load_decoder, load_scalar
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.records import Completion, Conversation, Message, Prompt, Ranking
-from tutelage.runs.folder import hash_of
+from tutelage.runs.hashes import hash_of
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.settings import longest_row
 

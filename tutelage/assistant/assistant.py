@@ -23,6 +23,7 @@ from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.model.hub import resolve_model
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
+from tutelage.settings import describe_problem
 from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer
 
@@ -366,7 +367,7 @@ def message_of(message: Message | Mapping[str, str]) -> Message:
     try:
         return Message.model_validate(message)
     except ValidationError as error:
-        raise UsageError(f"not a message: {message!r}: {error.errors()[0]['msg']}") from None
+        raise UsageError(f"not a message: {message!r}: {describe_problem(error.errors()[0])}") from None
 
 
 def prompt_of(prompt: Prompt | Messages) -> Prompt:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pkgutil import resolve_name
 from typing import Any
 
@@ -48,7 +51,7 @@ class Command:
     def load(self, words: Sequence[str]) -> tuple[Typed, list[Option]]:
         """Import the function; also returns its options, given the words after the command."""
         function = resolve_name(f"tutelage.{self.target}")
-        typed = Typed.of(function(KINDS[self.kind]) if self.kind else function)
+        typed = Typed.of(function(self.kind) if self.kind else function)
         more = resolve_name(f"tutelage.{self.options}")(words) if self.options else ()
         return typed, [*typed.options(words), *more]
 
@@ -71,10 +74,10 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "Runs": {
         "runs list": Command("runs.commands:list_runs", "the runs below a folder, with their state"),
-        "runs show": Command("runs.commands:show_run", "recipe, lineage, sessions, figures, checkpoints"),
+        "runs show": Command("runs.commands:show_run", "recipe, lineage, sessions, figures, checkpoints; metrics as CSV"),
         "runs compare": Command("runs.commands:compare_runs", "settings that differ, figures side by side"),
         "runs resume": Command("cli.recipes:resume", "resume a run that stopped", "cli.recipes:resume_options"),
-        "runs prune": Command("runs.commands:prune", "delete what finished runs no longer need"),
+        "runs prune": Command("runs.commands:prune", "what finished runs no longer need, to be deleted with --delete"),
     },
 }  # fmt: skip
 """Heading in ``tutelage --help`` -> command -> what it calls."""
@@ -108,7 +111,7 @@ def entry() -> None:
 def main(words: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     try:
-        perform(words)
+        run_command(words)
         return 0
     except TutelageError as error:
         said, code = str(error), error.exit_code
@@ -123,32 +126,34 @@ def main(words: Sequence[str]) -> int:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         said, code = "out of memory; lower microbatch or the lengths, set machine.recompute, or train with lora", 1
-    print("tutelage:", visible(" ".join(said.splitlines())), file=sys.stderr)
+    # Under torchrun every process refuses the same; any other error may be that of one process alone.
+    if code != 2 or os.environ.get("LOCAL_RANK", "0") == "0":
+        print("tutelage:", visible(" ".join(said.splitlines())), file=sys.stderr)
     return code
 
 
-def perform(words: Sequence[str]) -> None:
+def run_command(words: Sequence[str]) -> None:
     """Find the command, parse its words, and call its function. Raises UsageError for unknown words."""
-    words, app = _truth_values(words), overview()
+    words, app = _join_flag_values(words), overview()
     name = " ".join(word for word in app.parse_commands(words)[0] if not word.startswith("-"))
     options: list[Option] = []
     typed = parser = None
     if "--install-completion" in words[:1]:
         for each, command in commands().items():
-            give(app, each, command.load([])[1])
+            set_options(app, each, command.load([])[1])
     elif name in commands():
         typed, options = commands()[name].load(words[len(name.split()) :])
-        parser = give(app, name, options)
+        parser = set_options(app, name, options)
     try:
         call, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise UsageError(in_words(error, options)) from None
+        raise UsageError(describe_error(error, options, words)) from None
     values = call(*bound.args, **bound.kwargs)  # of the command; or this prints help or the version
     if typed and call is parser:
         if "torch" in sys.modules:
             prepare_machine()
         result = typed.call(values)
-        if result is not None:
+        if result is not None and os.environ.get("RANK", "0") == "0":
             print(visible(result) if sys.stdout.isatty() else result)
 
 
@@ -172,14 +177,14 @@ def overview() -> App:
     return app
 
 
-def give(app: App, name: str, options: Sequence[Option]) -> Callable[..., Any]:
+def set_options(app: App, name: str, options: Sequence[Option]) -> Callable[..., Any]:
     """Give a command its options; returns the function that cyclopts will call for it."""
     for word in name.split():
         app = app[word]
     return app.default(as_function(options))
 
 
-def in_words(error: CycloptsError, options: Sequence[Option]) -> str:
+def describe_error(error: CycloptsError, options: Sequence[Option], words: Sequence[str]) -> str:
     """One line that says what is wrong with the command line."""
     if isinstance(error, UnknownOptionError):
         word = error.token.keyword or error.token.value
@@ -191,7 +196,11 @@ def in_words(error: CycloptsError, options: Sequence[Option]) -> str:
     if isinstance(error, UnusedCliTokensError):
         return f"unexpected argument {(error.unused_tokens or [''])[0]!r}"
     if isinstance(error, MissingArgumentError) and error.argument is not None:
-        return f"{error.argument.name} needs a value"
+        name = error.argument.name
+        after = next((word for before, word in pairwise(words) if before == name), "")
+        is_value = after[:1] == "-" and after.split("=")[0] not in {f"--{option.name}" for option in options}
+        written = f"; one that begins with a hyphen is written {name}={shlex.quote(after)}" if is_value else ""
+        return f"{name} needs a value{written}"
     return " ".join(str(error).split())
 
 
@@ -204,7 +213,7 @@ def prepare_machine() -> None:
     set_threads()
 
 
-def _truth_values(words: Sequence[str]) -> list[str]:
+def _join_flag_values(words: Sequence[str]) -> list[str]:
     """``--flag true`` as ``--flag=true``; cyclopts gives a flag a value only after the equals sign."""
     joined: list[str] = []
     for word in words:

@@ -186,8 +186,12 @@ class Typed:
         rest, values = dict(given), dict[str, Any]()
         for name, (kind, defaults) in self.groups.items():
             mine = {field: rest.pop(field) for field in kind.model_fields if field in rest}
-            values[name] = validated(kind, merge(defaults, mine), "command line")
+            values[name] = validated(kind, merge(defaults, mine), "command line", self._typed)
         own = values.pop("")
         for name in inspect.signature(self.function).parameters.keys() - values.keys():
             values[name] = rest if name == "overrides" else getattr(own, name.rstrip("_"))
         return self.function(**values)
+
+    def _typed(self, name: str) -> str:
+        """A setting as it is typed."""
+        return name.upper() if name in self.arguments else f"--{name}"

@@ -15,23 +15,24 @@ from rich.table import Table
 
 from tutelage.cli.options import NAME, Option, options_of
 from tutelage.errors import CheckpointError, RecipeError, RunFolderError
+from tutelage.recipes.amounts import Amounts
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import (
     KINDS,
-    Kind,
     Recipe,
     Step,
     check_device,
     common,
+    given_by,
     kind_of,
     plan,
     read_recipe,
     select,
     shipped_recipe,
 )
-from tutelage.runs.commands import Run, recipe_steps
-from tutelage.screen import console, program
-from tutelage.settings import Inputs, Settings, merge, plain, validated, write_yaml
+from tutelage.runs.state import Run, recipe_steps
+from tutelage.screen import console, program_name
+from tutelage.settings import Inputs, Settings, flat, merge, plain, validated, write_yaml
 
 _RESULTS = {"report": ("report", "report.html"), "evaluate": ("figures", "results.json")}
 
@@ -41,7 +42,7 @@ PrintConfig = Annotated[bool, Field(description="print the recipe with every def
 
 
 def run_whole(
-    recipe: Annotated[Path, Field(description="recipe (YAML); give it first, and --help lists the knobs of its steps")],
+    recipe: Annotated[Path, Field(description="recipe (YAML); put it before --help to list the knobs of its steps")],
     *,
     only: Only = (),
     from_: From = None,
@@ -50,9 +51,9 @@ def run_whole(
 ) -> None:
     """Run a recipe's steps, and print where the results are."""
     written = read_recipe(recipe, overrides)
-    steps = plan(written, f"{recipe} with the command line" if overrides else str(recipe))
+    steps = plan(written, f"{recipe} with the command line" if overrides else str(recipe), overrides=overrides)
     if print_config:
-        print(spelled_out(written, steps), end="")
+        print(with_defaults(written, steps), end="")
         return
     chosen = select(steps, only=only, first=from_)
     run_recipe(written, chosen)
@@ -68,20 +69,20 @@ def demo(
     run_whole(shipped_recipe("demo.yaml"), only=only, from_=from_, print_config=print_config, overrides=overrides)
 
 
-def one_step(kind: Kind) -> Callable[..., Any]:
+def one_step(kind: str) -> Callable[..., Any]:
     """The command that runs a step of a kind by itself."""
 
     def step(inputs: Inputs, knobs: Settings, *, out: Path) -> Any:
-        return _run_step(kind, knobs, inputs, out, "command line")
+        return _run_step(Step(kind, kind, knobs, inputs, out, "command line"))
 
-    knobs, inputs = kind.classes()
+    knobs, inputs = KINDS[kind].classes()
     out = Annotated[Path, Field(description="folder to write; a run that stopped there is resumed")]
     step.__annotations__ = {"inputs": inputs, "knobs": knobs, "out": out}
     return step
 
 
 def resume(
-    run: Annotated[Path, Field(description="run folder; give it first, and --help lists its knobs")],
+    run: Annotated[Path, Field(description="run folder; put it before --help to list its knobs")],
     *,
     overrides: Mapping[str, Any],
 ) -> Any:
@@ -90,20 +91,23 @@ def resume(
     if recipe_steps(run) is not None:
         return run_whole(path, overrides=merge({"out": str(run)}, overrides))
     values = merge(resumable(run), overrides)
-    kind = KINDS[values.pop("kind")]
-    knobs_class, inputs_class = kind.classes()
+    kind = values.pop("kind")
+    knobs_class, inputs_class = KINDS[kind].classes()
+    given = flat(overrides)
     source = f"{path} with the command line" if overrides else str(path)
-    inputs = validated(inputs_class, values.pop("inputs", {}), f"{source}, inputs")
-    return _run_step(kind, validated(knobs_class, values, source), inputs, run, source)
+    inputs = validated(inputs_class, values.pop("inputs", {}), f"{source}, inputs", given_by("inputs", given))
+    knobs = validated(knobs_class, values, source, given_by("", given))
+    return _run_step(Step(kind, kind, knobs, inputs, run, source))
 
 
-def _run_step(kind: Kind, knobs: Settings, inputs: Inputs, out: Path, source: str) -> Any:
-    check_device(knobs, source)
+def _run_step(step: Step) -> Any:
+    check_device(step.knobs, step.where)
     try:
-        knobs.check(inputs)
+        step.knobs.check(step.inputs)
     except RecipeError as error:
-        raise RecipeError(f"{source}: {error}") from None
-    return kind.load()(knobs, inputs, out)
+        raise RecipeError(f"{step.where}: {error}") from None
+    Amounts([step]).check()
+    return KINDS[step.kind].load()(step.knobs, step.inputs, step.out)
 
 
 # ---- options
@@ -178,7 +182,7 @@ def resumable(path: Path) -> dict[str, Any]:
     return run.recipe
 
 
-def spelled_out(recipe: Recipe, steps: Sequence[Step]) -> str:
+def with_defaults(recipe: Recipe, steps: Sequence[Step]) -> str:
     """A recipe as YAML with every default; inputs are named as they are written."""
     values = plain(recipe)
     for step in steps:
@@ -212,7 +216,7 @@ def results(steps: Sequence[Step]) -> Iterator[str]:
                 require_kind(step.out / "checkpoint", "causal")
                 model = step.out / "checkpoint"
     if model:
-        yield f"talk to it: {program()} chat {shlex.quote(str(model))}"
+        yield f"talk to it: {program_name()} chat {shlex.quote(str(model))}"
     ends = [row for step in steps for row in Run.read(step.out).sessions if row["event"] == "end"]
     peak = max((row["peak_rss_gib"] for row in ends), default=0)
     yield f"{sum(row['seconds'] for row in ends):.0f} s, at most {peak:.2f} GiB"

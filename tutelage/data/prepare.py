@@ -32,7 +32,7 @@ from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError
 from tutelage.records import Document, Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
-from tutelage.settings import Inputs, Settings, nearest
+from tutelage.settings import Inputs, Rows, Settings, nearest
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -42,11 +42,11 @@ _logger = logging.getLogger("tutelage.data")
 class PrepareInputs(Inputs):
     """Files and folders of your own, each under a name of your choice."""
 
-    text: dict[str, Path] = Field(description="pretraining text")
-    demonstrations: dict[str, Path] = Field(description="conversations to imitate")
-    rankings: dict[str, Path] = Field(description="rankings for the reward model")
-    prompts: dict[str, Path] = Field(description="prompts that PPO answers")
-    heldout_prompts: dict[str, Path] = Field(description="prompts that models are compared on")
+    text: dict[str, Path] = Field({}, description="pretraining text")
+    demonstrations: dict[str, Path] = Field({}, description="conversations to imitate")
+    rankings: dict[str, Path] = Field({}, description="rankings for the reward model")
+    prompts: dict[str, Path] = Field({}, description="prompts that PPO answers")
+    heldout_prompts: dict[str, Path] = Field({}, description="prompts that models are compared on")
 
 
 class PrepareSettings(Settings):
@@ -73,6 +73,44 @@ class PrepareSettings(Settings):
         for limited in (f"{group}.{name}" for group, limits in self.limit.items() for name in limits):
             if limited not in known:
                 raise RecipeError(f"limit: there is no input {limited}{nearest(limited, known)}")
+
+    def writes(self, inputs: Inputs) -> tuple[str, ...]:
+        """The files of the groups that are given."""
+        assert isinstance(inputs, PrepareInputs)
+        text = [*(f"text/{name}.jsonl" for name in inputs.text), "documents_heldout.jsonl"] if inputs.text else []
+        split = [name for name in ("demonstrations", "rankings") if getattr(inputs, name)]
+        whole = ["prompts"] * bool(inputs.prompts) + ["prompts_heldout"] * bool(inputs.heldout_prompts)
+        return (
+            *text,
+            *(f"{name}{part}.jsonl" for name in split for part in ("", "_heldout")),
+            *(f"{name}.jsonl" for name in whole),
+        )
+
+    def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
+        """All that are given, up to their limits."""
+        name = file.removesuffix(".jsonl")
+        group = "heldout_prompts" if name == "prompts_heldout" else name.removesuffix("_heldout")
+        kind = _KINDS.get(group)
+        if kind is None:
+            return None
+        counts = [
+            (rows(kind, path, enough), self.limit.get(group, {}).get(part))
+            for part, path in getattr(inputs, group).items()
+        ]
+        return (
+            None
+            if any(count is None for count, _ in counts)
+            else sum(min(n for n in pair if n is not None) for pair in counts)
+        )
+
+
+_KINDS = {
+    "demonstrations": "conversations",
+    "rankings": "rankings",
+    "prompts": "prompts",
+    "heldout_prompts": "prompts",
+}
+"""Input -> kind of its records."""
 
 
 def main(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> Path:
@@ -101,7 +139,7 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
         kept, apart = split_by_key(documents, attrgetter(key), share, seed)
         outputs[f"text/{name}"] = kept
         heldout_documents += apart
-    if not heldout_documents:
+    if inputs.text and not heldout_documents:
         problem = "no text is held out to measure on; give a source of `text` a larger `heldout` share, or more files"
         raise DataError(problem)
 
@@ -133,17 +171,19 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
         "prompts": unique(new_prompts),
     }
     _require_some(outputs, knobs, inputs)
+    written = {file.removesuffix(".jsonl") for file in knobs.writes(inputs)}
     counts = {
         name.replace("text/", "documents_"): write_jsonl(out / f"{name}.jsonl", records)
         for name, records in outputs.items()
+        if name in written
     }
     left_out = [
-        ("prompts_heldout", "held-out prompt given before", len(heldout) - counts["prompts_heldout"]),
+        ("prompts_heldout", "held-out prompt given before", len(heldout) - len(outputs["prompts_heldout"])),
         ("demonstrations", "demonstration that asks a held-out prompt", len(demonstrations) - len(new_demonstrations)),
         ("demonstrations", "demonstration that opens like a held-out ranking", len(kept_c) - len(unranked)),
         ("rankings", "ranking that asks a held-out prompt", len(rankings) - len(new_rankings)),
         ("prompts", "prompt that asks a held-out prompt", len(prompts) - len(new_prompts)),
-        ("prompts", "prompt given before", len(new_prompts) - counts["prompts"]),
+        ("prompts", "prompt given before", len(new_prompts) - len(outputs["prompts"])),
     ]
     for name, _, count in left_out:
         counts[f"left_out_{name}"] = counts.get(f"left_out_{name}", 0) + count

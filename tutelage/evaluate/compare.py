@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from tutelage.model.hub import resolve_model
 from tutelage.records import Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings, nearest
+from tutelage.settings import Device, Inputs, ModelPath, RewardModelPath, Rows, Settings, WorldPath, nearest
 from tutelage.text.tokenizer import Tokenizer
 
 RankingFigures = Callable[[str, Sequence[Ranking]], Mapping[str, float]]
@@ -46,12 +46,12 @@ class EvaluateInputs(Inputs):
     models: dict[str, ModelPath] = Field(min_length=1, description="name -> checkpoint, in the order of the table")
     prompts: Path = Field(description="held-out prompts")
     reference: ModelPath | None = Field(None, description="checkpoint that KL is measured against")
-    reward_model: ModelPath | None = Field(None, description="reward model that scores the answers")
+    reward_model: RewardModelPath | None = Field(None, description="reward model that scores the answers")
     demonstrations: Path | None = Field(None, description="conversations that shots are drawn from")
     heldout_text: Path | None = Field(None, description="documents for bits per byte")
-    world: Path | None = Field(None, description="folder of an embedded world, whose judge gives gold scores")
+    world: WorldPath | None = Field(None, description="folder of an embedded world, whose judge gives gold scores")
     rankings: dict[str, Path] = Field({}, description="name -> rankings that reward models are measured on")
-    reward_models: dict[str, ModelPath] = Field({}, description="name -> reward model to measure on the rankings")
+    reward_models: dict[str, RewardModelPath] = Field({}, description="name -> reward model to measure on the rankings")
 
 
 class Ask(Settings):
@@ -72,7 +72,7 @@ class EvaluateSettings(Settings):
     compression: bool = Field(False, description="also measure gzip and xz on the held-out text")
     on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of sampling and of the choice of shots")
-    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    device: Device = "auto"
     dtype: str = Field("auto", description="auto, bf16, fp32")
 
     def check(self, inputs: Inputs) -> None:
@@ -89,6 +89,14 @@ class EvaluateSettings(Settings):
             raise RecipeError("shots are for models that are asked in plain text: give as_text too")
         if self.compression and not inputs.heldout_text:
             raise RecipeError("compression is measured on held-out text: give heldout_text")
+
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        """There must be prompts and rankings to measure on."""
+        assert isinstance(inputs, EvaluateInputs)
+        for kind, path in (("prompts", inputs.prompts), *(("rankings", path) for path in inputs.rankings.values())):
+            if rows(kind, path, 1) == 0:
+                raise RecipeError(f"{path} has no {kind} to measure on")
+        yield from ()
 
 
 def main(
@@ -113,10 +121,12 @@ def main(
         measures = Measures(judge, scorer, reference, text, knobs.device, knobs.dtype)
         longest, seed = knobs.max_tokens, derive(knobs.seed, "evaluate.answers")
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
+        rankings = {name: list(read_rankings(path, on_bad=knobs.on_bad)) for name, path in inputs.rankings.items()}
+        labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
         measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, measures, _shots(knobs, inputs))
         results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
             "reference": next((name for name, path in inputs.models.items() if path == reference), None),
-            "reward_models": _reward_models(knobs, inputs, ranking_figures),
+            "reward_models": _reward_models(knobs, inputs.reward_models, rankings, labels),
             "compression": compression(inputs) if knobs.compression else None,
         }
         for name, ask in knobs.ask.items():
@@ -237,12 +247,16 @@ def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]
 
 
 def _reward_models(
-    settings: EvaluateSettings, inputs: EvaluateInputs, ranking_figures: RankingFigures | None
+    settings: EvaluateSettings,
+    reward_models: Mapping[str, Path],
+    rankings: Mapping[str, Sequence[Ranking]],
+    labels: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, Any]]:
-    rankings = {name: list(read_rankings(path, on_bad=settings.on_bad)) for name, path in inputs.rankings.items()}
-    labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
+    """Each reward model's figures on each file of rankings, with the figures of the labels themselves."""
     figures: dict[str, dict[str, Any]] = {}
-    for model, path in inputs.reward_models.items():
+    for model, path in reward_models.items():
         assistant = Assistant.load(path, device=settings.device, dtype=settings.dtype)
-        figures[model] = {name: reward_model_figures(assistant, rows) | labels[name] for name, rows in rankings.items()}
+        figures[model] = {
+            name: reward_model_figures(assistant, rows) | dict(labels[name]) for name, rows in rankings.items()
+        }
     return figures

@@ -22,6 +22,11 @@ NEEDED = (
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether ``name``, which is not a folder, may be that of a repository on the hub rather than a misspelt folder."""
+    return bool(_HUB_NAME.fullmatch(name)) and name[0] != "." and not ("/" in name and Path(name).parent.is_dir())
+
+
 def resolve_model(name: Path | str) -> Path:
     """The folder of a model: ``name`` itself if it is a folder, or else a snapshot of the hub's repository ``name``.
 
@@ -37,7 +42,7 @@ def resolve_model(name: Path | str) -> Path:
         raise CheckpointError(f"{folder} is a file: give the model's folder")
     if not _HUB_NAME.fullmatch(name) or name.startswith("."):
         raise CheckpointError(f"{name!r} is neither a folder nor a name on the Hugging Face hub (like Qwen/Qwen3-0.6B)")
-    if "/" in name and Path(name).parent.is_dir():  # a misspelt folder is not worth a request to the hub
+    if not is_hub_name(name):
         raise CheckpointError(f"{folder} does not exist: give a model folder, or a name on the Hugging Face hub")
     try:
         from huggingface_hub import errors, snapshot_download

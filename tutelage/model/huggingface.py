@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from tutelage.errors import CheckpointError
 from tutelage.model.config import ModelConfig, RopeScaling, Scaling
+from tutelage.settings import wording
 
 Kind = Literal["causal", "scalar"]
 OFFSET_KEY = "tutelage_score_offset"
@@ -170,7 +171,7 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
 
 def _describe(family: str, problem: ErrorDetails) -> str:
     """A validation error under the setting's name in the file."""
-    message = problem["msg"].removeprefix("Value error, ")
+    message = wording(problem)
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0])

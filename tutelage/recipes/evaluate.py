@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from tutelage.errors import DataError
 from tutelage.evaluate import compare
 from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings
 from tutelage.records import Ranking
@@ -22,7 +24,9 @@ def main(knobs: EvaluateSettings, inputs: EvaluateInputs, out: Path) -> Path:
     def label_figures(name: str, rankings: Sequence[Ranking]) -> dict[str, float]:
         """How far the labellers of these rankings agree, and what accuracy their labels allow at best."""
         staff_file = inputs.rankings[name].with_name("labellers.json")
-        figures = {"labeller_agreement": agreement(rankings)}
+        figures: dict[str, float] = {}
+        with suppress(DataError):  # no two of them ranked the same answers
+            figures["labeller_agreement"] = agreement(rankings)
         if staff_file.exists():
             staff = [Labeller(**person) for person in json.loads(staff_file.read_text(encoding="utf-8"))]
             names = {ranking.labeller for ranking in rankings}

@@ -15,7 +15,7 @@ from tutelage.model.hub import resolve_model
 from tutelage.records import Answers, Prompt
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.settings import Device, Inputs, ModelPath, Rows, Settings
 
 
 class SampleInputs(Inputs):
@@ -33,7 +33,12 @@ class SampleSettings(Settings):
     max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of sampling")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: Device = "auto"
+
+    def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
+        """A row per prompt."""
+        assert isinstance(inputs, SampleInputs)
+        return rows("prompts", inputs.prompts, enough)
 
 
 def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:

@@ -25,7 +25,20 @@ from typing import Any, get_type_hints
 from pydantic import Field
 
 from tutelage.errors import RecipeError
-from tutelage.settings import Inputs, Settings, merge, nearest, read_yaml, validated
+from tutelage.model.hub import is_hub_name
+from tutelage.runs.folder import PREVIOUS
+from tutelage.settings import (
+    MODELS,
+    Device,
+    Inputs,
+    Option,
+    Settings,
+    flat,
+    merge,
+    nearest,
+    read_yaml,
+    validated,
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +50,10 @@ class Kind:
     summary: str
     result: str = ""
     """Path inside the step's folder that other steps get when they name it; empty: the folder."""
-    files: tuple[str, ...] = ("*",)
-    """Patterns of the files that it writes, for ``STEP/FILE``."""
+    files: tuple[str, ...] = ()
+    """Patterns of the files that it writes, for ``STEP/FILE``; its settings may say more (``Settings.writes``)."""
+    makes: str = ""
+    """What its result is, one of the marks of inputs (``Inputs.mark``); empty: files."""
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -50,20 +65,37 @@ class Kind:
         return hints["knobs"], hints["inputs"]
 
 
-_MODEL = ("checkpoint", ("checkpoint", "checkpoints/*", "metrics.jsonl", "done.json"))
+_FILES = ("checkpoint", "checkpoints/*", "metrics.jsonl", "done.json")
+_MODEL = ("checkpoint", _FILES, "model")
+_ACCEPTED = {
+    "model": ("model",),
+    "reward model": ("reward model",),
+    "tokenizer": ("tokenizer", "model", "reward model"),
+    "world": ("world",),
+    "": ("", "world"),
+}
+"""Mark of an input -> what a step that it names may make; a ``RunPath`` takes the folder of any step."""
+_CALLED = {
+    "": "files",
+    "model": "a language model",
+    "reward model": "a reward model",
+    "tokenizer": "a tokenizer",
+    "world": "a world",
+}
 
 KINDS: dict[str, Kind] = {
     "world": Kind(
         "tutelage.recipes.world:make_world", "make the embedded world's texts, demonstrations and prompts",
         files=("documents.jsonl", "documents_heldout.jsonl", "demonstrations.jsonl", "demonstrations_heldout.jsonl",
-               "prompts.jsonl", "prompts_heldout.jsonl", "world.json"),
+               "prompts.jsonl", "prompts_heldout.jsonl", "world.json"), makes="world",
     ),
     "prepare": Kind(
         "tutelage.data.prepare:main", "split and merge data files of your own for the other steps",
         files=("text/*.jsonl", "documents_heldout.jsonl", "demonstrations.jsonl", "demonstrations_heldout.jsonl",
                "rankings.jsonl", "rankings_heldout.jsonl", "prompts.jsonl", "prompts_heldout.jsonl"),
     ),
-    "tokenizer": Kind("tutelage.recipes.tokenizer:main", "train a byte-level BPE tokenizer", "tokenizer"),
+    "tokenizer": Kind("tutelage.recipes.tokenizer:main", "train a byte-level BPE tokenizer", "tokenizer",
+                      ("tokenizer", "tokenizer/*"), "tokenizer"),
     "pretrain": Kind("tutelage.train.pretrain:main", "pretrain a decoder on a mixture of texts", *_MODEL),
     "sft": Kind("tutelage.train.sft:main", "fine-tune on demonstrations", *_MODEL),
     "sample": Kind(
@@ -73,7 +105,8 @@ KINDS: dict[str, Kind] = {
         "tutelage.recipes.world:label", "let the embedded world's simulated labellers rank answers",
         files=("rankings.jsonl", "rankings_heldout.jsonl", "rankings_heldout_labellers.jsonl", "labellers.json"),
     ),
-    "reward": Kind("tutelage.train.reward:main", "train a reward model on rankings", *_MODEL),
+    "reward": Kind("tutelage.train.reward:main", "train a reward model on rankings", "checkpoint", _FILES,
+                   "reward model"),
     "ppo": Kind("tutelage.recipes.world:train_ppo", "PPO and PPO-ptx against a reward model", *_MODEL),
     "evaluate": Kind(
         "tutelage.recipes.evaluate:main", "compare models on held-out prompts", files=("results.json", "samples.jsonl"),
@@ -105,7 +138,7 @@ class Recipe(Settings):
     name: str = Field(description="title of the report")
     out: Path = Field(description="folder of the whole run; each step writes to a subfolder of its name")
     seed: int = Field(0, description="seed of every step that has none of its own")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: Device = "auto"
     steps: dict[str, dict[str, Any]] = Field(description="the steps by name, in order; each has kind, inputs and knobs")
 
 
@@ -116,28 +149,51 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     for name in overrides.get("steps", {}):
         if isinstance(known, dict) and name not in known:
             raise RecipeError(f"{path}: there is no step {name!r}{nearest(name, list(known))}")
-    return validated(Recipe, merge(written, overrides), str(path))
+    return validated(Recipe, merge(written, overrides), str(path), given_by("", flat(overrides)))
 
 
-def plan(recipe: Recipe, source: str = "recipe", kinds: Mapping[str, Kind] = KINDS) -> list[Step]:
-    """Validate every step and resolve what its inputs name. Raises RecipeError that names the step."""
+def given_by(prefix: str, overridden: Mapping[str, Any]) -> Option:
+    """The option of a setting below ``prefix``, if the command line gave it."""
+
+    def option(name: str) -> str | None:
+        whole = f"{prefix}.{name}" if prefix else name
+        return f"--{whole}" if whole in overridden else None
+
+    return option
+
+
+def plan(
+    recipe: Recipe,
+    source: str = "recipe",
+    kinds: Mapping[str, Kind] = KINDS,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Step]:
+    """Validate every step and resolve what its inputs name.
+
+    Raises RecipeError that names the step, or the option if one of the ``overrides`` from the command line is wrong.
+    """
+    overridden = flat(overrides or {})
     steps: list[Step] = []
     for name, values in recipe.steps.items():
         where = f"{source}, step {name!r}"
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise RecipeError(f"{where}: a step's name is made of letters, digits, '_', '-' and '.'")
+        if PREVIOUS.fullmatch(name) or name == "recipe.yaml":
+            raise RecipeError(f"{where}: a file or folder of this name is tutelage's own; give the step another name")
         kind = kind_of(values, where, kinds)
         knobs_class, inputs_class = kinds[kind].classes()
         given = {key: value for key, value in values.items() if key not in ("kind", "inputs")}
-        knobs = validated(knobs_class, merge(common(recipe, knobs_class), given), where)
+        knobs = validated(
+            knobs_class, merge(common(recipe, knobs_class), given), where, given_by(f"steps.{name}", overridden)
+        )
         named = values.get("inputs", {})
         if not isinstance(named, Mapping):
             raise RecipeError(f"{where}: inputs should be a mapping, found {named!r}")
         paths = {
-            role: resolved(value, f"{where}: input {role}", inputs_class.mark(role), recipe, steps, kinds)
+            role: resolved(value, f"{where}: input {role}", inputs_class.mark(str(role)), recipe, steps, kinds)
             for role, value in named.items()
         }
-        inputs = validated(inputs_class, paths, f"{where}, inputs")
+        inputs = validated(inputs_class, paths, f"{where}, inputs", given_by(f"steps.{name}.inputs", overridden))
         try:
             knobs.check(inputs)
         except RecipeError as error:
@@ -181,7 +237,7 @@ def kind_of(values: Mapping[str, Any], where: str, kinds: Mapping[str, Kind]) ->
     kind = values.get("kind")
     if kind is None:
         raise RecipeError(f"{where}: kind is required: one of {', '.join(kinds)}")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise RecipeError(f"{where}: unknown kind {kind!r}{nearest(str(kind), list(kinds))}")
     return kind
 
@@ -207,15 +263,25 @@ def resolved(
     steps = {step.name: step for step in before}
     if step := steps.get(first):
         kind = kinds[step.kind]
-        if rest and not any(fnmatch(rest, pattern) for pattern in kind.files):
-            hint = nearest(rest, kind.files) or f"; it writes {', '.join(kind.files)}"
+        patterns = step.knobs.writes(step.inputs) or kind.files
+        if rest and not any(fnmatch(rest, pattern) for pattern in patterns):
+            hint = nearest(rest, patterns) or f"; it writes {', '.join(patterns) or 'none that can be named'}"
             raise RecipeError(f"{where}: step {first!r} ({step.kind}) writes no {rest}{hint}")
+        a_result = not rest or rest == kind.result or rest.startswith("checkpoints/")
+        if mark != "run" and kind.makes not in _ACCEPTED[mark] and (mark or a_result):
+            problem = f"step {first!r} ({step.kind}) makes {_CALLED[kind.makes]}"
+            raise RecipeError(f"{where}: {problem}, and {_CALLED[mark] if mark else 'a file of data'} is needed")
         return step.out / (rest or ("" if mark == "run" else kind.result))
     if first in recipe.steps:
-        raise RecipeError(f"{where}: step {first!r} does not come before it")
+        hint = f"; for the folder of this name write ./{value}" if Path(value).exists() else ""
+        raise RecipeError(f"{where}: step {first!r} does not come before it{hint}")
     path = Path(value).expanduser()
-    looks_like_hub = mark == "model" and re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.exists()
-    if not path.exists() and not looks_like_hub:
-        hint = nearest(first, list(steps))
-        raise RecipeError(f"{where}: {value!r} is neither an earlier step nor a file that is there{hint}")
-    return path
+    if path.exists():
+        return path
+    hint = nearest(first, list(steps))
+    misspelt = hint and (not rest or any(fnmatch(rest, p) for step in before for p in kinds[step.kind].files))
+    if mark in MODELS and not misspelt and is_hub_name(value):
+        return path
+    if mark in MODELS and misspelt and is_hub_name(value):
+        hint += " A model on the hub whose name is like that of a step is written with its owner, as OWNER/NAME."
+    raise RecipeError(f"{where}: {value!r} is neither an earlier step nor an existing file{hint}")

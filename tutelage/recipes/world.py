@@ -19,7 +19,7 @@ from tutelage.recipes.sample import distinct_answers
 from tutelage.records import Answers, Ranking
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.settings import Device, Inputs, ModelPath, Rows, Settings, WorldPath
 from tutelage.train import ppo
 from tutelage.train.ppo_update import PPOInputs, PPOSettings
 from tutelage.world.build import WorldSettings, build_world, load_judge
@@ -42,7 +42,7 @@ def make_world(knobs: WorldSettings, inputs: NoInputs, out: Path) -> Path:
 class LabelInputs(Inputs):
     """The answers that simulated labellers rank."""
 
-    world: Path = Field(description="folder of the embedded world with the prompts and the judge")
+    world: WorldPath = Field(description="folder of the embedded world with the prompts and the judge")
     checkpoint: ModelPath | None = Field(
         None, description="model whose answers to the world's prompts are sampled and ranked"
     )
@@ -74,7 +74,21 @@ class LabelSettings(Settings):
     opinions: int = Field(1, gt=0, description="training labellers who rank the answers to the same training prompt")
     views: int = Field(3, gt=1, description="labellers of each group who rank the same held-out prompt")
     seed: int = Field(0, description="seed of prompts, sampling and labellers")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: Device = "auto"
+
+    def writes(self, inputs: Inputs) -> tuple[str, ...]:
+        """Given answers are to training prompts only."""
+        assert isinstance(inputs, LabelInputs)
+        return ("rankings.jsonl", "labellers.json") if inputs.answers else ()
+
+    def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
+        """Each prompt is ranked by several people."""
+        assert isinstance(inputs, LabelInputs)
+        if file == "rankings.jsonl":
+            prompts = rows("prompts", inputs.answers, enough) if inputs.answers else self.prompts
+            return prompts and prompts * min(self.opinions, self.labellers)
+        groups = {"rankings_heldout.jsonl": self.labellers, "rankings_heldout_labellers.jsonl": self.heldout_labellers}
+        return self.heldout_prompts * min(self.views, groups[file]) if file in groups else None
 
 
 def label(knobs: LabelSettings, inputs: LabelInputs, out: Path) -> Path:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -30,28 +29,31 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from tutelage import __version__
 from tutelage.errors import Interrupted, RunFolderError, TrainingError, TutelageError, UsageError
 from tutelage.files import sync_file, write_atomic
+from tutelage.runs.hashes import hash_of
 from tutelage.runs.lineage import LINEAGE, ancestors, code_version, command_line, now, read_lineage
 from tutelage.seeds import stopped_at
-from tutelage.settings import Inputs, Settings, flat, plain, read_yaml, write_yaml
+from tutelage.settings import Inputs, Settings, as_written, flat, free_names, plain, read_yaml, write_yaml
 
-_PLACE_OR_SPEED = {
-    "out", "device", "microbatch", "recompute", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker",
-    "project",
+_PLACE_OR_SPEED = {"device", "microbatch"} | {
+    f"machine.{name}"
+    for name in (
+        "device", "recompute", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker", "project",
+    )
 }  # fmt: skip
-"""Settings, by their last name, that may differ when a run is resumed: place, speed, and what is kept besides the result."""
+"""Settings, by their full name, that may differ when a run is resumed: place, speed, and what is kept besides the result."""
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_OF_A_START = {"lock", "recipe.yaml", LINEAGE, "sessions.jsonl"}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BEFORE_RESULTS = {"lock", "recipe.yaml", LINEAGE, "sessions.jsonl"}
 """What a run folder holds before its first result."""
-_NOT_CONTENT = {"lock", LINEAGE, "sessions.jsonl", "state.pt", "state.previous.pt", "progress.json"}
-"""Files that do not count in a folder's hash."""
+_BESIDES_RESULTS = _BEFORE_RESULTS | {"tokens", "metrics.jsonl", "tensorboard", "wandb"}
+PREVIOUS = re.compile(r"(.+)\.previous(?:-\d+)?")
+"""Name of the folder with an earlier result of a step; the group is the step's name."""
 _HELD: set[IO[str]] = set()
 """The lock files that this process holds."""
 
@@ -82,12 +84,12 @@ class RunFolder:
         """Append a row to metrics.jsonl."""
         self._append(self._metrics, {"step": step} | {name: float(f"{value:.7g}") for name, value in numbers.items()})
 
-    def log_is_safe(self) -> None:
+    def flush_log(self) -> None:
         """Flush metrics.jsonl to the disk, so that after a power cut no state is ahead of it."""
         if self.writer and self._metrics.exists():
             sync_file(self._metrics)
 
-    def forget_after(self, step: int) -> None:
+    def drop_metrics_after(self, step: int) -> None:
         """Drop the metrics of later steps, which a resumed run repeats."""
         if self.writer and self._metrics.exists():
             rows = [row for row in self._metrics.read_text().splitlines() if _step_of(row) <= step]
@@ -148,14 +150,14 @@ def open_run(path: Path, kind: str, knobs: Settings, inputs: Inputs) -> Iterator
             stack.enter_context(_undone_if_refused(path, before, made))
             for stale in temporaries(path):
                 remove(stale)
-            run, recipe, hashes = RunFolder(path), recipe_of(kind, knobs, inputs), input_hashes(inputs)
+            run, hashes = RunFolder(path), input_hashes(knobs, inputs)
             if not is_run(path):
                 lineage = {"kind": kind, "id": secrets.token_hex(6), "tutelage": __version__, "code": code_version()}
                 lineage["time"] = datetime.now().astimezone().isoformat(timespec="seconds")
                 lineage |= {"inputs": hashes, "ancestors": ancestors(hashes)}
                 write_atomic(path / LINEAGE, json.dumps(lineage, indent=2).encode())
-                write_atomic(path / "recipe.yaml", write_yaml(recipe).encode())
-            elif changed := difference(path, recipe, hashes):
+                write_atomic(path / "recipe.yaml", write_yaml(recipe_of(kind, knobs, inputs)).encode())
+            elif changed := difference(path, kind, knobs, inputs, hashes):
                 raise RunFolderError(f"{path}: {changed}; give another --out or delete it")
             if not run.finished:
                 stack.enter_context(_session(run))
@@ -170,11 +172,12 @@ def _undone_if_refused(path: Path, before: set[Path], made: Sequence[Path]) -> I
         yield
     except UsageError:
         new = set(path.iterdir()) - before
-        if {file.name for file in new} <= _OF_A_START:
+        if {file.name for file in new} <= _BEFORE_RESULTS:
             for file in new:
                 file.unlink()
-            for folder in made:
-                folder.rmdir()
+            with suppress(OSError):  # another process may have put something there
+                for folder in made:
+                    folder.rmdir()
         raise
 
 
@@ -189,7 +192,7 @@ def _session(run: RunFolder) -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt):
         raise
     except BaseException as caught:
-        error = _no_room(run, caught) or caught
+        error = _disk_full(run, caught) or caught
         said = str(error) if isinstance(error, TutelageError) else f"{type(error).__name__}: {error}"
         facts = {"outcome": "failed", "error": said}
         if error is caught:
@@ -214,15 +217,15 @@ def peak_rss_gib() -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux KiB
 
 
-def _no_room(run: RunFolder, error: BaseException) -> TrainingError | None:
+def _disk_full(run: RunFolder, error: BaseException) -> TrainingError | None:
     """What a full disk means for the run; None for any other error."""
-    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+    if not isinstance(error, OSError) or error.errno not in _DISK_FULL:
         return None
     where = f" for {error.filename}" if error.filename else ""
     saved = run.state.exists() or run.previous_state.exists()
     then = "resumes from the last saved state" if saved else "starts again, since no state was saved yet"
     return TrainingError(
-        f"{run.path}: no room left on the disk{where} ({error.strerror}); make room, and the same command {then}"
+        f"{run.path}: the disk is full{where} ({error.strerror}); free some space, and the same command {then}"
     )
 
 
@@ -282,14 +285,14 @@ def _locks(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def _let_go() -> None:
+def _release_locks() -> None:
     """In a forked child, close the parent's locks; else they would outlive the parent for as long as the child runs."""
     for file in _HELD:
         file.close()
     _HELD.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_locks)
 
 
 # ---- what identifies a run
@@ -307,10 +310,13 @@ def require_inputs(kind: str, inputs: Inputs) -> None:
             raise UsageError(f"{kind}: {role} not found: {source}")
 
 
-def input_hashes(inputs: Inputs) -> dict[str, dict[str, str]]:
-    """Each input's role -> its absolute path and SHA-256. UsageError if one cannot be read."""
+def input_hashes(knobs: Settings, inputs: Inputs) -> dict[str, dict[str, str]]:
+    """Each input's role -> its absolute path and SHA-256, and likewise the code that the knobs name.
+
+    UsageError if one cannot be read.
+    """
     hashes = {}
-    for role, source in inputs.files().items():
+    for role, source in (inputs.files() | knobs.code()).items():
         try:
             hashes[role] = {"path": os.path.abspath(source), "sha256": hash_of(source)}
         except OSError as error:
@@ -318,23 +324,37 @@ def input_hashes(inputs: Inputs) -> dict[str, dict[str, str]]:
     return hashes
 
 
-def difference(path: Path, recipe: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]]) -> str | None:
+def difference(
+    path: Path, kind: str, knobs: Settings, inputs: Inputs, hashes: Mapping[str, Mapping[str, str]]
+) -> str | None:
     """How the knobs or inputs of the run folder ``path`` differ from these, in words; None if they are the same.
 
-    Settings that change only a run's place, its speed, or what it keeps besides its result do not count.
+    Settings that change only a run's place, its speed, or what it keeps besides its result do not count. The order of names that
+    the user chose does: it is the order of a table's rows, or of the sources that a mixture draws from.
     """
-    old, new = (flat({k: v for k, v in r.items() if k != "inputs"}) for r in (read_yaml(path / "recipe.yaml"), recipe))
-    names = {name for name in old.keys() | new.keys() if name.rpartition(".")[2] not in _PLACE_OR_SPEED}
-    differing = sorted(name for name in names if old.get(name) != new.get(name))
+    there, here = read_yaml(path / "recipe.yaml"), recipe_of(kind, knobs, inputs)
+    old, new = (flat({name: value for name, value in r.items() if name != "inputs"}) for r in (there, here))
+    differing = sorted(name for name in (old.keys() | new.keys()) - _PLACE_OR_SPEED if old.get(name) != new.get(name))
     if differing:
         name, more = differing[0], len(differing) - 1
         rest = f", and {more} more" if more else ""
-        return f"it was made with other settings ({name}: {old.get(name)!r} there, {new.get(name)!r} now{rest})"
-    before = read_lineage(path / LINEAGE)["inputs"]
-    for role in before.keys() | hashes.keys():
-        if before.get(role, {}).get("sha256") != hashes.get(role, {}).get("sha256"):
-            where = hashes.get(role, before.get(role, {}))["path"]
+        before, now = as_written(old.get(name)), as_written(new.get(name))
+        return f"it was made with other settings ({name}: {before} there, {now} now{rest})"
+    recorded = read_lineage(path / LINEAGE)["inputs"]
+    for role in recorded.keys() | hashes.keys():
+        if recorded.get(role, {}).get("sha256") != hashes.get(role, {}).get("sha256"):
+            where = hashes.get(role, recorded.get(role, {}))["path"]
             return f"its input {role} ({where}) has changed since the run began"
+    orders = free_names(knobs) | {f"inputs.{name}": keys for name, keys in free_names(inputs).items()}
+    for name, order in orders.items():
+        values: Any = there
+        for part in name.split("."):
+            values = values.get(part) or {}
+        recorded_order = list(values)
+        if recorded_order != order and set(recorded_order) == set(order):
+            return (
+                f"it was made with another order of {name} ({', '.join(recorded_order)} there, {', '.join(order)} now)"
+            )
     return None
 
 
@@ -343,31 +363,9 @@ def is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file() and (path / LINEAGE).is_file()
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files by name and content.
-
-    What a run writes besides its results does not count: logs, locks, lineage, states and token shards.
-    """
-    if path.is_file():
-        return _file_hash(path)
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        name = file.relative_to(path)
-        if file.name not in _NOT_CONTENT and name.parts[0] not in ("tokens", "checkpoints"):
-            digest.update(f"{name}\0{_file_hash(file)}".encode())
-    return digest.hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    found = path.stat()
-    return _hash_once(path, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-@cache
-def _hash_once(path: Path, inode: int, size: int, changed: int) -> str:
-    """The hash of a file's content, computed once per process for each version of the file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def has_results(path: Path) -> bool:
+    """Whether a run folder holds anything that took long to make: a state to resume from, or a result."""
+    return any(item.name not in _BESIDES_RESULTS for item in path.iterdir())
 
 
 # ---- cleaning up

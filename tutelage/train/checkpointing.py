@@ -73,7 +73,7 @@ class Keeper:
             "optimizer": training.optimizer.state_dict(),
             "extra": {name: item.state_dict() for name, item in training.state.items()},
         }
-        run.log_is_safe()
+        run.flush_log()
         with _disk_errors(run.state), atomic_path(run.state) as temporary:
             with temporary.open("wb") as file:
                 torch.save(state, file)
@@ -86,7 +86,7 @@ class Keeper:
         run, training = self.run, self.training
         path = next((path for path in (run.state, run.previous_state) if path.exists()), None)
         if path is None:
-            run.forget_after(0)
+            run.drop_metrics_after(0)
             return 0
         state = self._read(path)
         try:
@@ -100,7 +100,7 @@ class Keeper:
             self.ended, self.stopped = state["ended"], state["stopped"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise self._unusable(path, "does not fit this run", error) from None
-        run.forget_after(state["step"])
+        run.drop_metrics_after(state["step"])
         run.note_progress(state["step"], training.schedule.steps)
         return state["step"]
 

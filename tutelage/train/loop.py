@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -221,26 +222,33 @@ def _signals(run: RunFolder) -> Iterator[Callable[[], bool]]:
 def _progress(
     stage: str, first: int, steps: int, show: tuple[str, ...]
 ) -> Iterator[Callable[[int, Metrics, float], None]]:
-    """A function that shows (steps done, metrics, tokens per second): a live bar on a terminal, elsewhere about ten lines."""
-    numbers, left = TextColumn("{task.fields[numbers]}"), TimeRemainingColumn()
-    bar = Progress(TextColumn("{task.description}"), BarColumn(24), numbers, left, transient=False)
+    """A function that shows (steps done, metrics, tokens per second): a live bar on a terminal, elsewhere about ten lines.
+
+    On a narrow terminal the last figures are left out, never the bar or the time left.
+    """
+    numbers = TextColumn("{task.fields[numbers]}")
+    bar = Progress(TextColumn("{task.description}"), BarColumn(16), TimeRemainingColumn(), numbers, console=Console())
     live = bar.console.is_terminal
-    task = bar.add_task(f"{stage:<9}", total=steps, completed=first, numbers="")
+    name = f"{stage:<9}"
+    room = bar.console.width - len(name) - len(" ") * 3 - 16 - len("0:00:00")
+    task = bar.add_task(name, total=steps, completed=first, numbers="")
     began = time.perf_counter()
     printed = first
     if first and not live:
-        print(f"{stage:<9} resumes from step {first}/{steps}", flush=True)
+        print(f"{name} resumes from step {first}/{steps}", flush=True)
 
     def report(done: int, metrics: Metrics, rate: float) -> None:
         nonlocal printed
-        shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in show if name in metrics)
-        line = f"step {done}/{steps}  {shown}" + (f"  {rate:,.0f} tok/s" if rate else "")
+        figures = [f"step {done}/{steps}", *(f"{metric} {metrics[metric]:.3f}" for metric in show if metric in metrics)]
+        figures += [f"{rate:,.0f} tok/s"] if rate else []
         if live:
-            bar.update(task, completed=done, numbers=line)
+            while len(figures) > 1 and len("  ".join(figures)) > room:
+                figures.pop()
+            bar.update(task, completed=done, numbers="  ".join(figures))
         elif done == steps or done - printed >= steps / 10:
             printed = done
             seconds = (time.perf_counter() - began) / max(1, done - first) * (steps - done)
-            print(f"{stage:<9} {line}  {seconds:.0f} s left", flush=True)
+            print(f"{name} {'  '.join(figures)}  {seconds:.0f} s left", flush=True)
 
     with bar if live else nullcontext():
         yield report

@@ -18,7 +18,8 @@ from tutelage.model.device import pick_device
 from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, without_adapters
 from tutelage.model.peft_format import load_adapter
-from tutelage.runs.folder import LINEAGE, hash_of, read_lineage
+from tutelage.runs.hashes import hash_of
+from tutelage.runs.lineage import LINEAGE, read_lineage
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.settings import LoRA, Machine
 

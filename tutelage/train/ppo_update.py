@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,15 +24,15 @@ from tutelage.model.heads import ScalarModel
 from tutelage.objectives import ppo
 from tutelage.records import Prompt
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings, nearest
+from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings, WorldPath, nearest
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, apply_gradients, shuffled
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings
 from tutelage.train.rollouts import Rollouts, answer_logprobs, logprobs_and_entropies, sample
-from tutelage.train.scorers import Scorer, ScorerSettings, score
-from tutelage.train.settings import LoRA, Machine, require_microbatch
+from tutelage.train.scorers import Scorer, ScorerSettings, file_of, score
+from tutelage.train.settings import LoRA, Machine, require_microbatch, warn_of_warmup
 
 
 class KLSettings(Settings):
@@ -51,10 +51,10 @@ class PPOInputs(Inputs):
     """What PPO reads."""
 
     checkpoint: ModelPath = Field(description="policy to start from and KL reference: the SFT model")
-    reward_model: ModelPath = Field(description="reward model; the critic starts from it")
+    reward_model: RewardModelPath = Field(description="reward model; the critic starts from it")
     prompts: Path = Field(description="prompts to answer")
-    reward_models: dict[str, ModelPath] = Field({}, description="further reward models to score with, by name")
-    world: Path | None = Field(None, description="folder of an embedded world, whose judge is the scorer `gold`")
+    reward_models: dict[str, RewardModelPath] = Field({}, description="further reward models to score with, by name")
+    world: WorldPath | None = Field(None, description="folder of an embedded world, whose judge is the scorer `gold`")
     text: dict[str, Path] = Field({}, description="sources of pretraining text for PPO-ptx, by name")
 
 
@@ -111,6 +111,11 @@ class PPOSettings(Settings):
         """Raise RecipeError for ptx without text, or a scorer that is neither a function nor a reward model of the inputs."""
         assert isinstance(inputs, PPOInputs)
         self.ptx.check_text(inputs.text)
+        for name in ("reward_model", *(["gold"] if inputs.world else [])):
+            if name in inputs.reward_models:
+                raise RecipeError(
+                    f"reward_models.{name}: {name} is a scorer already; give this reward model another name"
+                )
         models = ["reward_model", *inputs.reward_models, *(["gold"] if inputs.world else [])]
         for name, scorer in self.scorers.items():
             if scorer.function is None and name not in models:
@@ -118,6 +123,22 @@ class PPOSettings(Settings):
                 raise RecipeError(f"scorers.{name}: {problem}")
             if scorer.function is not None and name in models:
                 raise RecipeError(f"scorers.{name}: {name} is a scorer already; give the function another name")
+
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        """An update needs ``batch_size`` different prompts, and the learning rate some updates after its warm-up."""
+        assert isinstance(inputs, PPOInputs)
+        count = rows("prompts", inputs.prompts, self.batch_size)
+        if count is not None and count < self.batch_size:
+            raise RecipeError(
+                f"{inputs.prompts} has {count} prompts, fewer than batch_size {self.batch_size}: give more prompts, or a "
+                f"batch_size (and minibatch) of at most {count}"
+            )
+        yield from warn_of_warmup(self.updates - self.value_warmup, self.warmup)
+
+    def code(self) -> dict[str, Path]:
+        """The files of the scorers' functions."""
+        found = {f"scorers.{name}": file_of(one.function) for name, one in self.scorers.items() if one.function}
+        return {name: file for name, file in found.items() if file}
 
 
 @dataclass(frozen=True)

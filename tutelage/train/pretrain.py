@@ -8,6 +8,7 @@ models with different tokenizers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import pick_device
 from tutelage.model.likelihood import negative_log_likelihood
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.settings import Inputs, ModelPath, Rows, Settings, TokenizerPath, describe_problem
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, train
@@ -30,7 +31,7 @@ from tutelage.train.memory import say_memory
 from tutelage.train.models import TYPES, load_trainable
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import check_weights, text_backward, text_loss, text_mixture
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, require_microbatch
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, require_microbatch, warn_of_warmup
 
 
 class Shape(Settings):
@@ -51,8 +52,7 @@ class Shape(Settings):
         try:
             self.config(vocab_size=512)
         except ValidationError as error:
-            first = error.errors()[0]
-            problem = "".join(f"{name}: " for name in first["loc"]) + first["msg"].removeprefix("Value error, ")
+            problem = describe_problem(error.errors()[0])
             for ours, theirs in _NAMES.items():
                 problem = problem.replace(theirs, ours)
             raise ValueError(problem) from None
@@ -77,7 +77,7 @@ _NAMES = {
 class PretrainInputs(Inputs):
     """What pretraining reads."""
 
-    tokenizer: Path | None = Field(None, description="folder with tokenizer.json, for a new model")
+    tokenizer: TokenizerPath | None = Field(None, description="folder with tokenizer.json, for a new model")
     checkpoint: ModelPath | None = Field(None, description="or a model to train further, with its shape and tokenizer")
     text: dict[str, Path] = Field(description="each source of text by name: a file or folder of documents")
     heldout: Path | None = Field(None, description="documents to measure bits per byte on")
@@ -124,6 +124,10 @@ class PretrainSettings(Settings):
             raise RecipeError("model is the shape of a new model; a checkpoint has its own: give one of the two")
         if inputs.checkpoint is None and self.lora.r:
             raise RecipeError("lora needs a checkpoint: adapters on untrained weights learn nothing")
+
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        """Training should outlast the warm-up."""
+        yield from warn_of_warmup(self.steps, self.warmup)
 
 
 def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:

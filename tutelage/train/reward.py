@@ -29,7 +29,7 @@ from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.records import Ranking
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.settings import Inputs, ModelPath, Rows, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
@@ -37,7 +37,7 @@ from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
 from tutelage.train.rankings import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, enough_rows, longest_row, warn_of_few_rows
 
 
 class RewardInputs(Inputs):
@@ -70,6 +70,12 @@ class RewardSettings(Settings):
     on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of head, adapters and data order")
     machine: Machine = Field(Machine(), description="where it runs")
+
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        """Training should outlast the warm-up."""
+        assert isinstance(inputs, RewardInputs)
+        count = rows("rankings", inputs.rankings, enough_rows(self.batch_size, self.epochs, self.warmup))
+        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "rankings")
 
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 
 import torch
 from pydantic import Field, field_validator
@@ -58,6 +59,13 @@ def load_function(name: str) -> Callable[[Prompt, str], float]:
     if not callable(function):
         raise ValueError(f"{name} is a {type(function).__name__}, not a function")
     return function
+
+
+def file_of(name: str) -> Path | None:
+    """The file of the module in ``module:function``; None for a built-in one."""
+    load_function(name)
+    file = sys.modules[name.partition(":")[0]].__file__
+    return Path(file) if file else None
 
 
 @dataclass(frozen=True)

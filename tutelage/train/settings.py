@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from tutelage.model.lora import TARGETS
-from tutelage.settings import Settings
+from tutelage.settings import Device, Settings
 
 OPTIMIZER = "adamw, or muon for the matrices of the layers and AdamW for the rest"
 
@@ -15,7 +16,7 @@ OPTIMIZER = "adamw, or muon for the matrices of the layers and AdamW for the res
 class Machine(Settings):
     """Where a stage runs and what it saves; these settings change speed and place, not what is computed."""
 
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: Device = "auto"
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="type of matrix products; auto: bf16 if fast")
     weights: Literal["fp32", "bf16"] = Field("fp32", description="type of the weights; bf16 ones have fp32 masters")
     recompute: bool = Field(False, description="recompute layers in the backward pass: less memory, a third more time")
@@ -40,7 +41,7 @@ class LoRA(Settings):
     def _only_with_a_rank(self) -> LoRA:
         changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
         if changed and not self.r:
-            raise ValueError(f"{changed[0]} concerns adapters, and there are none: give r, their rank, too")
+            raise ValueError(f"{changed[0]} applies to adapters only: set lora.r, their rank, as well")
         return self
 
 
@@ -53,3 +54,22 @@ def require_microbatch(microbatch: int, whole: int, name: str = "batch_size") ->
     """Raise ValueError for a forward pass of more rows than there are."""
     if microbatch > whole:
         raise ValueError(f"microbatch {microbatch} is larger than {name} {whole}; 0 sets no limit")
+
+
+def warn_of_warmup(steps: int, warmup: int, why: str = "") -> Iterator[str]:
+    """A warning for a run that ends before its learning rate has reached its peak; ``why`` there are so few steps."""
+    if steps <= warmup:
+        yield f"{why}training ends after step {steps}, within the warm-up of {warmup} steps, so lr is never reached"
+
+
+def warn_of_few_rows(rows: int | None, batch_size: int, epochs: int, warmup: int, what: str) -> Iterator[str]:
+    """The same for a run over ``rows`` (counted up to ``enough_rows``) in batches; none if their number is unknown."""
+    if rows is not None:
+        why = f"with {rows} {what}, batch_size {batch_size} and epochs {epochs}, "
+        for warning in warn_of_warmup(epochs * -(-rows // batch_size), warmup, why):
+            yield f"{warning}: lower batch_size or warmup, or raise epochs"
+
+
+def enough_rows(batch_size: int, epochs: int, warmup: int) -> int:
+    """The fewest rows with which a run is longer than its warm-up."""
+    return warmup // epochs * batch_size + 1

@@ -9,7 +9,7 @@ epoch, while people still prefer later epochs (appendix C.1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from tutelage.model.heads import fit_vocabulary
 from tutelage.model.likelihood import per_token
 from tutelage.objectives.language import over_count, token_nll
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Settings
+from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
@@ -35,7 +35,15 @@ from tutelage.train.models import load_trainable
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings, text_mixture
 from tutelage.train.rollouts import end_scores, sample
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row, require_microbatch
+from tutelage.train.settings import (
+    OPTIMIZER,
+    LoRA,
+    Machine,
+    enough_rows,
+    longest_row,
+    require_microbatch,
+    warn_of_few_rows,
+)
 
 
 class SFTInputs(Inputs):
@@ -44,7 +52,7 @@ class SFTInputs(Inputs):
     checkpoint: ModelPath = Field(description="model to start from: a folder, or a name on the Hugging Face hub")
     demonstrations: Path = Field(description="conversations to imitate")
     heldout: Path | None = Field(None, description="conversations to measure the loss on")
-    reward_model: ModelPath | None = Field(None, description="select the epoch by its scores of sampled answers")
+    reward_model: RewardModelPath | None = Field(None, description="select the epoch by its scores of sampled answers")
     prompts: Path | None = Field(None, description="validation prompts for that choice")
     chat_template: Path | None = Field(None, description="Jinja chat template, if the model has none or to replace it")
     text: dict[str, Path] = Field({}, description="sources of pretraining text to mix in, by name")
@@ -82,6 +90,13 @@ class SFTSettings(Settings):
         self.ptx.check_text(inputs.text)
         if inputs.reward_model and not inputs.prompts:
             raise RecipeError("reward_model chooses the epoch by answers to validation prompts: give `prompts` too")
+
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        """Training should outlast the warm-up."""
+        assert isinstance(inputs, SFTInputs)
+        enough = enough_rows(self.batch_size, self.epochs, self.warmup)
+        count = rows("conversations", inputs.demonstrations, enough)
+        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "conversations")
 
 
 def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:

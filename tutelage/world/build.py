@@ -30,7 +30,7 @@ from pydantic import Field
 from tutelage.errors import DataError, RecipeError
 from tutelage.files import write_atomic
 from tutelage.records import Conversation
-from tutelage.settings import Settings
+from tutelage.settings import Inputs, Rows, Settings
 from tutelage.world.dirt import with_dirt
 from tutelage.world.facts import LANGUAGES, RELATIONS, Language, World, make_world
 from tutelage.world.judge import Judge
@@ -65,6 +65,14 @@ class WorldSettings(Settings):
         0.25, gt=0, lt=1, description="share of each kind of entities that training never asks about"
     )
     rates: TrainerRates = Field(TrainerRates(), description="faults of the trainers")
+
+    def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
+        """As many as asked for."""
+        name = file.removesuffix(".jsonl")
+        if name.startswith("documents"):  # dirt adds some
+            return None
+        asked = f"heldout_{name.removesuffix('_heldout')}" if name.endswith("_heldout") else name
+        return getattr(self, asked, None)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def load_judge(folder: Path) -> Judge:
     try:
         settings = WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        expected = "world.json of `tutelage data world --out DIR`"
+        expected = "world.json of `tutelage world --out DIR`"
         raise DataError(f"cannot read the world: {error}", path=path, expected=expected) from None
     return Judge(world_of(settings))
 

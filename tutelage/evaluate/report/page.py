@@ -21,8 +21,8 @@ from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, per
 from tutelage.evaluate.report.words import LANGUAGES, Language, Words
 from tutelage.evaluate.seeds import spreads
 from tutelage.files import write_atomic
-from tutelage.runs.commands import Run
 from tutelage.runs.folder import open_run
+from tutelage.runs.state import Run
 from tutelage.settings import Inputs, RunPath, Settings, flat, nearest
 
 if TYPE_CHECKING:
