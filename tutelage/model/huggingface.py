@@ -5,7 +5,6 @@ A setting that the decoder cannot honour is a CheckpointError that names it, nev
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -14,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from tutelage.errors import CheckpointError
 from tutelage.model.config import ModelConfig, RopeScaling, Scaling
-from tutelage.settings import wording
+from tutelage.settings import describe_problem
 
 Kind = Literal["causal", "scalar"]
 OFFSET_KEY = "tutelage_score_offset"
@@ -171,12 +170,9 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
 
 def _describe(family: str, problem: ErrorDetails) -> str:
     """A validation error under the setting's name in the file."""
-    message = wording(problem)
-    if not problem["loc"]:
-        return message
-    name = str(problem["loc"][0])
-    name = f"rope_scaling.{name}" if name in RopeScaling.model_fields else KEYS[family].get(name, (name,))[0]
-    return f"{name}: {message}, found {reprlib.repr(problem['input'])}"
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    theirs = f"rope_scaling.{name}" if name in RopeScaling.model_fields else KEYS[family].get(name, (name,))[0]
+    return describe_problem(problem, option=theirs)
 
 
 def _rope_to_hf(config: ModelConfig) -> dict[str, Any]:
