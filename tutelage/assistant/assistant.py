@@ -58,8 +58,7 @@ class _Options:
         try:
             chosen = Sampling(**{**(sampling.model_dump() if sampling else {}), **rest})
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise RecipeError(f"sampling setting {'.'.join(map(str, problem['loc']))!r}: {problem['msg']}") from None
+            raise RecipeError(f"sampling: {describe_problem(error.errors()[0], Sampling)}") from None
         return cls(chosen, (stop,) if isinstance(stop, str) else tuple(stop or ()), bool(logprobs), top or 0)
 
 

@@ -271,5 +271,5 @@ def _reason(row: Row, error: DataError, source: Source) -> str:
     """Why a row is rejected, without positions in lists: "messages.3.role" and "messages.5.role" count together."""
     if error is row.value and error.field is None:
         return f"{WRONG}: not readable" if holds_rows(source) else "line in another encoding"
-    parts = (error.field or "whole").split(".")
-    return f"{WRONG}: " + repr(".".join(part for part in parts if not part.isdigit()))[1:-1]
+    field = repr(".".join(part for part in (error.field or "").split(".") if not part.isdigit()))[1:-1]
+    return f"{WRONG}: {field}" if field else WRONG

@@ -45,7 +45,7 @@ class ChatFormat:
         if self.template is None:
             raise UsageError(
                 "the model has no chat template: put a chat_template.jinja into its folder, or give tutelage sft one with "
-                "--chat_template (tutelage.text.PLAIN_TEMPLATE needs no new tokens)"
+                "--chat_template FILE; the guide shows one that needs no new tokens"
             )
         return self.template
 
