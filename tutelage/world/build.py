@@ -69,10 +69,8 @@ class WorldSettings(Settings):
     def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
         """As many as asked for."""
         name = file.removesuffix(".jsonl")
-        if name.startswith("documents"):  # dirt adds some
-            return None
         asked = f"heldout_{name.removesuffix('_heldout')}" if name.endswith("_heldout") else name
-        return getattr(self, asked, None)
+        return None if name.startswith("documents") else getattr(self, asked, None)  # dirt adds documents
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,7 @@ def load_judge(folder: Path) -> Judge:
     try:
         settings = WorldSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        expected = "world.json of `tutelage world --out DIR`"
-        raise DataError(f"cannot read the world: {error}", path=path, expected=expected) from None
+        raise DataError(f"cannot read the world: {error}", path=path, expected="the file of `tutelage world`") from None
     return Judge(world_of(settings))
 
 
