@@ -64,7 +64,7 @@ def test_old_corpora_in_another_encoding():
     ("name", "format", "count", "left_out"),
     [
         ("alpaca-52k-parts", "alpaca + seed_task", 42_148 + 175 - 21, {"empty output": 21, "file of another kind": 2}),
-        ("alpaca-zh", "alpaca", 20_295, {"empty output": 8}),
+        ("alpaca-zh", "alpaca", 20_295, {"empty output": 7, "empty instruction": 1}),
         ("llama-factory/alpaca_en_demo.json", "alpaca", 999, {}),
         ("llama-factory/alpaca_zh_demo.json", "alpaca", 1000, {}),
         ("llama-factory/identity.json", "alpaca", 91, {}),
