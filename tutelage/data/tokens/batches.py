@@ -20,9 +20,9 @@ from tutelage.text.tokenizer import Tokenizer
 
 _CHUNK = 512  # conversations rendered together
 PASS = 1024
-"""Padded tokens that cost as much as one more forward and backward pass: its dispatch, and preparing matrix products of new shapes.
-On two cores, the demo's SFT batches of 32 took 86 ms with 1,516 padded tokens in one pass of similar lengths, 124 ms with 2,771 in one
-pass of random lengths, and 150 to 200 ms with 1,850 to 2,050 in two or three passes."""
+"""Padded tokens that cost as much as one more forward and backward pass: its dispatch, and preparing matrix products of new
+shapes. On two cores, the demo's SFT batches of 32 took 86 ms with 1,516 padded tokens in one pass of similar lengths, 124 ms
+with 2,771 in one pass of random lengths, and 150 to 200 ms with 1,850 to 2,050 in two or three passes."""
 
 REFUSED = "refused by the chat template"
 TOO_LONG = "too long for an answer in the model's context"
