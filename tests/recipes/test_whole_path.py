@@ -298,3 +298,20 @@ def test_thirty_rows_with_the_default_settings_are_refused_before_anything_runs(
     one = ["--only", "data", "--steps.data.heldout_share", "0.001"]
     assert cli.main(["run", file, *one]) == 2
     assert "none of 28 demonstrations is held out to measure on; raise heldout_share (0.001)" in capsys.readouterr().err
+
+
+def test_a_wrong_row_is_said_by_the_step_that_reads_it_and_not_as_a_lack_of_rows(tmp_path, monkeypatch, capsys):
+    small = Path(__file__).resolve().parents[2] / "recipes" / "small"
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(small, tmp_path / "whole")
+    monkeypatch.chdir(tmp_path)
+    file = recipe(tmp_path, {"data": SMALL["data"], "ppo": SMALL["ppo"] | {"inputs": {
+        "checkpoint": "model", "reward_model": "model", "prompts": "data/prompts.jsonl"}}})  # fmt: skip
+    (tmp_path / "model").mkdir()
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    lines[4] = '{"instruction": 7, "output": "x"}'
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n")
+    assert cli.main(["run", file, "--steps.ppo.batch_size", "16", "--steps.ppo.minibatch", "16"]) == 2
+    said = capsys.readouterr()
+    assert "answers.jsonl:5: " in said.err
+    assert "batch_size" not in said.err + said.out

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from tutelage.data import formats
-from tutelage.errors import RecipeError
+from tutelage.errors import DataError, RecipeError
 from tutelage.recipes.steps import Step
 from tutelage.runs.folder import difference, is_run
 from tutelage.runs.lineage import LINEAGE, read_lineage
@@ -29,7 +29,7 @@ class Amounts:
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = steps
-        self._counted: dict[tuple[str, Path, int], int] = {}
+        self._counted: dict[tuple[str, Path, int], int | None] = {}
         self._said: set[str] = set()
 
     def check(self) -> None:
@@ -68,12 +68,14 @@ def is_done(step: Step) -> bool:
     return difference(step.out, step.kind, step.knobs, step.inputs, recorded) is None
 
 
-def _count(kind: str, path: Path, enough: int) -> int:
-    """Count the rows that can be read. What is wrong with others is left for the step that reads the file to say."""
+def _count(kind: str, path: Path, enough: int) -> int | None:
+    """Count the rows; None if one of them is wrong, which the step that reads the file says best, with its line and field."""
     logger = logging.getLogger("tutelage.data")
     before = logger.disabled
     logger.disabled = True
     try:
-        return sum(1 for _ in islice(_READERS[kind](path, on_bad="skip"), enough))
+        return sum(1 for _ in islice(_READERS[kind](path), enough))
+    except DataError:
+        return None
     finally:
         logger.disabled = before
