@@ -15,6 +15,7 @@ from toy_task import right
 
 import tutelage
 from tutelage.assistant.assistant import Assistant
+from tutelage.cli import app as cli
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings
 from tutelage.errors import CheckpointError, RecipeError, UsageError
 from tutelage.evaluate.measure import written_length
@@ -308,6 +309,12 @@ def test_the_terminal_chat_keeps_the_conversation(tuned):
     answers = [line.rsplit("model ", 1)[1].strip() for line in result.stdout.splitlines() if "model " in line]
     assert len(answers) == 2
     assert answers[0] == answers[1], "after /new the same question is the same conversation"
+
+
+@pytest.mark.parametrize("message", ["", "  "])
+def test_an_empty_message_is_refused_and_opens_no_conversation(tuned, capsys, message):
+    assert cli.main(["chat", str(tuned), "--message", message, "--device", "cpu"]) == 2
+    assert "the message is empty" in capsys.readouterr().err
 
 
 def test_one_message_one_answer(tuned):

@@ -15,16 +15,20 @@ from tutelage.records import Message
 from tutelage.screen import visible
 
 
-def main(checkpoint: Path, sampling: Sampling, *, system: str = "", message: str = "", device: str = "auto") -> None:
+def main(
+    checkpoint: Path, sampling: Sampling, *, system: str = "", message: str | None = None, device: str = "auto"
+) -> None:
     """Talk until the input ends; `/new` starts over, `/quit` leaves. With a ``message``, print its answer and return.
 
     ``system``: the system message that opens the conversation. Answer i is sampled with ``sampling.seed`` + i.
     """
+    if message is not None and not message.strip():
+        raise UsageError("the message is empty: write one, or leave --message out to talk")
     assistant = Assistant.load(checkpoint, device=device)
     console = Console(highlight=False)
     opening = [Message(role="system", content=system)] if system else []
     history = list(opening)
-    if message:
+    if message is not None:
         print_answer(assistant, [*history, Message(role="user", content=message)], sampling)
         return
     console.print(f"[dim]{escape(str(checkpoint))}: /new starts over, /quit leaves[/dim]")

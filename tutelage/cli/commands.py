@@ -32,7 +32,7 @@ def chat(
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=200),  # noqa: B008
     *,
     system: Annotated[str, Field(description="system message that opens the conversation")] = "",
-    message: Annotated[str, Field(description="send this one message, print the answer and leave")] = "",
+    message: Annotated[str | None, Field(description="send this one message, print the answer and leave")] = None,
     device: Device = "auto",
 ) -> None:
     """Talk to a checkpoint."""

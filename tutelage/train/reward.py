@@ -98,10 +98,11 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
             rankings, held = split_by_key(rankings, _opening, knobs.heldout_share, knobs.seed)
         examples, left_out = encode_rankings(rankings, tokenizer, longest, knobs.on_bad)
         heldout, heldout_left_out = encode_rankings(held, tokenizer, longest, knobs.on_bad)
+        why = "left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items())
         if not examples:
-            raise DataError(f"no ranking with a preference fits in {longest} tokens: {left_out}", path=inputs.rankings)
+            raise DataError(f"no ranking with a preference fits in {longest} tokens: {why}", path=inputs.rankings)
         if left_out:
-            print(f"{inputs.rankings}: left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
+            print(f"{inputs.rankings}: {why}")
         demonstrations = inputs.demonstrations
         shown = demonstration_ids(demonstrations, tokenizer, longest, knobs) if demonstrations else []
         orders = [shuffled(len(examples), derive(knobs.seed, "reward.order", epoch)) for epoch in range(knobs.epochs)]
