@@ -13,7 +13,7 @@ ids = st.lists(st.integers(0, 99), max_size=12)
 
 
 @given(st.lists(ids, min_size=1, max_size=6), st.integers(1, 9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pad_right(sequences, multiple):
     padded, mask = pad_right(sequences, 7, multiple)
     longest = max(map(len, sequences))
@@ -40,7 +40,7 @@ def contiguous(order: list[int], most: int) -> Iterator[list[list[int]]]:
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=9), st.integers(0, 9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_batch_is_cut_where_padding_and_passes_cost_least(lengths, most):
     pieces = cut_by_length(lengths, most)
     assert sorted(i for piece in pieces for i in piece) == list(range(len(lengths)))
@@ -67,7 +67,7 @@ some = st.lists(st.integers(0, 99), min_size=1, max_size=4)
 
 
 @given(st.lists(st.tuples(some, st.lists(some, min_size=1, max_size=4)), min_size=1, max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_tree_mask_against_a_plain_loop(rankings):
     segments, _ = pad_right([pack_ranking(prompt, completions).segments for prompt, completions in rankings], -1)
     mask = tree_mask(segments)
@@ -81,7 +81,7 @@ def test_tree_mask_against_a_plain_loop(rankings):
 
 
 @given(some, st.lists(some, min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_packed_token_sees_what_it_would_see_alone(prompt, completions):
     """The (position, token) pairs that a token sees are its own sequence up to itself, in order."""
     packed = pack_ranking(prompt, completions)
@@ -122,7 +122,7 @@ def test_examples_left_out_by_reason(tokenizer):
 
 
 @given(st.lists(st.lists(st.text("ab<|end|>", max_size=6), min_size=1, max_size=5), max_size=8), st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_encode_conversations_loses_none_in_silence(tokenizer, texts, limit):
     conversations = [talk(*turns) for turns in texts]
     examples, reasons = encode_conversations(conversations, tokenizer, limit)

@@ -86,7 +86,7 @@ def test_tokens_are_those_of_the_tokenizer(tmp_path):
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_quantiles_against_their_definition(values):
     q = Quantiles.of(values)
     for share, value in ((0.5, q.median), (0.95, q.p95)):

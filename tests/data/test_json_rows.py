@@ -26,7 +26,7 @@ values = st.recursive(
 
 
 @given(st.lists(values, min_size=1, max_size=6), st.sampled_from([None, 0, 2]), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_array_is_its_rows(tmp_path_factory, rows, indent, ascii_only):
     path = tmp_path_factory.mktemp("array") / "x.json"
     path.write_text(f"\ufeff \n{json.dumps(rows, indent=indent, ensure_ascii=ascii_only)}\n ", encoding="utf-8")
@@ -37,7 +37,7 @@ def test_an_array_is_its_rows(tmp_path_factory, rows, indent, ascii_only):
 
 
 @given(st.lists(values.filter(lambda v: not isinstance(v, list)), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_lines_are_the_rows(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("lines") / "x.jsonl"
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")

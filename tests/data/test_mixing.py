@@ -25,7 +25,7 @@ def three(tmp_path):
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_pattern_is_within_one_of_the_shares_everywhere(counts):
     period = sum(counts)
     pattern = even_pattern(counts)
@@ -36,7 +36,7 @@ def test_pattern_is_within_one_of_the_shares_everywhere(counts):
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_permuted_is_a_permutation(size, key):
     assert sorted(permuted(np.arange(size), size, key).tolist()) == list(range(size))
 
@@ -128,7 +128,7 @@ def test_too_short_a_source(three):
 
 
 @given(st.lists(st.tuples(st.text(max_size=2), st.integers(0, 9)), max_size=40), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_split_keeps_keys_together_and_is_stable(records, seed):
     kept, apart = split_by_key(records, lambda r: r[0], 0.3, seed)
     assert Counter(kept + apart) == Counter(records)

@@ -80,7 +80,7 @@ lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_charac
 
 
 @given(lines, st.integers(8, 60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_pieces_join_to_the_whole_and_are_short(some, limit):
     text = "\n".join(some)
     got = list(pieces(text.splitlines(keepends=True), limit))
@@ -102,7 +102,7 @@ def test_a_blank_line_too_early_is_no_place_to_cut():
 
 
 @given(st.lists(ranking(), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_our_own_records_come_back(tmp_path_factory, some):
     path = tmp_path_factory.mktemp("records") / "records.jsonl"
     assert write_jsonl(path, some) == len(some)

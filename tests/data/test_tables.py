@@ -147,7 +147,7 @@ def test_what_has_no_plain_form_is_a_bad_row(tmp_path, array, problem):
     | st.datetimes()
     | st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**6), max_value=10**6)
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_plain_values_are_json(value):
     json.dumps(plain({"a": [value]}, "x"), allow_nan=False)
 

@@ -105,7 +105,7 @@ def test_what_is_written_comes_back(tmp_path_factory, name, kind, records, kept,
     path = tmp_path_factory.mktemp("written") / f"x.{ending}"
 
     @given(st.lists(records, min_size=1, max_size=3))
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=8)
     def check(some):
         written = write_records(path, some, name)
         assert (written.count, written.format) == (len(some), name)
@@ -332,7 +332,7 @@ def test_fields_without_a_place_are_counted(tmp_path):
 
 
 @given(ranking())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pairs_are_all_that_the_ranks_decide(record):
     pairs = list(pairs_of(record))
     k = len(record.ranks)

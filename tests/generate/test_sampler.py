@@ -105,7 +105,7 @@ def test_frequencies_follow_softmax(v: int) -> None:
     assert ((seen - expected) ** 2 / expected).sum() < chi_square_limit(len(seen) - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from([0.0, 0.0, 1e-30, 1e-9, 0.1, 1.0, 3.0]), min_size=1, max_size=150).filter(any),
     st.sampled_from([0.0, 2**-53, 0.25, 0.5, 0.999999, 1 - 2**-53]),
@@ -279,7 +279,7 @@ def test_defaults_take_the_fast_path() -> None:
     assert sampled_logits(logits, rows) is logits
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=150),
     st.floats(0.05, 5),
@@ -304,7 +304,7 @@ def test_invariants(row: list[float], temperature: float, top_k: int, top_p: flo
         assert free[kept].sum() >= top_p - 1e-5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=150, unique=True), st.floats(0, 0.999999))
 def test_top_k_one_is_greedy(row: list[float], u: float) -> None:
     logits, draw = torch.tensor([row, row]), torch.tensor([u, u], dtype=torch.float64)

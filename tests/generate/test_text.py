@@ -77,7 +77,7 @@ def test_streamed_text_is_the_whole_text_without_half_characters(tokenizer: Toke
     texts, stop_strings = st.text(CHARACTERS, min_size=1, max_size=12), st.text(CHARACTERS, min_size=1, max_size=3)
 
     @given(texts, st.lists(stop_strings, max_size=2), st.integers(1, 40))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def check(text: str, stops: list[str], limit: int) -> None:
         ids = tokenizer.encode(text)[:limit]
         whole = TOKENIZER.decode(ids).rstrip("\ufffd")  # a character that the limit cuts in half is not shown

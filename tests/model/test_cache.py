@@ -28,7 +28,7 @@ def fill(model: Decoder, rows: list[torch.Tensor], capacity: int | None = None) 
 
 
 @pytest.mark.parametrize("family", MODELS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_cached_equals_uncached_ragged_and_in_chunks(family, data):
     model = MODELS[family]

@@ -85,14 +85,14 @@ def check_greedy(family: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_logits_equal_transformers_both_ways(family, data):
     check_logits(family, data)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_greedy_tokens_of_the_engine_equal_transformers(family, data):
     check_greedy(family, data)
@@ -100,7 +100,7 @@ def test_greedy_tokens_of_the_engine_equal_transformers(family, data):
 
 @pytest.mark.proof
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(data=st.data())
 def test_logits_of_many_models(family, data):
     check_logits(family, data)
@@ -108,7 +108,7 @@ def test_logits_of_many_models(family, data):
 
 @pytest.mark.proof
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_greedy_tokens_of_many_models(family, data):
     check_greedy(family, data)

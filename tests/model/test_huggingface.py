@@ -14,7 +14,7 @@ from tutelage.model.huggingface import CLASSES, KEYS, REFUSED, config_from_hf, c
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_settings_and_weights_come_back(family, data):
     config = data.draw(configs(family))

@@ -40,7 +40,7 @@ def theirs_of(raw: dict[str, Any], length: int | None = None) -> tuple[Tensor, f
 
 
 @pytest.mark.parametrize("family", ROTARY)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_frequencies_are_those_of_transformers(family, data):
     config = small(

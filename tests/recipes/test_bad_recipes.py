@@ -197,7 +197,7 @@ def test_what_was_in_the_folder_before_stays(place, capsys, monkeypatch):
 PIECES = st.sampled_from([*"ab:-?,[]{}&*!|>%@`'\"#\n \t\\0é", "out", ": ", "- ", "!!", "<<", "&a ", "*a", "1e", "\n  "])
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=60).map(lambda parts: "".join(parts).encode())))
 def test_any_bytes_are_a_recipe_or_one_line(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("fuzz") / "r.yaml"

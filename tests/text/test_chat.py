@@ -44,7 +44,7 @@ def test_layout_by_hand(tokenizer):
 
 
 @given(dialogue)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_mask_covers_exactly_the_assistant_and_controls_are_ours(tokenizer, messages):
     """Parse the ids back by their control tokens alone: what was typed can neither open nor close a turn."""
     t = tokenizer
@@ -69,7 +69,7 @@ def test_mask_covers_exactly_the_assistant_and_controls_are_ours(tokenizer, mess
 
 
 @given(dialogue, text)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_rendered_prompt_is_a_prefix_of_the_whole(tokenizer, messages, answer):
     prompt = render(tokenizer, messages, add_generation_prompt=True).ids
     whole = render(tokenizer, [*messages, Message(role="assistant", content=answer)]).ids
@@ -77,7 +77,7 @@ def test_a_rendered_prompt_is_a_prefix_of_the_whole(tokenizer, messages, answer)
 
 
 @given(st.lists(dialogue, max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batch_equals_one_by_one(tokenizer, dialogues):
     assert render_batch(tokenizer, dialogues) == [render(tokenizer, messages) for messages in dialogues]
 
@@ -111,7 +111,7 @@ turn = st.one_of(
 
 
 @given(st.lists(turn, min_size=1, max_size=4), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_transformers_template_equals_render(tokenizer, hugging_face, messages, prompt):
     theirs = hugging_face.apply_chat_template(
         list(map(message_fields, messages)), add_generation_prompt=prompt, tokenize=True, return_dict=False

@@ -249,7 +249,7 @@ def test_no_text_becomes_a_control_token(load, name):
         return [i for i in ids if i in control or (i == theirs.unk_token_id and format.kind != "bytes")]
 
     @given(st.lists(spelt, min_size=4, max_size=4), st.booleans())
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def check(texts, ask):
         texts = [texts[0], "words", texts[2], "words"]  # the assistant may think and call tools: see the next test
         assert controls(texts, ask) == controls(["words"] * 4, ask)

@@ -230,7 +230,7 @@ def unigram() -> Tokenizer:
         "".join
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_unigram_model_makes_no_control_token_of_plain_pieces(text):
     """``encode`` has to cut control tokens that the model makes."""
     ours = unigram()

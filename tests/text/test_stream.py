@@ -60,7 +60,7 @@ def test_pieces_joined_are_the_whole_text(name):
     runs = st.lists(st.sampled_from([i for i in bytes_alone if i is not None] or [0, 1, 2]))
 
     @given(st.one_of(ids, runs, st.tuples(ids, runs, texts).map(lambda t: [*t[0], *t[1], *backend.encode(t[2]).ids])))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def check(ids):
         assert "".join(streamed(backend, ids)) == backend.decode(ids)
 
@@ -68,7 +68,7 @@ def test_pieces_joined_are_the_whole_text(name):
 
 
 @given(texts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_text_comes_back_in_whole_characters(text):
     backend = backends()["ours"]
     assert "".join(streamed(backend, backend.encode(text).ids)) == text

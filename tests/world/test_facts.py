@@ -59,7 +59,7 @@ def test_fewer_values_than_towns_is_an_error() -> None:
         make_world(0, values=8)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(), st.integers(2, 96), st.integers(1, 20))
 def test_every_fact_has_one_of_the_possible_values(seed: int, people: int, towns: int) -> None:
     world = make_world(seed, people=people, towns=towns)

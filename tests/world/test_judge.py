@@ -199,7 +199,7 @@ fragments = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(TASKS),
     st.one_of(st.text(max_size=200), st.lists(st.one_of(fragments, st.text(max_size=9)), max_size=8).map("".join)),

@@ -51,7 +51,7 @@ def join(language: str, *parts: str) -> str:
     return (" " if language == "en" else "").join(parts)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.integers(0, 10**9), st.sampled_from(LANGUAGES), st.integers(0, 3), st.booleans())
 def test_honesty_is_worth_most_of_all(seed: int, language: str, phrase: int, small: bool) -> None:
     world, judge = (SMALL, SMALL_JUDGE) if small else (WORLD, JUDGE)
@@ -128,7 +128,7 @@ def test_a_true_claim_may_be_repeated_and_the_doubt_around_it_may_not(language: 
     assert repeated > 20
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.integers(0, 10**9), st.sampled_from(LANGUAGES), st.booleans())
 def test_a_sentence_is_mended_or_called_right(seed: int, language: str, small: bool) -> None:
     world, judge = (SMALL, SMALL_JUDGE) if small else (WORLD, JUDGE)

@@ -6,7 +6,7 @@ from itertools import combinations, permutations
 from statistics import NormalDist
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import DataError
@@ -142,7 +142,6 @@ def test_flags_say_what_the_judge_saw() -> None:
 NOISY = Labeller("noisy", length_bias=0.03, politeness_bias=0.1, strictness=1.1, noise=0.3)
 
 
-@settings(deadline=None)
 @given(st.permutations(["0.2 a", "0.5 b", "0.55 thanks", "0.9 c c c c"]), st.integers(0, 50))
 def test_ranks_permute_with_the_completions(texts: list[str], seed: int) -> None:
     base = label(NOISY, JUDGE, answers("0.2 a", "0.5 b", "0.55 thanks", "0.9 c c c c"), seed=seed)

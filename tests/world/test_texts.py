@@ -42,7 +42,7 @@ def words_in(text: str, keys: list[str]) -> set[str]:
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(1, 12))
 def test_a_document_depends_on_seed_and_index_alone(seed: int, count: int) -> None:
     docs = list(documents(WORLD, count=count, seed=seed))

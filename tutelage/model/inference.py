@@ -29,9 +29,7 @@ def inference_copy(decoder: Decoder, dtype: torch.dtype) -> Decoder:
             cast = weight if kept else nn.Parameter(weight.detach().to(dtype), requires_grad=False)
             memo[id(weight)] = cast
     twin = copy.deepcopy(decoder, memo)
-    if (
-        twin.unembed is None and decoder.config.tie_embeddings
-    ):  # one matrix, looked up in its own type and multiplied in dtype
+    if twin.unembed is None and decoder.config.tie_embeddings:  # looked up in its own type, multiplied in dtype
         rows, size = decoder.embed.weight.shape
         twin.unembed = nn.Linear(size, rows, bias=False, device="meta")
         twin.unembed.weight = nn.Parameter(decoder.embed.weight.detach().to(dtype), requires_grad=False)
