@@ -118,8 +118,10 @@ class Inputs(Settings):
 
 
 Rows = Callable[[str, Path, int], int | None]
-"""(documents, conversations, prompts or rankings; file; number) -> rows in the file, or at most in a file to come, counted up to
-the number; None if unknown."""
+"""(kind, file, number) -> rows of the kind in the file, or at most in a file to come, counted up to the number; None if unknown.
+
+The kinds are documents, conversations, prompts, rankings, and preferences: rankings that are not all ties.
+"""
 Option = Callable[[str], str | None]
 """Dotted name of a setting -> the option that gave it on the command line, if one did."""
 S = TypeVar("S", bound=BaseModel)

@@ -79,3 +79,17 @@ def test_a_text_is_continued_with_the_space_between(run, base, text):
     assert said == text + following + "\n"
     ids = model.tokenizer.encode(text)
     assert model.tokenizer.decode([*ids, *model.tokenizer.encode(following)]) == text + following
+
+
+def test_a_text_is_continued_n_times_and_ends_before_what_is_given(run, base):
+    from tutelage.assistant.assistant import Assistant
+
+    text = "The cup is"
+    code, said, _ = run("generate", base, "--text", text, "--n", "3", "--seed", "5")
+    assert code == 0
+    several = Assistant.load(base, device="cpu").generate(text, n=3, seed=5, max_tokens=4)
+    assert said == "\n\n".join(text + one for one in several) + "\n"
+    whole = several[0].strip()
+    code, said, _ = run("generate", base, "--text", text, "--seed", "5", "--stop", "zzz", "--stop", whole[1:3])
+    assert code == 0
+    assert said.strip() == (text + several[0][: several[0].index(whole[1:3])]).strip()

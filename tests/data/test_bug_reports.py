@@ -514,6 +514,16 @@ def test_refused_and_long_prompts_are_left_out_and_counted(tmp_path, refusing, c
         fitting_prompts(jsonl(tmp_path, {"messages": [{"role": "assistant", "content": "Welcome."}]}), [(refusing, 50)])
 
 
+def test_prompts_that_ask_nothing_are_left_out_and_counted(tmp_path, refusing, capsys):
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("Hi", "", "You", " \n\u3000")]
+    tool = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "\t"}]
+    prompts, _, reasons = fitting_prompts(jsonl(tmp_path, *rows, {"messages": tool}), [(refusing, 50)])
+    assert ([prompt.messages[0].text for prompt in prompts], sum(reasons.values())) == (["Hi", "You"], 3)
+    assert "left out 3 x whose last message is empty" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no prompt is left to answer: 1 x whose last message is empty"):
+        fitting_prompts(jsonl(tmp_path, rows[1]), [(refusing, 50)])
+
+
 def test_a_refused_ranking_has_its_place_and_a_way_past_it(tmp_path, refusing):
     pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
     path = jsonl(tmp_path, pair, pair | {"prompt": "r", "system": "Be kind."})

@@ -95,6 +95,49 @@ def test_what_would_be_an_empty_file_is_said_before_anything_is_written(made, tm
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "share", "kept", "apart"),
+    [
+        ("one two\n\nthree\nfour five\n\nsix seven", 0.6, "one two\n\nthree\nfour five", "six seven"),
+        ("one two\nthree four\nfive six", 0.5, "one two\nthree four", "five six"),
+        ("one two three four", 0.25, "one two three", "four"),
+        ("一二三四五六七八九十", 0.3, "一二三四五六七", "八九十"),
+    ],
+)
+def test_the_end_of_a_single_document_is_held_out(tmp_path, text, share, kept, apart):
+    (tmp_path / "novel.txt").write_text(text)
+    inputs = PrepareInputs(text={"own": tmp_path / "novel.txt"})
+    main(PrepareSettings(heldout={"own": share}), inputs, tmp_path / "out")
+    files = (tmp_path / "out" / "text" / "own.jsonl", tmp_path / "out" / "documents_heldout.jsonl")
+    assert [[json.loads(line)["text"] for line in file.open()] for file in files] == [[kept], [apart]]
+
+
+def test_texts_without_a_training_part_are_refused(tmp_path):
+    inputs = PrepareInputs(text={"own": tmp_path / "text.jsonl"})
+    write_jsonl(tmp_path / "text.jsonl", [Document(text="a"), Document(text="b")])
+    with pytest.raises(DataError, match=r"text\.jsonl: text own: all its 2 documents are held out; lower heldout\.own"):
+        main(PrepareSettings(heldout={"own": 1.0}), inputs, tmp_path / "out")
+    write_jsonl(tmp_path / "text.jsonl", [Document(text="a")])
+    with pytest.raises(DataError, match="no text is held out"):
+        main(PrepareSettings(heldout={"own": 0.2}), inputs, tmp_path / "out")
+
+
+def test_rankings_that_are_all_ties_are_refused(tmp_path):
+    tied = [rank(f"q{i}").model_copy(update={"ranks": (1, 1)}) for i in range(20)]
+    write_jsonl(tmp_path / "r.jsonl", tied)
+    with pytest.raises(DataError, match="all rankings are ties"):
+        main(PrepareSettings(), PrepareInputs(rankings={"own": tmp_path / "r.jsonl"}), tmp_path / "out")
+    write_jsonl(tmp_path / "r.jsonl", [*tied, *(rank(f"p{i}") for i in range(20))])
+    main(PrepareSettings(), PrepareInputs(rankings={"own": tmp_path / "r.jsonl"}), tmp_path / "out")
+
+
+def test_what_was_written_is_said(made, tmp_path, capsys):
+    made()
+    inputs = PrepareInputs(prompts={"own": tmp_path / "in" / "prompts.jsonl"})
+    main(PrepareSettings(), inputs, tmp_path / "again")
+    assert capsys.readouterr().out == f"{tmp_path / 'again'}: prompts 1\n"
+
+
 def test_bad_rows_are_left_out_on_request(made, tmp_path):
     made()
     with (tmp_path / "in" / "demonstrations.jsonl").open("a") as file:

@@ -255,7 +255,10 @@ def test_thirty_rows_are_enough_for_the_small_recipe(tmp_path, monkeypatch, caps
     assert cli.main(["run", "recipes/small.yaml", "--out", str(tmp_path / "run"), "--device", "cpu", *options]) == 0, (
         capsys.readouterr().err
     )
-    assert "warning" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if "warning" in line] == [
+        "evaluate: warning: with 8 prompts a win rate has an interval of up to 35 points to either side"
+    ]
     counts = json.loads((tmp_path / "run" / "prepare" / "done.json").read_text())
     assert counts["demonstrations"] + counts["demonstrations_heldout"] + counts["left_out_demonstrations"] == 30
     for step in ("sft", "reward"):
@@ -298,6 +301,36 @@ def test_thirty_rows_with_the_default_settings_are_refused_before_anything_runs(
     one = ["--only", "data", "--steps.data.heldout_share", "0.001"]
     assert cli.main(["run", file, *one]) == 2
     assert "none of 28 demonstrations is held out to measure on; raise heldout_share (0.001)" in capsys.readouterr().err
+
+
+def test_rankings_that_prefer_nothing_are_refused_before_the_first_step(tmp_path, monkeypatch, capsys):
+    small = Path(__file__).resolve().parents[2] / "recipes" / "small"
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    tied = {"prompt": {"messages": [{"role": "user", "content": "q"}]}, "completions": [{"text": "a"}, {"text": "b"}]}
+    (tmp_path / "tied.jsonl").write_text(json.dumps(tied | {"ranks": [1, 1]}) + "\n")
+    inputs = {"checkpoint": "model", "rankings": "tied.jsonl"}
+    file = recipe(tmp_path, {"data": SMALL["data"], "reward": {"kind": "reward", "inputs": inputs}})
+    assert cli.main(["run", file]) == 2
+    assert "tied.jsonl has no ranking that prefers one answer to another" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_few_held_out_prompts_are_warned_of(tmp_path, monkeypatch, capsys):
+    small = Path(__file__).resolve().parents[2] / "recipes" / "small"
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    inputs = {"models": {"a": "model", "b": "model"}, "prompts": "test.jsonl", "reward_model": "model"}
+    file = recipe(tmp_path, {"compare": {"kind": "evaluate", "inputs": inputs, "against": ["b"]}})
+    assert cli.main(["run", file]) != 0  # the model's folder is empty
+    count = len((tmp_path / "test.jsonl").read_text().splitlines())
+    said = capsys.readouterr().out
+    assert (
+        f"compare: warning: with {count} prompts a win rate has an interval of up to {98 / count**0.5:.0f} points"
+        in said
+    )
 
 
 def test_a_wrong_row_is_said_by_the_step_that_reads_it_and_not_as_a_lack_of_rows(tmp_path, monkeypatch, capsys):

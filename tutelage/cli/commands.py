@@ -43,9 +43,12 @@ def generate(
     checkpoint: Model,
     sampling: Sampling = Sampling(),  # noqa: B008
     *,
-    text: Annotated[str, Field(description="continue this text as a base model does")] = "",
+    text: Annotated[str, Field(description="continue this text as a base model does; n continuations in turn")] = "",
     prompts: Annotated[Path | None, Field(description="prompts to answer")] = None,
     out: Annotated[Path | None, Field(description="file of answers to write (JSONL)")] = None,
+    stop: Annotated[
+        tuple[str, ...], Field(description="an answer ends before this text; may be given several times")
+    ] = (),
     on_bad: Bad = "stop",
     device: Device = "auto",
 ) -> str:
@@ -55,12 +58,11 @@ def generate(
     if prompts is None or out is None:
         if prompts:
             raise UsageError("--prompts needs --out, the file that answers go to")
-        if sampling.n > 1:
-            raise UsageError("a text is continued once; --n is for prompts")
-        return text + Assistant.load(checkpoint, device=device).generate(text, **sampling.model_dump())
+        written = Assistant.load(checkpoint, device=device).generate(text, sampling, stop=stop)
+        return "\n\n".join(text + one for one in ([written] if sampling.n == 1 else written))
     assistant = Assistant.load(checkpoint, device=device)
     asked, _, _ = fitting_prompts(prompts, [(assistant.tokenizer, assistant.context - 1)], on_bad)
-    answers = assistant.answers(asked, sampling)
+    answers = assistant.answers(asked, sampling, stop=stop)
     return f"{out}: {write_jsonl(out, answers)} prompts with {sampling.n} answers each"
 
 

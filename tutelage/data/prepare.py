@@ -5,6 +5,8 @@ to the first answer. Left out of training, and counted, are
 
 - demonstrations, rankings and prompts that ask a held-out prompt at any of their turns, and
 - training demonstrations with the opening of a held-out ranking, because the reward model starts from the SFT model.
+
+A text that is one document (one novel in one file) has no parts to choose from: its end is held out.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class PrepareSettings(Settings):
     """How they are split and capped."""
 
     heldout: dict[str, float] = Field(
-        {}, description="share of a text's files (or documents, if it is one file) held out, by name"
+        {}, description="share of a text's files (or documents, if it is one file; or its end) held out, by name"
     )
     limit: dict[str, dict[str, int]] = Field(
         {}, description="most records to take, by input and name, such as limit.demonstrations.alpaca; default: all"
@@ -117,7 +119,9 @@ def main(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> Path:
     """Write the files that the other steps read; returns their folder."""
     with open_run(out, "prepare", knobs, inputs) as run:
         if not run.finished:
-            run.finish(prepare(knobs, inputs, out))
+            counts = prepare(knobs, inputs, out)
+            print(f"{out}: " + ", ".join(f"{name} {count}" for name, count in counts.items() if count))
+            run.finish(counts)
     return out
 
 
@@ -136,7 +140,13 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     for name, path in inputs.text.items():
         documents, share = list(read_documents(path, on_bad=knobs.on_bad)), knobs.heldout.get(name, 0.0)
         key = "source" if len({document.source for document in documents}) > 1 else "text"
-        kept, apart = split_by_key(documents, attrgetter(key), share, seed)
+        if len(documents) == 1:
+            kept, apart = cut_end(documents[0], share)
+        else:
+            kept, apart = split_by_key(documents, attrgetter(key), share, seed)
+        if not kept:
+            problem = f"text {name}: all its {len(documents)} documents are held out; lower heldout.{name} ({share})"
+            raise DataError(f"{problem}, or give more", path=path)
         outputs[f"text/{name}"] = kept
         heldout_documents += apart
     if inputs.text and not heldout_documents:
@@ -150,6 +160,8 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     new_rankings = [r for r in rankings if asked.isdisjoint(questions(r.prompt.messages))]
     rankings_share = knobs.heldout_rankings_share
     kept_r, apart_r = split_by_key(new_rankings, lambda r: opening(r.prompt.messages), rankings_share, seed)
+    if kept_r and all(len(set(ranking.ranks)) == 1 for ranking in kept_r):
+        raise DataError("all rankings are ties: no answer is preferred to another, so there is nothing to learn")
     ranked = {opening(r.prompt.messages) for r in apart_r}
 
     demonstrations = gathered("demonstrations", read_conversations)
@@ -204,6 +216,20 @@ def _require_some(outputs: Mapping[str, Sequence[BaseModel]], knobs: PrepareSett
     for name in ("demonstrations", "prompts"):
         if getattr(inputs, name) and not outputs[name]:
             raise DataError(f"all {name} are held out, or left out for what is: none remains; give more, or other ones")
+
+
+def cut_end(document: Document, share: float) -> tuple[list[Document], list[Document]]:
+    """A document without its last part, about ``share`` of its characters, and that part.
+
+    It is cut between two paragraphs, else between two lines or words, where one of them ends in that part.
+    """
+    text = document.text
+    start = len(text) - int(len(text) * share)
+    cuts = (text.find(space, start) for space in ("\n\n", "\n", " "))
+    cut = next((at for at in cuts if at >= 0), start)
+    parts = (text[:cut].rstrip(), text[cut:].lstrip())
+    kept, apart = ([document.model_copy(update={"text": part})] if part.strip() else [] for part in parts)
+    return kept, apart
 
 
 def gather(

@@ -61,6 +61,10 @@ class Ask(Settings):
     shots: int = Field(0, ge=0, description="demonstrations before the prompt; only in plain text")
 
 
+FEW_PROMPTS = 40
+"""A win rate on fewer has a 95% interval of more than 15 points to either side where there are no ties."""
+
+
 class EvaluateSettings(Settings):
     """How models are asked and compared."""
 
@@ -96,7 +100,10 @@ class EvaluateSettings(Settings):
         for kind, path in (("prompts", inputs.prompts), *(("rankings", path) for path in inputs.rankings.values())):
             if rows(kind, path, 1) == 0:
                 raise RecipeError(f"{path} has no {kind} to measure on")
-        yield from ()
+        prompts = rows("prompts", inputs.prompts, FEW_PROMPTS)
+        if self.against and prompts is not None and prompts < FEW_PROMPTS:
+            width = 98 / prompts**0.5
+            yield f"with {prompts} prompts a win rate has an interval of up to {width:.0f} points to either side"
 
 
 def main(

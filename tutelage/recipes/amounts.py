@@ -13,14 +13,21 @@ from pathlib import Path
 from tutelage.data import formats
 from tutelage.errors import DataError, RecipeError
 from tutelage.recipes.steps import Step
+from tutelage.records import Ranking
 from tutelage.runs.folder import difference, is_run
 from tutelage.runs.lineage import LINEAGE, read_lineage
+
+
+def _read_preferences(path: Path) -> Iterator[Ranking]:
+    return (ranking for ranking in formats.read_rankings(path) if len(set(ranking.ranks)) > 1)
+
 
 _READERS: dict[str, Callable[..., Iterator[object]]] = {
     "documents": formats.read_documents,
     "conversations": formats.read_conversations,
     "prompts": formats.read_prompts,
     "rankings": formats.read_rankings,
+    "preferences": _read_preferences,
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from tutelage.errors import CheckpointError, TutelageError, UsageError
+from tutelage.errors import CheckpointError, RecipeError, TutelageError, UsageError
 from tutelage.files import write_atomic
 from tutelage.recipes.amounts import Amounts
 from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, check_device
@@ -43,6 +43,7 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
 
     for step in steps:
         check_device(step.knobs, step.where)
+        _require_earlier(step, recipe, steps)
         try:
             step.inputs.local(from_hub)
         except CheckpointError as error:
@@ -67,6 +68,17 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
             from tutelage.model.device import release_heap
 
             release_heap()
+
+
+def _require_earlier(step: Step, recipe: Recipe, steps: Sequence[Step]) -> None:
+    """RecipeError if an input is the result of a step that is neither among ``steps`` nor done."""
+    running = {one.name for one in steps}
+    for role, path in step.inputs.files().items():
+        if path.is_relative_to(recipe.out) and not path.exists():
+            name = path.relative_to(recipe.out).parts[0]
+            if name in recipe.steps and name not in running:
+                problem = f"{role} is made by step {name!r}, which is not among the steps to run and has no result in"
+                raise RecipeError(f"{step.where}: {problem} {recipe.out}")
 
 
 def make_way(step: Step, inputs: Inputs) -> Path | None:

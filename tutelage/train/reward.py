@@ -23,7 +23,7 @@ from tutelage.data.formats import ON_BAD, OnBad, read_conversations, read_rankin
 from tutelage.data.prepare import opening
 from tutelage.data.tokens.batches import cut_by_length, pad_right, render_each
 from tutelage.data.tokens.mixing import split_by_key
-from tutelage.errors import DataError
+from tutelage.errors import DataError, RecipeError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
@@ -72,8 +72,10 @@ class RewardSettings(Settings):
     machine: Machine = Field(Machine(), description="where it runs")
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
-        """Training should outlast the warm-up."""
+        """An answer must be preferred to another, and training should outlast the warm-up."""
         assert isinstance(inputs, RewardInputs)
+        if rows("preferences", inputs.rankings, 1) == 0:
+            raise RecipeError(f"{inputs.rankings} has no ranking that prefers one answer to another")
         count = rows("rankings", inputs.rankings, enough_rows(self.batch_size, self.epochs, self.warmup))
         yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "rankings")
 

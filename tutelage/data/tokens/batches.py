@@ -26,6 +26,7 @@ with 2,771 in one pass of random lengths, and 150 to 200 ms with 1,850 to 2,050 
 
 REFUSED = "refused by the chat template"
 TOO_LONG = "too long for an answer in the model's context"
+EMPTY = "whose last message is empty"
 
 Example = Rendered
 """A demonstration in tokens; ``loss_mask[i]`` is True where the loss counts ``ids[i]``."""
@@ -105,7 +106,7 @@ def render_each(
 def fitting_prompts(
     path: Path, models: Sequence[tuple[Tokenizer, int]], on_bad: OnBad = "stop"
 ) -> tuple[list[Prompt], list[list[int]], dict[str, int]]:
-    """The prompts of a file that are not too long for any model, given as its tokenizer and its longest prompt.
+    """The prompts of a file that ask something and are not too long for any model, given as tokenizer and longest prompt.
 
     Also returns their ids by the last tokenizer, and how many prompts are left out by reason, which is printed too. Raises
     DataError where none is left.
@@ -114,8 +115,10 @@ def fitting_prompts(
     prompts = list(read_prompts(path, on_bad=on_bad, places=places))
     if not prompts:
         raise DataError("holds no prompts", path=path)
+    asking = [i for i, prompt in enumerate(prompts) if _asks(prompt.messages[-1])]
+    reasons: Counter[str] = Counter({EMPTY: len(prompts) - len(asking)})
+    prompts, places = [prompts[i] for i in asking], [places[i] for i in asking]
     ids: list[list[int]] = [[] for _ in prompts]
-    reasons: Counter[str] = Counter()
     for tokenizer, longest in models:
         dialogues = [prompt.messages for prompt in prompts]
         rendered = render_each(tokenizer, dialogues, places, on_bad, add_generation_prompt=True)
@@ -123,12 +126,18 @@ def fitting_prompts(
         reasons += Counter({REFUSED: rendered.count(None), TOO_LONG: sum(len(row) > longest for row in ids)})
         kept = [i for i, row in enumerate(ids) if row and len(row) <= longest]
         prompts, places, ids = ([rows[i] for i in kept] for rows in (prompts, places, ids))  # type: ignore[assignment]
+    reasons = +reasons
     said = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
     if not prompts:
         raise DataError(f"no prompt is left to answer: {said}", path=path)
     if said:
         print(f"{path}: left out {said}")
     return prompts, ids, dict(reasons)
+
+
+def _asks(message: Message) -> bool:
+    """Whether there is anything in a prompt's last message; a tool's output may be empty."""
+    return message.role == "tool" or not isinstance(message.content, str) or bool(message.content.strip())
 
 
 def cut_by_length(lengths: Sequence[int], most: int = 0) -> list[list[int]]:
