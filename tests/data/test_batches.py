@@ -5,7 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.data.tokens.batches import PASS, cut_by_length, encode_conversations, pack_ranking, pad_right, tree_mask
+from tutelage.data.tokens.batches import (
+    PASS,
+    Example,
+    cut_by_length,
+    encode_conversations,
+    first_fit,
+    pack_examples,
+    pack_ranking,
+    pad_right,
+    tree_mask,
+)
 from tutelage.records import Conversation, Message
 from tutelage.text import Tokenizer, render
 
@@ -131,3 +141,30 @@ def test_encode_conversations_loses_none_in_silence(tokenizer, texts, limit):
         assert len(example.ids) == len(example.loss_mask) <= limit
         assert example.ids[-1] == tokenizer.end_id
         assert example.loss_mask[-1]
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(40, 90))
+@settings(max_examples=100)
+def test_first_fit_leaves_no_two_rows_that_fit_in_one(lengths, width):
+    rows = first_fit(lengths, width)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    sizes = [sum(lengths[i] for i in row) for row in rows]
+    assert all(size <= width for size in sizes)
+    assert all(
+        sizes[i] + min(lengths[k] for k in rows[j]) > width for i in range(len(rows)) for j in range(i + 1, len(rows))
+    )
+
+
+def test_pack_examples_by_hand():
+    """Rows of four: the longest alone, then the two that fit together."""
+    examples = [
+        Example([5, 6], [False, True]),
+        Example([1, 2, 3, 4, 5], [False, False, True, False, True]),
+        Example([7, 8, 9], [False, True, True]),
+    ]
+    ids, targets, positions, seen = pack_examples(examples, pad_id=0, multiple=4)
+    assert ids.tolist() == [[1, 2, 3, 4], [7, 8, 5, 0]]
+    assert targets.tolist() == [[-1, 3, -1, 5], [8, 9, 6, -1]]
+    assert positions.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
+    assert seen[0].tolist() == torch.ones(4, 4).tril().bool().tolist()
+    assert seen[1].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +23,9 @@ from tutelage.model.heads import ScalarModel
 class Step:
     """What one optimiser step learned from."""
 
-    rows: set[tuple[int, ...]] = field(
-        default_factory=set
-    )  # ids of each sequence that went through a model, padding included
+    rows: set[tuple[int, ...]] = field(default_factory=set)  # ids of each sequence that went through a model, or padded
     windows: list[list[int]] = field(default_factory=list)  # pretraining text
-    widest: int = 0  # most rows of a forward pass with a gradient
+    widest: int = 0  # most sequences in a forward pass with a gradient
 
     def chosen(self, sequences: Sequence[Sequence[int]]) -> list[int]:
         """The numbers of those of the sequences, which are all different, that the step learned from."""
@@ -58,6 +57,15 @@ class Record:
     only_read: set[tuple[int, ...]] = field(default_factory=set)  # rows that went through a model without a gradient
 
 
+def sequences(ids: Tensor, positions: Tensor | None) -> list[tuple[int, ...]]:
+    """The rows, apart where a position of 0 says that another sequence of at least two tokens begins."""
+    if positions is None:
+        return list(map(tuple, ids.tolist()))
+    starts = [[*(place == 0).nonzero()[:, 0].tolist(), len(place)] for place in positions]
+    cut = [row[a:b] for row, at in zip(ids.tolist(), starts, strict=True) for a, b in itertools.pairwise(at)]
+    return [tuple(sequence) for sequence in cut if len(sequence) > 1]
+
+
 @contextmanager
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
     """Record the run that happens inside."""
@@ -71,12 +79,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
         record.drawn.append(Drawn(given, [list(sample.ids) for sample in samples], ended))
         return [[sample] for sample in samples]
 
-    def running(decoder, ids, **options):
+    def running(decoder, ids, positions=None, **options):
+        rows = sequences(ids, positions)
         if torch.is_grad_enabled():
-            current.rows.update(map(tuple, ids.tolist()))
-            current.widest = max(current.widest, len(ids))
+            current.rows.update(rows)
+            current.widest = max(current.widest, len(rows))
         else:
-            record.only_read.update(map(tuple, ids.tolist()))
+            record.only_read.update(rows)
+        options["positions"] = positions
         return forward(decoder, ids, **options)
 
     def reading(mixture, *rest):

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.data.formats import ON_BAD, OnBad, read_conversations
-from tutelage.data.tokens.batches import Example, cut_by_length, encode_conversations, fitting_prompts, pad_right
+from tutelage.data.tokens.batches import Example, encode_conversations, fitting_prompts, pack_examples
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
@@ -179,9 +179,8 @@ def sft_update(
 ) -> Metrics:
     """One optimisation step."""
     count, total = sum(sum(example.loss_mask) for example in batch), 0.0
-    mine = parallel.shard(batch)
-    for rows in cut_by_length([len(example.ids) for example in mine], knobs.microbatch):
-        loss = demonstration_loss(model, [mine[i] for i in rows], count, pad_id, knobs.machine.dtype)
+    for part in parallel.microbatches(parallel.shard(batch), knobs.microbatch):
+        loss = demonstration_loss(model, part, count, pad_id, knobs.machine.dtype)
         loss.backward()
         total += loss.item()
     metrics = {"loss": parallel.total(total), "tokens": float(sum(len(example.ids) for example in batch))}
@@ -217,11 +216,11 @@ def fitting_conversations(
 def demonstration_loss(model: Decoder, examples: Sequence[Example], count: int, pad_id: int, dtype: str) -> Tensor:
     """Sum of the negative log-likelihoods of the counted tokens over ``count``, their number in the whole batch."""
     device = next(model.parameters()).device
-    ids, _ = pad_right([example.ids for example in examples], pad_id)
-    counted, _ = pad_right([[int(m) for m in example.loss_mask] for example in examples], 0)
-    ids, counts = ids.to(device), counted[:, 1:].bool().to(device)
+    ids, targets, positions, seen = (tensor.to(device) for tensor in pack_examples(examples, pad_id))
+    counted = targets >= 0
     with autocast(device, dtype):
-        nll = per_token(model, model(ids[:, :-1])[counts], token_nll, ids[:, 1:][counts])
+        hidden = model(ids, positions=positions, attention_mask=seen)
+        nll = per_token(model, hidden[counted], token_nll, targets[counted])
     return over_count(nll.sum(), count)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -21,8 +21,8 @@ from tutelage.text.tokenizer import Tokenizer
 _CHUNK = 512  # conversations rendered together
 PASS = 1024
 """Padded tokens that cost as much as one more forward and backward pass: its dispatch, and preparing matrix products of new
-shapes. On two cores, the demo's SFT batches of 32 took 86 ms with 1,516 padded tokens in one pass of similar lengths, 124 ms
-with 2,771 in one pass of random lengths, and 150 to 200 ms with 1,850 to 2,050 in two or three passes."""
+shapes. On two cores, batches of 32 of the demo's demonstrations took 124 ms with 2,771 padded tokens in one pass, and 150 to 200
+ms with 1,850 to 2,050 in two or three passes of similar lengths."""
 
 REFUSED = "refused by the chat template"
 TOO_LONG = "too long for an answer in the model's context"
@@ -170,6 +170,46 @@ def pad_right(sequences: Sequence[Sequence[int]], pad_id: int, multiple: int = 8
         ids[row, : len(sequence)] = torch.as_tensor(sequence, dtype=torch.long)
     lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.long)
     return ids, torch.arange(width) < lengths[:, None]
+
+
+def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Rows of indices of sequences that fit in ``width`` tokens together: the longest first, each in the first row with room."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((row for row, left in enumerate(room) if left >= lengths[i]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[row].append(i)
+        room[row] -= lengths[i]
+    return rows
+
+
+def pack_examples(
+    examples: Sequence[Example], pad_id: int, multiple: int = 64
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Demonstrations one after the other in rows as long as the longest, in which none sees another: little is padding.
+
+    Returns ids, targets, positions [r, s] and the attention mask [r, s, s]. ``targets`` has the token after each one where it
+    counts, else -1; the last token of a demonstration predicts nothing and is left out. s is a multiple of ``multiple``, so that
+    shapes recur.
+    """
+    lengths = [len(example.ids) - 1 for example in examples]
+    rows = first_fit(lengths, -(-max(lengths) // multiple) * multiple)
+
+    def in_rows(values: Callable[[int, Example], Iterable[int]], padding: int) -> Tensor:
+        lists = [[value for n, i in enumerate(row, 1) for value in values(n, examples[i])] for row in rows]
+        return pad_right(lists, padding, multiple)[0]
+
+    def targets(n: int, example: Example) -> list[int]:
+        pairs = zip(example.ids[1:], example.loss_mask[1:], strict=True)
+        return [token if counted else -1 for token, counted in pairs]
+
+    ids = in_rows(lambda n, example: example.ids[:-1], pad_id)
+    positions = in_rows(lambda n, example: range(len(example.ids) - 1), 0)
+    segments = in_rows(lambda n, example: [n] * (len(example.ids) - 1), -1)
+    return ids, in_rows(targets, -1), positions, tree_mask(segments)
 
 
 def pack_ranking(prompt_ids: Sequence[int], completion_ids: Sequence[Sequence[int]]) -> Packed:
