@@ -18,15 +18,22 @@ import math
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
 
+import torch
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.data.formats import read_rankings
 from tutelage.evaluate.report.drawing import looks_of
 from tutelage.evaluate.report.plots import overoptimisation_plot
 from tutelage.evaluate.seeds import spreads
 from tutelage.files import write_atomic
+from tutelage.model.huggingface import OFFSET_KEY
 from tutelage.settings import merge, read_yaml, write_yaml
+from tutelage.text.chat import render
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "proof"
@@ -114,20 +121,38 @@ def results(folder: Path) -> dict[str, Any]:
 
 def broken(run: dict[str, Any]) -> list[str]:
     """The claims that a demo run does not meet."""
-    models, reward = run["models"], run["reward_models"]["reward"]["heldout"]
-    gold = {name: models[name]["gold"] for name in MODELS}
-    ptx = models["ppo_ptx"]
-    ordered = gold["base"] < gold["few_shot"] < gold["sft"] < gold["ppo_ptx"]
+    gold = {name: run["models"][name]["gold"] for name in MODELS}
+    ptx, log = run["models"]["ppo_ptx"], rows(run["folder"] / "ppo_ptx" / "metrics.jsonl")
     claims = {
-        "gold: base < base with few shots < SFT < PPO-ptx": ordered,
-        "PPO-ptx preferred to SFT on at least 60%": ptx["win_rate_vs_sft"] >= 0.6,
-        "lower end of that interval above 50%": ptx["win_rate_vs_sft_ci"][0] > 0.5,
-        "PPO-ptx preferred to base on at least 85%": ptx["win_rate_vs_base"] >= 0.85,
-        "reward model at least 0.95 of the best possible": reward["accuracy"]
-        >= 0.95 * reward["best_possible_accuracy"],
+        "gold: base < base with few shots < SFT < PPO-ptx": gold["base"]
+        < gold["few_shot"]
+        < gold["sft"]
+        < gold["ppo_ptx"],
+        "PPO-ptx preferred to SFT, interval above 50%": ptx["win_rate_vs_sft_ci"][0] > 0.5,
+        "PPO-ptx preferred to base, interval above 50%": ptx["win_rate_vs_base_ci"][0] > 0.5,
+        "PPO's clip acts": mean(row["clip_fraction"] for row in log) > 0,
+        "the reward model in transformers gives the same scores": transformers_difference(run["folder"]) < 1e-4,
+        "at most 4 GiB": run["peak_rss_gib"] < 4,
         "at least 500 held-out prompts": run["prompts"] >= 500,
     }
     return [claim for claim, holds in claims.items() if not holds]
+
+
+def transformers_difference(folder: Path, count: int = 64) -> float:
+    """The largest difference between our scores and transformers', offset taken off, of answers to held-out prompts."""
+    from transformers import AutoModelForSequenceClassification
+
+    reader = Assistant.load(folder / "reward" / "checkpoint", device="cpu", dtype="fp32")
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "reward" / "checkpoint", dtype=torch.float32)
+    offset = getattr(model.config, OFFSET_KEY)
+    rankings = islice(read_rankings(folder / "labels" / "rankings_heldout.jsonl"), count)
+    dialogues = [[*r.prompt.messages, r.completions[0].message] for r in rankings if r.completions[0].finished]
+    differences = []
+    for dialogue, ours in zip(dialogues, reader.scores(dialogues), strict=True):
+        ids = torch.tensor([render(reader.tokenizer, dialogue).until_end().ids])
+        with torch.no_grad():
+            differences.append(abs(model(ids).logits.item() - offset - ours))
+    return max(differences)
 
 
 def ends(log: list[dict[str, float]], name: str, window: int = 10) -> tuple[float, float, float]:

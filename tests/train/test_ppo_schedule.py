@@ -95,7 +95,7 @@ def test_the_clip_of_the_values_is_their_own(ppo):
     narrow, _, _ = ppo("narrow", updates=3, minibatch=4, value_clip=1e-6, value_lr=1e-2, warmup=0)
     free, _, _ = ppo("free", updates=3, minibatch=4, value_clip=0, value_lr=1e-2, warmup=0)
     wide, _, _ = ppo("wide", updates=3, minibatch=4, value_clip=1e6, value_lr=1e-2, warmup=0)
-    assert [row["value_loss"] for row in free] == pytest.approx([row["value_loss"] for row in wide])
+    assert [row["value_loss"] for row in free] == pytest.approx([row["value_loss"] for row in wide], rel=1e-4)
     assert free[0]["value_loss"] < narrow[0]["value_loss"]  # the maximum of two errors
 
 
