@@ -125,7 +125,10 @@ def main(words: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        said, code = "out of memory; lower microbatch or the lengths, set machine.recompute, or train with lora", 1
+        said, code = (
+            "out of memory; lower machine.pass_tokens or the lengths, set machine.recompute, or train with lora",
+            1,
+        )
     # Under torchrun every process refuses the same; any other error may be that of one process alone.
     if code != 2 or os.environ.get("LOCAL_RANK", "0") == "0":
         print("tutelage:", visible(" ".join(said.splitlines())), file=sys.stderr)

@@ -70,6 +70,7 @@ class EvaluateSettings(Settings):
 
     temperature: float = Field(1.0, ge=0, description="of sampling; KL is always that of temperature 1")
     max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_prompt: int = Field(0, ge=0, description="longest prompt; longer are left out; 0: all that fit [tokens]")
     ask: dict[str, Ask] = Field({}, description="name -> how this model is asked; default: in the chat format")
     against: tuple[str, ...] = Field((), description="names of the models that win rates are computed against")
     clear_difference: float = Field(0.1, ge=0, description="judge's scores this close tie in the clear win rates")
@@ -249,7 +250,8 @@ def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shot
 def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:
     """The prompts that leave room for the longest answer in the context of every model that is asked in the chat format."""
     chat = {path for name, path in inputs.models.items() if not settings.ask.get(name, Ask()).as_text}
-    models = [(Tokenizer.load(path), context_of(path) - settings.max_tokens) for path in sorted(chat)]
+    rooms = {path: context_of(path) - settings.max_tokens for path in sorted(chat)}
+    models = [(Tokenizer.load(path), min(room, settings.max_prompt or room)) for path, room in rooms.items()]
     return fitting_prompts(inputs.prompts, models, settings.on_bad)[0]
 
 
