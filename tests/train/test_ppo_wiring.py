@@ -233,7 +233,6 @@ def test_prompts_longer_than_the_knob_are_left_out(begin, tmp_path):
     assert fitting < len(sizes)
 
 
-
 def test_a_run_that_died_goes_on_with_its_averaged_weights_and_its_coefficient(begin, tmp_path):
     kl = {"controller": "adaptive", "coef": 0.3, "target": 0.1, "horizon": 60}
     machine = {"save_every": 1e-9}
