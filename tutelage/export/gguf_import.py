@@ -110,23 +110,22 @@ def _opened(file: Path) -> GGUFReader:
 def _settings(keys: Mapping[str, Any], stored: Mapping[str, ReaderTensor]) -> tuple[ModelConfig, list[str]]:
     """The model's settings, and notes."""
     embedding, output, listed = (stored.get(name) for name in (EMBEDDING, OUTPUT, FREQUENCIES))
-    rows = int(embedding.shape[-1]) if embedding is not None else 1
+    if embedding is None:
+        raise CheckpointError(f"the tensor {EMBEDDING} is missing")
     # A copy of the embedding is how llama.cpp ties a GPT-NeoX.
     tied = output is None or (
-        embedding is not None
-        and (output.tensor_type, output.n_bytes) == (embedding.tensor_type, embedding.n_bytes)
-        and np.array_equal(output.data, embedding.data)
+        output.tensor_type == embedding.tensor_type and np.array_equal(output.data, embedding.data)
     )
     divisors = None if listed is None else torch.from_numpy(_numbers(listed).copy())
-    return read_settings(keys, rows, tied, stored.keys(), divisors)
+    return read_settings(keys, int(embedding.shape[-1]), tied, stored.keys(), divisors)
 
 
 def _torch_dtype(dtype: Dtype, stored: Mapping[str, ReaderTensor]) -> torch.dtype:
     """The type of the folder's weights."""
     if dtype == "auto":
-        matrices = {tensor.tensor_type.name for tensor in stored.values() if len(tensor.shape) > 1}
-        vectors = (tensor for name, tensor in stored.items() if len(tensor.shape) < 2 and name != FREQUENCIES)
-        exact = matrices == {"BF16"} and all(_is_bf16(_numbers(tensor)) for tensor in vectors)
+        kinds = {tensor.tensor_type.name for tensor in stored.values()}
+        others = (t for name, t in stored.items() if t.tensor_type.name != "BF16" and name != FREQUENCIES)
+        exact = "BF16" in kinds and kinds <= {"BF16", "F32"} and all(_is_bf16(_numbers(tensor)) for tensor in others)
         dtype = "bf16" if exact else "fp32"
     return torch.bfloat16 if dtype == "bf16" else torch.float32
 

@@ -26,16 +26,19 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # gguf.TokenType
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PRE_TOKENIZERS: dict[tuple[tuple[str, ...], bool], str] = {
     (("words",), False): "gpt-2",
     (("digits", "words"), False): "smollm",
     ((_WORDS % "{1,3}", "bytes"), True): "llama-bpe",
     ((_WORDS % "{1,3}", "bytes"), False): "smaug-bpe",
     ((_WORDS % "", "bytes"), False): "qwen2",
+    ((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9]{3}", "bytes"), False): "default",
 }
 """How texts are cut before BPE, and whether a whole word that is a token goes before merges -> llama.cpp's name.
 
-``words`` is ByteLevel with GPT-2's regular expression, ``bytes`` without; the two regular expressions are Llama 3's and Qwen 2's.
+``words`` is ByteLevel with GPT-2's regular expression, ``bytes`` without; ``_WORDS`` are Llama 3's and Qwen 2's. ``default`` is
+what llama.cpp does where a file has no name.
 """
 ALIASES = {
     "gpt-2": ("gigachat", "granite-docling", "jais", "mellum", "mpt", "olmo", "trillion"),

@@ -21,6 +21,7 @@ _TEMPLATE = "tokenizer.chat_template"
 _NAMES = {
     "bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id", "pad_token": "padding_token_id",
 }  # fmt: skip
+_UNNAMED = "default"
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -71,23 +72,24 @@ def read_tokenizer(keys: Mapping[str, Any], rows: int) -> Found:
             f"the tokenizer is of the kind {kind!r}, and only byte-level BPE ('gpt2') is read: take the tokenizer of the "
             "folder that the file was made of"
         )
-    for key in ("tokens", "token_type", "merges"):
-        if not isinstance(keys.get(_PREFIX + key), list):
-            raise CheckpointError(f"the key {_PREFIX}{key} is missing")
-    tokens, types = keys[f"{_PREFIX}tokens"], keys[f"{_PREFIX}token_type"]
+    pre = _canonical(keys.get(f"{_PREFIX}pre", _UNNAMED))
+    tokens, types, merges = (_list(keys, _PREFIX + key) for key in ("tokens", "token_type", "merges"))
     if len(tokens) != len(types) or len(tokens) > rows:
         raise CheckpointError(
             f"the file has {len(tokens)} tokens, {len(types)} token types and an embedding of {rows} rows"
         )
-    pre = _canonical(keys.get(f"{_PREFIX}pre"))
-    backend = _backend(tokens, types, keys[f"{_PREFIX}merges"], pre)
     ids = {key: i for key in (*_NAMES.values(), *_ENDS) if (i := keys.get(_PREFIX + key, -1)) in range(len(tokens))}
-    if vanished := [tokens[i] for i in ids.values() if backend.token_to_id(tokens[i]) != i]:
-        raise CheckpointError(f"the token {vanished[0]!r} is named and not in the vocabulary")
+    for i in ids.values():
+        types[i] = CONTROL  # a padding token may be one that else only fills up the vocabulary
+    backend = _backend(tokens, types, merges, pre)
     known = [i for text in KNOWN_ENDS if (i := backend.token_to_id(text)) in backend.get_added_tokens_decoder()]
     ends = list(dict.fromkeys([*(ids[key] for key in _ENDS if key in ids), *known]))
     template = keys.get(_TEMPLATE)
     notes = [f"the file's template {key!r} is left out" for key in keys if key.startswith(f"{_TEMPLATE}.")]
+    if pre == _UNNAMED:
+        notes.append(
+            "the file names no pre-tokenizer: texts are cut as llama.cpp does then, perhaps not as the model learned"
+        )
     if not template:
         notes.append("the file has no chat template: put a chat_template.jinja into the folder to chat")
     return Found(
@@ -99,6 +101,13 @@ def read_tokenizer(keys: Mapping[str, Any], rows: int) -> Found:
         begins="bos_token_id" in ids and bool(keys.get(f"{_PREFIX}add_bos_token", pre == "llama-bpe")),
         ends="eos_token_id" in ids and bool(keys.get(f"{_PREFIX}add_eos_token", False)),
     )
+
+
+def _list(keys: Mapping[str, Any], key: str) -> list[Any]:
+    found = keys.get(key)
+    if not isinstance(found, list):
+        raise CheckpointError(f"the key {key} is missing")
+    return found
 
 
 def _canonical(pre: Any) -> str:
