@@ -67,6 +67,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "generate": Command("cli.commands:generate", "answer prompts, or continue a text"),
         "eval": Command("cli.commands:compare", "win rates between two checkpoints"),
         "export": Command("cli.commands:export", "write a checkpoint as a GGUF file for llama.cpp"),
+        "import": Command("cli.commands:import_model", "read a GGUF file as a checkpoint"),
     },
     "Data": {
         "data inspect": Command("cli.data_commands:inspect", "describe what a file, a folder or a data set holds"),

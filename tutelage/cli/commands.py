@@ -1,4 +1,4 @@
-"""`tutelage chat`, `generate`, `eval` and `export`: commands on checkpoints."""
+"""`tutelage chat`, `generate`, `eval`, `export` and `import`: commands on checkpoints."""
 
 from __future__ import annotations
 
@@ -121,3 +121,18 @@ def export(
     if out.suffix != ".gguf":
         raise UsageError(f"{out}: the name of a GGUF file ends in .gguf")
     return write(checkpoint, out, type)
+
+
+def import_model(
+    file: Annotated[Path, Field(description="the .gguf file to read")],
+    out: Annotated[Path, Field(description="folder to make")],
+    *,
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(description="number type of the folder's weights; auto: bf16 if nothing is lost by it, else fp32"),
+    ] = "auto",
+) -> str:
+    """Read a GGUF file as a checkpoint."""
+    from tutelage.export.gguf_import import import_gguf
+
+    return import_gguf(file, out, dtype)
