@@ -8,8 +8,8 @@ Writes docs/results.md with its plots, from the numbers alone, and exits with 1 
 run again (their folders are under runs/proof), so an interrupted proof resumes.
 
 `make proof-long` does the same for recipes/demo-long.yaml: docs/demo-long.md. `make proof-real` for recipes/real-small.yaml, where
-../shared/data is there: docs/real-small.md; and `make proof-smollm2` for recipes/smollm2.yaml, with its reward model on three seeds:
-docs/smollm2.md.
+../shared/data is there: docs/real-small.md; and `make proof-smollm2` for recipes/smollm2.yaml, with its reward model on three
+seeds: docs/smollm2.md.
 """
 
 from __future__ import annotations
