@@ -93,7 +93,7 @@ def smollm2() -> int:
         out = folder.with_name(f"smollm2-seed-{seed}")
         measured = {"inputs": {"models": {"start": "starters/smollm2"}, "reward_models": {"reward": "reward"}}}
         values = read_yaml(ROOT / recipe)
-        kept = {name: values["steps"][name] for name in ("data", "reward")}
+        kept = {name: values["steps"][name] for name in ("prepare", "reward")}
         step = values["steps"]["evaluate"] | {"against": [], "max_tokens": 8}
         step["inputs"] = measured["inputs"] | {name: step["inputs"][name] for name in ("prompts", "rankings")}
         values |= {"seed": seed, "out": str(out.relative_to(ROOT)), "steps": kept | {"evaluate": step}}
