@@ -28,7 +28,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 def test_overview_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for name in ("demo", "run", *KINDS, "chat", "generate", "eval", "export", "data", "runs"):
+    for name in ("demo", "run", *KINDS, "chat", "generate", "eval", "export", "import", "data", "runs"):
         assert f"│ {name} " in out
     assert run(capsys)[1] == out
     code, out, _ = run(capsys, "runs")
