@@ -136,6 +136,8 @@ def _is_bf16(numbers: np.ndarray) -> bool:
 
 def _model(file: Path, config: ModelConfig, stored: Mapping[str, ReaderTensor], dtype: torch.dtype) -> Decoder:
     """The decoder with the file's weights. CheckpointError names tensors that are missing, extra, or not as the keys say."""
+    if config.num_layers > len(stored):  # a damaged number; making so many layers would take all memory
+        raise CheckpointError(f"the file's keys make {config.num_layers} layers, and it has {len(stored)} tensors")
     with undrawn():
         model = Decoder(config)
     shapes = model.state_dict()
