@@ -90,9 +90,14 @@ def test_errors_name_what_the_user_named(tmp_path):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "new" / "model"
-    with pytest.raises(ValueError), atomic_folder(out) as temporary:
-        (temporary / "a").write_text("half")
-        raise ValueError
+
+    def write_half():
+        with atomic_folder(out) as temporary:
+            (temporary / "a").write_text("half")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        write_half()
     assert not list(tmp_path.iterdir())
     out.mkdir(parents=True)  # an empty folder may be there
     with atomic_folder(out) as temporary:
