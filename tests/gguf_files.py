@@ -36,10 +36,14 @@ def rewritten(
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture":
             continue
-        value = changes.pop(name, field.contents())
-        if value is not None:
-            writer.add_key_value(name, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
+        if name not in changes:
+            inner = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
+        elif type(changes[name]) is list:
+            writer.add_key_value(name, changes.pop(name), field.types[0], field.types[-1])
     for name, value in changes.items():
+        if value is None:
+            continue
         kinds = {str: "STRING", bool: "BOOL", int: "UINT32", float: "FLOAT32"}
         writer.add_key_value(name, value, gguf.GGUFValueType[kinds[type(value)]])
     for tensor in reader.tensors:

@@ -252,6 +252,7 @@ REFUSED = [
     (bytes_changed(lambda data: data[:4] + b"\x01" + data[5:]), " is cut off, .*version 1 "),
     (keyed(general__architecture="gemma3"), ": the architecture 'gemma3' is not supported: it must be one of .*llama, gpt"),
     (keyed(split__count=3, split__no=1), ": is part 2 of 3: join the parts with llama.cpp's llama-gguf-split --merge"),
+    (keyed(llama__embedding_length="wide"), ": not the keys of a model .TypeError: "),
     (keyed(llama__expert_count=8), ": llama.expert_count = 8 is not supported"),
     (keyed(llama__attention__scale=0.5), ": llama.attention.scale = 0.5 is not supported"),
     (keyed(llama__block_count=None), ": the key llama.block_count is missing"),

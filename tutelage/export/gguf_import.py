@@ -46,13 +46,7 @@ def import_gguf(file: Path, out: Path, dtype: Dtype = "auto") -> str:
     reader = _opened(file)
     keys, stored = _Keys(reader), {tensor.name: tensor for tensor in reader.tensors}
     try:
-        count = keys.get("split.count", 0)
-        if count > 1:
-            raise CheckpointError(
-                f"is part {keys.get('split.no', 0) + 1} of {count}: join the parts with llama.cpp's llama-gguf-split --merge"
-            )
-        config, notes = _settings(keys, stored)
-        found = read_tokenizer(keys, config.vocab_size)
+        config, found, notes = _described(keys, stored)
         model = _model(file, config, stored, _torch_dtype(dtype, stored))
         with atomic_folder(out) as temporary:
             _write(temporary, model, found)
@@ -67,7 +61,7 @@ def import_gguf(file: Path, out: Path, dtype: Dtype = "auto") -> str:
     licence = keys.get("general.license")
     licence = keys.get("general.license.name", licence) if licence == "other" else licence
     line += f", licence {licence}" if licence else ""
-    return "\n".join([line, *(f"note: {note}" for note in notes + found.notes)])
+    return "\n".join([line, *(f"note: {note}" for note in notes)])
 
 
 class _Keys(Mapping[str, Any]):
@@ -105,6 +99,21 @@ def _opened(file: Path) -> GGUFReader:
     if reader.byte_order == "S":
         raise CheckpointError(f"{file} was written for machines of the other byte order")
     return reader
+
+
+def _described(keys: Mapping[str, Any], stored: Mapping[str, ReaderTensor]) -> tuple[ModelConfig, Found, list[str]]:
+    """What the file's keys say: settings, tokenizer, and notes."""
+    try:
+        count = keys.get("split.count", 0)
+        if count > 1:
+            raise CheckpointError(
+                f"is part {keys.get('split.no', 0) + 1} of {count}: join the parts with llama.cpp's llama-gguf-split --merge"
+            )
+        config, notes = _settings(keys, stored)
+        found = read_tokenizer(keys, config.vocab_size)
+    except (AttributeError, TypeError, ValueError) as error:  # values of other types than these keys have
+        raise CheckpointError(f"not the keys of a model ({type(error).__name__}: {error})") from None
+    return config, found, notes + found.notes
 
 
 def _settings(keys: Mapping[str, Any], stored: Mapping[str, ReaderTensor]) -> tuple[ModelConfig, list[str]]:
