@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import builtins
-import json
 import os
-import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gguf_files import imported, rewritten
 from gguf_server import ask, export_gguf, greedy, llama_cpp
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from refusals import refused
 from test_gguf_export import FAMILIES, SCALINGS, TEXTS, checkpoint, scaled
-from test_gguf_tokenizer import BYTES, DIALOGUES, across, changed, odd_text, step_of, texts, with_model
-from text.chat_formats import CORPUS, FORMATS, write_folder
+from test_gguf_tokenizer import texts
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli import app as cli
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.export.gguf import tensors
 from tutelage.export.gguf_import import import_gguf
-from tutelage.export.gguf_settings import add_settings
-from tutelage.export.gguf_tokenizer import ALIASES, PRE_TOKENIZERS, pre_tokenizer
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder, save_model
 from tutelage.model.config import ModelConfig
@@ -40,45 +34,6 @@ from tutelage.text.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")
 KINDS = ["f32", "bf16", "q8_0", "q4_0"]
-
-
-def imported(file: Path, out: Path, **settings: Any) -> list[str]:
-    """Import a file; returns the notes."""
-    closing, *notes = import_gguf(file, out, **settings).splitlines()
-    assert closing.startswith(f"{out}: ")
-    return [note.removeprefix("note: ") for note in notes]
-
-
-def rewritten(
-    file: Path,
-    out: Path,
-    *,
-    keys: Mapping[str, Any] | None = None,
-    change: Callable[[str, np.ndarray], tuple[np.ndarray, Any] | None] = lambda name, data: (data, None),
-) -> Path:
-    """The file with other values of keys (None: without the key), and other tensors (None: without it; else data and type)."""
-    reader, changes = gguf.GGUFReader(file), dict(keys or {})
-    arch = changes.pop("general.architecture", reader.fields["general.architecture"].contents())
-    writer = gguf.GGUFWriter(out, arch)
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        value = changes.pop(name, field.contents())
-        if value is not None:
-            writer.add_key_value(name, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
-    for name, value in changes.items():
-        kinds = {str: "STRING", bool: "BOOL", int: "UINT32", float: "FLOAT32"}
-        writer.add_key_value(name, value, gguf.GGUFValueType[kinds[type(value)]])
-    for tensor in reader.tensors:
-        new = change(tensor.name, tensor.data)
-        if new is not None:
-            data, kind = new
-            writer.add_tensor(tensor.name, np.ascontiguousarray(data), raw_dtype=kind or tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
 
 
 def numbers(file: Path) -> dict[str, np.ndarray]:
@@ -196,160 +151,6 @@ def test_llama3s_scaling_is_read_off_the_divisors(other, tmp_path):
         assert found == config
 
 
-@pytest.mark.parametrize("name", BYTES)
-def test_tokenizers_of_real_kinds_come_back(name, tmp_path):
-    """Ids of any text, prompts and ends; llama.cpp's ids too. Nothing in a file says that Qwen's composes characters."""
-    folder = write_folder(FORMATS[name], tmp_path / "model")
-    source = with_model(folder)
-    export_gguf(folder, tmp_path / "a.gguf")
-    assert imported(tmp_path / "a.gguf", tmp_path / "back") == []
-    back = Tokenizer.load(tmp_path / "back")
-    assert back.end_ids >= source.end_ids
-    for messages in DIALOGUES:
-        ours, theirs = (render(one, messages, add_generation_prompt=True) for one in (back, source))
-        assert ours.ids == theirs.ids
-    server = llama_cpp(tmp_path / "a.gguf")
-    for text in texts()[::3]:
-        assert back.encode(text) == ask(server, "/tokenize", content=text, parse_special=False)["tokens"], text
-
-    @settings(max_examples=200)
-    @given(st.text())
-    def same(text: str) -> None:
-        if not name.startswith("qwen") or text.isascii():
-            assert back.encode(text) == source.encode(text)
-
-    same()
-
-
-@pytest.mark.parametrize("name", ["llama-3", "qwen-2.5", "phi-3-small"])
-def test_a_tokenizer_equals_what_transformers_reads(name, tmp_path):
-    """With the tokens that a text begins with."""
-    transformers = pytest.importorskip("transformers")
-    folder = write_folder(FORMATS[name], tmp_path / "model")
-    with_model(folder)
-    export_gguf(folder, tmp_path / "a.gguf")
-    imported(tmp_path / "a.gguf", tmp_path / "back")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="a.gguf")
-    ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
-    for text in texts(controls=False):  # theirs has tokens such as <s> that the file does not have
-        assert ours(text)["input_ids"] == theirs(text)["input_ids"], text
-    assert (ours.bos_token, ours.eos_token) == (theirs.bos_token, theirs.eos_token)
-    chat = [{"role": "user", "content": "Ask"}]
-    assert ours.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False)
-
-
-@pytest.mark.slow
-def test_pre_tokenizers_by_other_names_cut_as_in_llama_cpp(tmp_path, good):
-    """Each name that is read is llama.cpp's name for the same; a file without a name is cut as llama.cpp does then."""
-    rng = random.Random(7)
-    checked = [*(odd_text(rng) for _ in range(60)), "zzz", "a  123 4567\n\n x"]
-    pieces = across()["model"]  # the first thousand: files of many pieces take seconds to write
-    vocabulary = {text: i for text, i in pieces["vocab"].items() if i < 1000} | {"zzz": 1000}
-    small = pieces | {"vocab": vocabulary, "merges": [m for m in pieces["merges"] if "".join(m) in vocabulary]}
-    for (shape, whole_words), name in PRE_TOKENIZERS.items():
-        described = across() | {
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [step_of(kind) for kind in shape]}
-        }
-        described["model"] = small | {"ignore_merges": whole_words}
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
-        changed(folder, "tokenizer_config.json", eos_token="<|endoftext|>")
-        wanted = with_model(folder).encode_batch(checked)
-        export_gguf(folder, folder / "a.gguf")
-        for other in [*ALIASES.get(name, ()), *([None] if name == "default" else [])]:
-            keys = {"tokenizer.ggml.pre": other}
-            server = llama_cpp(rewritten(folder / "a.gguf", folder / "b.gguf", keys=keys))
-            found = [ask(server, "/tokenize", content=text, parse_special=False)["tokens"] for text in checked]
-            assert found == wanted, other
-            notes = imported(rewritten(good, folder / "c.gguf", keys=keys), folder / str(other))
-            assert [note[:32] for note in notes] == ["the file names no pre-tokenizer:"] * (other is None)
-            assert pre_tokenizer(json.loads((folder / str(other) / "tokenizer.json").read_text())) == name
-
-
-@pytest.mark.parametrize("prefix", [True, False])
-def test_sentencepiece_is_read_as_llama_cpp_reads_it(prefix, tmp_path):
-    """Pieces, scores and bytes as sentencepiece learns them; its own reading is a third opinion. Not exported again."""
-    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
-    pieces_of = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
-    (tmp_path / "corpus.txt").write_text("\n".join(CORPUS * 10), encoding="utf-8")
-    trainer.train(
-        input=str(tmp_path / "corpus.txt"), model_prefix=str(tmp_path / "spm"), vocab_size=640, hard_vocab_limit=False,
-        model_type="bpe", byte_fallback=True, add_dummy_prefix=prefix, user_defined_symbols=["<tool>"],
-        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
-    )  # fmt: skip
-    learned = pieces_of.ModelProto.FromString((tmp_path / "spm.model").read_bytes())
-    own = [(piece.piece, piece.score, piece.type) for piece in learned.pieces]
-    tokens, scores, types = zip(*own, ("<|im_start|>", -1e4, 3), ("<|im_end|>", -1e4, 3), strict=True)
-    config = ModelConfig(vocab_size=len(tokens), hidden_size=32, num_layers=1, num_heads=2)
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
-    add_settings(writer, config)
-    for add, values in (
-        (writer.add_tokenizer_model, "llama"), (writer.add_token_list, list(tokens)), (writer.add_token_scores, list(scores)),
-        (writer.add_token_types, list(types)), (writer.add_add_space_prefix, prefix), (writer.add_eos_token_id, len(tokens) - 1),
-        (writer.add_chat_template, FORMATS["chatml"].template),
-    ):  # fmt: skip
-        add(values)
-    for name, tensor in tensors(Decoder(config)).items():
-        writer.add_tensor(name, tensor.detach().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    assert imported(tmp_path / "a.gguf", tmp_path / "back") == []
-    back, server, rng = Tokenizer.load(tmp_path / "back"), llama_cpp(tmp_path / "a.gguf"), random.Random(3)
-    sentencepiece = pytest.importorskip("sentencepiece").SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
-    for text in [*texts(controls=False), *(odd_text(rng) for _ in range(100)), "a<tool> b <tool>"]:
-        ids = back.encode(text)
-        assert ids == ask(server, "/tokenize", content=text, parse_special=False)["tokens"], text
-        if "<tool>" not in text:  # after one, llama.cpp writes a space again, and sentencepiece does not
-            assert ids == sentencepiece.encode(text), text
-            assert back.decode(ids) == text.replace("▁", " ")
-    for messages in DIALOGUES:
-        sent = [{"role": message.role, "content": message.content} for message in messages]
-        prompt = ask(server, "/apply-template", messages=sent)["prompt"]
-        found = ask(server, "/tokenize", content=prompt, parse_special=True)["tokens"]
-        assert found == render(back, messages, add_generation_prompt=True).ids, prompt
-    transformers = pytest.importorskip("transformers")
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back")("a")["input_ids"] == [1, *back.encode("a")]
-    assert back.end_ids == {len(tokens) - 1}
-    with pytest.raises(CheckpointError, match="only byte-level BPE tokenizers are exported"):
-        export_gguf(tmp_path / "back", tmp_path / "b.gguf")
-
-
-def test_an_ordinary_token_that_a_file_names_stays_one(good, tmp_path):
-    """Some name "!" as the unknown token; only ends are special by being named."""
-    tokens = gguf.GGUFReader(good).fields["tokenizer.ggml.tokens"].contents()
-    named = {"tokenizer.ggml.unknown_token_id": tokens.index("!"), "tokenizer.ggml.eot_token_id": tokens.index("a")}
-    imported(rewritten(good, tmp_path / "b.gguf", keys=named), tmp_path / "back")
-    back = Tokenizer.load(tmp_path / "back")
-    assert back.encode("!") == [tokens.index("!")]
-    assert "unk_token" not in json.loads((tmp_path / "back" / "tokenizer_config.json").read_text())
-    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == [
-        2,
-        tokens.index("a"),
-    ]
-
-
-def test_tokens_that_fill_up_the_vocabulary_are_left_out(tmp_path):
-    """[PAD7] and the like, which converters call unused or the user's: a text that spells one is a text."""
-    folder = write_folder(FORMATS["qwen-2.5"], tmp_path / "model")
-    tokenizer = Tokenizer.load(folder)
-    config = ModelConfig(vocab_size=tokenizer.vocab_size + 3, hidden_size=32, num_layers=1, num_heads=2)
-    save_model(folder, Decoder(config))
-    export_gguf(folder, tmp_path / "a.gguf")
-    types = gguf.GGUFReader(tmp_path / "a.gguf").fields["tokenizer.ggml.token_type"].contents()
-    types[-1] = 4
-    imported(
-        rewritten(tmp_path / "a.gguf", tmp_path / "b.gguf", keys={"tokenizer.ggml.token_type": types}),
-        tmp_path / "back",
-    )
-    back = Tokenizer.load(tmp_path / "back")
-    assert back.vocab_size == tokenizer.vocab_size
-    assert load_decoder(tmp_path / "back").config.vocab_size == config.vocab_size
-    assert len(back.encode(f"[PAD{config.vocab_size - 1}]")) > 1
-
-
 def wide(folder: Path) -> Path:
     """A model whose rows are whole blocks of 256, as K quantisation needs."""
     tokenizer = Tokenizer.train(TEXTS, 300)
@@ -438,22 +239,9 @@ def instead(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[
     return lambda file, out: rewritten(file, out, change=lambda n, data: (change(data) if n == name else data, None))
 
 
-def _appended(file: Path, out: Path) -> Path:
-    reader = gguf.GGUFReader(file)
-    writer = gguf.GGUFWriter(out, "llama")
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            writer.add_key_value(
-                name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
-            )
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.add_tensor("rope_freqs.weight", (1 + np.arange(8) % 2).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
+def with_divisors(file: Path, out: Path) -> Path:
+    """With a list that no llama3 scaling makes."""
+    return rewritten(file, out, more={"rope_freqs.weight": (1 + np.arange(8) % 2).astype(np.float32)})
 
 
 REFUSED = [
@@ -464,11 +252,13 @@ REFUSED = [
     (bytes_changed(lambda data: data[:4] + b"\x01" + data[5:]), " is cut off, .*version 1 "),
     (keyed(general__architecture="gemma3"), ": the architecture 'gemma3' is not supported: it must be one of .*llama, gpt"),
     (keyed(split__count=3, split__no=1), ": is part 2 of 3: join the parts with llama.cpp's llama-gguf-split --merge"),
+    (keyed(llama__embedding_length="wide"), ": not the keys of a model .TypeError: "),
     (keyed(llama__expert_count=8), ": llama.expert_count = 8 is not supported"),
     (keyed(llama__attention__scale=0.5), ": llama.attention.scale = 0.5 is not supported"),
     (keyed(llama__block_count=None), ": the key llama.block_count is missing"),
     (keyed(llama__block_count=0), ": llama.block_count should be greater than 0, found 0"),
     (keyed(llama__block_count=3), " lacks blk.2.attn_k.weight, .* and 5 more"),
+    (keyed(llama__block_count=10**9), ": the file's keys make 1000000000 layers, and it has 20 tensors"),
     (keyed(llama__block_count=1), " has extra blk.1.attn_k.weight .*"),
     (keyed(llama__attention__head_count_kv=3), ": num_heads 4 is not a multiple of num_kv_heads 3"),
     (keyed(llama__attention__head_count_kv=4), ": blk.0.attn_k.weight is .32, 64., the file's keys make it .64, 64."),
@@ -478,7 +268,7 @@ REFUSED = [
     (keyed(llama__rope__scaling__type="yarn", llama__rope__scaling__factor=2.0), ": yarn scaling needs original_max_position"),
     (keyed(llama__rope__scaling__type="linear"), ": factor should be "),
     (keyed(llama__rope__scaling__attn_factor=2.0), ": rope.scaling.attn_factor = 2.0 is not supported without yarn"),
-    (_appended, ": rope_freqs.weight holds other divisors of frequencies than llama3's"),
+    (with_divisors, ": rope_freqs.weight holds other divisors of frequencies than llama3's"),
     (without("output_norm.weight"), " lacks output_norm.weight"),
     (without("token_embd.weight"), ": the tensor token_embd.weight is missing"),
     (instead("token_embd.weight", lambda data: data[:-1]), ": the file has 320 tokens, 320 token types and an embedding of 319"),

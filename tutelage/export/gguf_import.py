@@ -46,13 +46,7 @@ def import_gguf(file: Path, out: Path, dtype: Dtype = "auto") -> str:
     reader = _opened(file)
     keys, stored = _Keys(reader), {tensor.name: tensor for tensor in reader.tensors}
     try:
-        count = keys.get("split.count", 0)
-        if count > 1:
-            raise CheckpointError(
-                f"is part {keys.get('split.no', 0) + 1} of {count}: join the parts with llama.cpp's llama-gguf-split --merge"
-            )
-        config, notes = _settings(keys, stored)
-        found = read_tokenizer(keys, config.vocab_size)
+        config, found, notes = _described(keys, stored)
         model = _model(file, config, stored, _torch_dtype(dtype, stored))
         with atomic_folder(out) as temporary:
             _write(temporary, model, found)
@@ -67,7 +61,7 @@ def import_gguf(file: Path, out: Path, dtype: Dtype = "auto") -> str:
     licence = keys.get("general.license")
     licence = keys.get("general.license.name", licence) if licence == "other" else licence
     line += f", licence {licence}" if licence else ""
-    return "\n".join([line, *(f"note: {note}" for note in notes + found.notes)])
+    return "\n".join([line, *(f"note: {note}" for note in notes)])
 
 
 class _Keys(Mapping[str, Any]):
@@ -114,6 +108,21 @@ def _opened(file: Path) -> GGUFReader:
     return reader
 
 
+def _described(keys: Mapping[str, Any], stored: Mapping[str, ReaderTensor]) -> tuple[ModelConfig, Found, list[str]]:
+    """What the file's keys say: settings, tokenizer, and notes."""
+    try:
+        count = keys.get("split.count", 0)
+        if count > 1:
+            raise CheckpointError(
+                f"is part {keys.get('split.no', 0) + 1} of {count}: join the parts with llama.cpp's llama-gguf-split --merge"
+            )
+        config, notes = _settings(keys, stored)
+        found = read_tokenizer(keys, config.vocab_size)
+    except (AttributeError, TypeError, ValueError) as error:  # values of other types than these keys have
+        raise CheckpointError(f"not the keys of a model ({type(error).__name__}: {error})") from None
+    return config, found, notes + found.notes
+
+
 def _settings(keys: Mapping[str, Any], stored: Mapping[str, ReaderTensor]) -> tuple[ModelConfig, list[str]]:
     """The model's settings, and notes."""
     embedding, output, listed = (stored.get(name) for name in (EMBEDDING, OUTPUT, FREQUENCIES))
@@ -143,6 +152,8 @@ def _is_bf16(numbers: np.ndarray) -> bool:
 
 def _model(file: Path, config: ModelConfig, stored: Mapping[str, ReaderTensor], dtype: torch.dtype) -> Decoder:
     """The decoder with the file's weights. CheckpointError names tensors that are missing, extra, or not as the keys say."""
+    if config.num_layers > len(stored):  # a damaged number; making so many layers would take all memory
+        raise CheckpointError(f"the file's keys make {config.num_layers} layers, and it has {len(stored)} tensors")
     with undrawn():
         model = Decoder(config)
     shapes = model.state_dict()
