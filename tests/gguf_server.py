@@ -11,6 +11,8 @@ import torch
 
 from tutelage.export.gguf import export
 
+PATIENCE = 200  # seconds; half a billion weights in float32 on a busy core take a minute for an answer
+
 
 def export_gguf(checkpoint: Path, out: Path, kind: str = "bf16") -> list[str]:
     """Export a folder; returns the notes."""
@@ -31,7 +33,7 @@ def llama_cpp(path: Path):
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(params)
     # Answered by its main loop. A server dropped before its main loop runs misses the call to end, and is waited for without end.
-    with urllib.request.urlopen(server.listening_address + "/slots", timeout=20) as answer:
+    with urllib.request.urlopen(server.listening_address + "/slots", timeout=PATIENCE) as answer:
         json.load(answer)
     return server
 
@@ -40,7 +42,7 @@ def ask(server, path: str, **body: object) -> dict:
     request = urllib.request.Request(
         server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return json.load(answer)
 
 

@@ -8,7 +8,8 @@ Writes docs/results.md with its plots, from the numbers alone, and exits with 1 
 run again (their folders are under runs/proof), so an interrupted proof resumes.
 
 `make proof-long` does the same for recipes/demo-long.yaml: docs/demo-long.md. `make proof-real` for recipes/real-small.yaml, where
-../shared/data is there: docs/real-small.md.
+../shared/data is there: docs/real-small.md; and `make proof-smollm2` for recipes/smollm2.yaml, with its reward model on three
+seeds: docs/smollm2.md.
 """
 
 from __future__ import annotations
@@ -78,6 +79,38 @@ def long() -> int:
     for claim in broken(run):
         print(f"NOT HELD: {claim}")
     return 1 if broken(run) else 0
+
+
+def smollm2() -> int:
+    """Run the recipe on SmolLM2, and its reward model on two more seeds; write its page."""
+    recipe, folder = "recipes/smollm2.yaml", ROOT / "runs" / "smollm2"
+    if not (ROOT / "starters" / "smollm2").exists():
+        words = ["starter", "smollm2", "--out", "starters/smollm2"]
+        subprocess.run([sys.executable, "-m", "tutelage", *words], cwd=ROOT, check=True)
+    run = results(command(recipe, folder))
+    heldout = {0: run["reward_models"]["reward"]["heldout"]}
+    for seed in SEEDS[1:]:
+        out = folder.with_name(f"smollm2-seed-{seed}")
+        measured = {"inputs": {"models": {"start": "starters/smollm2"}, "reward_models": {"reward": "reward"}}}
+        values = read_yaml(ROOT / recipe)
+        kept = {name: values["steps"][name] for name in ("prepare", "reward")}
+        step = values["steps"]["evaluate"] | {"against": [], "max_tokens": 8}
+        step["inputs"] = measured["inputs"] | {name: step["inputs"][name] for name in ("prompts", "rankings")}
+        values |= {"seed": seed, "out": str(out.relative_to(ROOT)), "steps": kept | {"evaluate": step}}
+        written = RUNS / f"smollm2-seed-{seed}.yaml"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(write_yaml(values), encoding="utf-8")
+        heldout[seed] = results(command(str(written), out))["reward_models"]["reward"]["heldout"]
+    page = "\n".join(write_smollm2_page(run, heldout))
+    (ROOT / "docs" / "smollm2.md").write_text(page + "\n", encoding="utf-8")
+    print(page)
+    failed = [f"seed {seed}: not above 52%" for seed, found in heldout.items() if found["accuracy_ci"][0] <= 0.52]
+    first, last, error = ends(rows(folder / "ppo" / "metrics.jsonl"), "reward", 5)
+    failed += ["PPO does not raise the reward"] * (last - first <= 2 * error)
+    failed += ["more than 8 GiB"] * (run["peak_rss_gib"] > 8)
+    for failure in failed:
+        print(f"NOT HELD: {failure}")
+    return 1 if failed else 0
 
 
 def command(recipe: str, out: Path) -> Path:
@@ -308,6 +341,65 @@ def write_real_page(run: dict[str, Any]) -> list[str]:
     return [*lines, "", "## Plots", "", *plots_of(run, ROOT / "docs" / "plots" / "real-small")]
 
 
+def write_smollm2_page(run: dict[str, Any], heldout: dict[int, dict[str, Any]]) -> list[str]:
+    """docs/smollm2.md, line by line."""
+    models, judge = run["models"], run["reward_models"]["judge"]["heldout"]
+    lines = [
+        "# SmolLM2 and people's rankings",
+        "",
+        "Written by `make proof-smollm2` from the files of `tutelage run recipes/smollm2.yaml`; nothing here is copied by hand.",
+        "",
+        f"{run['seconds'] / 60:.0f} minutes, at most {run['peak_rss_gib']:.2f} GiB.",
+        "",
+        *read_yaml(ROOT / "recipes" / "smollm2.yaml")["steps"]["report"]["notes"],
+        "",
+        "## The reward model",
+        "",
+        "Pairs of held-out prompts that it puts in the people's order:",
+        "",
+        "| seed | pairs in order | number of pairs | the longer answer wins |",
+        "|---|---|---|---|",
+    ]
+    for name, found in (*((f"{seed}", found) for seed, found in heldout.items()), ("0, the judge", judge)):
+        low, high = found["accuracy_ci"]
+        lines.append(
+            f"| {name} | {found['accuracy']:.1%} [{low:.1%}, {high:.1%}] | {found['pairs']} | {found['longer_wins_accuracy']:.1%} |"
+        )
+    lines += ["", "## PPO", "", "Reward of the training reward model, means over five updates:", ""]
+    lines += ["| | first | last | standard error of the difference | KL at the end | tokens at the end |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name in ("ppo", "ppo_ptx"):
+        log = rows(run["folder"] / name / "metrics.jsonl")
+        numbers = " | ".join(f"{number:.3f}" for number in ends(log, "reward", 5))
+        lines.append(f"| {name} | {numbers} | {log[-1]['kl']:.2f} | {log[-1]['length']:.1f} |")
+    lines += ["", "## Judged by a reward model of other people's rankings", ""]
+    lines += [f"On {run['prompts']} prompts of alpaca_eval, ties split; bits per byte of held-out wikitext.", ""]
+    lines += [
+        "| model | judge's score | wins against SmolLM2 | at equal length | bits per byte | KL | tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, model in models.items():
+        against = [
+            interval(model, f"{kind}_vs_start") if name != "start" else ""
+            for kind in ("win_rate", "length_controlled_win_rate")
+        ]
+        lines.append(
+            f"| {name} | {model['reward']:.3f} | {' | '.join(against)} | {model['bits_per_byte']:.4f} | {model['kl']:.2f} "
+            f"| {model['length']:.1f} |"
+        )
+    lines += ["", "## Side by side", "", "The first six held-out prompts, whatever the answers:", ""]
+    for row in rows(run["folder"] / "evaluate" / "samples.jsonl")[:6]:
+        lines += [*quoted(row["prompt"][-1]["content"]), ""]
+        for name in ("start", "ppo", "ppo_ptx"):
+            lines += [f"**{name}**", "", *quoted(row["answers"][name]["text"]), ""]
+    return [*lines, "## Plots", "", *plots_of(run, ROOT / "docs" / "plots" / "smollm2")]
+
+
+def quoted(text: str) -> list[str]:
+    """A text as a block of Markdown that shows it as it is."""
+    return ["```text", *text.replace("```", "~~~").splitlines(), "```"]
+
+
 def interval(model: dict[str, Any], key: str) -> str:
     """A share with its interval."""
     low, high = model[f"{key}_ci"]
@@ -336,4 +428,4 @@ def reward_sentence(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit({"real": real, "long": long}[sys.argv[1]]() if sys.argv[1:] else main())
+    sys.exit({"real": real, "long": long, "smollm2": smollm2}[sys.argv[1]]() if sys.argv[1:] else main())

@@ -1,12 +1,13 @@
 """Atomic files: whole or not there, whatever interrupts the writer."""
 
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from tutelage.files import atomic_file, atomic_path, temporary_name, write_atomic
+from tutelage.files import atomic_file, atomic_folder, atomic_path, temporary_name, write_atomic
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
@@ -85,3 +86,26 @@ def test_errors_name_what_the_user_named(tmp_path):
         write_atomic(name, b"new")
     assert longer.value.filename == str(name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "new" / "model"
+
+    def write_half():
+        with atomic_folder(out) as temporary:
+            (temporary / "a").write_text("half")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        write_half()
+    assert not list(tmp_path.iterdir())
+    out.mkdir(parents=True)  # an empty folder may be there
+    with atomic_folder(out) as temporary:
+        (temporary / "a").write_text("whole")
+        assert not any(out.iterdir())
+    assert [path.name for path in out.rglob("*")] == ["a"]
+    with pytest.raises(OSError), atomic_folder(out):  # a full one stays, unless something clears it
+        pass
+    with atomic_folder(out, clear=shutil.rmtree) as temporary:
+        (temporary / "b").write_text("other")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "model", "b"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -51,6 +52,30 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """``atomic_path`` as an open binary file, which can also be read back."""
     with atomic_path(path) as temporary, temporary.open("wb+") as file:
         yield file
+
+
+@contextmanager
+def atomic_folder(path: Path, clear: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """The temporary folder to fill. It is renamed to ``path`` if the block succeeds, and deleted if it raises.
+
+    ``path`` may be an empty folder; anything else that is there is first removed by ``clear``. Files are flushed by whoever
+    writes them.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    temporary = temporary_name(path)
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if clear is not None and path.exists():
+            clear(path)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # another process may have put something there
+            for folder in made:
+                folder.rmdir()
+        raise
+    sync_folder(path.parent)
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -28,7 +28,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 def test_overview_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for name in ("demo", "run", *KINDS, "chat", "generate", "eval", "export", "data", "runs"):
+    for name in ("demo", "run", *KINDS, "chat", "generate", "eval", "export", "import", "data", "runs"):
         assert f"│ {name} " in out
     assert run(capsys)[1] == out
     code, out, _ = run(capsys, "runs")
@@ -165,7 +165,7 @@ def test_memory_that_is_used_up_is_one_line(toy, capsys, tmp_path):
         "--model.hidden_size=128", "--model.intermediate_size=2000000000", f"--out={tmp_path / 'run'}", "--machine.device=cpu",
     )  # fmt: skip
     assert (code, len(err.splitlines())) == (1, 1)
-    assert "out of memory; lower microbatch" in err
+    assert "out of memory; lower machine.pass_tokens" in err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from tutelage.data.tokens.batches import (
     PASS,
     Example,
     cut_by_length,
+    cut_by_tokens,
     encode_conversations,
     first_fit,
     pack_examples,
@@ -59,8 +60,25 @@ def test_a_batch_is_cut_where_padding_and_passes_cost_least(lengths, most):
     assert cost(lengths, pieces) == min(cost(lengths, way) for way in contiguous(by_length, most or 9))
 
 
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.integers(0, 9), st.integers(1, 900))
+@settings(max_examples=100)
+def test_no_pass_has_more_tokens_than_allowed_unless_it_is_one_row(lengths, most, tokens):
+    for pieces, size in (
+        (cut_by_length(lengths, most, tokens), lambda piece: len(piece) * max(lengths[i] for i in piece)),
+        (cut_by_tokens(lengths, most, tokens), lambda piece: sum(lengths[i] for i in piece)),
+    ):
+        assert sorted(i for piece in pieces for i in piece) == list(range(len(lengths)))
+        assert max(map(len, pieces)) <= (most or 30)
+        assert all(size(piece) <= tokens or len(piece) == 1 for piece in pieces)
+
+
 def test_an_empty_share_of_a_batch_has_no_passes():
-    assert cut_by_length([]) == []
+    assert cut_by_length([]) == cut_by_tokens([], 0, 9) == []
+
+
+def test_demonstrations_are_cut_in_their_order():
+    assert cut_by_tokens([3, 3, 3, 9, 1], 0, 6) == [[0, 1], [2], [3], [4]]
+    assert cut_by_tokens([1, 1, 1, 1], 3, 6) == [[0, 1, 2], [3]]
 
 
 def test_pack_ranking_by_hand():

@@ -122,6 +122,29 @@ def test_texts_without_a_training_part_are_refused(tmp_path):
         main(PrepareSettings(heldout={"own": 0.2}), inputs, tmp_path / "out")
 
 
+def test_some_rankings_are_for_a_judge(tmp_path):
+    """A third of the prompts that are not held out, each prompt on one side."""
+    write_jsonl(tmp_path / "r.jsonl", [rank(f"q{i % 300}", good=f"a{i}") for i in range(600)])
+    inputs = PrepareInputs(rankings={"own": tmp_path / "r.jsonl"})
+    knobs = PrepareSettings(heldout_rankings_share=0.2, judge_share=0.33)
+    main(knobs, inputs, tmp_path / "out")
+    parts = {}
+    for name in ("rankings", "rankings_judge", "rankings_heldout"):
+        parts[name] = [texts(r.prompt.messages) for r in read_rankings(tmp_path / "out" / f"{name}.jsonl")]
+    assert sum(map(len, parts.values())) == 600
+    for one, other in (
+        ("rankings", "rankings_judge"),
+        ("rankings", "rankings_heldout"),
+        ("rankings_judge", "rankings_heldout"),
+    ):
+        assert not set(parts[one]) & set(parts[other])
+    assert len(parts["rankings_judge"]) / (600 - len(parts["rankings_heldout"])) == pytest.approx(0.33, abs=0.1)
+    main(PrepareSettings(heldout_rankings_share=0.2), inputs, tmp_path / "none")
+    assert not (tmp_path / "none" / "rankings_judge.jsonl").exists()
+    heldout = [(tmp_path / name / "rankings_heldout.jsonl").read_text() for name in ("out", "none")]
+    assert heldout[0] == heldout[1]
+
+
 def test_rankings_that_are_all_ties_are_refused(tmp_path):
     tied = [rank(f"q{i}").model_copy(update={"ranks": (1, 1)}) for i in range(20)]
     write_jsonl(tmp_path / "r.jsonl", tied)

@@ -225,9 +225,7 @@ def test_what_cannot_be_measured_is_said_before_anything_runs(inputs, tmp_path, 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_an_error(inputs, tmp_path):
     settings = SETTINGS.model_copy(update={"max_tokens": 127})
-    with pytest.raises(
-        DataError, match="no prompt is left to answer: 32 x too long for an answer in the model's context"
-    ):
+    with pytest.raises(DataError, match="no prompt is left to answer: 32 x too long"):
         main(settings, inputs, tmp_path / "out", judge=judge)
 
 

@@ -2,10 +2,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.evaluate.statistics import mean_interval, student_t_quantile, win_rate
+from tutelage.evaluate.statistics import length_controlled_win_rate, mean_interval, student_t_quantile, win_rate
 
 
 @pytest.mark.parametrize(
@@ -120,3 +122,60 @@ def test_ties_narrow_the_interval():
 def test_what_cannot_be_measured_is_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_rate_at_equal_length_by_another_fit():
+    """torch's optimiser on the same likelihood, with the win and the loss that are added."""
+    rng = np.random.default_rng(0)
+    longer = rng.normal(30, 60, 200).round()
+    a = (rng.random(200) < 1 / (1 + np.exp(-0.4 - 0.03 * longer))) * 1.0
+    found = length_controlled_win_rate(a, np.full(200, 0.5), longer + 100, np.full(200, 100))
+    won = torch.tensor([*a, 0.0, 1.0])
+    x = torch.tensor([*np.tanh(longer / np.sqrt(np.square(longer).mean())), 0.0, 0.0])
+    weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = weights[0] + weights[1] * x
+        value = F.binary_cross_entropy_with_logits(logits, won, reduction="sum") + 5e-3 * weights[1] ** 2
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert found.mean == pytest.approx(torch.sigmoid(weights[0]).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("true", [0.5, 0.6, 0.8])
+def test_the_rate_at_equal_length_is_recovered_where_length_wins(true):
+    """In 95% of samples the interval holds the true rate, though the raw rate is pushed up by longer answers."""
+    rng = np.random.default_rng(1)
+    offset, held, raw = math.log(true / (1 - true)), 0, []
+    for _ in range(300):
+        longer = rng.normal(40, 40, 250)
+        scale = math.sqrt(np.square(longer).mean())
+        chance = 1 / (1 + np.exp(-offset - 1.5 * np.tanh(longer / scale)))
+        a = (rng.random(250) < chance) * 1.0
+        found = length_controlled_win_rate(a, np.full(250, 0.5), longer, np.zeros(250))
+        held += found.low <= true <= found.high
+        raw.append(a.mean())
+    assert 0.9 <= held / 300 <= 0.99
+    assert np.mean(raw) > true + 0.05
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=40)
+)
+def test_the_rate_at_equal_length_is_symmetric_and_inside_its_interval(rows):
+    a, longer, shorter = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    b = np.full(len(a), 0.5)
+    forth = length_controlled_win_rate(a, b, longer, shorter)
+    back = length_controlled_win_rate(b, a, shorter, longer)
+    assert 0 < forth.low <= forth.mean <= forth.high < 1
+    assert forth.mean == pytest.approx(1 - back.mean, abs=1e-6)
+    assert forth.low == pytest.approx(1 - back.high, abs=1e-6)
+
+
+def test_of_equal_lengths_the_rate_is_the_win_rate_with_a_case_of_each():
+    found = length_controlled_win_rate([1, 1, 1, 0], [0, 0, 0, 0], [5, 5, 5, 5], [5, 5, 5, 5])
+    assert found.mean == pytest.approx((3.5 + 1) / 6)

@@ -13,7 +13,8 @@ from gguf_server import ask, export_gguf, greedy, llama_cpp, logprobs
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli import app as cli
 from tutelage.errors import CheckpointError
-from tutelage.export.gguf import neighbouring_pairs, tensors
+from tutelage.export.gguf import tensors
+from tutelage.export.gguf_tensors import neighbouring_pairs
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import load_decoder, save_model
 from tutelage.model.config import ModelConfig, RopeScaling
@@ -182,7 +183,7 @@ def test_a_window_ends_the_context(tmp_path):
 
 def test_neighbouring_pairs_by_hand():
     rows = torch.arange(8)[:, None]
-    assert neighbouring_pairs(rows, 4)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert neighbouring_pairs(rows, 4).flatten(0, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
 def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path):

@@ -39,6 +39,13 @@ class Hub(BaseHTTPRequestHandler):
         if name not in repositories:
             error, status = REFUSALS.get(name, REFUSALS["us/nothing"])
             self.answer(b"{}", status, {"X-Error-Code": error})
+        elif where == f"api/models/{name}":
+            listed = [
+                {"rfilename": path, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
+                | ({"lfs": self.server.lfs(content)} if path.endswith(".safetensors") else {})
+                for path, content in files.items()
+            ]
+            self.answer(json.dumps({"id": name, "sha": SHA, "siblings": listed}).encode())
         elif where.endswith("/revision/main"):
             listed = [{"rfilename": path} for path in files]
             self.answer(json.dumps({"id": name, "sha": SHA, "siblings": listed}).encode())
@@ -82,6 +89,7 @@ def hub(tmp_path) -> Iterator[ThreadingHTTPServer]:
         "us/pickled": {"config.json": b"{}", "pytorch_model.bin": b"never"},
     }
     server.fetched, server.needed = set(), set(needed)
+    server.lfs = lambda x: {"size": len(x), "sha256": hashlib.sha256(x).hexdigest(), "pointerSize": 1}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -100,16 +108,20 @@ for name in json.loads(sys.argv[1]):
 """
 
 
-def resolve(server: ThreadingHTTPServer, home: Path, *names: str, **env: str) -> list[tuple[str, str]]:
-    """In a process of its own, since huggingface_hub reads its environment once."""
+def resolve(
+    server: ThreadingHTTPServer, home: Path, *names: str, script: str | None = None, **env: str
+) -> list[tuple[str, str]] | list[str]:
+    """In a process of its own, since huggingface_hub reads its environment once; the lines that ``script`` prints."""
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **env}
     gone = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "TRANSFORMERS_OFFLINE")
     clean = {key: value for key, value in os.environ.items() if key not in gone and not key.lower().endswith("_proxy")}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(names)]
+    words = [script, *names] if script else [SCRIPT, json.dumps(names)]
+    command = [sys.executable, "-c", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=clean | settings, timeout=120)
     assert done.returncode == 0, done.stderr
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    return lines if script else [tuple(json.loads(line)) for line in lines]
 
 
 def test_a_folder_is_itself(tmp_path):
@@ -190,3 +202,26 @@ def test_what_the_hub_refuses_is_said(hub, tmp_path):
         assert said == "error"
         assert message.startswith(text)
         assert "\n" not in message
+
+
+STARTER = """
+import dataclasses, sys
+from pathlib import Path
+from tutelage.errors import CheckpointError
+from tutelage.export import starter
+starter.STARTERS["smollm2"] = dataclasses.replace(starter.STARTERS["smollm2"], hub="us/model", package="none==0")
+try:
+    print(starter.fetch_starter("smollm2", Path(sys.argv[1])))
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_starter_comes_from_the_hub_and_its_weights_are_checked(hub, tmp_path):
+    (said,) = resolve(hub, tmp_path / "home", str(tmp_path / "starter"), script=STARTER)
+    assert said.startswith(f"{tmp_path / 'starter'}: SmolLM2")
+    assert {path.name for path in (tmp_path / "starter").iterdir()} == hub.needed
+    hub.lfs = lambda x: {"size": len(x), "sha256": "0" * 64, "pointerSize": 1}
+    (said,) = resolve(hub, tmp_path / "other", str(tmp_path / "again"), script=STARTER)
+    assert "has the SHA-256 " in said
+    assert not (tmp_path / "again").exists()

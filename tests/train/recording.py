@@ -26,6 +26,7 @@ class Step:
     rows: set[tuple[int, ...]] = field(default_factory=set)  # ids of each sequence that went through a model, or padded
     windows: list[list[int]] = field(default_factory=list)  # pretraining text
     widest: int = 0  # most sequences in a forward pass with a gradient
+    largest: int = 0  # most tokens in such a pass of several rows, padding included
 
     def chosen(self, sequences: Sequence[Sequence[int]]) -> list[int]:
         """The numbers of those of the sequences, which are all different, that the step learned from."""
@@ -84,6 +85,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
         if torch.is_grad_enabled():
             current.rows.update(rows)
             current.widest = max(current.widest, len(rows))
+            current.largest = max(current.largest, ids.numel() if len(ids) > 1 else 0)
         else:
             record.only_read.update(rows)
         options["positions"] = positions

@@ -38,6 +38,7 @@ from tutelage.train.ppo_update import (
 from tutelage.train.pretraining_text import Ptx, PtxSettings
 from tutelage.train.rankings import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
+from tutelage.train.settings import Machine
 from tutelage.train.sft import demonstration_loss
 
 VOCABULARY = 300
@@ -157,7 +158,7 @@ def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):
     wide = padded(rollouts, 7, tokenizer.pad_id)
     results = []
     for part in (rollouts, wide):
-        scores = end_scores(tiny_scorer(2), part, "fp32")
+        scores = end_scores(tiny_scorer(2), part, Machine(dtype="fp32"))
         batch, metrics = experience(part, scores, models, 0.1, some_settings(minibatch=8), WHOLE)
         logprobs, values = forward(tiny(9), models.critic, part, 1.0, "fp32")
         loss, _ = policy_loss(logprobs, batch.logprobs, batch.advantages, part.mask)
@@ -169,7 +170,7 @@ def test_padding_changes_no_experience_and_no_loss(rollouts, tokenizer):
 
 def test_the_score_is_read_at_the_last_real_token(rollouts):
     scorer = tiny_scorer(2)
-    scores = end_scores(scorer, rollouts, "fp32")
+    scores = end_scores(scorer, rollouts, Machine(dtype="fp32"))
     for i in range(len(rollouts.ids)):
         length = int(rollouts.prompt_lengths[i] + rollouts.lengths[i])
         alone = scorer(rollouts.ids[i : i + 1, :length])[0, -1]
@@ -362,7 +363,11 @@ def test_an_adaptive_coefficient_that_could_not_move_or_would_change_its_sign_is
 def test_the_ptx_gradient_is_the_sum_of_the_two(rollouts):
     """One joint gradient: that of the PPO loss plus ptx_coef times that of the pretraining loss."""
     windows = torch.randint(20, VOCABULARY, (3, 17))
-    ptx = Ptx(PtxSettings(coef=0.7, windows=3, sequence=16), SimpleNamespace(batch=lambda *_: windows.numpy()), "fp32")
+    ptx = Ptx(
+        PtxSettings(coef=0.7, windows=3, sequence=16),
+        SimpleNamespace(batch=lambda *_: windows.numpy()),
+        Machine(dtype="fp32"),
+    )
     critic = tiny_scorer()
     batch, _ = experience(rollouts, torch.arange(8.0), some_models(tiny(), critic), 0.1, some_settings(), WHOLE)
     joint, alone, text = tiny(9), tiny(9), tiny(9)

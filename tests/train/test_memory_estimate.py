@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tutelage.errors import RecipeError
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
@@ -91,9 +92,28 @@ def test_it_is_said_for_large_models_with_a_warning_where_memory_is_short(monkey
     out = capsys.readouterr().out
     assert out.startswith("memory: about 0.00 GiB (weights 0.00, gradients")
     assert "too little" not in out
-    monkeypatch.setattr(memory, "available", lambda device: 0)
+    monkeypatch.setattr(memory, "memory_of", lambda device: (0, 1 << 40))
+    memory.say_memory([model], [model], 2, 8, "fp32", "adamw")
+    assert "may be too little: lower machine.pass_tokens, set machine.recompute" in capsys.readouterr().out
+    monkeypatch.setattr(memory, "memory_of", lambda device: (None, None))
+    memory.say_memory([model], [model], 2, 8, "fp32", "adamw")
+    assert "too little" not in capsys.readouterr().out
+
+
+def test_what_cannot_fit_is_refused(monkeypatch):
+    model = decoder()
+    monkeypatch.setattr(memory, "WORTH_SAYING", 1)
+    monkeypatch.setattr(memory, "memory_of", lambda device: (1 << 20, 1 << 20))
     memory.say_memory([model], [model], 1, 8, "fp32", "adamw")
-    assert "set machine.recompute" in capsys.readouterr().out
+    with pytest.raises(RecipeError, match=r"needs about .* GiB \(weights .*lower machine\.pass_tokens"):
+        memory.say_memory([model], [model], 64, 64, "fp32", "adamw")
+    with pytest.raises(RecipeError, match=r"lower the longest row \(8192 tokens\)"):
+        memory.say_memory([model], [model], 1, 8192, "fp32", "adamw")
+
+
+def test_the_memory_of_this_machine():
+    free, whole = memory.memory_of(torch.device("cpu"))
+    assert free is None or 0 < free < whole
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -79,6 +79,11 @@ CASES: dict[str, dict[str, Any]] = {
     "shared": {"trunk": "shared"},
     "shared ptx, critic first": {"trunk": "shared", "ptx": {"coef": 0.7}, "value_warmup": 1, "gradient_clip": 0.0},
     "critic first": {"value_warmup": 2, "minibatch": 6, "microbatch": 0},
+    "few tokens a pass": {
+        "ptx": {"coef": 0.7},
+        "microbatch": 0,
+        "machine": MACHINE | {"checkpoint_every": 1, "keep_last": 9, "pass_tokens": 64},
+    },
 }
 
 
@@ -121,6 +126,7 @@ def test_a_run_is_what_plain_python_computes(begin, tmp_path, monkeypatch, case)
         sizes = [4, 2] * 2 if knobs.minibatch == 4 else [6, 6]
         assert list(map(len, parts)) == sizes
         assert 1 < max(step.widest for step in drawn.steps) <= (knobs.microbatch or knobs.minibatch)
+        assert max(step.largest for step in drawn.steps) <= knobs.machine.pass_tokens
         half = len(parts) // 2
         for epoch in (parts[:half], parts[half:]):
             assert sorted(i for part in epoch for i in part) == list(range(6))
@@ -215,6 +221,16 @@ def test_prompts_without_room_for_an_answer_are_left_out(begin, tmp_path):
     checkpoint = ppo_job(begin, tmp_path / "run", updates=1, prompts=tmp_path / "prompts.jsonl").run()
     done = json.loads((checkpoint.parent / "done.json").read_text())
     assert (done["prompts"], sum(done["left_out"].values())) == (7, 1)
+
+
+def test_prompts_longer_than_the_knob_are_left_out(begin, tmp_path):
+    sizes = [len(render(begin.tokenizer, p.messages, add_generation_prompt=True).ids) for p in PROMPTS]
+    most = sorted(sizes)[-2]  # one or more are longer
+    fitting = sum(size <= most for size in sizes)
+    job = ppo_job(begin, tmp_path / "run", updates=1, scorers={}, max_prompt=most, batch_size=4, minibatch=4)
+    done = json.loads((job.run().parent / "done.json").read_text())
+    assert (done["prompts"], done["left_out"]) == (fitting, {"too long": len(sizes) - fitting})
+    assert fitting < len(sizes)
 
 
 def test_a_run_that_died_goes_on_with_its_averaged_weights_and_its_coefficient(begin, tmp_path):

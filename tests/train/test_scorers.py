@@ -13,6 +13,7 @@ from tutelage.errors import RecipeError, TrainingError
 from tutelage.records import Message, Prompt
 from tutelage.train import ppo, scorers
 from tutelage.train.scorers import Scorer, make_scorers, score
+from tutelage.train.settings import Machine
 
 PROMPTS = [Prompt(messages=(Message(role="user", content="?"),), id=name) for name in ("first", "second")]
 TEXTS = ["red.", "blue and green."]
@@ -46,20 +47,20 @@ def test_the_reward_is_the_weighted_sum_and_weight_zero_is_only_logged(monkeypat
     """By hand: 1 x reward model + 0.1 x length - 2 x strict; gold and an unweighted function count nothing."""
     models = {"reward_model": "a", "strict": "b"}
     values = {"a": torch.tensor([0.5, -1.0]), "b": torch.tensor([0.25, 2.0])}
-    monkeypatch.setattr(scorers, "end_scores", lambda model, rollouts, dtype: values[model])
+    monkeypatch.setattr(scorers, "end_scores", lambda model, rollouts, machine: values[model])
     given = settings(
         strict={"weight": -2.0},
         length={"weight": 0.1, "function": "test_scorers:length"},
         seen={"weight": 0.0, "function": "test_scorers:length"},
     )
     terms = make_scorers(given, models, gold=lambda prompt, answer, finished: float(finished))
-    reward, by_name = score(terms, ROLLOUTS, PROMPTS, TEXTS, "fp32")
+    reward, by_name = score(terms, ROLLOUTS, PROMPTS, TEXTS, Machine())
     assert {name: scores.tolist() for name, scores in by_name.items()} == {
         "reward_model": [0.5, -1.0], "strict": [0.25, 2.0], "length": [4, 15], "seen": [4, 15], "gold": [1.0, 0.0],
     }  # fmt: skip
     assert reward.tolist() == pytest.approx([0.5 + 0.4 - 0.5, -1.0 + 1.5 - 4.0])
     weighed = make_scorers(settings(gold={"weight": 3.0}), {}, gold=lambda prompt, answer, finished: float(finished))
-    assert score(weighed, ROLLOUTS, PROMPTS, TEXTS, "fp32")[0].tolist() == [3.0, 0.0]
+    assert score(weighed, ROLLOUTS, PROMPTS, TEXTS, Machine())[0].tolist() == [3.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_the_reward_is_the_weighted_sum_and_weight_zero_is_only_logged(monkeypat
 def test_a_function_that_fails_is_named_in_one_line(function, message):
     terms = make_scorers(settings(rule={"function": f"test_scorers:{function}"}), {}, None)
     with pytest.raises(TrainingError, match=f"^{message}$"):
-        score(terms, ROLLOUTS, PROMPTS, TEXTS, "fp32")
+        score(terms, ROLLOUTS, PROMPTS, TEXTS, Machine())
 
 
 def test_an_error_of_ours_in_a_judge_stays_one():
@@ -81,7 +82,7 @@ def test_an_error_of_ours_in_a_judge_stays_one():
         raise TrainingError("the judge has no facts")
 
     with pytest.raises(TrainingError, match=r"^the judge has no facts$"):
-        score([Scorer("gold", 0.0, function=judge)], ROLLOUTS, PROMPTS, TEXTS, "fp32")
+        score([Scorer("gold", 0.0, function=judge)], ROLLOUTS, PROMPTS, TEXTS, Machine())
 
 
 @pytest.mark.parametrize(

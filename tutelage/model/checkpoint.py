@@ -6,7 +6,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,7 +86,7 @@ def load_model(
     """
     folder = Path(folder)
     kind, config, offset = _describe(folder)
-    with torch.device("meta"), _Undrawn():
+    with undrawn():
         decoder = Decoder(config)
         model = ScalarModel.from_decoder(decoder) if kind == "scalar" else decoder
     shapes = model.state_dict()
@@ -103,6 +104,13 @@ def load_model(
     model.load_state_dict(state, assign=True)
     model.requires_grad_(True)
     return model.eval()
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Models made in this block have shapes and no numbers."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class _Undrawn(TorchFunctionMode):

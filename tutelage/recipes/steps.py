@@ -92,7 +92,8 @@ KINDS: dict[str, Kind] = {
     "prepare": Kind(
         "tutelage.data.prepare:main", "split and merge data files of your own for the other steps",
         files=("text/*.jsonl", "documents_heldout.jsonl", "demonstrations.jsonl", "demonstrations_heldout.jsonl",
-               "rankings.jsonl", "rankings_heldout.jsonl", "prompts.jsonl", "prompts_heldout.jsonl"),
+               "rankings.jsonl", "rankings_heldout.jsonl", "rankings_judge.jsonl", "prompts.jsonl",
+               "prompts_heldout.jsonl"),
     ),
     "tokenizer": Kind("tutelage.recipes.tokenizer:main", "train a byte-level BPE tokenizer", "tokenizer",
                       ("tokenizer", "tokenizer/*"), "tokenizer"),

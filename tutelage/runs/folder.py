@@ -43,7 +43,7 @@ from tutelage.settings import Inputs, Settings, as_written, flat, free_names, pl
 _PLACE_OR_SPEED = {"device", "microbatch"} | {
     f"machine.{name}"
     for name in (
-        "device", "recompute", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker", "project",
+        "device", "pass_tokens", "recompute", "save_every", "checkpoint_every", "keep_last", "keep_best", "tracker", "project",
     )
 }  # fmt: skip
 """Settings, by their full name, that may differ when a run is resumed: place, speed, and what is kept besides the result."""

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 
 from tutelage.errors import RunFolderError
-from tutelage.files import atomic_path, sync_folder, temporary_name, write_atomic
+from tutelage.files import atomic_folder, atomic_path, temporary_name, write_atomic
 from tutelage.model.checkpoint import save_model
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
@@ -127,7 +127,7 @@ class Keeper:
         if not run.writer:
             return
         if self.training.select and self.best_step:
-            with _appearing(run.checkpoint) as temporary:
+            with atomic_folder(run.checkpoint, clear=remove) as temporary:
                 _link_tree(self._folder(self.best_step), temporary)
         else:
             with self.training.complete():
@@ -173,7 +173,7 @@ def write_checkpoint(
     ends = [tokenizer.end_id, *sorted(tokenizer.end_ids - {tokenizer.end_id})]
     ids: dict[str, Any] = {"bos_id": tokenizer.bos_id, "end_id": ends, "pad_id": tokenizer.pad_id}
     adapted = bool(adapters(model))
-    with _appearing(folder) as temporary:
+    with atomic_folder(folder, clear=remove) as temporary:
         with _disk_errors(folder):
             save_model(temporary, merged(model) if adapted else model, **ids)
             if adapted:
@@ -186,21 +186,6 @@ def _base_of(run: RunFolder) -> str:
     """The base model of a run's adapters, for peft: its hub name if one was given, else its folder."""
     given = str(read_yaml(run.path / "recipe.yaml")["inputs"]["checkpoint"])
     return run.lineage()["inputs"]["checkpoint"]["path"] if Path(given).expanduser().is_dir() else given
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that replaces ``folder`` when the block completes, and is deleted if it fails."""
-    temporary = temporary_name(folder)
-    try:
-        yield temporary
-        if folder.exists():
-            remove(folder)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(folder.parent)
 
 
 def _link_tree(folder: Path, target: Path) -> None:

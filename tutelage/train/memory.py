@@ -15,8 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder, Layer
 from tutelage.model.device import autocast
+from tutelage.model.likelihood import MOST_LOGITS
 
 WORTH_SAYING = 1 << 28
 """No estimate is printed for models with less than this [bytes of weights]."""
@@ -35,18 +37,24 @@ class Estimate(NamedTuple):
 def say_memory(
     models: Sequence[nn.Module], trained: Sequence[Decoder], rows: int, length: int, dtype: str, optimizer: str
 ) -> None:
-    """Print ``estimate`` for large models, with a warning if the device has less memory left than that."""
+    """Print ``estimate`` for large models, with a warning if the device has less memory left than that.
+
+    RecipeError if it does not even have so much: the system would kill the process in the middle of training.
+    """
     if sum(p.nbytes for p in distinct(models)) < WORTH_SAYING:
         return
     found = estimate(models, trained, rows, length, dtype, optimizer)
     parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in found._asdict().items())
     print(f"memory: about {sum(found) / _GIB:.2f} GiB ({parts})")
-    free = available(next(trained[0].parameters()).device)
-    if free is not None and sum(found) - found.weights > free:
-        print(
-            f"memory: {free / _GIB:.2f} GiB are left beside the weights, which may be too little: "
-            "lower microbatch or the lengths, set machine.recompute, or train through lora"
+    free, whole = memory_of(next(trained[0].parameters()).device)
+    advice = "lower machine.pass_tokens" if rows > 1 else f"lower the longest row ({length} tokens)"
+    advice += ", set machine.recompute, or train through lora"
+    if whole is not None and sum(found) > whole:
+        raise RecipeError(
+            f"training needs about {sum(found) / _GIB:.2f} GiB ({parts}), and there are {whole / _GIB:.2f}: {advice}"
         )
+    if free is not None and sum(found) - found.weights > free:
+        print(f"memory: {free / _GIB:.2f} GiB are left beside the weights, which may be too little: {advice}")
 
 
 def estimate(
@@ -84,7 +92,7 @@ def activations(decoder: Decoder, rows: int, length: int, dtype: str) -> int:
         again = [_kept_by_layers(plain, count, rows, length, dtype) for count in (1, 2)]
         layers += again[1] - again[0]
     scalar = decoder.unembed is None and not decoder.config.tie_embeddings
-    logits = 0 if scalar else rows * length * decoder.config.vocab_size
+    logits = 0 if scalar else min(rows * length * decoder.config.vocab_size, MOST_LOGITS)
     return layers + logits * 12  # logits, their log-softmax and its gradient, in fp32
 
 
@@ -114,15 +122,17 @@ def _kept_by_layers(decoder: Decoder, count: int, rows: int, length: int, dtype:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def available(device: torch.device) -> int | None:
-    """Free memory of the device [bytes]; None if the system does not tell."""
+def memory_of(device: torch.device) -> tuple[int | None, int | None]:
+    """Free memory of the device and all of it [bytes]; None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
+    except OSError:
+        return None, None
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    free, whole = (kib.get(name) for name in ("MemAvailable", "MemTotal"))
+    return free and free * 1024, whole and whole * 1024
 
 
 def _storage(tensor: Tensor) -> int:

@@ -34,6 +34,7 @@ from tutelage.train.optimizer import adamw
 from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, over_budget, ppo_update
 from tutelage.train.pretraining_text import Ptx, text_mixture
 from tutelage.train.scorers import Gold, make_scorers
+from tutelage.train.settings import rows_of
 
 
 def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = None) -> Path:
@@ -48,6 +49,7 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         torch.manual_seed(derive(knobs.seed, "ppo.adapters"))
         policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         room = policy.config.max_position_embeddings - knobs.max_tokens
+        room = min(room, knobs.max_prompt or room)
         prompts, prompt_ids, left_out = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)
         if len(prompts) < knobs.batch_size:
             problem = f"{len(prompts)} prompts that fit are fewer than batch_size {knobs.batch_size}"
@@ -57,7 +59,8 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
         models = make_models(knobs, inputs, policy, tokenizer, run, gold)
         trained = [policy] if models.shares_trunk else [policy, models.critic.decoder]
         held = [policy, models.reference, models.critic, models.averaged, *(s.model for s in models.scorers if s.model)]
-        rows, longest = knobs.microbatch or knobs.minibatch, max(map(len, prompt_ids)) + knobs.max_tokens
+        longest = max(map(len, prompt_ids)) + knobs.max_tokens
+        rows = rows_of(longest, knobs.microbatch or knobs.minibatch, knobs.machine.pass_tokens)
         say_memory(held, trained, rows, longest, knobs.machine.dtype, "adamw")
 
         training = Training(
@@ -86,7 +89,7 @@ def make_models(
         mixture = text_mixture(
             inputs.text, knobs.ptx.weights, knobs.ptx.sequence, windows, policy, tokenizer, run, knobs.on_bad
         )
-        ptx = Ptx(knobs.ptx, mixture, machine.dtype)
+        ptx = Ptx(knobs.ptx, mixture, machine)
     policy.eval()
     reference = reference_of(policy)
     reward_model = load_scorer(inputs.reward_model, policy, inputs.checkpoint, tokenizer, machine)

@@ -67,6 +67,7 @@ class PPOSettings(Settings):
     microbatch: int = Field(0, ge=0, description="most answers per forward pass; 0: no limit")
     inner_epochs: int = Field(1, gt=0, description="passes over each batch of rollouts (InstructGPT: 1)")
     max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
+    max_prompt: int = Field(0, ge=0, description="longest prompt; longer are left out; 0: all that fit [tokens]")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-probability")
     missing_end_penalty: float = Field(2.0, ge=0, description="subtracted from the score of an unfinished answer")
     trunk: Literal["separate", "shared"] = Field("separate", description="the critic's network: own, or the policy's")
@@ -175,7 +176,7 @@ def ppo_update(
     rollouts = sample(policy, chosen_ids, models.tokenizer, knobs.max_tokens, knobs.temperature, seeds, dtype)
     tokens = zip(rollouts.answer_ids, rollouts.mask, strict=True)
     texts = [models.tokenizer.decode(row[mask].tolist()) for row, mask in tokens]
-    scores, by_name = score(models.scorers, rollouts, [prompts[i] for i in chosen], texts, dtype)
+    scores, by_name = score(models.scorers, rollouts, [prompts[i] for i in chosen], texts, knobs.machine)
     minibatches, first_pass = minibatch_rows(rollouts.total_lengths.tolist(), knobs, step)
     batch, metrics = experience(rollouts, scores, models, models.kl.coef, knobs, first_pass)
     metrics |= answer_metrics(rollouts, scores, by_name, texts)
@@ -220,8 +221,13 @@ def minibatch_rows(lengths: Sequence[int], knobs: PPOSettings, step: int) -> tup
     Each inner epoch has an order of its own. Rows of similar ``lengths`` within a minibatch share a forward pass, which saves
     padding and does not change what the minibatch learns from.
     """
+
+    def passes(rows: Tensor) -> list[Tensor]:
+        pieces = cut_by_length([lengths[row] for row in rows], knobs.microbatch, knobs.machine.pass_tokens)
+        return [rows[torch.tensor(piece)] for piece in pieces]
+
     minibatches = [
-        [rows[torch.tensor(piece)] for piece in cut_by_length([lengths[row] for row in rows], knobs.microbatch)]
+        passes(rows)
         for epoch in range(knobs.inner_epochs)
         for rows in shuffled(len(lengths), derive(knobs.seed, "ppo.minibatches", step, epoch)).split(knobs.minibatch)
     ]

@@ -31,7 +31,7 @@ from tutelage.train.memory import say_memory
 from tutelage.train.models import TYPES, load_trainable
 from tutelage.train.optimizer import OptimizerName, make_optimizer
 from tutelage.train.pretraining_text import check_weights, text_backward, text_loss, text_mixture
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, require_microbatch, warn_of_warmup
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, require_microbatch, rows_of, warn_of_warmup
 
 
 class Shape(Settings):
@@ -149,7 +149,8 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
             model = model.to(pick_device(knobs.machine.device), TYPES[knobs.machine.weights])
             model.recompute = knobs.machine.recompute
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
-        say_memory([model], [model], knobs.microbatch or knobs.batch_size, knobs.sequence, dtype, knobs.optimizer)
+        rows = rows_of(knobs.sequence, knobs.microbatch or knobs.batch_size, knobs.machine.pass_tokens)
+        say_memory([model], [model], rows, knobs.sequence, dtype, knobs.optimizer)
 
         # data
         windows = derive(knobs.seed, "pretrain.windows")
@@ -164,7 +165,7 @@ def main(knobs: PretrainSettings, inputs: PretrainInputs, out: Path) -> Path:
 
         def update(step: int) -> Metrics:
             windows = torch.from_numpy(mixture.batch(step, knobs.batch_size))
-            loss = text_backward(model, windows, dtype, microbatch=knobs.microbatch, loss_of=loss_of)
+            loss = text_backward(model, windows, dtype, microbatch=rows, loss_of=loss_of)
             norm = apply_gradients(optimizer, knobs.clip, model)
             return {"loss": loss, "grad_norm": norm, "tokens": float(knobs.batch_size * knobs.sequence)}
 

@@ -26,6 +26,7 @@ from tutelage.runs.folder import RunFolder
 from tutelage.settings import Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
+from tutelage.train.settings import Machine, rows_of
 
 
 class PtxSettings(Settings):
@@ -116,9 +117,10 @@ class Ptx:
 
     settings: PtxSettings
     mixture: Mixture
-    dtype: str
+    machine: Machine
 
     def backward(self, model: Decoder, step: int) -> float:
         """Add ``coef`` times the gradient of the loss on this step's windows to the model's; return the loss [nats per token]."""
         windows = torch.from_numpy(self.mixture.batch(step, self.settings.windows))
-        return text_backward(model, windows, self.dtype, coef=self.settings.coef)
+        rows = rows_of(self.settings.sequence, self.settings.windows, self.machine.pass_tokens)
+        return text_backward(model, windows, self.machine.dtype, coef=self.settings.coef, microbatch=rows)

@@ -37,7 +37,7 @@ from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
 from tutelage.train.rankings import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, enough_rows, longest_row, warn_of_few_rows
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, enough_rows, longest_row, rows_of, warn_of_few_rows
 
 
 class RewardInputs(Inputs):
@@ -116,7 +116,8 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
         answer = max(len(completion) for example in examples for completion in example.completions)
         widest = max(example.size for example in examples) + knobs.noncontextual * answer
-        say_memory([model], [model.decoder], knobs.microbatch or knobs.batch_size, widest, dtype, knobs.optimizer)
+        rows = rows_of(widest, knobs.microbatch or knobs.batch_size, knobs.machine.pass_tokens)
+        say_memory([model], [model.decoder], rows, widest, dtype, knobs.optimizer)
 
         def batch_of(step: int) -> list[RankingExample]:
             rng = random.Random(derive(knobs.seed, "reward.noncontextual", step))
@@ -183,7 +184,7 @@ def reward_update(
     """One optimisation step."""
     mine = parallel.shard(batch)
     count, total, right = sum(len(example.ranks) for example in batch), 0.0, 0.0
-    for rows in cut_by_length([example.size for example in mine], knobs.microbatch):
+    for rows in cut_by_length([example.size for example in mine], knobs.microbatch, knobs.machine.pass_tokens):
         part = [mine[i] for i in rows]
         scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
         loss = kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count)
@@ -203,9 +204,9 @@ def heldout_metrics(
     """Loss and pair accuracy on held-out rankings, as means over the rankings."""
     model.eval()
     count, loss, right = sum(len(example.ranks) for example in examples), 0.0, 0.0
-    order = sorted(examples, key=lambda example: example.size)
-    for part in parallel.microbatches(order, knobs.microbatch or knobs.batch_size):
-        scores, ranks, mask = score_packed(model, part, pad_id, knobs.machine.dtype)
+    most, tokens = knobs.microbatch or knobs.batch_size, knobs.machine.pass_tokens
+    for rows in cut_by_length([example.size for example in examples], most, tokens):
+        scores, ranks, mask = score_packed(model, [examples[i] for i in rows], pad_id, knobs.machine.dtype)
         loss += kwise_loss(scores, ranks, mask, tie=knobs.ties, count=count).item()
         right += pairwise_accuracy(scores, ranks, mask)[0].sum().item()
     model.train()

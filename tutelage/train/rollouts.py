@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tutelage.data.tokens.batches import pad_right
+from tutelage.data.tokens.batches import cut_by_length, pad_right
 from tutelage.generate.engine import Engine, Request
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
@@ -22,6 +22,7 @@ from tutelage.model.likelihood import per_token
 from tutelage.objectives.language import entropy, token_logprobs
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
+from tutelage.train.settings import Machine
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,13 @@ def _at_answer(
 
 
 @torch.no_grad()
-def end_scores(reward_model: ScalarModel, rollouts: Rollouts, dtype: str, batch_size: int = 32) -> Tensor:
+def end_scores(reward_model: ScalarModel, rollouts: Rollouts, machine: Machine, most: int = 32) -> Tensor:
     """[b] the reward model's score at the last real token of each answer; rows of similar length share a forward pass."""
     scores = torch.zeros(len(rollouts.ids), device=rollouts.ids.device)
-    for rows in filter(len, map(parallel.shard, rollouts.total_lengths.argsort().split(batch_size))):
+    pieces = cut_by_length(rollouts.total_lengths.tolist(), most, machine.pass_tokens)
+    for rows in filter(len, (parallel.shard(torch.tensor(piece)) for piece in pieces)):
         part = rollouts.select(rows)
-        with autocast(rollouts.ids.device, dtype):
+        with autocast(rollouts.ids.device, machine.dtype):
             values = reward_model(part.ids)
         scores[rows] = values.float().gather(1, part.total_lengths[:, None] - 1)[:, 0]
     return parallel.add_up(scores)

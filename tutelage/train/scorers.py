@@ -25,6 +25,7 @@ from tutelage.records import Prompt
 from tutelage.settings import Settings
 from tutelage.train import parallel
 from tutelage.train.rollouts import Rollouts, end_scores
+from tutelage.train.settings import Machine
 
 Gold = Callable[[Prompt, str, bool], float]
 """(prompt, answer, whether it finished) -> score in [0, 1]: a judge that knows the truth, if a task has one."""
@@ -99,10 +100,10 @@ def make_scorers(
 
 
 def score(
-    scorers: Sequence[Scorer], rollouts: Rollouts, prompts: Sequence[Prompt], texts: Sequence[str], dtype: str
+    scorers: Sequence[Scorer], rollouts: Rollouts, prompts: Sequence[Prompt], texts: Sequence[str], machine: Machine
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The reward [b] of each answer, and every scorer's scores [b] by name."""
-    by_name = {scorer.name: _scores(scorer, rollouts, prompts, texts, dtype) for scorer in scorers}
+    by_name = {scorer.name: _scores(scorer, rollouts, prompts, texts, machine) for scorer in scorers}
     total = torch.zeros(len(texts), device=rollouts.ids.device)
     for scorer in scorers:
         if scorer.weight:
@@ -110,9 +111,11 @@ def score(
     return total, by_name
 
 
-def _scores(scorer: Scorer, rollouts: Rollouts, prompts: Sequence[Prompt], texts: Sequence[str], dtype: str) -> Tensor:
+def _scores(
+    scorer: Scorer, rollouts: Rollouts, prompts: Sequence[Prompt], texts: Sequence[str], machine: Machine
+) -> Tensor:
     if scorer.model is not None:
-        return end_scores(scorer.model, rollouts, dtype)
+        return end_scores(scorer.model, rollouts, machine)
     assert scorer.function is not None
     finished = rollouts.finished.tolist()
     scores = torch.zeros(len(texts), dtype=torch.float64)

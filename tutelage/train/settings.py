@@ -19,6 +19,11 @@ class Machine(Settings):
     device: Device = "auto"
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="type of matrix products; auto: bf16 if fast")
     weights: Literal["fp32", "bf16"] = Field("fp32", description="type of the weights; bf16 ones have fp32 masters")
+    pass_tokens: int = Field(
+        16384,
+        gt=0,
+        description="most tokens, padding included, in one forward and backward pass; a longer row is alone",
+    )
     recompute: bool = Field(False, description="recompute layers in the backward pass: less memory, a third more time")
     save_every: float = Field(10.0, ge=0, description="minutes between saved states; 0: only when told to stop")
     checkpoint_every: int = Field(0, ge=0, description="steps between intermediate checkpoints; 0: none")
@@ -48,6 +53,11 @@ class LoRA(Settings):
 def longest_row(max_length: int, context: int) -> int:
     """The smaller of ``max_length`` and the model's context, which is rounded down because rows are padded to multiples of 8."""
     return min(max_length, context // 8 * 8)
+
+
+def rows_of(longest: int, rows: int, pass_tokens: int) -> int:
+    """The most rows of ``longest`` tokens in a pass."""
+    return min(rows, max(1, pass_tokens // longest))
 
 
 def require_microbatch(microbatch: int, whole: int, name: str = "batch_size") -> None:

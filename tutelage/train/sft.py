@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.data.formats import ON_BAD, OnBad, read_conversations
-from tutelage.data.tokens.batches import Example, encode_conversations, fitting_prompts, pack_examples
+from tutelage.data.tokens.batches import Example, cut_by_tokens, encode_conversations, fitting_prompts, pack_examples
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
@@ -42,6 +42,7 @@ from tutelage.train.settings import (
     enough_rows,
     longest_row,
     require_microbatch,
+    rows_of,
     warn_of_few_rows,
 )
 
@@ -130,18 +131,19 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
             weights, sequence = knobs.ptx.weights, knobs.ptx.sequence
             windows = derive(knobs.seed, "sft.windows")
             mixture = text_mixture(inputs.text, weights, sequence, windows, model, tokenizer, run, knobs.on_bad)
-            ptx = Ptx(knobs.ptx, mixture, dtype)
+            ptx = Ptx(knobs.ptx, mixture, knobs.machine)
 
         # optimiser
         model.dropout = knobs.dropout
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
-        say_memory([model], [model], knobs.microbatch or knobs.batch_size, longest, dtype, knobs.optimizer)
+        rows = rows_of(longest, knobs.microbatch or knobs.batch_size, knobs.machine.pass_tokens)
+        say_memory([model], [model], rows, longest, dtype, knobs.optimizer)
 
         def evaluate(step: int) -> Metrics:
             metrics: Metrics = {}
             model.eval()
             if heldout:
-                metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, dtype)
+                metrics["heldout_loss"] = heldout_loss(model, heldout, tokenizer.pad_id, knobs.machine)
             if inputs.reward_model:
                 metrics["reward"] = validation_reward(model, tokenizer, inputs.reward_model, prompts, knobs)
             model.train()
@@ -179,7 +181,7 @@ def sft_update(
 ) -> Metrics:
     """One optimisation step."""
     count, total = sum(sum(example.loss_mask) for example in batch), 0.0
-    for part in parallel.microbatches(parallel.shard(batch), knobs.microbatch):
+    for part in passes(parallel.shard(batch), knobs.microbatch, knobs.machine.pass_tokens):
         loss = demonstration_loss(model, part, count, pad_id, knobs.machine.dtype)
         loss.backward()
         total += loss.item()
@@ -224,13 +226,18 @@ def demonstration_loss(model: Decoder, examples: Sequence[Example], count: int, 
     return over_count(nll.sum(), count)
 
 
+def passes(examples: Sequence[Example], most: int, tokens: int) -> list[list[Example]]:
+    """The demonstrations of each forward pass."""
+    return [[examples[i] for i in rows] for rows in cut_by_tokens([len(one.ids) for one in examples], most, tokens)]
+
+
 @torch.no_grad()
-def heldout_loss(model: Decoder, examples: list[Example], pad_id: int, dtype: str, batch_size: int = 64) -> float:
+def heldout_loss(model: Decoder, examples: Sequence[Example], pad_id: int, machine: Machine) -> float:
     """Mean negative log-likelihood [nats per counted token]."""
     order = sorted(examples, key=lambda example: len(example.ids))
     count = sum(sum(example.loss_mask) for example in order)
-    parts = parallel.microbatches(order, batch_size)
-    return sum(demonstration_loss(model, part, count, pad_id, dtype).item() for part in parts)
+    parts = passes(order, 64, machine.pass_tokens)
+    return sum(demonstration_loss(model, part, count, pad_id, machine.dtype).item() for part in parts)
 
 
 def validation_reward(
@@ -242,4 +249,4 @@ def validation_reward(
     dtype = knobs.machine.dtype
     seeds = [derive(knobs.seed, "sft.validation", row) for row in range(len(prompts))]
     rollouts = sample(model, prompts, tokenizer, knobs.max_tokens, 1.0, seeds, dtype)
-    return end_scores(scorer, rollouts, dtype).mean().item()
+    return end_scores(scorer, rollouts, knobs.machine).mean().item()

@@ -25,7 +25,7 @@ shapes. On two cores, batches of 32 of the demo's demonstrations took 124 ms wit
 ms with 1,850 to 2,050 in two or three passes of similar lengths."""
 
 REFUSED = "refused by the chat template"
-TOO_LONG = "too long for an answer in the model's context"
+TOO_LONG = "too long"
 EMPTY = "whose last message is empty"
 
 Example = Rendered
@@ -140,8 +140,26 @@ def _asks(message: Message) -> bool:
     return message.role == "tool" or not isinstance(message.content, str) or bool(message.content.strip())
 
 
-def cut_by_length(lengths: Sequence[int], most: int = 0) -> list[list[int]]:
+def cut_by_tokens(lengths: Sequence[int], most: int, tokens: int) -> list[list[int]]:
+    """A batch cut into forward passes in its order: lists of at most ``most`` indices (0: no limit), ``tokens`` together.
+
+    A sequence that is longer has a pass of its own.
+    """
+    pieces: list[list[int]] = []
+    room = 0
+    for i, length in enumerate(lengths):
+        if not pieces or length > room or len(pieces[-1]) == most:
+            pieces.append([])
+            room = tokens
+        pieces[-1].append(i)
+        room -= length
+    return pieces
+
+
+def cut_by_length(lengths: Sequence[int], most: int = 0, tokens: int = 0) -> list[list[int]]:
     """A batch cut into forward passes: lists of row indices, each of at most ``most`` rows of similar length (0: no limit).
+
+    With ``tokens``, a pass has at most so many, padding included, or is one row.
 
     The rows are sorted by length and cut where padded tokens and passes together cost least, by dynamic programming; a pass costs
     as much as ``PASS`` tokens. What a batch teaches does not depend on how it is cut.
@@ -151,7 +169,10 @@ def cut_by_length(lengths: Sequence[int], most: int = 0) -> list[list[int]]:
     cheapest, start = [0.0], [0]  # of the first j rows: the cost, and where the last pass starts
     for j in range(1, len(order) + 1):
         width = lengths[order[j - 1]]
-        found = min((cheapest[i] + PASS + width * (j - i), i) for i in range(max(0, j - most), j))
+        rows = min(
+            j, most, max(1, tokens // (-(-width // 8) * 8)) if tokens else j
+        )  # rows are padded to multiples of 8
+        found = min((cheapest[i] + PASS + width * (j - i), i) for i in range(j - rows, j))
         cheapest.append(found[0])
         start.append(found[1])
     pieces, end = [], len(order)

@@ -144,6 +144,7 @@ class Evaluation:
             column("gold", fixed(3), "score"),
             *wins("win_rate", "vs {}"),
             *wins("clear_win_rate", "clearly" if len(to) == 1 else ""),
+            *wins("length_controlled_win_rate", "at one length" if len(to) == 1 else ""),
             column("reward", fixed(2), "reward"),
             column("bits_per_byte", fixed(3), "bits/byte"),
             column("kl", fixed(1), "KL", reference=against),
