@@ -23,7 +23,11 @@ BESIDE = {
     "tutelage/train/ppo_update.py": ["tests/train/test_ppo_wiring.py"],
     "tutelage/train/rollouts.py": ["tests/train/test_ppo_wiring.py"],
     "tutelage/train/scorers.py": ["tests/train/test_scorers.py", "tests/train/test_ppo_wiring.py"],
-    "tutelage/train": ["tests/train/test_stage_wiring.py", "tests/train/test_ppo_wiring.py"],
+    "tutelage/train": [
+        "tests/train/test_stage_wiring.py",
+        "tests/train/test_ppo_wiring.py",
+        "tests/train/test_bad_rows.py",
+    ],
     "tutelage/evaluate/measure.py": ["tests/evaluate/test_measure.py", "tests/evaluate/test_comparison.py"],
 }
 """The quick tests of a file or a part of the package, where the whole folder of tests of that part takes minutes."""
