@@ -19,7 +19,11 @@ COPY = ROOT / "build" / "mutants"
 NEEDED = ("tutelage", "tests", "recipes", "docs", "README.md")
 
 BESIDE = {
-    "tutelage/train/ppo.py": ["tests/train/test_ppo_wiring.py"],
+    "tutelage/train/ppo.py": [
+        "tests/train/test_ppo_wiring.py",
+        "tests/train/test_bad_rows.py",
+        "tests/train/test_stage_seeds.py",
+    ],
     "tutelage/train/ppo_update.py": ["tests/train/test_ppo_wiring.py"],
     "tutelage/train/rollouts.py": ["tests/train/test_ppo_wiring.py"],
     "tutelage/train/scorers.py": ["tests/train/test_scorers.py", "tests/train/test_ppo_wiring.py"],
@@ -27,6 +31,7 @@ BESIDE = {
         "tests/train/test_stage_wiring.py",
         "tests/train/test_ppo_wiring.py",
         "tests/train/test_bad_rows.py",
+        "tests/train/test_stage_seeds.py",
     ],
     "tutelage/evaluate/measure.py": ["tests/evaluate/test_measure.py", "tests/evaluate/test_comparison.py"],
 }

@@ -116,7 +116,8 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         optimizer = make_optimizer(knobs.optimizer, model, knobs.lr, weight_decay=knobs.weight_decay)
         answer = max(len(completion) for example in examples for completion in example.completions)
         widest = max(example.size for example in examples) + knobs.noncontextual * answer
-        rows = rows_of(widest, knobs.microbatch or knobs.batch_size, knobs.machine.pass_tokens)
+        most = min(knobs.microbatch or knobs.batch_size, knobs.batch_size)
+        rows = rows_of(widest, most, knobs.machine.pass_tokens)
         say_memory([model], [model.decoder], rows, widest, dtype, knobs.optimizer)
 
         def batch_of(step: int) -> list[RankingExample]:
