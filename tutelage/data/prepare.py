@@ -146,7 +146,7 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     for name, path in inputs.text.items():
         documents, share = list(read_documents(path, on_bad=knobs.on_bad)), knobs.heldout.get(name, 0.0)
         key = "source" if len({document.source for document in documents}) > 1 else "text"
-        if len(documents) == 1:
+        if share and len(documents) == 1:
             kept, apart = cut_end(documents[0], share)
         else:
             kept, apart = split_by_key(documents, attrgetter(key), share, seed)

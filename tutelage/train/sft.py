@@ -228,7 +228,7 @@ def demonstration_loss(model: Decoder, examples: Sequence[Example], count: int, 
 
 def passes(examples: Sequence[Example], most: int, tokens: int) -> list[list[Example]]:
     """The demonstrations of each forward pass."""
-    return [[examples[i] for i in rows] for rows in cut_by_tokens([len(one.ids) for one in examples], most, tokens)]
+    return [[examples[i] for i in rows] for rows in cut_by_tokens([len(one.ids) - 1 for one in examples], most, tokens)]
 
 
 @torch.no_grad()

@@ -140,20 +140,26 @@ def _asks(message: Message) -> bool:
     return message.role == "tool" or not isinstance(message.content, str) or bool(message.content.strip())
 
 
-def cut_by_tokens(lengths: Sequence[int], most: int, tokens: int) -> list[list[int]]:
-    """A batch cut into forward passes in its order: lists of at most ``most`` indices (0: no limit), ``tokens`` together.
+def cut_by_tokens(lengths: Sequence[int], most: int, tokens: int, multiple: int = 64) -> list[list[int]]:
+    """A batch cut into forward passes in its order: lists of at most ``most`` indices (0: no limit), ``tokens`` when packed.
 
     A sequence that is longer has a pass of its own.
     """
     pieces: list[list[int]] = []
-    room = 0
-    for i, length in enumerate(lengths):
-        if not pieces or length > room or len(pieces[-1]) == most:
-            pieces.append([])
-            room = tokens
-        pieces[-1].append(i)
-        room -= length
+    for i in range(len(lengths)):
+        if pieces and len(pieces[-1]) != most:
+            together = [lengths[k] for k in (*pieces[-1], i)]
+            width = packed_width(together, multiple)
+            if len(first_fit(together, width)) * width <= tokens:
+                pieces[-1].append(i)
+                continue
+        pieces.append([i])
     return pieces
+
+
+def packed_width(lengths: Sequence[int], multiple: int) -> int:
+    """The length of packed rows: that of the longest sequence, rounded up."""
+    return -(-max(lengths) // multiple) * multiple
 
 
 def cut_by_length(lengths: Sequence[int], most: int = 0, tokens: int = 0) -> list[list[int]]:
@@ -217,7 +223,7 @@ def pack_examples(
     shapes recur.
     """
     lengths = [len(example.ids) - 1 for example in examples]
-    rows = first_fit(lengths, -(-max(lengths) // multiple) * multiple)
+    rows = first_fit(lengths, packed_width(lengths, multiple))
 
     def in_rows(values: Callable[[int, Example], Iterable[int]], padding: int) -> Tensor:
         lists = [[value for n, i in enumerate(row, 1) for value in values(n, examples[i])] for row in rows]
