@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Literal
 
+import orjson
 from sqlalchemy import URL, Connection, Engine, Row, Select, Table, create_engine, event, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
@@ -121,16 +122,16 @@ def _parse(where: str | Path) -> tuple[URL, Path | None]:
     return url.set(drivername="postgresql+psycopg"), None
 
 
+def _as_json(value: Any) -> str:
+    """With characters as they are, so that a search of the file for a person's words finds them."""
+    return orjson.dumps(value).decode()
+
+
 def _engine(url: URL) -> Engine:
-    from orjson import dumps
-
-    def as_json(value: Any) -> str:
-        return dumps(value).decode()  # characters as they are: a search of the file for a person's words finds them
-
     try:
         if url.get_backend_name() == "postgresql":
-            return create_engine(url, json_serializer=as_json, pool_pre_ping=True)
-        engine = create_engine(url, json_serializer=as_json, connect_args={"timeout": _PATIENCE})
+            return create_engine(url, json_serializer=_as_json, pool_pre_ping=True)
+        engine = create_engine(url, json_serializer=_as_json, connect_args={"timeout": _PATIENCE})
     except ModuleNotFoundError:
         raise UsageError("PostgreSQL needs psycopg; install it with: pip install 'tutelage[postgres]'") from None
     event.listen(engine, "connect", _prepare)

@@ -149,8 +149,8 @@ def clean_files(store: Store) -> None:
     """Overwrite what deleted rows leave behind in the database's files.
 
     SQLite: the file is rebuilt and the write-ahead log emptied. PostgreSQL: the tables are rewritten; its log, replicas and
-    archives keep what their administrator lets them keep. Raises StoreError if another process reads the file for so long that the log
-    cannot be emptied; the erasure itself is done then, and the log is emptied when the next one is.
+    archives keep what their administrator lets them keep. Raises StoreError if another process reads the file for so long that
+    the log cannot be emptied; the erasure itself is done then, and the next one empties the log.
     """
     if not store.path:
         names = (table.name for table in (*_WITH_WORDS, users))

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Select, func, insert, select
 
@@ -323,5 +323,4 @@ def _scrubbed(record: Record) -> tuple[Record, Counter[str]]:
         note, noted = scrub(record.note)
         changes = {"prompt": prompt, "completions": tuple(answer for answer, _ in answers), "note": note}
         return record.model_copy(update=changes), sum((more for _, more in answers), found + noted)
-    assert isinstance(record, Prompt) or isinstance(record, Conversation)
-    return scrub_record(record)
+    return scrub_record(cast(Prompt, record))  # or a Conversation

@@ -32,7 +32,9 @@ _EDGE = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
 _IBAN = re.compile(rf"{_EDGE[0]}[A-Z]{{2}}\d{{2}}(?: ?[A-Z0-9]){{11,30}}{_EDGE[1]}")
 _IDENTITY = re.compile(rf"{_EDGE[0]}\d{{17}}[\dXx]{_EDGE[1]}")
 _CARD = re.compile(r"(?<![A-Za-z0-9_.-])\d(?:[ -]?\d){12,18}(?![A-Za-z0-9_]|[.-]\d)")
-_CARD_ISSUERS = re.compile(r"4|5[0-8]|6[0-9]|2[2-7]|3[04-9]")
+_CARD_ISSUERS = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|(?:5[0-8]|2[2-7]|35)\d{14}|3[47]\d{13}|3[0689]\d{12}|6\d{15,18}"
+)
 _SSN = re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])", re.ASCII)
 _IPV4 = re.compile(r"(?<![A-Za-z0-9_.])\d{1,3}(?:\.\d{1,3}){3}(?![A-Za-z0-9_]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f:]*\d)[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])", re.ASCII)
@@ -92,7 +94,7 @@ def _card(text: str) -> Iterator[Span]:
     for found in _CARD.finditer(text):
         digits = [int(digit) for digit in found[0] if digit.isdigit()]
         doubled = sum(sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
-        if _CARD_ISSUERS.match(found[0].replace(" ", "").replace("-", "")) and (sum(digits[::-2]) + doubled) % 10 == 0:
+        if _CARD_ISSUERS.fullmatch("".join(map(str, digits))) and (sum(digits[::-2]) + doubled) % 10 == 0:
             yield found.span()
 
 

@@ -181,4 +181,4 @@ def progress(store: Store, round_id: str | None = None) -> Counter[str]:
     query = select(seats.c.state, func.count()).join(tasks).group_by(seats.c.state)
     with store.read() as db:
         rows = db.execute(query if round_id is None else query.where(tasks.c.round_id == round_id))
-        return Counter({state: count for state, count in rows.tuples()})
+        return Counter(dict(rows.all()))
