@@ -7,29 +7,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
+from store_helpers import Clock, new_database
 
-from tutelage.records import Completion, Message, Prompt
-from tutelage.store import conversations, labels, people, prompts, tasks
 from tutelage.store.database import Store
 from tutelage.store.opening import open_store
+from tutelage.store.tables import metadata
 
 PROGRAMS = ("initdb", "pg_ctl", "postgres")
-
-
-class Clock:
-    """A time that only a test moves."""
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +25,8 @@ def cluster() -> Iterator[str]:
     """A PostgreSQL of our own, reached through a socket only; skips where none can be started. Yields a URL without a name."""
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         pytest.skip(f"PostgreSQL is not installed: no {', '.join(missing)}")
-    folder = Path(tempfile.mkdtemp(prefix="tutelage-postgres-"))
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="tutelage-postgres-", dir=memory if os.access(memory, os.W_OK) else None))
     as_user: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         if shutil.which("setpriv") is None:
@@ -52,42 +41,31 @@ def cluster() -> Iterator[str]:
             said.seek(0)
             pytest.skip(f"PostgreSQL cannot be started: {said.read()[-300:]}")
 
-    run("initdb", "--pgdata", str(data), "--username=tutelage", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
+    run(
+        "initdb",
+        "--pgdata",
+        str(data),
+        "--username=tutelage",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--no-locale",
+        "--no-sync",
+    )
     options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off -c max_connections=60"
     run("pg_ctl", "--pgdata", str(data), "--wait", "--options", options, "--log", str(folder / "log"), "start")
     try:
         yield f"postgresql://tutelage@/{{}}?host={folder}"
     finally:
-        subprocess.run([*as_user, "pg_ctl", "--pgdata", str(data), "--mode=immediate", "stop"], capture_output=True, cwd=folder)
+        subprocess.run(
+            [*as_user, "pg_ctl", "--pgdata", str(data), "--mode=immediate", "stop"], capture_output=True, cwd=folder
+        )
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass
-class Databases:
-    """Makes empty databases."""
-
-    cluster: str
-    template: str = ""
-    numbers: Iterator[int] = count()
-
-    def new(self) -> str:
-        """The URL of a new database, with the schema."""
-        if not self.template:
-            self.template = "template_of_tests"
-            self._create(self.template, "template0")
-            open_store(self.cluster.format(self.template), ledger=Path(os.devnull)).close()
-        name = f"test_{next(self.numbers)}"
-        self._create(name, self.template)
-        return self.cluster.format(name)
-
-    def _create(self, name: str, template: str) -> None:
-        with psycopg.connect(self.cluster.format("postgres"), autocommit=True) as db:
-            db.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
-
-
 @pytest.fixture(scope="session")
-def databases(cluster: str) -> Databases:
-    return Databases(cluster)
+def database(cluster: str) -> str:
+    """The URL of a PostgreSQL database with the schema, which tests empty and use in turn: making one takes half a second."""
+    return new_database(cluster, "tests")
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +85,11 @@ def clock() -> Clock:
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The path or URL of a new store."""
     if request.param == "postgresql":
-        return request.getfixturevalue("databases").new()
+        url: str = request.getfixturevalue("database")
+        with psycopg.connect(url) as db:
+            for table in reversed(metadata.sorted_tables):
+                db.execute(f"DELETE FROM {table.name}".encode())
+        return url
     path = tmp_path / "store" / "tutelage.db"
     path.parent.mkdir()
     shutil.copyfile(request.getfixturevalue("empty_file"), path)
@@ -128,47 +110,3 @@ def lite(tmp_path: Path, empty_file: Path, clock: Clock) -> Iterator[Store]:
     opened = open_store(tmp_path / "tutelage.db", clock=clock)
     yield opened
     opened.close()
-
-
-# ---- people and what they do
-
-
-def person(store: Store, name: str = "ann", *, agrees: bool = True, role: people.Role = "user") -> str:
-    """The id of a new person."""
-    user = people.create_user(store, name, role=role)
-    if agrees:
-        people.give_consent(store, user.id, "1")
-    return user.id
-
-
-def asks(store: Store, user: str, text: str, **chat: bool) -> conversations.Turn:
-    """A message in a new conversation."""
-    made = conversations.create_chat(store, user, **chat)
-    return conversations.add_message(store, user, made.id, Message(role="user", content=text))
-
-
-def answered(store: Store, user: str, turn: conversations.Turn, text: str, model: str = "m1") -> conversations.Turn:
-    """A finished answer to a message."""
-    made_by = {"model": model, "sampling": {"temperature": 0.7}, "seed": 5}
-    answer = conversations.start_answer(store, user, turn.chat_id, parent=turn.id, **made_by)
-    said = Message(role="assistant", content=text)
-    return conversations.finish_answer(store, user, answer.id, "done", message=said, finish_reason="stop")
-
-
-def completions(*texts: str) -> list[Completion]:
-    return [Completion(text=text, model=f"m{i}", seed=i) for i, text in enumerate(texts)]
-
-
-def task(store: Store, text: str = "What is a tide?", answers: tuple[str, ...] = ("a", "b", "c"), **more: object) -> str:
-    """The id of a new task for an imported prompt."""
-    prompt = prompts.add_prompt(store, Prompt(messages=(Message(role="user", content=text),)))
-    return tasks.create_task(store, prompt, completions(*answers), **more)
-
-
-def rank(store: Store, user: str, order: str, key: str, **more: object) -> labels.Label:
-    """Rank the task that a person gets next: the answers' texts, best first; ``a=b`` is a tie."""
-    given = tasks.lease(store, user)
-    assert given is not None
-    places = {text: place for place, tied in enumerate(order.split(), 1) for text in tied.split("=")}
-    ranks = [places[text] for text in given.answers]
-    return labels.submit(store, user, given.task_id, ranks, key=key, seconds=3.0, **more)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Clock, answered, asks, person
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_helpers import Clock, answered, asks, person
 
 from tutelage.errors import NotFound, UsageError
 from tutelage.records import Message, TextPart, ToolCall
@@ -27,7 +27,8 @@ def test_branches_and_the_path_to_the_active_leaf(store: Store) -> None:
     tree = chats.turns(store, ann, chat.id)
     assert [turn.message.text for turn in tree] == ["first", "one", "two", "first, edited"]
     assert [turn.message.text for turn in chats.path_to(tree, answer.id)] == ["first", "one"]
-    assert chats.path_to(tree, edited.id) == [edited] and chats.path_to(tree, None) == []
+    assert chats.path_to(tree, edited.id) == [edited]
+    assert chats.path_to(tree, None) == []
     assert chats.update_chat(store, ann, chat.id, active_leaf=answer.id).active_leaf == answer.id
 
 
@@ -67,7 +68,8 @@ def test_stop_keeps_what_was_seen_and_the_first_end_counts(store: Store) -> None
     ann = person(store)
     asked = asks(store, ann, "go on")
     answer = chats.start_answer(store, ann, asked.chat_id, parent=asked.id, **MADE_BY)
-    assert answer.status == "running" and answer.message.text == ""
+    assert answer.status == "running"
+    assert answer.message.text == ""
     assert chats.save_partial(store, ann, answer.id, "one two")
     seen = Message(role="assistant", content="one tw")
     assert chats.finish_answer(store, ann, answer.id, "stopped", message=seen).message == seen

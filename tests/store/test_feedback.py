@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import answered, asks, person
+from store_helpers import answered, asks, person
 
 from tutelage.errors import UsageError
 from tutelage.store import conversations, feedback
@@ -15,7 +15,9 @@ def test_an_event_has_a_snapshot_and_the_same_key_returns_the_first(store: Store
     first = feedback.give_thumb(store, ann, answer.id, "down", key="k", reason="too short")
     assert first.body == {"value": "down", "reason": "too short"}
     assert first.snapshot["messages"] == [{"role": "user", "content": "why?"}]
-    assert first.snapshot["answers"] == [{"text": "because", "model": "m7", "sampling": {"temperature": 0.7}, "seed": 5}]
+    assert first.snapshot["answers"] == [
+        {"text": "because", "model": "m7", "sampling": {"temperature": 0.7}, "seed": 5}
+    ]
     assert feedback.give_thumb(store, ann, answer.id, "up", key="k") == first
     later = feedback.give_thumb(store, ann, answer.id, "none", key="k2")
     assert feedback.list_feedback(store, ann, asked.chat_id) == [first, later]

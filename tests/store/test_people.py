@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Clock, person
 from sqlalchemy import text
+from store_helpers import Clock, person
 
 from tutelage.errors import Conflict, NotFound, UsageError
 from tutelage.store import audit, people
@@ -33,7 +33,9 @@ def test_a_session_expires_rotates_and_ends(store: Store, clock: Clock) -> None:
     token = people.log_in(store, ann, seconds=60)
     assert people.logged_in(store, token) == people.get_user(store, ann)
     new = people.rotate(store, token, seconds=60)
-    assert new and people.logged_in(store, token) is None and people.logged_in(store, new) is not None
+    assert new
+    assert people.logged_in(store, token) is None
+    assert people.logged_in(store, new) is not None
     assert people.rotate(store, token, seconds=60) is None
     clock.now += 59.9
     assert people.logged_in(store, new)
@@ -48,7 +50,11 @@ def test_a_session_expires_rotates_and_ends(store: Store, clock: Clock) -> None:
 
 def test_a_new_role_or_password_ends_all_sessions_and_a_new_language_does_not(store: Store) -> None:
     ann = person(store)
-    for change, stays in (({"language": "zh"}, True), ({"role": "admin"}, False), ({"password_hash": "$argon2id$x"}, False)):
+    for change, stays in (
+        ({"language": "zh"}, True),
+        ({"role": "admin"}, False),
+        ({"password_hash": "$argon2id$x"}, False),
+    ):
         token = people.log_in(store, ann, seconds=60)
         changed = people.update_user(store, ann, actor=ann, **change)
         assert {name: getattr(changed, name) for name in change} == change
@@ -59,7 +65,8 @@ def test_a_new_role_or_password_ends_all_sessions_and_a_new_language_does_not(st
 def test_api_keys_are_their_owners_and_can_be_revoked(store: Store) -> None:
     ann, bob = person(store), person(store, "bob")
     made, key = people.create_api_key(store, ann, "laptop")
-    assert key.startswith(made.prefix) and people.user_of_api_key(store, key) == people.get_user(store, ann)
+    assert key.startswith(made.prefix)
+    assert people.user_of_api_key(store, key) == people.get_user(store, ann)
     with pytest.raises(NotFound):
         people.revoke_api_key(store, bob, made.id)
     people.revoke_api_key(store, ann, made.id)
@@ -72,8 +79,11 @@ def test_secrets_are_in_no_column(store: Store) -> None:
     ann = person(store)
     token, (_, key) = people.log_in(store, ann, seconds=60), people.create_api_key(store, ann)
     with store.read() as db:
-        rows = [str(row) for table in ("login_sessions", "api_keys") for row in db.execute(text(f"SELECT * FROM {table}"))]
-    assert len(rows) == 2 and not any(secret in row for secret in (token, key) for row in rows)
+        rows = [
+            str(row) for table in ("login_sessions", "api_keys") for row in db.execute(text(f"SELECT * FROM {table}"))
+        ]
+    assert len(rows) == 2
+    assert not any(secret in row for secret in (token, key) for row in rows)
 
 
 def test_the_latest_word_on_consent_counts_and_all_words_stay(store: Store) -> None:

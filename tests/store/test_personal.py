@@ -70,7 +70,9 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("given_text", "expected"), [row for row in REMOVED if row[1]], ids=[r[0][:20] for r in REMOVED if r[1]])
+@pytest.mark.parametrize(
+    ("given_text", "expected"), [row for row in REMOVED if row[1]], ids=[r[0][:20] for r in REMOVED if r[1]]
+)
 def test_removed(given_text: str, expected: str) -> None:
     text, counts = scrub(given_text)
     assert text == expected
@@ -146,7 +148,8 @@ def test_a_record_is_scrubbed_everywhere_and_keeps_its_citations_only_if_unchang
         Message(role="user", content="ok"),
     )
     cleaned, counts = scrub_record(Prompt(messages=messages))
-    assert counts == {"EMAIL": 6} and "a@b.org" not in cleaned.model_dump_json()
+    assert counts == {"EMAIL": 6}
+    assert "a@b.org" not in cleaned.model_dump_json()
     assert [len(message.citations) for message in cleaned.messages] == [0, 1, 0, 0]
     made = Completion(text="a@b.org", model="13812345678", sampling={"top_k": 40})
     assert scrub_record(made)[0] == made.model_copy(update={"text": "[EMAIL]"})

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from conftest import Clock, answered, asks, completions, person, rank, task
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from store_helpers import Clock, answered, asks, completions, person, rank, task
 
 from tutelage.errors import Conflict, NotFound, UsageError
 from tutelage.records import Message
@@ -46,7 +46,8 @@ def test_one_person_in_eight_windows_gets_one_seat_of_a_task(store: Store) -> No
 
     with ThreadPoolExecutor(8) as pool:
         seen = set(pool.map(window, range(8)))
-    assert seen <= {made, None} and made in seen
+    assert seen <= {made, None}
+    assert made in seen
     assert tasks.progress(store) == {"leased": 1, "waiting": 7}
 
 
@@ -64,7 +65,8 @@ def test_a_lease_is_ones_own_until_it_expires_and_can_be_renewed(store: Store, c
     made = task(store)
     ann, bob = person(store), person(store, "bob")
     given = tasks.lease(store, ann, seconds=60)
-    assert given and given.expires == clock.now + 60
+    assert given
+    assert given.expires == clock.now + 60
     clock.now += 30
     assert tasks.lease(store, ann, seconds=60).expires == clock.now + 60
     assert tasks.lease(store, bob) is None
@@ -117,6 +119,7 @@ def test_identical_answers_tie_and_the_order_shown_is_undone(store: Store) -> No
         task(store, answers=("a", " a"))
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_every_ranking_of_what_is_shown_becomes_the_same_of_the_completions(data: st.DataObject) -> None:
     texts = data.draw(st.lists(st.sampled_from("abcde"), min_size=2, max_size=9).filter(lambda t: len(set(t)) > 1))
@@ -152,7 +155,8 @@ def test_a_ranking_is_whole_or_all_bad(store: Store) -> None:
     with pytest.raises(UsageError, match="key"):
         labels.submit(store, ann, made, [1, 2, 3], key="", seconds=1)
     bad = labels.submit(store, ann, made, [1, None, None], all_bad=True, **more)
-    assert bad.body["all_bad"] and bad.body["ranks"] == [1, 1, 1]
+    assert bad.body["all_bad"]
+    assert bad.body["ranks"] == [1, 1, 1]
 
 
 def test_a_label_sent_again_counts_once_even_at_the_same_time(store: Store) -> None:
@@ -180,12 +184,15 @@ def test_undo_gives_the_task_back_and_deletes_nothing(store: Store) -> None:
         labels.undo(store, ann, key="u0")
     first = rank(store, ann, "a b c", "1")
     undone = labels.undo(store, ann, key="u")
-    assert labels.undo(store, ann, key="u") == undone and undone.body == {"of": first.id}
+    assert labels.undo(store, ann, key="u") == undone
+    assert undone.body == {"of": first.id}
     assert tasks.lease(store, bob) is None
     second = rank(store, ann, "c b a", "2")
     assert [label.id for label in labels.labels_of(store, ann)] == [second.id, undone.id, first.id]
     with store.read() as db:
-        counting = db.execute(text("SELECT 1")).all() and list(db.scalars(labels.select(labels.labels.c.id).where(labels.counts())))
+        counting = db.execute(text("SELECT 1")).all() and list(
+            db.scalars(labels.select(labels.labels.c.id).where(labels.counts()))
+        )
     assert counting == [second.id]
     labels.undo(store, ann, key="u2")
     with pytest.raises(Conflict):
@@ -258,7 +265,9 @@ def test_a_withdrawn_task_is_nobodys_and_keeps_its_rankings(store: Store) -> Non
 def test_every_state_is_reached_from_waiting_and_withdrawn_is_final() -> None:
     reached = {"waiting"}
     for _ in range(5):
-        reached |= {after for moves in tasks.TRANSITIONS.values() for before, after in moves.items() if before in reached}
+        reached |= {
+            after for moves in tasks.TRANSITIONS.values() for before, after in moves.items() if before in reached
+        }
     assert reached == {"waiting", "leased", "ranked", "withdrawn"}
     assert not any("withdrawn" in moves for moves in tasks.TRANSITIONS.values())
 
@@ -272,7 +281,8 @@ def test_prompts_are_collected_once_and_scrubbed(store: Store) -> None:
     assert prompts.collect(store) == {"prompts": 1, "EMAIL": 1}
     assert prompts.collect(store) == {}
     (one,) = prompts.prompts_to_rank(store, 9, held_out=0)
-    assert one.prompt.messages[-1].text == "Write to [EMAIL] about tides" and one.reason == "random"
+    assert one.prompt.messages[-1].text == "Write to [EMAIL] about tides"
+    assert one.reason == "random"
 
 
 def test_disliked_answers_choose_what_is_ranked_but_not_what_is_for_evaluation(store: Store) -> None:
@@ -292,7 +302,8 @@ def test_disliked_answers_choose_what_is_ranked_but_not_what_is_for_evaluation(s
     split = {one.prompt.messages[0].text: one.purpose for one in prompts.prompts_to_rank(store, 1000, held_out=0.25)}
     training = [one for one in chosen if one.purpose == "train"]
     disliked = [one.prompt.messages[0].text for one in training if one.reason == "thumbs"]
-    assert len(chosen) == 20 and disliked == [one.prompt.messages[0].text for one in training[: len(disliked)]]
+    assert len(chosen) == 20
+    assert disliked == [one.prompt.messages[0].text for one in training[: len(disliked)]]
     assert set(disliked) == {question for question in expected if split[question] == "train"} != set()
     assert all(one.reason == "random" for one in chosen if one.purpose == "evaluate")
     tasks.create_task(store, chosen[0].id, completions("a", "b"))
