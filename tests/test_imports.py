@@ -31,9 +31,10 @@ ALLOWED = {
     "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "export": EVERYBODY | {"text", "model"},
+    "store": EVERYBODY,
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
-NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text"}
+NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text", "store"}
 TIES = {"recipes", "cli", "__init__", "__main__"}
 
 
