@@ -50,6 +50,28 @@ def tiny_assistant(context: int = 256) -> Assistant:
     return Assistant(tiny_model(tokenizer, context), tokenizer, "tiny", "fp32")
 
 
+PARROT = "😀中é abc"
+"""What the parrot says: each byte is another one, so that each is a token of its own that leads to the next."""
+
+
+def parrot() -> Assistant:
+    """A model whose likeliest answer is PARROT, one byte per token: after the opening of an answer, and after the text "x"."""
+    tokenizer = Tokenizer.train(["x"], 262)  # bytes and control tokens alone
+    said = [*tokenizer.encode(PARROT), tokenizer.end_id]
+    assert len(said) == len(set(said)) == len(PARROT.encode()) + 1
+    model = tiny_model(tokenizer)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.zero_()
+        for place, (before, after) in enumerate(zip(said, said[1:], strict=False)):
+            model.embed.weight[before, place] = model.unembed.weight[after, place] = 5.0
+        for before in (tokenizer.assistant_id, *tokenizer.encode("x")):
+            model.embed.weight[before, -1] = 5.0
+        model.unembed.weight[said[0], -1] = 5.0
+    return Assistant(model, tokenizer, "parrot", "fp32")
+
+
 @dataclass
 class Running:
     """A server that answers, and what is inside it."""
