@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import openai
 import torch
 
 from tutelage.assistant.assistant import Assistant
+from tutelage.errors import TutelageError
 from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import Service, Ticket
@@ -86,7 +87,7 @@ class Running:
         return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0} | options)
 
     def http(self, **options: Any) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, **options)
+        return httpx2.Client(base_url=self.url, verify=False, timeout=SECONDS, **options)  # no TLS is set up: it takes long
 
     def metric(self, name: str, **labels: str) -> float:
         return self.app.state.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -149,4 +150,5 @@ class Hold:
 
     def __exit__(self, *exc: object) -> None:
         self.opened.set()
-        self.ticket.result()
+        with suppress(TutelageError):  # the service was closed
+            self.ticket.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -9,6 +10,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,8 +22,9 @@ from tutelage.serve.openai.errors import ApiError, Forbidden, NotJson, TooLarge,
 
 MAX_BODY = 4 * 2**20
 """Bytes of the largest body: a million tokens of text."""
-_DRAINED = 16 * MAX_BODY
-"""Of a body that is too large, so much is read and thrown away: a client that is still sending would not see the answer."""
+_DRAINED, _DRAIN_SECONDS = 16 * MAX_BODY, 5.0
+"""Of the body of a request that is refused, so much is read and thrown away: a client that is still sending it might not see
+the answer."""
 _SANE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _PRIVATE = ("/v1/", "/metrics")
 _log = logging.getLogger("tutelage.serve.access")
@@ -49,8 +52,9 @@ class Edge:
                 MutableHeaders(scope=message).append("x-request-id", name)
             await send(message)
 
+        body = _Body(receive)
         try:
-            await self.app(scope, receive, send_named)
+            await self.app(scope, body.receive, send_named)
         except Exception as error:
             if not isinstance(error, ApiError):  # without its message, which may quote what somebody wrote
                 trace = "".join(traceback.format_tb(error.__traceback__))
@@ -58,12 +62,36 @@ class Edge:
             if status:  # it has begun, and only a cut connection can say that it is not whole
                 raise
             failed = error if isinstance(error, ApiError) else ApiError("the server failed", code="internal_error")
-            await failed.response()(scope, receive, send_named)
+            response = failed.response()
+            if not await body.drained():
+                response.headers["connection"] = "close"
+            await response(scope, receive, send_named)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self.metrics.requests.labels(route, status).inc()
             took = 1000 * (time.perf_counter() - began)
             _log.info("%s %s %d %.1f ms %s", scope["method"], quote(scope["path"][:200]), status, took, name)
+
+
+class _Body:
+    """Knows whether a body was read to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.unread = receive, True
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.unread = message["type"] == "http.request" and message.get("more_body", False)
+        return message
+
+    async def drained(self) -> bool:
+        """Read the rest, within limits; returns whether that was all."""
+        size = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while self.unread and size <= _DRAINED:
+                    size += len((await self.receive()).get("body", b""))
+        return not self.unread
 
 
 class Guard:
@@ -121,17 +149,15 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return
-        body, size, more = bytearray(), 0, True
-        while more and size <= _DRAINED:
+        body, more = bytearray(), True
+        while more:
             message = await receive()
             if message["type"] != "http.request":
                 return  # the client is gone
-            part, more = message.get("body", b""), message.get("more_body", False)
-            size += len(part)
-            if size <= MAX_BODY:
-                body += part
-        if size > MAX_BODY:
-            raise TooLarge(f"the body is larger than {MAX_BODY:,} bytes")
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY:
+                raise TooLarge(f"the body is larger than {MAX_BODY:,} bytes")
         whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def receive_whole() -> Message:
