@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import httpx2
@@ -65,7 +66,7 @@ def parrot() -> Assistant:
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.zero_()
-        for place, (before, after) in enumerate(zip(said, said[1:], strict=False)):
+        for place, (before, after) in enumerate(pairwise(said)):
             model.embed.weight[before, place] = model.unembed.weight[after, place] = 5.0
         for before in (tokenizer.assistant_id, *tokenizer.encode("x")):
             model.embed.weight[before, -1] = 5.0
@@ -87,7 +88,9 @@ class Running:
         return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0} | options)
 
     def http(self, **options: Any) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, verify=False, timeout=SECONDS, **options)  # no TLS is set up: it takes long
+        return httpx2.Client(
+            base_url=self.url, verify=False, timeout=SECONDS, **options
+        )  # no TLS is set up: it takes long
 
     def metric(self, name: str, **labels: str) -> float:
         return self.app.state.metrics.registry.get_sample_value(name, labels) or 0.0

@@ -102,9 +102,7 @@ def test_usage_in_a_stream_comes_last_and_only_if_asked_for(client):
 
 def test_characters_arrive_whole_whatever_their_tokens(parrots):
     """Every byte of "😀中é" is a token of its own here."""
-    pieces = [
-        chunk.choices[0].delta.content or "" for chunk in parrots.chat.completions.create(**SAY, stream=True)
-    ]
+    pieces = [chunk.choices[0].delta.content or "" for chunk in parrots.chat.completions.create(**SAY, stream=True)]
     assert "".join(pieces) == PARROT
     assert not any("\ufffd" in piece for piece in pieces)
     for most, text in ((3, ""), (4, "😀"), (6, "😀"), (7, "😀中"), (None, PARROT)):
@@ -114,7 +112,10 @@ def test_characters_arrive_whole_whatever_their_tokens(parrots):
 
 @pytest.mark.parametrize(
     ("stop", "text"),
-    [("é a", "😀中"), (["zz", "中é"], "😀"), ("😀", ""), (["bc", "é abc"], "😀中"), ("中x", PARROT), ([], PARROT), ("c", "😀中é ab")],
+    [
+        ("é a", "😀中"), (["zz", "中é"], "😀"), ("😀", ""), (["bc", "é abc"], "😀中"), ("中x", PARROT), ([], PARROT),
+        ("c", "😀中é ab"),
+    ],
 )  # fmt: skip
 def test_stop_strings_across_tokens_and_inside_characters(parrots, stop, text):
     whole = parrots.chat.completions.create(**SAY, stop=stop)

@@ -25,7 +25,9 @@ def quick():
 
 def tamed(body: dict[str, Any]) -> dict[str, Any]:
     """A body with less in it that is refused by itself: what is not known, other models, other roles than the user's."""
-    kept = {name: body[name] for name in body if name in ("n", "seed", "temperature", "top_p", "min_p", "stop", "stream")}
+    kept = {
+        name: body[name] for name in body if name in ("n", "seed", "temperature", "top_p", "min_p", "stop", "stream")
+    }
     return kept | ({"messages": HELLO} if "messages" in body else {"prompt": body["prompt"]}) | {"model": MODEL}
 
 
@@ -64,5 +66,7 @@ def test_no_request_breaks_the_server(quick):
         statuses = send(operation, GenerationMode.POSITIVE, quick)
         assert 200 in statuses or "{" in operation.path, f"{operation.path}: no request was a right one"
         if operation.method == "post":
-            assert 200 not in send(operation, GenerationMode.NEGATIVE, quick), f"{operation.path}: a wrong one was answered"
+            assert 200 not in send(operation, GenerationMode.NEGATIVE, quick), (
+                f"{operation.path}: a wrong one was answered"
+            )
     assert quick.served.service.is_open

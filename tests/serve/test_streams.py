@@ -170,7 +170,10 @@ def test_a_stream_that_waits_is_pinged_by_comments(server, monkeypatch):
         with Hold(server.served.service):
 
             def ask() -> list[str]:
-                with server.http() as http, http.stream("POST", CHAT, json=LONG | {"stream": True, "max_tokens": 2}) as said:
+                with (
+                    server.http() as http,
+                    http.stream("POST", CHAT, json=LONG | {"stream": True, "max_tokens": 2}) as said,
+                ):
                     lines = []
                     for line in said.iter_lines():
                         lines.append(line)

@@ -70,7 +70,6 @@ def serve(
     chosen = model_folder(model) if model else default_model()
     with _listen(host, port) as listener:
         assistant = Assistant.load(chosen, device=device)
-        assistant.tokenizer.require_template()
         on_cpu = assistant.device.type == "cpu"
         dtype = "fp32" if precision == "auto" and on_cpu else precision
         with Service(
