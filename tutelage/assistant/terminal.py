@@ -1,8 +1,10 @@
-"""A conversation in the terminal: `tutelage chat CHECKPOINT`."""
+"""A conversation in the terminal: `tutelage chat CHECKPOINT`, or `tutelage chat --server URL`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -15,46 +17,50 @@ from tutelage.generate.service import Service
 from tutelage.records import Message
 from tutelage.screen import visible
 
+Speak = Callable[[Sequence[Message], Sampling], Iterator[str]]
+"""A conversation that ends with the user, and how to sample -> the answer, piece by piece."""
 
-def main(
-    checkpoint: Path, sampling: Sampling, *, system: str = "", message: str | None = None, device: str = "auto"
-) -> None:
-    """Talk until the input ends; `/new` starts over, `/quit` leaves. With a ``message``, print its answer and return.
 
-    ``system``: the system message that opens the conversation. Answer i is sampled with ``sampling.seed`` + i.
-    """
-    if message is not None and not message.strip():
-        raise UsageError("the message is empty: write one, or leave --message out to talk")
+@contextmanager
+def from_checkpoint(checkpoint: Path, device: str = "auto") -> Iterator[Speak]:
+    """A checkpoint that answers, with one engine for all turns."""
     assistant = Assistant.load(checkpoint, device=device)
-    opening = [Message(role="system", content=system)] if system else []
-    if message is not None:
-        print_answer(assistant, [*opening, Message(role="user", content=message)], sampling)
-        return
-    with Service(assistant.decoder, assistant.tokenizer, max_batch=1) as assistant.generator:  # one for all turns
-        talk(assistant, opening, sampling)
+    with Service(assistant.decoder, assistant.tokenizer, max_batch=1) as assistant.generator:
+        yield lambda messages, sampling: map(str, assistant.stream(messages, sampling, n=1))
 
 
-def talk(assistant: Assistant, opening: list[Message], sampling: Sampling) -> None:
-    """Read what a person writes and print the answers, until the input ends."""
+def answer_once(speak: Speak, sampling: Sampling, message: str, system: str = "") -> None:
+    """Print the answer to one message."""
+    print_answer(speak, [*_opening(system), Message(role="user", content=message)], sampling)
+
+
+def talk(speak: Speak, name: str, sampling: Sampling, system: str = "") -> None:
+    """Read what a person writes and print the answers, until the input ends.
+
+    A line that ends in a backslash goes on in the next; the arrow keys bring earlier lines back. Answer i is sampled with
+    ``sampling.seed`` + i.
+    """
+    with suppress(ImportError):
+        import readline  # noqa: F401 (input() then edits lines and remembers them)
     console = Console(highlight=False)
-    console.print(f"[dim]{escape(assistant.name)}: /new starts over, /quit leaves[/dim]")
-    history, turn = list(opening), 0
+    console.print(f"[dim]{escape(name)}: /new starts over, /quit leaves, \\ at the end of a line continues it[/dim]")
+    history, turn = _opening(system), 0
     while True:
         try:
-            text = console.input("[bold]you[/bold]    ").strip()
+            text = read_lines(console)
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
         if text == "/quit":
             return
         if text == "/new":
-            history = list(opening)
+            history = _opening(system)
         if text in ("", "/new"):
             continue
         asked = [*history, Message(role="user", content=text)]
         console.print("[bold green]model[/bold green]  ", end="")
         try:
-            answer = print_answer(assistant, asked, sampling.model_copy(update={"seed": sampling.seed + turn}))
+            answer = print_answer(speak, asked, sampling.model_copy(update={"seed": sampling.seed + turn}))
         except UsageError as error:  # the conversation no longer fits the model's context
             console.print(f"[red]{escape(visible(str(error)))}[/red]; /new starts over")
             continue
@@ -62,11 +68,24 @@ def talk(assistant: Assistant, opening: list[Message], sampling: Sampling) -> No
         turn += 1
 
 
-def print_answer(assistant: Assistant, history: list[Message], sampling: Sampling) -> str:
+def read_lines(console: Console) -> str:
+    """What a person writes: a line, and those that continue it."""
+    lines = [console.input("[bold]you[/bold]    ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(console.input("[dim]...[/dim]    "))
+    return "\n".join(lines).strip()
+
+
+def print_answer(speak: Speak, history: Sequence[Message], sampling: Sampling) -> str:
     """Print one answer as it is generated; returns the whole of it."""
     answer = ""
-    for piece in assistant.stream(history, sampling, n=1):
-        print(visible(str(piece)) if sys.stdout.isatty() else piece, end="", flush=True)
-        answer += str(piece)
+    for piece in speak(history, sampling):
+        print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)
+        answer += piece
     print()
     return answer.strip()
+
+
+def _opening(system: str) -> list[Message]:
+    return [Message(role="system", content=system)] if system else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +11,7 @@ from pydantic import Field
 
 from tutelage.assistant import terminal
 from tutelage.assistant.assistant import Assistant
+from tutelage.assistant.remote import Remote
 from tutelage.data.formats import ON_BAD, OnBad, write_jsonl
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import UsageError
@@ -29,15 +32,34 @@ Device = Annotated[str, Field(description="auto, cpu, cuda, mps")]
 
 
 def chat(
-    checkpoint: Model,
+    checkpoint: Annotated[
+        ModelPath | None, Field(description="checkpoint folder, or a model's name on the Hugging Face hub")
+    ] = None,
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=200),  # noqa: B008
     *,
+    server: Annotated[
+        str, Field(description="talk to a running server: the address that `tutelage serve` prints")
+    ] = "",
     system: Annotated[str, Field(description="system message that opens the conversation")] = "",
     message: Annotated[str | None, Field(description="send this one message, print the answer and leave")] = None,
     device: Device = "auto",
 ) -> None:
-    """Talk to a checkpoint."""
-    terminal.main(checkpoint, sampling, system=system, message=message, device=device)
+    """Talk to a checkpoint or to a running server, whose key, if it wants one, is read from TUTELAGE_API_KEY."""
+    if (checkpoint is None) == (not server):
+        raise UsageError("name a checkpoint to talk to, or the address of a --server")
+    if message is not None and not message.strip():
+        raise UsageError("the message is empty: write one, or leave --message out to talk")
+    with ExitStack() as stack:
+        if checkpoint is None:
+            remote = Remote(server, os.environ.get("TUTELAGE_API_KEY", ""))
+            speak: terminal.Speak = remote.stream
+            name = f"{remote.model} at {remote.url}"
+        else:
+            speak, name = stack.enter_context(terminal.from_checkpoint(checkpoint, device)), str(checkpoint)
+        if message is not None:
+            terminal.answer_once(speak, sampling, message, system)
+        else:
+            terminal.talk(speak, name, sampling, system)
 
 
 def generate(

@@ -1,0 +1,84 @@
+"""A model behind an OpenAI-compatible server, as the terminal talks to it: `tutelage chat --server URL`."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from typing import Any
+
+from tutelage.errors import TutelageError, UsageError
+from tutelage.generate.sampler import Sampling
+from tutelage.records import Message
+
+PATIENCE = 120.0
+"""Seconds without a byte after which a server counts as gone; ours sends a comment every 10."""
+_SENT = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
+
+
+class Remote:
+    """A server, by the address that it prints when it starts; ``/v1`` may be left out."""
+
+    def __init__(self, url: str, api_key: str = "") -> None:
+        """Asks the server which model it has. Raises UsageError where no such server answers."""
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"--server {url}: give the address that `tutelage serve` prints, such as http://127.0.0.1:8000"
+            )
+        self.url, self._key = url.rstrip("/").removesuffix("/v1"), api_key
+        with self._open("/v1/models") as reply:
+            self.model: str = json.load(reply)["data"][0]["id"]
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """The pieces of an answer. Raises UsageError for what the server refuses, TutelageError for a stream that fails."""
+        if sampling.repetition_penalty != 1:
+            raise UsageError("repetition_penalty is not part of the API: leave it out, or talk to a checkpoint")
+        chosen = sampling.model_dump(include=set(_SENT), exclude_defaults=True)
+        chosen |= {"max_tokens": sampling.max_tokens, "seed": sampling.seed}
+        said = [{"role": message.role, "content": message.text} for message in messages]
+        body = {"model": self.model, "messages": said, "stream": True, **chosen}
+        with self._open("/v1/chat/completions", body) as reply:
+            for line in reply:
+                data = line.decode().strip().removeprefix("data: ")
+                if data == "[DONE]":
+                    return
+                if not line.startswith(b"data: "):
+                    continue
+                event = json.loads(data)
+                if "error" in event:
+                    raise TutelageError(f"{self.url}: {event['error'].get('message', 'the answer failed')}")
+                for choice in event["choices"]:
+                    if piece := choice["delta"].get("content"):
+                        yield piece
+        raise TutelageError(f"{self.url}: the answer broke off")
+
+    @contextmanager
+    def _open(self, path: str, body: dict[str, Any] | None = None) -> Iterator[HTTPResponse]:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            request = urllib.request.Request(self.url + path, data, headers)
+            with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
+                yield reply
+        except urllib.error.HTTPError as error:
+            raise UsageError(f"{self.url}: {_said(error)}") from None
+        except urllib.error.URLError as error:
+            reason = getattr(error.reason, "strerror", None) or error.reason
+            raise UsageError(f"no server answers at {self.url} ({reason}): start one with `tutelage serve`") from None
+        except (OSError, HTTPException) as error:
+            raise TutelageError(f"{self.url}: the connection broke ({error or type(error).__name__})") from None
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise UsageError(f"{self.url}: what answers there is not an OpenAI-compatible server") from None
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """The message of an error in OpenAI's shape, or else its status."""
+    try:
+        message = str(json.load(error)["error"]["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"HTTP {error.code} {error.reason}"
+    hint = " (give the key in TUTELAGE_API_KEY)" if error.code == 401 else ""
+    return message + hint
