@@ -31,6 +31,7 @@ ALLOWED = {
     "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "export": EVERYBODY | {"text", "model"},
+    "serve": EVERYBODY | {"assistant", "generate", "store"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
 NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text"}

@@ -1,0 +1,1 @@
+"""Serving: the OpenAI-compatible API, and the pages on which people chat, compare and rank."""
