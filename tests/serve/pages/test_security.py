@@ -105,7 +105,7 @@ def test_a_token_belongs_to_its_session_and_server() -> None:
 )
 def test_cookies(cookie: Cookie, name: str) -> None:
     response = PlainTextResponse()
-    response.set_cookie(**cookie.arguments("abc"))
+    cookie.put(response, "abc")
     header = response.headers["set-cookie"]
     assert header.startswith(f"{name}=abc;")
     assert "HttpOnly" in header

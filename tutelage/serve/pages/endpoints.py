@@ -1,7 +1,7 @@
 """What the pages' scripts and the server say to each other: one table of endpoints, and the shapes of their bodies and replies.
 
-Addresses are relative to the pages. Every change carries the session's CSRF token in ``X-CSRF-Token``; one that makes something also
-carries a ``key`` that the page invents, so that a repeated request whose reply was lost is done once.
+Addresses are relative to the pages. Every change carries the session's CSRF token in ``X-CSRF-Token``; one that makes something
+also carries a ``key`` that the page invents, so that a request which is repeated because its reply was lost is done once.
 """
 
 from __future__ import annotations

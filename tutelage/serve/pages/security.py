@@ -17,7 +17,7 @@ from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 1024
@@ -122,12 +122,12 @@ class Cookie:
         """With a prefix that makes browsers enforce its safety, where there is one."""
         return ("__Host-" if self.path == "/" else "__Secure-") * self.https + "tutelage"
 
-    def arguments(self, session: str, days: int = 30) -> dict[str, object]:
-        """What ``Response.set_cookie`` takes."""
-        return {
-            "key": self.name, "value": session, "max_age": days * 86400, "path": self.path,
-            "secure": self.https, "httponly": True, "samesite": "lax",
-        }  # fmt: skip
+    def put(self, response: Response, session: str, days: int = 30) -> None:
+        """Set the cookie."""
+        age = days * 86400
+        response.set_cookie(
+            self.name, session, max_age=age, path=self.path, secure=self.https, httponly=True, samesite="lax"
+        )
 
 
 class Passwords:
