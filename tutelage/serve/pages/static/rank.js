@@ -65,7 +65,7 @@ function draw() {
 }
 
 function act(next) {
-  if (next === state) return;
+  if (next === state || busy) return; // while a request is under way, the task may be about to change
   const moved = next.current;
   state = next;
   const focused = document.activeElement?.getAttribute("aria-label");
