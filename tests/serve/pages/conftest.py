@@ -10,8 +10,9 @@ from memory_backend import MemoryBackend
 from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for longer than a module: while it runs, no other test of this thread can start an event loop."""
     with chromium() as started:
         yield started
 

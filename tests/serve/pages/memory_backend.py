@@ -28,6 +28,8 @@ class MemoryBackend:
         self.next_answers: deque[list[str]] = deque()
         self.hold: int | None = None
         """Characters at which answers stop growing, until it is None again."""
+        self.speed = 40
+        """Characters that are new at each look."""
         self.tasks: list[tuple[str, list[str]]] = []
         self.rankings: list[tuple[str, e.Ranked]] = []
         self.skips: list[tuple[str, str]] = []
@@ -178,7 +180,7 @@ class MemoryBackend:
         with self.lock:
             turn = self.my_turn(person, id)
             if turn["state"] == "writing":
-                length = len(turn["text"]) + 7
+                length = len(turn["text"]) + self.speed
                 if self.hold is not None:
                     length = min(length, self.hold)
                 turn["text"] = self.full[id][:length]

@@ -202,9 +202,7 @@ def test_another_persons_data_can_be_neither_read_nor_changed(pages: Starlette, 
         (b" " * (LARGEST_BODY + 1), "application/json", 413),
     ],
 )
-def test_a_wrong_body_is_refused(
-    pages: Starlette, backend: MemoryBackend, body: bytes, headers: dict[str, str], status: int
-) -> None:
+def test_a_wrong_body_is_refused(pages: Starlette, backend: MemoryBackend, body: bytes, kind: str, status: int) -> None:
     ann = Visitor(pages, "ann")
     headers = {"Content-Type": kind, "X-CSRF-Token": ann.token("chat")}
     assert ann.http.post("data/say", content=body, headers=headers).status_code == status

@@ -98,7 +98,9 @@ def test_skipping_needs_a_reason(ranking) -> None:
 def drag(page: Page, answer: str, to: str, part: float) -> None:
     """Drag an answer's handle or chip to a part of the height of a place."""
     chips = page.locator(f"#groups .chip[data-id={answer}] .name")
-    start = (chips if chips.count() else page.locator(f".answer[data-id={answer}] h3")).bounding_box()
+    handle = chips if chips.count() else page.locator(f".answer[data-id={answer}] h3")
+    handle.scroll_into_view_if_needed()
+    start = handle.bounding_box()
     end = page.locator(to).bounding_box()
     page.mouse.move(start["x"] + 10, start["y"] + start["height"] / 2)
     page.mouse.down()

@@ -102,6 +102,7 @@ $("undo").addEventListener("click", back);
 $("all-bad").addEventListener("click", () => act(allBad(state)));
 $("skip").addEventListener("click", askWhy);
 $("skip-cancel").addEventListener("click", () => $("skip-dialog").close());
+$("skip-dialog").addEventListener("close", () => $("skip-reason").blur()); // else the keys stay in the closed dialog
 $("skip-form").addEventListener("submit", () => {
   send(`data/tasks/${task.id}/skip`, { lease: task.lease, reason: $("skip-reason").value });
 });
