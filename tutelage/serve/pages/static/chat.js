@@ -103,8 +103,8 @@ function tools(turn, node, body) {
   if (turn.role === "user") row.append(button(t.edit, () => edit(turn, node, body)));
   else {
     row.append(button(t.regenerate, () => change(() => call("POST", `data/turns/${turn.id}/again`, { key: newKey() }))));
-    for (const [value, sign, label] of [["up", "👍", t.good], ["down", "👎", t.bad]]) {
-      row.append(button(sign, () => thumb(turn, value, node), { "aria-label": label, "aria-pressed": String(turn.thumb === value) }));
+    for (const [value, label] of [["up", t.good], ["down", t.bad]]) {
+      row.append(button(label, () => thumb(turn, value, node), { value, "aria-pressed": String(turn.thumb === value) }));
     }
   }
   return row;
@@ -175,7 +175,7 @@ function edit(turn, node, body) {
 async function thumb(turn, value, node) {
   const path = `data/turns/${turn.id}/thumb`;
   turn.thumb = turn.thumb === value ? "none" : value;
-  for (const each of node.querySelectorAll("[aria-pressed]")) each.setAttribute("aria-pressed", String(each.ariaLabel === (turn.thumb === "up" ? t.good : turn.thumb === "down" ? t.bad : "")));
+  for (const each of node.querySelectorAll("[aria-pressed]")) each.setAttribute("aria-pressed", String(each.value === turn.thumb));
   node.querySelector(".reason")?.remove();
   if (!(await attempt(() => call("POST", path, { key: newKey(), value: turn.thumb }))) || turn.thumb === "none") return;
   const field = el("input", { "aria-label": t.why, placeholder: t.why, maxLength: 2000 });
