@@ -66,3 +66,15 @@ class Interrupted(TutelageError):
     """Exit code 0: SIGTERM or Ctrl-C arrived, the state is saved, and the same command resumes."""
 
     exit_code = 0
+
+
+class StoreError(TutelageError):
+    """The database cannot be reached, is damaged, or belongs to another version of the package."""
+
+
+class NotFound(UsageError):
+    """There is no such thing in the store, or it is another person's: the two look the same on purpose."""
+
+
+class Conflict(UsageError):
+    """What was asked for no longer fits the state of the store: a name is taken, a lease went to somebody else."""

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store_helpers import Clock, answered, asks, person
+
+from tutelage.errors import NotFound, UsageError
+from tutelage.records import Message, TextPart, ToolCall
+from tutelage.store import conversations as chats
+from tutelage.store import feedback
+from tutelage.store.database import Store
+from tutelage.store.opening import open_store
+
+HELLO = Message(role="user", content="hello")
+MADE_BY = {"model": "m1", "sampling": {"temperature": 0.7, "top_k": 40}, "seed": 2**62}
+
+
+def test_branches_and_the_path_to_the_active_leaf(store: Store) -> None:
+    ann = person(store)
+    first = asks(store, ann, "first")
+    answer = answered(store, ann, first, "one")
+    again = answered(store, ann, first, "two")
+    chat = chats.get_chat(store, ann, first.chat_id)
+    assert chat.active_leaf == again.id
+    edited = chats.add_message(store, ann, chat.id, Message(role="user", content="first, edited"))
+    tree = chats.turns(store, ann, chat.id)
+    assert [turn.message.text for turn in tree] == ["first", "one", "two", "first, edited"]
+    assert [turn.message.text for turn in chats.path_to(tree, answer.id)] == ["first", "one"]
+    assert chats.path_to(tree, edited.id) == [edited]
+    assert chats.path_to(tree, None) == []
+    assert chats.update_chat(store, ann, chat.id, active_leaf=answer.id).active_leaf == answer.id
+
+
+def test_a_message_comes_back_as_it_was(store: Store) -> None:
+    ann = person(store)
+    chat = chats.create_chat(store, ann)
+    calls = (ToolCall(name="search", arguments={"q": "潮汐"}, id="c1"),)
+    user = Message(role="user", content=(TextPart(text="看 \U0001f30a"),))
+    asked = chats.add_message(store, ann, chat.id, user)
+    answer = chats.start_answer(store, ann, chat.id, parent=asked.id, **MADE_BY)
+    said = Message(role="assistant", content="", reasoning="hm", tool_calls=calls)
+    done = chats.finish_answer(store, ann, answer.id, "done", message=said, finish_reason="stop")
+    assert [turn.message for turn in chats.turns(store, ann, chat.id)] == [user, said]
+    assert (done.model, done.sampling, done.seed) == ("m1", MADE_BY["sampling"], 2**62)
+    made = done.completion
+    assert (made.model, made.sampling, made.seed, made.finished) == ("m1", MADE_BY["sampling"], 2**62, True)
+
+
+def test_any_text_can_be_stored_on_both(store: Store) -> None:
+    ann = person(store)
+
+    @settings(max_examples=40)
+    @given(st.text(st.characters(), max_size=40))
+    def holds(words: str) -> None:
+        expected = "".join("\ufffd" if c == "\0" or 0xD800 <= ord(c) < 0xE000 else c for c in words)
+        assert asks(store, ann, words).message.text == expected
+        assert chats.create_chat(store, ann, words).title == expected
+
+    holds()
+
+
+def test_half_a_surrogate_pair_and_nul_are_stored_as_replacement_characters(store: Store) -> None:
+    assert asks(store, person(store), "a\0b\ud83dc").message.text == "a\ufffdb\ufffdc"
+
+
+def test_stop_keeps_what_was_seen_and_the_first_end_counts(store: Store) -> None:
+    ann = person(store)
+    asked = asks(store, ann, "go on")
+    answer = chats.start_answer(store, ann, asked.chat_id, parent=asked.id, **MADE_BY)
+    assert answer.status == "running"
+    assert answer.message.text == ""
+    assert chats.save_partial(store, ann, answer.id, "one two")
+    seen = Message(role="assistant", content="one tw")
+    assert chats.finish_answer(store, ann, answer.id, "stopped", message=seen).message == seen
+    assert not chats.save_partial(store, ann, answer.id, "one two three")
+    late = Message(role="assistant", content="one two three four")
+    assert chats.finish_answer(store, ann, answer.id, "done", message=late, finish_reason="stop").status == "stopped"
+    assert chats.get_turn(store, ann, answer.id).message == seen
+
+
+def test_after_a_restart_running_answers_are_stopped_with_their_text(store: Store, clock: Clock, where: str) -> None:
+    ann = person(store)
+    asked = asks(store, ann, "go on")
+    old, fresh = (chats.start_answer(store, ann, asked.chat_id, parent=asked.id, **MADE_BY) for _ in range(2))
+    chats.save_partial(store, ann, old.id, "half")
+    clock.now += 100
+    chats.save_partial(store, ann, fresh.id, "more")
+    store.close()
+    again = open_store(where, clock=clock, ledger=store.ledger)
+    assert chats.stop_orphans(again, idle=60) == 1
+    found = [chats.get_turn(again, ann, turn.id) for turn in (old, fresh)]
+    assert [(turn.status, turn.message.text) for turn in found] == [("stopped", "half"), ("running", "more")]
+    assert chats.stop_orphans(again) == 1
+    again.close()
+
+
+def test_a_message_sent_twice_is_stored_once(store: Store) -> None:
+    ann = person(store)
+    chat = chats.create_chat(store, ann)
+    sent = [chats.add_message(store, ann, chat.id, HELLO, key="k") for _ in range(3)]
+    assert len({turn.id for turn in sent}) == 1 == len(chats.turns(store, ann, chat.id))
+    chats.add_message(store, ann, chat.id, HELLO)
+    chats.add_message(store, ann, chat.id, HELLO)
+    other = chats.create_chat(store, ann)
+    assert chats.add_message(store, ann, other.id, HELLO, key="k").id != sent[0].id
+    assert len(chats.turns(store, ann, chat.id)) == 3
+
+
+def test_nothing_of_anothers_can_be_read_or_written_by_its_id(store: Store) -> None:
+    ann, eve = person(store), person(store, "eve")
+    asked = asks(store, ann, "mine")
+    answer = answered(store, ann, asked, "yours")
+    mine, other = asked.chat_id, asks(store, eve, "hers")
+    calls = [
+        lambda chat, turn: chats.get_chat(store, eve, chat),
+        lambda chat, turn: chats.turns(store, eve, chat),
+        lambda chat, turn: chats.update_chat(store, eve, chat, keep_out=True),
+        lambda chat, turn: chats.update_chat(store, eve, other.chat_id, active_leaf=turn),
+        lambda chat, turn: chats.add_message(store, eve, chat, HELLO),
+        lambda chat, turn: chats.add_message(store, eve, other.chat_id, HELLO, parent=turn),
+        lambda chat, turn: chats.start_answer(store, eve, chat, parent=turn, **MADE_BY),
+        lambda chat, turn: chats.get_turn(store, eve, turn),
+        lambda chat, turn: chats.save_partial(store, eve, turn, "x"),
+        lambda chat, turn: chats.finish_answer(store, eve, turn, "stopped"),
+        lambda chat, turn: feedback.give_thumb(store, eve, turn, "up", key="k"),
+        lambda chat, turn: feedback.edit_answer(store, eve, turn, "x", key="k"),
+        lambda chat, turn: feedback.list_feedback(store, eve, chat),
+    ]
+    for call in calls:
+        said = []
+        for chat, turn in ((mine, answer.id), ("no such", "no such")):
+            with pytest.raises(NotFound) as error:
+                call(chat, turn)
+            said.append(str(error.value))
+        assert said[0] == said[1]
+    assert [chat.id for chat in chats.list_chats(store, eve)] == [other.chat_id]
+    assert [turn.message.text for turn in chats.turns(store, ann, mine)] == ["mine", "yours"]
+
+
+def test_what_cannot_be_added(store: Store) -> None:
+    ann = person(store)
+    asked = asks(store, ann, "x")
+    with pytest.raises(UsageError, match="start_answer"):
+        chats.add_message(store, ann, asked.chat_id, Message(role="assistant", content="x"))
+    with pytest.raises(UsageError, match="64 bits"):
+        chats.start_answer(store, ann, asked.chat_id, parent=asked.id, model="m", sampling={}, seed=2**63)
+    answer = chats.start_answer(store, ann, asked.chat_id, parent=asked.id, **MADE_BY)
+    with pytest.raises(UsageError, match="by the user"):
+        chats.finish_answer(store, ann, answer.id, "done", message=HELLO)
+
+
+def test_the_list_of_conversations_is_paged_by_the_time_of_the_last_message(store: Store, clock: Clock) -> None:
+    ann = person(store)
+    made = []
+    for i in range(3):
+        clock.now += 1
+        made.append(chats.create_chat(store, ann, f"chat {i}"))
+    clock.now += 1
+    chats.add_message(store, ann, made[0].id, HELLO)
+    listed = chats.list_chats(store, ann, limit=2)
+    assert [chat.title for chat in listed] == ["chat 0", "chat 2"]
+    assert [chat.title for chat in chats.list_chats(store, ann, before=listed[-1].updated)] == ["chat 1"]

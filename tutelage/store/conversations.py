@@ -1,0 +1,280 @@
+"""Conversations as trees of messages, each answer with what made it.
+
+An answer belongs to the store and not to the connection that asked for it: it is begun here, its text is saved while it grows, and
+it ends here as done, stopped or failed. The first end counts: what the model writes after Stop is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from tutelage.errors import NotFound, UsageError
+from tutelage.records import Completion, Message
+from tutelage.store.database import Store, insert_once, one
+from tutelage.store.tables import conversations, messages, new_id, users
+
+Status = Literal["running", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A person's conversation, without its messages."""
+
+    id: str
+    title: str
+    keep_out: bool
+    """Of training, exports and labelling."""
+    active_leaf: str | None
+    """The message at whose branch the reader is."""
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message of a conversation."""
+
+    id: str
+    chat_id: str
+    parent: str | None
+    message: Message
+    status: Status
+    """``done`` for what people write."""
+    model: str | None
+    """Of an answer: the hash of the model that wrote it; likewise ``sampling``, ``seed`` and ``finish_reason``."""
+    sampling: Mapping[str, Any] | None
+    seed: int | None
+    finish_reason: str | None
+    error: str | None
+    created: float
+
+    @property
+    def completion(self) -> Completion:
+        """An answer as rankings hold it."""
+        said = self.message
+        more = {name: getattr(said, name) for name in ("reasoning", "tool_calls", "evidence", "citations")}
+        numbers = {k: v for k, v in (self.sampling or {}).items() if isinstance(v, int | float)}
+        made_by = {"model": self.model or "", "sampling": numbers, "seed": self.seed}
+        return Completion(text=said.text, finished=self.finish_reason == "stop", **made_by, **more)
+
+
+def _chat(row: Row[Any]) -> Chat:
+    return Chat(row.id, row.title, row.keep_out, row.active_leaf, row.created, row.updated)
+
+
+def _turn(row: Row[Any]) -> Turn:
+    made_by = (row.model, row.sampling, row.seed, row.finish_reason, row.error)
+    message = Message.model_validate(row.message)
+    return Turn(row.id, row.conversation_id, row.parent_id, message, row.status, *made_by, row.created)
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """A message as its column holds it."""
+    return message.model_dump(mode="json", exclude_defaults=True)
+
+
+# ---- conversations
+
+
+def create_chat(store: Store, user_id: str, title: str = "", *, keep_out: bool = False) -> Chat:
+    """A new conversation without messages."""
+    row = {"id": new_id(), "user_id": user_id, "title": title, "keep_out": keep_out}
+    now = store.now()
+    with store.write() as db:
+        one(db, select(users.c.id).where(users.c.id == user_id), "user")
+        return _chat(
+            db.execute(insert(conversations).values(**row, created=now, updated=now).returning(conversations)).one()
+        )
+
+
+def list_chats(store: Store, user_id: str, *, limit: int = 100, before: float | None = None) -> list[Chat]:
+    """A person's conversations, the one last written in first. ``before``: only those last changed before this time."""
+    query = select(conversations).where(conversations.c.user_id == user_id)
+    if before is not None:
+        query = query.where(conversations.c.updated < before)
+    with store.read() as db:
+        rows = db.execute(query.order_by(conversations.c.updated.desc(), conversations.c.id.desc()).limit(limit))
+        return [_chat(row) for row in rows]
+
+
+def get_chat(store: Store, user_id: str, chat_id: str) -> Chat:
+    """Raises NotFound, for another's conversation too."""
+    with store.read() as db:
+        return _chat(own_chat(db, user_id, chat_id))
+
+
+def update_chat(
+    store: Store,
+    user_id: str,
+    chat_id: str,
+    *,
+    title: str | None = None,
+    keep_out: bool | None = None,
+    active_leaf: str | None = None,
+) -> Chat:
+    """Change what is given."""
+    given = {"title": title, "keep_out": keep_out, "active_leaf": active_leaf}
+    changes = {name: value for name, value in given.items() if value is not None}
+    with store.write() as db:
+        row = own_chat(db, user_id, chat_id)
+        if active_leaf is not None:
+            _in_chat(db, chat_id, active_leaf)
+        if changes:
+            mine = conversations.c.id == chat_id
+            row = db.execute(update(conversations).where(mine).values(**changes).returning(conversations)).one()
+        return _chat(row)
+
+
+def own_chat(db: Connection, user_id: str, chat_id: str) -> Row[Any]:
+    """The row of a person's conversation; NotFound for another's."""
+    mine = (conversations.c.id == chat_id) & (conversations.c.user_id == user_id)
+    return one(db, select(conversations).where(mine), "conversation")
+
+
+# ---- messages
+
+
+def turns(store: Store, user_id: str, chat_id: str) -> list[Turn]:
+    """All messages of a conversation, on all branches, in the order in which they were written."""
+    with store.read() as db:
+        own_chat(db, user_id, chat_id)
+        return turns_of(db, chat_id)
+
+
+def turns_of(db: Connection, chat_id: str) -> list[Turn]:
+    """``turns`` without asking whose they are."""
+    return [
+        _turn(row) for row in db.execute(select(messages).where(messages.c.conversation_id == chat_id).order_by("id"))
+    ]
+
+
+def path_to(tree: Sequence[Turn], leaf: str | None) -> list[Turn]:
+    """The messages from the first to ``leaf``."""
+    by_id, path = {turn.id: turn for turn in tree}, list[Turn]()
+    while leaf is not None:
+        path.append(by_id[leaf])
+        leaf = path[-1].parent
+    return path[::-1]
+
+
+def get_turn(store: Store, user_id: str, turn_id: str) -> Turn:
+    """Raises NotFound, for a message of another's conversation too."""
+    with store.read() as db:
+        return own_turn(db, user_id, turn_id)
+
+
+def own_turn(db: Connection, user_id: str, turn_id: str) -> Turn:
+    """A message of a person's conversation; NotFound for another's."""
+    mine = (messages.c.id == turn_id) & (conversations.c.user_id == user_id)
+    return _turn(one(db, select(messages).join(conversations).where(mine), "message"))
+
+
+def add_message(
+    store: Store, user_id: str, chat_id: str, message: Message, *, parent: str | None = None, key: str | None = None
+) -> Turn:
+    """Add what a person, the system or a tool said after ``parent``; another message there already makes a branch.
+
+    ``key``: made by the client; the same again returns the message that the first call added.
+    """
+    if message.role == "assistant":
+        raise UsageError("an answer begins with start_answer, which records what makes it")
+    return _add(
+        store, user_id, chat_id, {"parent_id": parent, "message": as_json(message), "status": "done", "key": key}
+    )
+
+
+def start_answer(
+    store: Store,
+    user_id: str,
+    chat_id: str,
+    *,
+    parent: str,
+    model: str,
+    sampling: Mapping[str, Any],
+    seed: int,
+    key: str | None = None,
+) -> Turn:
+    """Begin an answer to ``parent``: a message without text that is ``running``. A second one there is a branch."""
+    if not -(2**63) <= seed < 2**63:
+        raise UsageError("a seed has at most 64 bits")
+    row = {"parent_id": parent, "message": {"role": "assistant", "content": ""}, "status": "running", "key": key}
+    return _add(store, user_id, chat_id, row | {"model": model, "sampling": dict(sampling), "seed": seed})
+
+
+def _add(store: Store, user_id: str, chat_id: str, row: dict[str, Any]) -> Turn:
+    now = store.now()
+    with store.write() as db:
+        own_chat(db, user_id, chat_id)
+        if row["parent_id"] is not None:
+            _in_chat(db, chat_id, row["parent_id"])
+        row |= {"id": new_id(), "conversation_id": chat_id, "created": now, "updated": now}
+        added, is_new = insert_once(db, messages, ("conversation_id", "key"), row)
+        if is_new:
+            changes = {"active_leaf": added.id, "updated": now}
+            db.execute(update(conversations).where(conversations.c.id == chat_id).values(**changes))
+        return _turn(added)
+
+
+def _in_chat(db: Connection, chat_id: str, turn_id: str) -> None:
+    there = (messages.c.id == turn_id) & (messages.c.conversation_id == chat_id)
+    one(db, select(messages.c.id).where(there), "message")
+
+
+# ---- answers
+
+
+def save_partial(store: Store, user_id: str, turn_id: str, text: str) -> bool:
+    """Save the text that an answer has so far. False if it is no longer running: then stop generating it."""
+    return _change(store, user_id, turn_id, {"message": {"role": "assistant", "content": text}}) is not None
+
+
+def finish_answer(
+    store: Store,
+    user_id: str,
+    turn_id: str,
+    status: Literal["done", "stopped", "failed"],
+    *,
+    message: Message | None = None,
+    finish_reason: str | None = None,
+    error: str | None = None,
+) -> Turn:
+    """End an answer, with ``message`` in place of what was saved of it. An answer that has ended already stays as it is."""
+    if message is not None and message.role != "assistant":
+        raise UsageError(f"an answer is by the assistant, and this message is by the {message.role}")
+    changes: dict[str, Any] = {"status": status, "finish_reason": finish_reason, "error": error}
+    changes |= {"message": as_json(message)} if message else {}
+    changed = _change(store, user_id, turn_id, changes)
+    return changed or get_turn(store, user_id, turn_id)
+
+
+def _change(store: Store, user_id: str, turn_id: str, changes: Mapping[str, Any]) -> Turn | None:
+    """Change a running answer; None if it is not running. Raises NotFound."""
+    running = (messages.c.id == turn_id) & (messages.c.status == "running")
+    with store.write() as db:
+        own_turn(db, user_id, turn_id)
+        row = db.execute(
+            update(messages).where(running).values(**changes, updated=store.now()).returning(messages)
+        ).one_or_none()
+        return _turn(row) if row else None
+
+
+def stop_orphans(store: Store, *, idle: float = 0.0) -> int:
+    """End the answers that nobody writes any more as stopped, with the text that was saved; returns how many.
+
+    A server calls it when it starts. Where several share a database, ``idle`` spares answers that were saved in so many seconds.
+    """
+    left = (messages.c.status == "running") & (messages.c.updated <= store.now() - idle)
+    with store.write() as db:
+        return db.execute(update(messages).where(left).values(status="stopped", updated=store.now())).rowcount
+
+
+def owner_of(db: Connection, chat_id: str) -> str:
+    """The person whose conversation it is."""
+    owner: str | None = db.scalar(select(conversations.c.user_id).where(conversations.c.id == chat_id))
+    if owner is None:
+        raise NotFound("there is no such conversation")
+    return owner
