@@ -7,8 +7,9 @@ from collections import deque
 from threading import RLock
 from typing import Any
 
+from tutelage.errors import Conflict, NotFound, UsageError
 from tutelage.serve.pages import endpoints as e
-from tutelage.serve.pages.backend import Answer, Person, Refused
+from tutelage.serve.pages.backend import Answer, Person
 from tutelage.serve.pages.markdown import render
 
 ANSWER = "Here is **one** answer.\n\n- first\n- second\n\n```python\nprint('hi')\n```\n\nIts area is $\\pi r^2$."
@@ -35,7 +36,7 @@ class MemoryBackend:
         self.skips: list[tuple[str, str]] = []
         self.thumbs: list[tuple[str, str, str]] = []
         self.choices: list[tuple[str, e.Choice]] = []
-        self.me = Person("me", "me", None, "auto")
+        self.me = Person("me", "me")
 
     def new(self, kind: str) -> str:
         return f"{kind}{next(self.ids)}"
@@ -58,24 +59,27 @@ class MemoryBackend:
     def credentials(self, name: str) -> tuple[Person, str] | None:
         return self.people.get(name)
 
-    def sign_up(self, name: str, password_hash: str, consent: str) -> Person | None:
+    def sign_up(self, name: str, password_hash: str, language: str, consent: str) -> Person:
         assert consent
         if name in self.people:
-            return None
-        self.people[name] = (Person(self.new("p"), name), password_hash)
+            raise Conflict("the name is taken")
+        self.people[name] = (Person(self.new("p"), name, language), password_hash)
         return self.people[name][0]
 
     def new_password_hash(self, person: Person, password_hash: str) -> None:
         self.people[person.name] = (person, password_hash)
 
-    def log_in(self, person: Person, session: str) -> None:
+    def log_in(self, person: Person, previous: str) -> str:
+        self.log_out(previous)
+        session = self.new("session")
         self.sessions[session] = person.name
+        return session
 
     def log_out(self, session: str) -> None:
         self.sessions.pop(session, None)
 
     def preferences(self, person: Person, body: e.Preferences) -> e.Done:
-        changed = person._replace(language=body.language or person.language, theme=body.theme or person.theme)
+        changed = person._replace(language=body.language)
         if person.name in self.people:
             self.people[person.name] = (changed, self.people[person.name][1])
         else:
@@ -90,7 +94,7 @@ class MemoryBackend:
 
     def erase(self, person: Person, body: e.Erase) -> e.Done:
         if body.confirm != person.name:
-            raise Refused("the name is another", 400)
+            raise UsageError("the name is another")
         self.people.pop(person.name, None)
         for conversation in [c for c, p in self.owner.items() if p == person.id]:
             self.delete(person, conversation)
@@ -100,13 +104,13 @@ class MemoryBackend:
 
     def mine(self, person: Person, id: str) -> dict[str, Any]:
         if self.owner.get(id) != person.id:
-            raise Refused("there is no such conversation")
+            raise NotFound("there is no such conversation")
         return self.dialogues[id]
 
     def my_turn(self, person: Person, id: str) -> dict[str, Any]:
         turn = self.turns.get(id)
         if turn is None or self.owner.get(turn["conversation"]) != person.id:
-            raise Refused("there is no such message")
+            raise NotFound("there is no such message")
         return turn
 
     def conversations(self, person: Person) -> e.Conversations:
@@ -203,7 +207,7 @@ class MemoryBackend:
     def choose(self, person: Person, id: str, body: e.Choice) -> e.Chosen:
         pair = [turn for turn in self.turns.values() if turn["comparison"] == id]
         if not pair:
-            raise Refused("there is no such choice")
+            raise NotFound("there is no such choice")
         conversation = self.mine(person, pair[0]["conversation"])
         for number, turn in enumerate(pair):
             turn.update(comparison=None, model=f"demo-{number + 3}")
@@ -220,7 +224,7 @@ class MemoryBackend:
         prompt, answers = self.tasks[done]
         candidates = [e.Candidate(id=f"a{n}", html=render(text)) for n, text in enumerate(answers)]
         return e.NextTask(
-            task=e.Task(id=f"task{done}", lease="lease", prompt=render(prompt), answers=candidates),
+            task=e.Task(id=f"task{done}", prompt=render(prompt), answers=candidates),
             done=len(self.rankings),
         )
 
@@ -229,7 +233,7 @@ class MemoryBackend:
             answers = self.tasks[int(id.removeprefix("task"))][1]
             placed = [answer for group in body.groups for answer in group]
             if sorted(placed) != [f"a{n}" for n in range(len(answers))]:
-                raise Refused("place every answer once", 400)
+                raise UsageError("place every answer once")
             self.rankings.append((id, body))
 
         self.once(body.key, work)
@@ -237,7 +241,7 @@ class MemoryBackend:
 
     def undo(self, person: Person, body: e.Again) -> e.NextTask:
         if not self.rankings:
-            raise Refused("there is nothing to take back", 409)
+            raise Conflict("there is nothing to take back")
         self.rankings.pop()
         return self.task(person)
 

@@ -13,14 +13,15 @@ from anyio import to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from tutelage.errors import QueueFull, UsageError
+from tutelage.errors import Conflict, NotFound, QueueFull, UsageError
 from tutelage.serve.pages import security
-from tutelage.serve.pages.backend import Backend, Person, Refused
+from tutelage.serve.pages.backend import Backend, Person
 from tutelage.serve.pages.endpoints import ENDPOINTS, Endpoint, Shape
 from tutelage.serve.pages.streaming import events
 from tutelage.serve.pages.strings import choose_language, strings
@@ -86,8 +87,10 @@ class Pages:
         session = self.session(request) or security.new_session()
         language = choose_language(person.language if person else None, request.headers.get("accept-language", ""))
         text = strings(language)
+        theme = request.cookies.get("tutelage-theme")  # of the device, so that the login page has it too
         page = self.templates.get_template(f"{name}.html").render(
             t=text, texts=json.dumps(text, ensure_ascii=False), page=name, language=language, person=person,
+            theme=theme if theme in ("light", "dark") else "auto",
             accounts=self.accounts, csrf=security.csrf_token(self.secret, session),
             problem=text[problem].format(**values) if problem else "",
         )  # fmt: skip
@@ -142,15 +145,15 @@ class Pages:
         stored = await self.passwords.hash(password)
         language = choose_language(None, request.headers.get("accept-language", ""))
         consent = strings(language)["sign_up_consent"]
-        person = await to_thread.run_sync(self.backend.sign_up, name, stored, consent)
-        return await self.enter(request, person) if person else refuse(problem="name_taken", status=409)
+        try:
+            person = await to_thread.run_sync(self.backend.sign_up, name, stored, language, consent)
+        except Conflict:
+            return refuse(problem="name_taken", status=409)
+        return await self.enter(request, person)
 
     async def enter(self, request: Request, person: Person) -> Response:
         """Log in under a new session id, so that one planted in the browser beforehand is worth nothing."""
-        if old := self.session(request):
-            await to_thread.run_sync(self.backend.log_out, old)
-        session = security.new_session()
-        await to_thread.run_sync(self.backend.log_in, person, session)
+        session = await to_thread.run_sync(self.backend.log_in, person, self.session(request))
         response = RedirectResponse("chat", 303)
         self.cookie.put(response, session)
         return response
@@ -190,7 +193,7 @@ class Pages:
         if person is None:
             return _problem("log in first", 401)
         read = partial(self.backend.answer, person, request.path_params["id"])
-        await to_thread.run_sync(read)  # raises Refused before the response has begun
+        await to_thread.run_sync(read)  # raises NotFound before the response has begun
         after = request.headers.get("last-event-id") or request.query_params.get("after", "0")
         if not after.isascii() or not after.isdigit() or len(after) > 9:
             return _problem("after should be a number", 422)
@@ -221,7 +224,7 @@ class BodyLimit:
             message = await receive()
             size += len(message.get("body", b""))
             if size > LARGEST_BODY:
-                raise Refused(f"a request may have at most {LARGEST_BODY} bytes", 413)
+                raise HTTPException(413, f"a request may have at most {LARGEST_BODY} bytes")
             return message
 
         await self.app(scope, limited, send)
@@ -246,7 +249,8 @@ def create_pages(
     app = Starlette(
         routes=list(pages.routes()),
         exception_handlers={
-            Refused: lambda request, error: _problem(str(error), getattr(error, "status", 404)),
+            NotFound: lambda request, error: _problem(str(error), 404),
+            Conflict: lambda request, error: _problem(str(error), 409),
             UsageError: lambda request, error: _problem(str(error), 400),
             QueueFull: lambda request, error: _problem(str(error), 429, {"Retry-After": "5"}),
         },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, Protocol
 
-from tutelage.errors import TutelageError
 from tutelage.serve.pages import endpoints as e
 
 
@@ -14,7 +13,6 @@ class Person(NamedTuple):
     id: str
     name: str
     language: str | None = None
-    theme: str = "auto"
 
 
 class Answer(NamedTuple):
@@ -24,16 +22,12 @@ class Answer(NamedTuple):
     state: Literal["writing", "done", "stopped", "failed"]
 
 
-class Refused(TutelageError):
-    """A request that cannot be done: 404 for what does not exist or is another person's, 409 for what is no longer possible."""
-
-    def __init__(self, problem: str, status: int = 404) -> None:
-        super().__init__(problem)
-        self.status = status
-
-
 class Backend(Protocol):
-    """Called from threads. A method named as an endpoint does it; each checks that what an id names is the person's."""
+    """Called from threads. A method named as an endpoint does it.
+
+    Each raises NotFound for what does not exist or is another person's, Conflict for what is no longer possible, UsageError
+    for what makes no sense, QueueFull where too many answers are being written.
+    """
 
     def person_of(self, session: str) -> Person | None: ...
 
@@ -45,13 +39,15 @@ class Backend(Protocol):
         """The person of this name and the hash of their password."""
         ...
 
-    def sign_up(self, name: str, password_hash: str, consent: str) -> Person | None:
-        """None if the name is taken. ``consent``: the very text that was agreed to."""
+    def sign_up(self, name: str, password_hash: str, language: str, consent: str) -> Person:
+        """Raises Conflict if the name is taken. ``consent``: the very text that was agreed to."""
         ...
 
     def new_password_hash(self, person: Person, password_hash: str) -> None: ...
 
-    def log_in(self, person: Person, session: str) -> None: ...
+    def log_in(self, person: Person, previous: str) -> str:
+        """A new session's id; ``previous`` ends."""
+        ...
 
     def log_out(self, session: str) -> None: ...
 

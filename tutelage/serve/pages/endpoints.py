@@ -14,7 +14,6 @@ Key = Annotated[str, Field(min_length=8, max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
 Reason = Annotated[str, Field(max_length=2000)]
 Language = Literal["en", "zh"]
-Theme = Literal["auto", "light", "dark"]
 
 
 class Shape(BaseModel):
@@ -146,7 +145,6 @@ class Task(Shape):
     """A prompt with its answers, shuffled, nameless, and identical ones shown once."""
 
     id: str
-    lease: str
     prompt: str
     """HTML of the conversation that is to be answered."""
     answers: list[Candidate]
@@ -162,7 +160,6 @@ class Ranked(Shape):
     """Every answer, best first; those in one group are tied."""
 
     key: Key
-    lease: str
     groups: list[Annotated[list[str], Field(min_length=1)]]
     all_bad: bool
     seconds: Annotated[float, Field(ge=0)]
@@ -170,13 +167,11 @@ class Ranked(Shape):
 
 class Skip(Shape):
     key: Key
-    lease: str
     reason: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class Preferences(Shape):
-    language: Language | None = None
-    theme: Theme | None = None
+    language: Language
 
 
 class Erase(Shape):

@@ -84,7 +84,7 @@ async function send(path, body) {
 }
 
 const submit = () => complete(state) && task && send(`data/tasks/${task.id}/ranking`, {
-  lease: task.lease, groups: state.groups, all_bad: state.allBad, seconds: (performance.now() - since) / 1000,
+  groups: state.groups, all_bad: state.allBad, seconds: (performance.now() - since) / 1000,
 });
 
 function back() {
@@ -104,7 +104,7 @@ $("skip").addEventListener("click", askWhy);
 $("skip-cancel").addEventListener("click", () => $("skip-dialog").close());
 $("skip-dialog").addEventListener("close", () => $("skip-reason").blur()); // else the keys stay in the closed dialog
 $("skip-form").addEventListener("submit", () => {
-  send(`data/tasks/${task.id}/skip`, { lease: task.lease, reason: $("skip-reason").value });
+  send(`data/tasks/${task.id}/skip`, { reason: $("skip-reason").value });
 });
 
 const KEYS = {
@@ -181,4 +181,5 @@ function draggable(handle, id) {
   });
 }
 
+setInterval(() => task && !busy && call("GET", "data/task").catch(() => {}), 5 * 60 * 1000); // asking again keeps the task
 attempt(async () => show(await call("GET", "data/task")));

@@ -5,13 +5,14 @@ const erase = document.getElementById("erase");
 
 preferences.elements.theme.addEventListener("change", (event) => {
   document.documentElement.dataset.theme = event.target.value;
+  document.cookie = `tutelage-theme=${event.target.value};max-age=31536000;samesite=lax`; // of this device
 });
 
 preferences.addEventListener("submit", (event) => {
   event.preventDefault();
-  const { language, theme } = preferences.elements;
+  const { language } = preferences.elements;
   attempt(async () => {
-    await call("POST", "data/preferences", { language: language.value, theme: theme.value });
+    await call("POST", "data/preferences", { language: language.value });
     if (language.value === document.documentElement.lang.slice(0, 2)) announce(t.saved);
     else location.reload();
   });
