@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from browser import Tab, chromium, served
 from memory_backend import MemoryBackend
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
+
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
             backend = MemoryBackend()
             url = stack.enter_context(served(backend, accounts))
             context = browser.new_context(**options)
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(30_000)  # generous, for a machine that does other work
             stack.callback(context.close)
             tabs.append(Tab(context.new_page(), url, backend).watch())
             return tabs[-1]
