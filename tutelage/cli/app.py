@@ -74,6 +74,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "data inspect": Command("cli.data_commands:inspect", "describe what a file, a folder or a data set holds"),
         "data convert": Command("cli.data_commands:convert", "write the same records in another format"),
     },
+    "Store": {
+        "store backup": Command("cli.store_commands:backup", "copy the store into a file while servers use it"),
+        "store restore": Command("cli.store_commands:restore", "bring a backup back; what was erased stays erased"),
+        "store check": Command("cli.store_commands:check", "look for damage"),
+        "store erase-user": Command("cli.store_commands:erase_user", "erase a person and all their words"),
+        "store export": Command("cli.store_commands:export", "write what people said as files to train on"),
+    },
     "Runs": {
         "runs list": Command("runs.commands:list_runs", "the runs below a folder, with their state"),
         "runs show": Command("runs.commands:show_run", "recipe, lineage, sessions, figures, checkpoints; metrics as CSV"),
@@ -88,7 +95,11 @@ HELP = """Raise your own ChatGPT.
 
 `tutelage COMMAND --help` lists every setting of a command with its default."""
 
-FAMILIES = {"data": "inspect and convert data files", "runs": "list, show, compare, resume and prune run folders"}
+FAMILIES = {
+    "data": "inspect and convert data files",
+    "store": "back up, restore, check and export a server's store, and erase people from it",
+    "runs": "list, show, compare, resume and prune run folders",
+}
 """The first word of the commands that have two."""
 
 _USERS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}

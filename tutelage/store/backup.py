@@ -41,13 +41,13 @@ def backup(store: Store, file: Path) -> None:
                 raise StoreError(f"{store} is damaged ({said}); nothing was written")
 
 
-def restore(file: Path, where: str | Path, *, force: bool = False) -> Store:
+def restore(file: Path, where: str | Path, *, force: bool = False, ledger: Path | None = None) -> Store:
     """Put a backup in place of a store and open it; what was erased since the backup is erased again.
 
     Raises UsageError if there is a store already and ``force`` is not given, if another process uses it, or for a file that is no
     backup.
     """
-    target = Store(where)
+    target = Store(where, ledger=ledger)
     if not target.path:
         return _restore_postgres(file, target, force)
     if _revision_of(file) is None:
@@ -62,7 +62,7 @@ def restore(file: Path, where: str | Path, *, force: bool = False) -> Store:
     with atomic_path(target.path) as temporary:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600))
         shutil.copyfile(file, temporary)
-    return open_store(where, clock=target.now)
+    return open_store(where, ledger=ledger)
 
 
 def _revision_of(file: Path) -> str | None:
@@ -102,7 +102,7 @@ def _restore_postgres(file: Path, target: Store, force: bool) -> Store:
     options = ("--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error")
     target.close()
     _postgres(target, "pg_restore", *options, f"--dbname={target.url.database}", str(file))
-    return open_store(target.url.render_as_string(hide_password=False), clock=target.now, ledger=target.ledger)
+    return open_store(target.url.render_as_string(hide_password=False), ledger=target.ledger)
 
 
 def _postgres(store: Store, program: str, *options: str) -> None:

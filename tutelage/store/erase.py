@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, false, func, insert, select
+from sqlalchemy import Connection, delete, false, func, insert, select, update
 
 from tutelage.errors import StoreError
 from tutelage.store.audit import record
@@ -22,6 +22,7 @@ from tutelage.store.conversations import own_chat
 from tutelage.store.database import Store, one
 from tutelage.store.models import Model, trained_on
 from tutelage.store.tables import (
+    api_keys,
     conversations,
     demonstrations,
     erasures,
@@ -50,6 +51,9 @@ class Traces:
     """(id, folder) of the exports that hold rows of theirs. The files are not touched: delete or redo them."""
     models: tuple[Model, ...]
     """Models trained on those exports, and the models trained from them."""
+    cleaned: bool = False
+    """After erasure: the database's files hold nothing of it either. If not, another process reads them, or a conversation was
+    deleted, and the next opening rebuilds them."""
 
 
 def traces(store: Store, user_id: str) -> Traces:
@@ -89,7 +93,7 @@ def replay(store: Store) -> int:
         with store.write() as db:
             _delete(db, line["kind"], line["subject"], float(line["time"]))
             record(db, store.now(), "ledger", f"erase {line['kind']}", line["subject"])
-    if missing:
+    if missing or not all(row.cleaned for row in done.values()):
         clean_files(store)
     return len(missing)
 
@@ -101,8 +105,9 @@ def _erase(store: Store, kind: Kind, subject: str, actor: str) -> Traces:
         found = _traces(db, kind, subject)
         _delete(db, kind, subject, now)
         record(db, now, actor, f"erase {kind}", subject)
-    clean_files(store)
-    return found
+    if kind == "user":
+        return replace(found, cleaned=clean_files(store))
+    return replace(found, cleaned=not store.path or _empty_log(store))
 
 
 def _delete(db: Connection, kind: Kind, subject: str, when: float) -> None:
@@ -112,7 +117,7 @@ def _delete(db: Connection, kind: Kind, subject: str, when: float) -> None:
     else:
         db.execute(delete(conversations).where(conversations.c.id == subject))
     if not db.scalar(select(func.count()).where(erasures.c.subject == subject)):
-        db.execute(insert(erasures).values(kind=kind, subject=subject, created=when))
+        db.execute(insert(erasures).values(kind=kind, subject=subject, created=when, cleaned=False))
 
 
 def _traces(db: Connection, kind: Kind, subject: str) -> Traces:
@@ -145,26 +150,46 @@ def _traces(db: Connection, kind: Kind, subject: str) -> Traces:
     )
 
 
-def clean_files(store: Store) -> None:
-    """Overwrite what deleted rows leave behind in the database's files.
+def clean_files(store: Store) -> bool:
+    """Overwrite what deleted rows leave behind in the database's files; False if another process kept that from being done.
 
     SQLite: the file is rebuilt and the write-ahead log emptied. PostgreSQL: the tables are rewritten; its log, replicas and
-    archives keep what their administrator lets them keep. Raises StoreError if another process reads the file for so long that
-    the log cannot be emptied; the erasure itself is done then, and the next one empties the log.
+    archives keep what their administrator lets them keep. What is not done is done at the next opening.
     """
-    if not store.path:
-        names = (table.name for table in (*_WITH_WORDS, users))
-        return store.maintain(*(f"VACUUM FULL {name}" for name in names))
-    store.maintain("VACUUM")
+    try:
+        if store.path:
+            store.maintain("PRAGMA query_only = 0", f"PRAGMA busy_timeout = {_PATIENCE}", "VACUUM")
+        else:
+            rewrite = [f"VACUUM FULL {table.name}" for table in _WITH_WORDS]
+            store.maintain(f"SET lock_timeout = {_PATIENCE}", *rewrite)
+    except StoreError:
+        return False
+    with store.write() as db:
+        db.execute(update(erasures).values(cleaned=True))
+    if not store.path or _empty_log(store):
+        return True
+    with store.write() as db:
+        db.execute(update(erasures).values(cleaned=False))
+    return False
+
+
+def _empty_log(store: Store) -> bool:
+    """Move SQLite's write-ahead log into the file and truncate it; False while another process reads an older state.
+
+    The file holds no deleted row then (secure_delete), except that a copy may be left in an unused part of a page until
+    it is rebuilt.
+    """
     with store.engine.connect() as db:
-        busy = db.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    if busy:
-        raise StoreError(
-            f"{store}: erased, but another process keeps the write-ahead log open; stop it, and open the store once"
-        )
+        cursor = db.connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+        busy: int = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        db.invalidate()
+    return not busy
 
 
-_WITH_WORDS = (conversations, messages, feedback, prompts, tasks, labels, demonstrations)
+_PATIENCE = 5000
+"""Milliseconds to wait for other users of the database."""
+_WITH_WORDS = (users, api_keys, conversations, messages, feedback, prompts, tasks, labels, demonstrations)
 
 
 # ---- the ledger

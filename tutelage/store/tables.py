@@ -288,5 +288,10 @@ audit = _table(
     _column("created", Float),
 )
 erasures = _table(
-    "erasures", _number(), _column("kind", Text), _column("subject", Text, unique=True), _column("created", Float)
+    "erasures",
+    _number(),
+    _column("kind", Text),
+    _column("subject", Text, unique=True),
+    _column("created", Float),
+    _column("cleaned", Boolean),  # the files hold nothing of it any more
 )

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("cleaned", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_erasures"),
         sa.UniqueConstraint("subject", name="uq_erasures_subject"),
         sqlite_autoincrement=True,

@@ -1,0 +1,119 @@
+"""`tutelage store backup|restore|check|erase-user|export`: what the people who run a server do with its database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tutelage.errors import NotFound, StoreError, UsageError
+from tutelage.settings import Settings
+from tutelage.store import backup as backups
+from tutelage.store import erase, people
+from tutelage.store.database import Store
+from tutelage.store.export import PER_USER
+from tutelage.store.export import export as write_export
+from tutelage.store.opening import default_store, open_store
+from tutelage.store.prompts import HELD_OUT
+
+Where = Annotated[
+    str | None,
+    Field(description="path of a SQLite file or postgresql:// URL; none: TUTELAGE_STORE, or store/tutelage.db"),
+]
+
+
+@contextmanager
+def _existing(where: str | None) -> Iterator[Store]:
+    """Open a store that is there already."""
+    store = Store(where or default_store())
+    if store.path and not store.path.exists():
+        raise UsageError(f"{store}: there is no store here; give --store, or set TUTELAGE_STORE")
+    opened = open_store(where)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def backup(
+    file: Annotated[Path, Field(description="file to write: a SQLite file, or pg_dump's format from PostgreSQL")],
+    *,
+    store: Where = None,
+) -> str:
+    """Copy the store into a file while servers go on using it."""
+    with _existing(store) as opened:
+        backups.backup(opened, file)
+        return f"{file}: a copy of {opened}"
+
+
+def restore(
+    file: Annotated[Path, Field(description="backup to read")],
+    *,
+    store: Where = None,
+    force: Annotated[bool, Field(description="put it in the place of a store that is there")] = False,
+) -> str:
+    """Bring a backup back; what was erased since is erased again. Stop the servers first."""
+    opened = backups.restore(file, store or default_store(), force=force)
+    opened.close()
+    return f"{opened}: restored from {file}"
+
+
+def check(*, store: Where = None) -> str:
+    """Look for damage in the store."""
+    with _existing(store) as opened:
+        problems = backups.check(opened)
+        if problems:
+            more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+            raise StoreError(f"{opened}: {problems[0]}{more}; restore a backup with: tutelage store restore")
+        return f"{opened}: no damage found"
+
+
+def erase_user(
+    name: Annotated[str, Field(description="name of the person")],
+    *,
+    store: Where = None,
+    yes: Annotated[bool, Field(description="erase, and not only list what would be erased")] = False,
+) -> str:
+    """Erase a person and all their words, or without --yes list what would be erased and which models saw it."""
+    with _existing(store) as opened:
+        user = people.find_user(opened, name)
+        if user is None:
+            raise NotFound(f"nobody here is called {name!r}")
+        found = erase.erase_user(opened, user.id, actor="command line") if yes else erase.traces(opened, user.id)
+        lines = [f"{name}: {'erased' if yes else 'would be erased; --yes erases'}", _counted(found.rows)]
+        lines += [f"delete this export, which holds rows of theirs: {folder}" for _, folder in found.exports]
+        lines += [f"trained on such an export: {model.folder} ({model.hash})" for model in found.models]
+        lines += ["backups made before hold their words still: delete them"] * yes
+        if yes and not found.cleaned:
+            lines.append(
+                "another process reads the database, so its files may hold the words until the store is next opened"
+            )
+        return "\n".join(line for line in lines if line)
+
+
+class ExportSettings(Settings):
+    """How ``tutelage store export`` chooses."""
+
+    seed: int = Field(0, description="draws which prompts of a prolific person are taken")
+    per_user: int = Field(PER_USER, ge=1, description="most prompts of one person")
+    held_out: float = Field(HELD_OUT, ge=0, le=1, description="share of people whose prompts are for evaluation")
+    edits: bool = Field(False, description="take answers that people edited as demonstrations")
+
+
+def export(
+    folder: Annotated[Path, Field(description="folder to make")], how: ExportSettings, *, store: Where = None
+) -> str:
+    """Write rankings, demonstrations and prompts for training, by InstructGPT's rules."""
+    with _existing(store) as opened:
+        made = write_export(opened, folder, **how.model_dump())
+    lines = [f"{folder}: export {made.id}: {_counted(made.rows)}"]
+    lines += [f"left out: {_counted(made.left_out)}"] if made.left_out else []
+    lines += [f"personal data removed: {_counted(made.personal_data)}"] if made.personal_data else []
+    return "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
