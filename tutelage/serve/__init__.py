@@ -1,1 +1,1 @@
-"""The server: an OpenAI-compatible API over the service that generates."""
+"""The server: an OpenAI-compatible API, and the pages on which people chat, compare and rank."""

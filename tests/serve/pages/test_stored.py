@@ -1,0 +1,236 @@
+"""The pages' backend over a real store, with a writer that the test holds back and lets go."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tutelage.errors import Conflict, NotFound, QueueFull, UsageError
+from tutelage.records import Completion, Message, Prompt
+from tutelage.serve.pages import endpoints as e
+from tutelage.serve.pages.backend import Person
+from tutelage.serve.pages.stored import Policy, StoredBackend
+from tutelage.store import conversations, feedback, labels, people, prompts, tasks
+from tutelage.store.database import Store
+from tutelage.store.opening import open_store
+
+
+class Writer:
+    """Writes ``words``, and before the last one waits until ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.words = ["One ", "two ", "three."]
+        self.go = threading.Event()
+        self.go.set()
+        self.asked: list[list[str]] = []
+        self.closed = threading.Event()
+        self.error: Exception | None = None
+        self.count = 1
+
+    def write(self, messages: Sequence[Message], seed: int) -> Iterator[str]:
+        self.asked.append([message.text for message in messages])
+        try:
+            yield from self.words[:-1]
+            self.go.wait(30)
+            if self.error:
+                raise self.error
+            yield self.words[-1]
+        finally:
+            self.closed.set()
+
+    def policies(self) -> list[Policy]:
+        return [Policy(f"hash{n}", f"model {n}", {"temperature": 0.7}, self.write) for n in range(self.count)]
+
+
+@pytest.fixture
+def writer() -> Writer:
+    return Writer()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path / "store.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def backend(store: Store, writer: Writer) -> StoredBackend:
+    return StoredBackend(store, writer.policies, lambda model: model.replace("hash", "model "))
+
+
+@pytest.fixture
+def ann(backend: StoredBackend) -> Person:
+    return backend.sign_up("ann", "a hash", "zh", "the notice")
+
+
+def wait(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def say(text: str, key: str = "k" * 8, **more: object) -> e.Say:
+    return e.Say(**{"key": key, "conversation": None, "parent": None, "text": text, **more})
+
+
+def ended(backend: StoredBackend, person: Person, said: e.Said) -> e.Dialogue:
+    wait(lambda: all(backend.answer(person, answer).state != "writing" for answer in said.answers))
+    return backend.dialogue(person, said.conversation)
+
+
+def test_people(backend: StoredBackend, ann: Person) -> None:
+    assert (ann.name, ann.language) == ("ann", "zh")
+    with pytest.raises(Conflict):
+        backend.sign_up("Ann", "x", "en", "the notice")
+    found = backend.credentials("ANN")
+    assert found is not None
+    assert found[0] == ann
+    assert backend.credentials("bob") is None
+    first = backend.log_in(ann, "")
+    second = backend.log_in(ann, first)
+    assert backend.person_of(first) is None
+    assert backend.person_of(second) == ann
+    backend.preferences(ann, e.Preferences(language="en"))
+    assert backend.person_of(second).language == "en"
+    backend.log_out(second)
+    assert backend.person_of(second) is None
+    me = backend.only_person()
+    assert backend.only_person() == me
+    assert me.language is None  # the browser's language counts
+
+
+def test_a_repeated_message_is_said_and_answered_once(backend, store, writer, ann) -> None:
+    said = backend.say(ann, say("hello"))
+    assert backend.say(ann, say("hello")) == said
+    dialogue = ended(backend, ann, said)
+    assert [(turn.role, turn.text) for turn in dialogue.turns] == [("user", "hello"), ("assistant", "One two three.")]
+    assert dialogue.turns[1].html == "<p>One two three.</p>\n"
+    assert dialogue.turns[1].model == "model 0"
+    assert dialogue.leaf == said.answers[0]
+    assert len(backend.conversations(ann).conversations) == 1
+    again = backend.again(ann, said.answers[0], e.Again(key="a" * 8))
+    more = say("more", "m" * 8, conversation=said.conversation, parent=again.answers[0])
+    ended(backend, ann, again)
+    ended(backend, ann, backend.say(ann, more))
+    assert writer.asked == [["hello"], ["hello"], ["hello", "One two three.", "more"]]
+
+
+def test_stop_keeps_what_was_seen_and_ends_the_writer(backend, store, writer, ann) -> None:
+    writer.go.clear()
+    said = backend.say(ann, say("hello"))
+    (answer,) = said.answers
+    wait(lambda: backend.answer(ann, answer).text == "One two ")
+    assert backend.dialogue(ann, said.conversation).turns[1].state == "writing"
+    turn = backend.stop(ann, answer, e.Stop(seen=5))
+    assert (turn.state, turn.text) == ("stopped", "One t")
+    writer.go.set()
+    wait(writer.closed.is_set)
+    assert backend.stop(ann, answer, e.Stop(seen=1)).text == "One t"
+    assert backend.answer(ann, answer) == ("One t", "stopped")
+
+
+@pytest.mark.parametrize("error", [QueueFull("too many"), RuntimeError("a defect")])
+def test_a_writer_that_fails_leaves_what_it_wrote(backend, writer, ann, error: Exception) -> None:
+    writer.error = error
+    said = backend.say(ann, say("hello"))
+    turn = ended(backend, ann, said).turns[1]
+    assert (turn.state, turn.text) == ("failed", "One two ")
+
+
+def test_an_answer_that_a_dead_server_left_is_stopped(store, writer, backend, ann) -> None:
+    chat = conversations.create_chat(store, ann.id)
+    asked = conversations.add_message(store, ann.id, chat.id, Message(role="user", content="x"))
+    left = conversations.start_answer(store, ann.id, chat.id, parent=asked.id, model="m", sampling={}, seed=0)
+    assert StoredBackend(store, writer.policies, str).answer(ann, left.id).state == "stopped"
+
+
+def test_a_choice_hides_its_models_until_it_is_made(backend, store, writer, ann) -> None:
+    writer.count = 2
+    said = backend.say(ann, say("which?"))
+    turns = ended(backend, ann, said).turns[1:]
+    assert [turn.model for turn in turns] == ["", ""]
+    assert turns[0].comparison == turns[1].comparison is not None
+    with pytest.raises(UsageError):
+        backend.choose(ann, turns[0].comparison, e.Choice(key="c" * 8, answer=None, verdict="better"))
+    chosen = backend.choose(ann, turns[0].comparison, e.Choice(key="c" * 8, answer=turns[1].id, verdict="better"))
+    assert chosen.leaf == turns[1].id
+    assert sorted(chosen.models.values()) == ["model 0", "model 1"]
+    after = backend.dialogue(ann, said.conversation)
+    assert [turn.comparison for turn in after.turns[1:]] == [None, None]
+    assert [turn.model for turn in after.turns[1:]] == ["model 0", "model 1"]
+    (event,) = feedback.list_feedback(store, ann.id, said.conversation)
+    assert (event.kind, event.body["better"], event.body["shown"]) == ("comparison", "second", [t.id for t in turns])
+    assert all("pair" not in answer.get("sampling", {}) for answer in event.snapshot["answers"])
+
+
+def test_both_bad_is_a_tie_and_two_thumbs_down(backend, store, writer, ann) -> None:
+    writer.count = 2
+    said = backend.say(ann, say("which?"))
+    pair = ended(backend, ann, said).turns[1].comparison
+    for _ in range(2):  # sent again: once
+        backend.choose(ann, pair, e.Choice(key="c" * 8, answer=None, verdict="both_bad"))
+    events = feedback.list_feedback(store, ann.id, said.conversation)
+    assert [event.body.get("better") or event.body["value"] for event in events] == ["tie", "down", "down"]
+    assert [turn.thumb for turn in backend.dialogue(ann, said.conversation).turns[1:]] == ["down", "down"]
+
+
+def test_another_persons_things_are_not_found(backend, store, ann) -> None:
+    bob = backend.sign_up("bob", "x", "en", "the notice")
+    said = backend.say(ann, say("secret"))
+    ended(backend, ann, said)
+    (answer,) = said.answers
+    for refused in (
+        lambda: backend.dialogue(bob, said.conversation),
+        lambda: backend.answer(bob, answer),
+        lambda: backend.stop(bob, answer, e.Stop(seen=0)),
+        lambda: backend.again(bob, answer, e.Again(key="b" * 8)),
+        lambda: backend.thumb(bob, answer, e.Thumb(key="b" * 8, value="up")),
+        lambda: backend.change(bob, said.conversation, e.Change(title="x")),
+        lambda: backend.delete(bob, said.conversation),
+        lambda: backend.say(bob, say("x", "b" * 8, conversation=said.conversation, parent=answer)),
+    ):
+        with pytest.raises(NotFound):
+            refused()
+
+
+def test_the_switch_and_erasure(backend, store, ann) -> None:
+    said = backend.say(ann, say("hello", training=False))
+    ended(backend, ann, said)
+    assert conversations.get_chat(store, ann.id, said.conversation).keep_out
+    backend.change(ann, said.conversation, e.Change(training=True))
+    assert backend.dialogue(ann, said.conversation).training
+    exported = backend.export(ann)
+    assert [message["content"] for message in exported["conversations"][0]["messages"]] == ["hello", "One two three."]
+    assert exported["consent"] == "the notice"
+    with pytest.raises(UsageError):
+        backend.erase(ann, e.Erase(confirm="bob"))
+    backend.erase(ann, e.Erase(confirm="ann"))
+    assert people.find_user(store, "ann") is None
+    with pytest.raises(NotFound):
+        backend.dialogue(ann, said.conversation)
+
+
+def test_ranking(backend, store, ann) -> None:
+    prompt = prompts.add_prompt(store, Prompt(messages=(Message(role="user", content="Name a *colour*."),)))
+    texts = ["Red.", "Blue.", "Red.", "Green."]
+    tasks.create_task(store, prompt, [Completion(text=text) for text in texts])
+    task = backend.task(ann).task
+    assert backend.task(ann).task == task
+    assert "<em>colour</em>" in task.prompt
+    shown = {answer.html: answer.id for answer in task.answers}
+    red, blue, green = (shown[f"<p>{text}</p>\n"] for text in ("Red.", "Blue.", "Green."))
+    for groups in ([[red]], [[red], [blue]], [[red, red], [blue], [green]], [[red], [blue], [green], ["a9"]]):
+        with pytest.raises(UsageError):
+            backend.rank(ann, task.id, e.Ranked(key="r" * 8, groups=groups, all_bad=False, seconds=1))
+    ranked = e.Ranked(key="r" * 8, groups=[[blue], [red, green]], all_bad=False, seconds=1)
+    assert backend.rank(ann, task.id, ranked) == backend.rank(ann, task.id, ranked) == e.NextTask(task=None, done=1)
+    (label,) = labels.labels_of(store, ann.id)
+    assert label.body["ranks"] == [2, 1, 2, 2]  # both reds have the same place
+    assert backend.undo(ann, e.Again(key="u" * 8)) == e.NextTask(task=task, done=0)
+    assert backend.skip(ann, task.id, e.Skip(key="s" * 8, reason="unclear")).task is None

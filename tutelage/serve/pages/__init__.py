@@ -1,0 +1,1 @@
+"""The web pages: server-rendered, with small ES modules of our own; no request leaves the machine."""
