@@ -31,7 +31,6 @@ ALLOWED = {
     "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "export": EVERYBODY | {"text", "model"},
-    "serve": EVERYBODY | {"assistant", "generate", "store"},
     "store": EVERYBODY,
     "serve": EVERYBODY | {"assistant", "generate", "store", "text", "__version__"},
 }
