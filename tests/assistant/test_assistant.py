@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from toy_task import right
 
 import tutelage
+from tutelage.assistant import assistant as assistant_module
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli import app as cli
 from tutelage.data.formats import read_conversations, read_prompts, read_rankings
@@ -233,6 +234,19 @@ def test_scores_do_not_depend_on_what_they_are_batched_with(scorer, toy):
     dialogues = [c.messages for c in list(read_conversations(toy.folder / "demonstrations.jsonl"))[:9]]
     alone = [model.scores([d])[0] for d in dialogues]
     torch.testing.assert_close(torch.tensor(model.scores(dialogues)), torch.tensor(alone), atol=2e-2, rtol=0)
+
+
+def test_few_tokens_are_scored_at_a_time(scorer, toy, monkeypatch):
+    model, shapes = tutelage.load(scorer, device="cpu", dtype="fp32"), []
+    dialogues = [c.messages for c in list(read_conversations(toy.folder / "demonstrations.jsonl"))[:9]]
+    whole = model.scores(dialogues)
+    hook = model.model.decoder.register_forward_pre_hook(lambda module, given: shapes.append(given[0].shape))
+    monkeypatch.setattr(assistant_module, "READ_TOKENS", 70)
+    torch.testing.assert_close(torch.tensor(model.scores(dialogues)), torch.tensor(whole), atol=1e-5, rtol=0)
+    hook.remove()
+    assert sum(rows for rows, _ in shapes) == len(dialogues)
+    assert all(rows * tokens <= 70 or rows == 1 for rows, tokens in shapes)
+    assert max(rows for rows, _ in shapes) > 1
 
 
 def test_a_prompt_without_room_for_an_answer_is_named(assistant):

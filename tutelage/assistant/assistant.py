@@ -22,6 +22,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
 from tutelage.model.heads import ScalarModel, fit_vocabulary
 from tutelage.model.hub import resolve_model
+from tutelage.model.likelihood import READ_TOKENS
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.settings import describe_problem
 from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
@@ -293,9 +294,10 @@ class Assistant:
         order = sorted(range(len(rendered)), key=lambda i: len(rendered[i]))
         if order and (tokens := len(rendered[order[-1]])) > self.context:
             raise UsageError(f"dialogue {order[-1]} is {tokens} tokens long, the model's context is {self.context}")
-        scores = [0.0] * len(rendered)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        scores, end = [0.0] * len(rendered), len(order)
+        while end:  # the longest first: if memory is short, that shows at once
+            start = end - min(end, batch_size, max(1, READ_TOKENS // len(rendered[order[end - 1]])))
+            rows, end = order[start:end], start
             ids = pad_sequence([torch.tensor(rendered[row]) for row in rows], True, self.tokenizer.pad_id)
             with autocast(self.device, self.dtype):
                 values = self.model(ids.to(self.device))

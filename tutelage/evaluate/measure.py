@@ -18,7 +18,7 @@ from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.statistics import mean_interval
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import param_count
-from tutelage.model.likelihood import negative_log_likelihood
+from tutelage.model.likelihood import READ_TOKENS, negative_log_likelihood
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.seeds import derive
 from tutelage.text.chat import render_answers
@@ -173,7 +173,7 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
         rows.append([*prompt, *answer])
         goals.append([-1] * (len(prompt) - 1) + answer)
     total = 0.0
-    for piece in cut_by_length([len(row) for row in rows], most=_ROWS):
+    for piece in cut_by_length([len(row) for row in rows], most=_ROWS, tokens=READ_TOKENS):
         ids, _ = pad_right([rows[i] for i in piece], assistant.tokenizer.pad_id, 1)
         targets = torch.nn.functional.pad(pad_right([goals[i] for i in piece], -1, 1)[0], (0, 1), value=-1)
         mine, theirs = (

@@ -12,6 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 
+READ_TOKENS = 1 << 14
+"""Most tokens of a forward pass without a gradient, unless it is one row. On SmolLM2-135M 64 dialogues of 1,500 tokens would take
+several GiB, and are read no faster than few at a time."""
 MOST_LOGITS = 1 << 25
 """Logits that exist at the same time: 128 MiB in fp32. More are computed in chunks, and again in the backward pass."""
 
@@ -38,8 +41,10 @@ def negative_log_likelihood(
 ) -> Tensor:
     """For each row, the sum of -log p(target) over positions with a target other than -1: [b] nats.
 
-    ``ids`` and ``targets`` are [b, s]; ``targets[i, t]`` is the token to predict after ``ids[i, :t + 1]``.
+    ``ids`` and ``targets`` are [b, s]; ``targets[i, t]`` is the token to predict after ``ids[i, :t + 1]``. A forward pass has at
+    most ``batch_size`` rows and READ_TOKENS tokens.
     """
+    batch_size = min(batch_size, max(1, READ_TOKENS // ids.shape[1]))
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
