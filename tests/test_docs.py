@@ -39,8 +39,10 @@ DOCS = ROOT / "docs"
 READMES = ("README.md", "README.zh.md")
 GUIDES = ("docs/guide.md", "docs/guide.zh.md")
 METHODS = ("docs/method.md", "docs/method.zh.md")
-TRANSLATED = (READMES, GUIDES, METHODS)
-WRITTEN = (*READMES, *GUIDES, *METHODS, "docs/glossary.md", "docs/settings.md", "docs/log.md", "CONTRIBUTING.md")
+SERVING = ("docs/serving.md", "docs/serving.zh.md")
+TRANSLATED = (READMES, GUIDES, METHODS, SERVING)
+OTHERS = ("docs/glossary.md", "docs/settings.md", "docs/log.md", "CONTRIBUTING.md")
+WRITTEN = (*READMES, *GUIDES, *METHODS, *SERVING, *OTHERS)
 READERS = {
     "documents": formats.read_documents,
     "conversations": formats.read_conversations,
@@ -170,7 +172,7 @@ def with_its_files(recipe: Path) -> Path:
 
 
 @pytest.mark.usefixtures("somebodys_folder")
-@pytest.mark.parametrize("name", [*READMES, *GUIDES])
+@pytest.mark.parametrize("name", [*READMES, *GUIDES, *SERVING])
 def test_every_command_could_be_typed(name, perform, capsys):
     """Options exist, values have the right type, nothing that is required is missing, and recipes are valid."""
     for printed in blocks(name, "yaml"):
@@ -228,7 +230,7 @@ def is_an_option(name: str) -> bool:
     return any(fnmatch(name, known) or known.startswith(f"{name}.") for known in known_options())
 
 
-@pytest.mark.parametrize("name", [*READMES, *GUIDES, *METHODS])
+@pytest.mark.parametrize("name", [*READMES, *GUIDES, *METHODS, *SERVING])
 def test_options_and_knobs_that_are_named_exist(name):
     inline = re.findall(r"`([^`\n]+)`", prose(name))
     for option in {option for words in inline for option in re.findall(r"(?<![\w-])--([\w.-]+)", words)} - ON_SHELL:

@@ -32,6 +32,7 @@ ALLOWED = {
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "export": EVERYBODY | {"text", "model"},
     "store": EVERYBODY,
+    "serve": EVERYBODY | {"assistant", "generate", "store", "text", "__version__"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
 NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text", "store"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from threading import Semaphore
 
 import pytest
 from test_engine import assert_same, exact_engine
 from test_service import GREEDY, TOKENIZER, held, model_of, serve
 
-from tutelage.errors import QueueFull, UsageError
+from tutelage.errors import QueueFull, TutelageError, UsageError
 from tutelage.generate.request import Generated, Request
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import FairQueue, Job
@@ -163,3 +164,50 @@ def test_an_eager_service_gives_out_each_place_while_few_wait(model: Decoder, ea
         for ticket in service.submit_all([*busy, late]):
             ticket.result()
     assert started[0] == starts + 1
+
+
+# -- without waiting -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_taken_without_waiting_is_what_an_iteration_yields(model: Decoder) -> None:
+    """The listener is called at all news, and one that looks only when it is called misses nothing."""
+    with serve(model) as service:
+        gate, first = held(service)
+        ticket = service.submit(Request([7], Sampling(n=3, max_tokens=12, seed=5)))
+        called, seen, found = Semaphore(0), ticket.unseen(), []
+        ticket.listen(called.release)
+        assert (service.active, service.waiting, service.is_open) == (1, 3, True)
+        gate.opened.set()
+        while seen:
+            assert called.acquire(timeout=60)
+            found += ticket.take(seen)
+        assert not ticket.running
+        for sample in range(3):
+            mine = [delta for delta in found if delta.sample == sample]
+            again = [delta for delta in ticket if delta.sample == sample]
+            assert [token for delta in mine for token in delta.tokens] == [t for delta in again for t in delta.tokens]
+            assert "".join(delta.text for delta in mine) == "".join(delta.text for delta in again)
+            assert [delta.finish_reason for delta in mine if delta.finish_reason] == [again[-1].finish_reason]
+        first.result()
+    assert not service.is_open
+
+
+def test_a_listener_hears_of_a_cancellation_and_of_a_failure(model: Decoder) -> None:
+    with serve(model, max_batch=1) as service:
+        gate, _first = held(service)
+        cancelled, failed = (service.submit(Request([i], Sampling(max_tokens=150))) for i in (3, 4))
+        called, lost = Semaphore(0), Semaphore(0)
+        cancelled.listen(called.release)
+        failed.listen(lost.release)
+        cancelled.cancel()
+        gate.opened.set()
+        while cancelled.running:
+            assert called.acquire(timeout=60)
+        assert [delta.finish_reason for delta in cancelled.take(cancelled.unseen())] == ["cancelled"]
+        service.close()
+        while failed.running:
+            assert lost.acquire(timeout=60)
+        seen = failed.unseen()
+        failed.take(seen)  # the tokens that it had
+        with pytest.raises(TutelageError, match="closed before"):
+            failed.take(seen)

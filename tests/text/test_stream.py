@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 
 from tutelage.text import Tokenizer
-from tutelage.text.stream import TextStream
+from tutelage.text.stream import TextStream, token_bytes
 
 SPACES = decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()
 DECODERS = {
@@ -107,3 +107,19 @@ def test_the_work_is_linear(name, monkeypatch):
     ids = ([byte] * 500 + backend.encode("ab").ids) * 4
     assert "".join(streamed(Counting(), ids)) == backend.decode(ids)
     assert counted <= 4 * len(ids)
+
+
+@pytest.mark.parametrize("name", [name for name in backends() if name not in DECODERS])
+def test_the_bytes_of_tokens_join_to_their_text(name):
+    """But for the space that sentencepiece puts before a text and takes away again."""
+    backend = backends()[name]
+
+    @given(texts)
+    def check(text: str) -> None:
+        ids = backend.encode(text, add_special_tokens=False).ids
+        joined = b"".join(token_bytes(backend, i) for i in ids).decode()
+        assert joined.removeprefix(" ") == backend.decode(ids).removeprefix(" ")
+
+    check()
+    special = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
+    assert {token_bytes(backend, i) for i in [*special, backend.get_vocab_size() + 9]} == {b""}

@@ -256,10 +256,14 @@ class Assistant:
         return Request(
             ids=ids,
             sampling=asked.sampling.model_copy(update={"seed": asked.sampling.seed + index}),
-            stop_ids=frozenset(self.tokenizer.end_ids) | (frozenset() if chat else {self.tokenizer.bos_id}),
+            stop_ids=self.stop_ids(chat=chat),
             stop=(*asked.stop, *TRANSCRIPT_STOPS) if labelled else asked.stop,
             top_logprobs=asked.top_logprobs,
         )
+
+    def stop_ids(self, *, chat: bool) -> frozenset[int]:
+        """The ids that end an answer in the chat format; a plain text also ends where the next document begins."""
+        return self.tokenizer.end_ids if chat else self.tokenizer.end_ids | {self.tokenizer.bos_id}
 
     def score(self, messages: Messages) -> float:
         """A reward model's score of a conversation that ends with the assistant's answer."""

@@ -64,6 +64,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "Steps": {name: Command("cli.recipes:one_step", kind.summary, kind=name) for name, kind in KINDS.items()},
     "Models": {
         "chat": Command("cli.commands:chat", "talk to a checkpoint in the terminal"),
+        "serve": Command("serve.command:serve", "answer over an OpenAI-compatible API"),
         "generate": Command("cli.commands:generate", "answer prompts, or continue a text"),
         "eval": Command("cli.commands:compare", "win rates between two checkpoints"),
         "starter": Command("cli.commands:starter", "fetch a small chat model to start from"),

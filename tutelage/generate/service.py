@@ -37,6 +37,13 @@ class Job:
         self.handle: int | None = None  # the engine's, once it has the first sample
         self.echo: tuple[Token, ...] = ()
         self.error: BaseException | None = None
+        self.listener: Callable[[], None] | None = None
+
+    def changed(self) -> None:
+        """Wake whoever waits for news."""
+        self.news.notify_all()
+        if self.listener is not None:
+            self.listener()
 
     def since(self, seen: Mapping[int, int]) -> list[Delta]:
         """What is new of the samples in ``seen``, whose first ``seen[sample]`` tokens are known."""
@@ -62,7 +69,7 @@ class Job:
         self.error, self.running = error, 0
         for sample in self.samples if error is None else ():
             sample.finish_reason = sample.finish_reason or "cancelled"
-        self.news.notify_all()
+        self.changed()
 
 
 class Ticket:
@@ -76,19 +83,43 @@ class Ticket:
 
     def __iter__(self) -> Iterator[Delta]:
         """Yield what is new of the samples until all have ended. Raises the exception that ended the request."""
-        job = self._job
-        seen = dict.fromkeys(range(len(job.samples)), 0)
+        job, seen = self._job, self.unseen()
         while seen:
             with job.news:
                 job.news.wait_for(lambda: job.since(seen) or not job.running)
-                deltas = job.since(seen)
-            if job.error and not deltas:
-                raise job.error
-            for delta in deltas:
-                seen[delta.sample] += len(delta.tokens)
-                if delta.finish_reason:
-                    del seen[delta.sample]
-            yield from deltas
+            yield from self.take(seen)
+
+    def unseen(self) -> dict[int, int]:
+        """For ``take``: every sample that has not ended, and how many of its tokens were taken, which is none."""
+        return dict.fromkeys(range(len(self._job.samples)), 0)
+
+    def take(self, seen: dict[int, int]) -> list[Delta]:
+        """What is new of the samples in ``seen``, without waiting; ``seen`` is brought up to date, and loses samples that ended.
+
+        Once nothing is new, raises the exception that ended the request.
+        """
+        job = self._job
+        with job.news:
+            deltas = job.since(seen)
+            error = job.error
+        if error and not deltas:
+            raise error
+        for delta in deltas:
+            seen[delta.sample] += len(delta.tokens)
+            if delta.finish_reason:
+                del seen[delta.sample]
+        return deltas
+
+    def listen(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called now and at all news, mostly in the service's thread: it must not block, and not raise."""
+        with self._job.news:
+            self._job.listener = call
+            call()
+
+    @property
+    def running(self) -> bool:
+        """Whether there will be more news."""
+        return self._job.running > 0
 
     def result(self) -> list[Generated]:
         """Wait for the n samples. Raises the exception that ended the request."""
@@ -256,7 +287,7 @@ class Service:
 
     def _require_open(self) -> None:
         # A forked process has no such thread, and may find the lock held for ever.
-        if self._closed or not self._thread.is_alive():
+        if not self.is_open:
             owner = "belongs to the process that this one was forked from"
             raise UsageError(f"the service is closed, or {owner}: start another")
 
@@ -273,6 +304,26 @@ class Service:
         for job in jobs:
             self._queue.push(job)
         self._work.notify()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests."""
+        return not self._closed and self._thread.is_alive()
+
+    @property
+    def max_batch(self) -> int:
+        """Most samples at a time."""
+        return self._engine.max_batch
+
+    @property
+    def active(self) -> int:
+        """Number of samples that are being generated."""
+        return self._engine.active
+
+    @property
+    def waiting(self) -> int:
+        """Number of samples that wait for a place in the batch."""
+        return len(self._queue) + self._engine.waiting
 
     def close(self) -> None:
         """Stop after the current step. Unfinished requests end with a TutelageError."""
@@ -360,7 +411,7 @@ class Service:
             else:
                 job.add(event)
         for handle, job in told.items():
-            job.news.notify_all()
+            job.changed()
             if not job.running:
                 self._jobs.pop(handle, None)
 

@@ -51,6 +51,21 @@ class TextStream:
         return str(self._backend.decode(self._window, skip_special_tokens=True))
 
 
+def token_bytes(backend: tokenizers.Tokenizer, i: int) -> bytes:
+    """What a token adds to a text, which may be a part of a character; nothing for a control token."""
+    token = backend.id_to_token(i)
+    if token is None or ((added := backend.get_added_tokens_decoder().get(i)) and added.special):
+        return b""
+    steps = [] if backend.decoder is None else _steps(json.loads(backend.decoder.__getstate__()))
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return _bytes(token)
+    if "ByteFallback" in kinds and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
+        return bytes([int(token[3:5], 16)])
+    once, twice = (str(backend.decode([i] * times)) for times in (1, 2))  # the first of a text may lose its space
+    return twice[len(once) :].encode()
+
+
 def _held_tokens(steps: list[dict[str, Any]]) -> re.Pattern[str]:
     """Which tokens wait for the one after them: none, sentencepiece's bytes, or all where a step may look further than that."""
     for step in steps:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import tokenizers
@@ -20,7 +21,7 @@ from tutelage.text.imported.codec import Codec, checked
 from tutelage.text.imported.folder import read_backend, read_folder, require_rows
 from tutelage.text.imported.format import ChatFormat, chat_format
 from tutelage.text.layout import CHAT_TEMPLATE, EARLIER_TEMPLATES, SPECIALS
-from tutelage.text.stream import TextStream
+from tutelage.text.stream import TextStream, token_bytes
 
 __all__ = ["SPECIALS", "Tokenizer"]
 
@@ -171,6 +172,15 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; control tokens are skipped, bytes that are not UTF-8 become U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    @cached_property
+    def token_bytes(self) -> Callable[[int], bytes]:
+        """A function from an id to what it adds to a text: perhaps a part of a character, nothing for a control token."""
+        return lru_cache(maxsize=65536)(partial(token_bytes, self._backend))
+
+    def name_of(self, i: int) -> str:
+        """How the vocabulary writes a token; empty for an id that it does not have."""
+        return self._backend.id_to_token(i) or ""
 
     def stream(self) -> TextStream:
         """An incremental decoder: ``push(id)`` and finally ``finish()`` return the pieces of ``decode``'s text."""

@@ -1,0 +1,36 @@
+"""docs/serving.md against the code: every endpoint, parameter and ignored field stands there, in both languages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from serving import running, tiny_assistant
+
+from tutelage.serve.edge import MAX_BODY
+from tutelage.serve.openai import errors
+from tutelage.serve.openai.requests import IGNORED, NEUTRAL, ChatRequest, CompletionRequest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = [(DOCS / name).read_text(encoding="utf-8") for name in ("serving.md", "serving.zh.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["en", "zh"])
+def test_every_field_stands_in_the_page(page):
+    named = set(re.findall(r"`([\w.]+)`", page))
+    fields = {*ChatRequest.model_fields, *CompletionRequest.model_fields} - {"model", "stream_options"}
+    assert named >= {*fields, *IGNORED, *NEUTRAL, "stream_options.include_usage"}
+    assert f"{MAX_BODY // 2**20} MiB" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["en", "zh"])
+def test_every_endpoint_and_status_stands_in_the_page(page):
+    with running(tiny_assistant()) as server:
+        paths = server.app.openapi()["paths"]
+    listed = re.findall(r"`((?:GET|POST) /\S+)`", page)
+    routes = {f"{method.upper()} {path}".replace("{model}", "NAME") for path in paths for method in paths[path]}
+    assert set(listed) == {*routes, "GET /openapi.json"}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ApiError)]
+    rows = re.findall(r"^\| ([\d, 、]+) \|", page, re.MULTILINE)
+    assert {int(status) for row in rows for status in re.findall(r"\d+", row)} == {kind.status for kind in kinds}

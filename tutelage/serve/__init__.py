@@ -1,0 +1,1 @@
+"""The server: an OpenAI-compatible API over the service that generates."""

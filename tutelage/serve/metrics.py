@@ -1,0 +1,52 @@
+"""What the server counts, as Prometheus reads it. No text of anybody's goes in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from tutelage.generate.service import Service
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_MEMORY = 0.9
+"""Weight of the past in the mean duration of a request: about the last ten count."""
+
+
+class Metrics:
+    """Counters of one application. ``service`` returns the service that is in use."""
+
+    def __init__(self, service: Callable[[], Service]) -> None:
+        self._service, self.registry = service, (registry := CollectorRegistry())
+        self.requests = Counter(
+            "tutelage_requests",
+            "Requests that were answered, by route and status",
+            ["route", "status"],
+            registry=registry,
+        )
+        self.prompt_tokens = Counter("tutelage_prompt_tokens", "Tokens of prompts", registry=registry)
+        self.generated_tokens = Counter("tutelage_generated_tokens", "Tokens that were generated", registry=registry)
+        self.first_token = Histogram(
+            "tutelage_time_to_first_token_seconds", "From request to first token", buckets=_SECONDS, registry=registry
+        )
+        Gauge("tutelage_waiting", "Samples that wait for a place", registry=registry).set_function(
+            lambda: service().waiting
+        )
+        Gauge("tutelage_running", "Samples that are being generated", registry=registry).set_function(
+            lambda: service().active
+        )
+        self._mean = 1.0
+
+    def answered(self, seconds: float) -> None:
+        """Note how long a request took from its start to the end of its answer."""
+        self._mean = _MEMORY * self._mean + (1 - _MEMORY) * seconds
+
+    def retry_after(self, max_batch: int) -> int:
+        """Seconds after which the queue has probably moved: 1 to 120, because clients ignore 0 and give up above 120."""
+        return min(120, max(1, math.ceil(self._mean * (1 + self._service().waiting / max_batch))))
+
+    def page(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,206 @@
+"""From ids to a response: submit, collect or stream, count, and end every stream with a reason or an error."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from fastapi import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tutelage.errors import QueueFull, TutelageError, UsageError
+from tutelage.generate.request import Request
+from tutelage.generate.service import Delta, Ticket
+from tutelage.serve.metrics import Metrics
+from tutelage.serve.openai import shapes
+from tutelage.serve.openai.errors import ApiError, BadRequest, Busy, Unavailable, as_json
+from tutelage.serve.openai.requests import Asked
+from tutelage.serve.openai.shapes import Choice, Object, Shape
+from tutelage.serve.served import Served, cancelled_when_gone, read
+
+PAUSE = 0.04
+"""Seconds between the chunks of a stream: 25 a second are smooth to the eye, and a chunk costs as much as a small model's token."""
+PATIENCE = 10.0
+"""Seconds of silence before a comment says that the server is alive. Proxies give up after 30 to 60."""
+CLIENT_GONE = 499
+"""The status in log and metrics of a request whose client went away; nginx's number."""
+_PING = b": ping\n\n"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that has been submitted: one ticket for each prompt, n choices of each."""
+
+    served: Served
+    asked: Asked
+    shape: Shape
+    tickets: Sequence[Ticket]
+    prompts: Sequence[Sequence[int]]
+    metrics: Metrics
+    started: float
+    """``time.perf_counter()`` when the request came."""
+    spaced: bool
+    """Whether answers continue their prompts, so that the white space between belongs to them."""
+
+    def chunk(self, choices: Sequence[Object], kind: str) -> Object:
+        """The fields that every body and chunk has, around some choices."""
+        head = {"id": self.shape.id, "object": kind, "created": int(time.time()), "model": self.served.id}
+        return {**head, "choices": list(choices)}
+
+    def choices(self) -> list[Choice]:
+        """The choices without anything in them yet, in the order of their indices."""
+        return [Choice(i) for i in range(len(self.tickets) * (self.asked.n or 1))]
+
+    async def news(self, choices: Sequence[Choice]) -> AsyncGenerator[list[tuple[Choice, Delta]], None]:
+        """What is new of the choices, which are brought up to date; an empty list after a while without news.
+
+        Raises an ApiError for what ended the request.
+        """
+        pause, first, each = 0.0 if self.asked.ranked is not None else PAUSE, True, self.asked.n or 1
+        self.metrics.prompt_tokens.inc(sum(map(len, self.prompts)))
+        try:
+            async for deltas in read(self.tickets, pause=pause, patience=PATIENCE):
+                if deltas and first:
+                    self.metrics.first_token.observe(time.perf_counter() - self.started)
+                    first = False
+                self.metrics.generated_tokens.inc(sum(len(delta.tokens) for _, delta in deltas))
+                yield [(choice := choices[place * each + d.sample], self._add(choice, place, d)) for place, d in deltas]
+        except Exception as error:
+            raise self.failure(error) from error
+        self.metrics.answered(time.perf_counter() - self.started)
+
+    def _add(self, choice: Choice, place: int, delta: Delta) -> Delta:
+        """Bring a choice up to date; returns the delta, with the space before its first text."""
+        choice.tokens += delta.tokens
+        if self.spaced and delta.text and not choice.text:
+            ids = [token.id for token in choice.tokens]
+            delta = delta._replace(text=with_space(self.served, self.prompts[place], ids, delta.text))
+        choice.text += delta.text
+        choice.finish_reason = delta.finish_reason
+        return delta
+
+    def failure(self, error: Exception) -> ApiError:
+        """What ended the request, for its client."""
+        if isinstance(error, UsageError):
+            return BadRequest(str(error))
+        if not self.served.service.is_open:
+            return Unavailable("the server is shutting down: try again", code="shutting_down")
+        _log.error("generation failed: %s", type(error.__cause__ or error).__name__)
+        said = str(error) if isinstance(error, TutelageError) else "generation failed"
+        return ApiError(said, code="generation_failed")
+
+    def usage(self, choices: Iterable[Choice]) -> Object:
+        return shapes.usage(sum(map(len, self.prompts)), sum(len(choice.tokens) for choice in choices))
+
+
+def with_space(served: Served, prompt: Sequence[int], ids: Sequence[int], text: str) -> str:
+    """The first text of a continuation with the white space before it: some tokenizers decode it only after other tokens."""
+    decode = served.assistant.tokenizer.decode
+    before, whole = decode(prompt[-8:]), decode([*prompt[-8:], *ids])
+    if not whole.startswith(before):  # the prompt ends inside a character
+        return text
+    follows = whole[len(before) :]
+    space = follows[: len(follows) - len(follows.lstrip())]
+    return text if text.startswith(space) else space + text.lstrip()
+
+
+async def answer(
+    http: HttpRequest, served: Served, asked: Asked, shape: Shape, prompts: Sequence[Sequence[int]], *, chat: bool
+) -> Response:
+    """Submit the prompts' ids together and answer. Prompt i of several is sampled with seed + i."""
+    context, metrics = served.assistant.context, http.app.state.metrics
+    requests = []
+    for place, ids in enumerate(prompts):
+        if len(ids) >= context:
+            said = f"the prompt has {len(ids)} tokens and the model's context is {context}: shorten it"
+            raise BadRequest(said, param="messages" if chat else "prompt", code="context_length_exceeded")
+        sampling = asked.sampling(context - len(ids))
+        requests.append(
+            Request(
+                ids=ids,
+                sampling=sampling.model_copy(update={"seed": sampling.seed + place}),
+                stop_ids=served.assistant.stop_ids(chat=chat),
+                stop=asked.stops,
+                logit_bias=asked.biases,
+                top_logprobs=asked.ranked or 0,
+            )
+        )
+    try:
+        tickets = served.service.submit_all(requests, client=http.state.client)
+    except QueueFull as error:
+        seconds = metrics.retry_after(served.service.max_batch)
+        raise Busy(str(error), code="queue_full", headers={"retry-after": str(seconds)}) from None
+    except UsageError as error:
+        if not served.service.is_open:
+            raise Unavailable("the server is shutting down: try again", code="shutting_down") from None
+        raise BadRequest(str(error)) from None
+    job = Job(served, asked, shape, tickets, prompts, metrics, http.state.started, spaced=not chat)
+    if asked.stream:
+        return EventStream(job)
+    choices = job.choices()
+    async with cancelled_when_gone(http.receive, tickets):
+        async for _ in job.news(choices):
+            pass
+    if any(choice.finish_reason == "cancelled" for choice in choices):
+        return Response(status_code=CLIENT_GONE)  # which nobody reads, but the log
+    body = job.chunk([shape.whole(choice) for choice in choices], shape.object)
+    return Response(as_json({**body, "usage": job.usage(choices)}), media_type="application/json")
+
+
+class EventStream(Response):
+    """Server-sent events: the chunks, then ``[DONE]``; or an error in its place."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self.job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def put(data: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with cancelled_when_gone(receive, self.job.tickets):
+            try:
+                async with aclosing(self.events()) as events:
+                    async for data in events:
+                        await put(data)
+            except ApiError as error:
+                await put(_event(error.body))
+            except Exception as error:
+                _log.error("a stream failed: %s", type(error).__name__)
+                await put(_event(ApiError("the server failed").body))
+            await put(b"", more=False)
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """First an empty chunk of each choice in the order of their indices: the official client needs them so."""
+        job, shape, choices = self.job, self.job.shape, self.job.choices()
+        more = {"usage": None} if job.asked.usage_wanted else {}
+
+        def chunk(choice: Object) -> bytes:
+            return _event({**job.chunk([choice], shape.chunk_object), **more})
+
+        yield b"".join(chunk(shape.opening(choice.index)) for choice in choices)
+        async for news in job.news(choices):
+            data = b"" if news else _PING
+            for choice, delta in news:
+                if delta.text or (delta.tokens and job.asked.ranked is not None):
+                    data += chunk(shape.piece(choice.index, delta.text, delta.tokens))
+                if delta.finish_reason:
+                    data += chunk(shape.end(choice.index, delta.finish_reason))
+            if data:
+                yield data
+        if job.asked.usage_wanted:
+            yield _event({**job.chunk([], shape.chunk_object), "usage": job.usage(choices)})
+        yield b"data: [DONE]\n\n"
+
+
+def _event(value: Object) -> bytes:
+    return b"data: " + as_json(value) + b"\n\n"

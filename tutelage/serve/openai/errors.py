@@ -1,0 +1,154 @@
+"""Errors as OpenAI's client reads them: a status, and ``{"error": {message, type, param, code}}``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from tutelage.errors import TutelageError
+from tutelage.settings import wording
+
+
+class ErrorFields(BaseModel):
+    """What is wrong, for people; its kind; the parameter that is wrong, if one is; what a program can act on."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: ErrorFields
+
+
+class ApiError(TutelageError):
+    """Base of the errors of the API; its own status is for failures of the server."""
+
+    status, type = 500, "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.param, self.code, self.headers = param, code, dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error as an object for JSON."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        return Response(as_json(self.body), self.status, self.headers, "application/json")
+
+
+class BadRequest(ApiError):
+    """The request can never succeed as it is."""
+
+    status, type = 400, "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    """There is no API key, or a wrong one."""
+
+    status, type = 401, "authentication_error"
+
+
+class Forbidden(ApiError):
+    """The request comes from where none may come from."""
+
+    status, type = 403, "permission_error"
+
+
+class NotFound(ApiError):
+    """There is no such path or model."""
+
+    status, type = 404, "invalid_request_error"
+
+
+class MethodNotAllowed(ApiError):
+    """The path is called with another method."""
+
+    status, type = 405, "invalid_request_error"
+
+
+class TooLarge(ApiError):
+    """The body is larger than the server reads."""
+
+    status, type = 413, "invalid_request_error"
+
+
+class NotJson(ApiError):
+    """The body is not declared as JSON."""
+
+    status, type = 415, "invalid_request_error"
+
+
+class Busy(ApiError):
+    """The queue is full: the same request may succeed after ``Retry-After`` seconds."""
+
+    status, type = 429, "rate_limit_error"
+
+
+class Unavailable(ApiError):
+    """The server is shutting down."""
+
+    status, type = 503, "server_error"
+
+
+_BY_STATUS = {kind.status: kind for kind in (BadRequest, NotFound, MethodNotAllowed, TooLarge, NotJson)}
+_BRANCHES = ("text", "texts", "ids", "rows", "parts", "one", "several")
+"""Names of the alternatives in request models, which are no part of a parameter's name."""
+
+
+def as_json(value: Any) -> bytes:
+    """Compact JSON without the characters that some clients take for the end of a line; a lone surrogate becomes "?"."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.translate(_LINE_ENDS).encode("utf-8", "replace")
+
+
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+
+
+async def on_api_error(request: Request, error: Exception) -> Response:
+    """For FastAPI: an error of ours."""
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def on_invalid(request: Request, error: Exception) -> Response:
+    """For FastAPI: a body that is not JSON, or does not fit the model; 400, as OpenAI has it, and without the values."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}").response()
+    names = [str(part) for part in first["loc"][1:] if part not in _BRANCHES]
+    if not names:
+        return BadRequest("the body should be a JSON object").response()
+    param = ".".join(names)
+    problem = "is required" if first["type"] == "missing" else wording(first)
+    return BadRequest(f"{param}: {problem}", param=param).response()
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """For FastAPI: no such path, or no such method."""
+    assert isinstance(error, HTTPException)
+    kind = _BY_STATUS.get(error.status_code, BadRequest if error.status_code < 500 else ApiError)
+    said = {404: f"no such path: {request.method} {request.url.path}", 405: f"{request.method} is not possible here"}
+    response = kind(said.get(error.status_code, str(error.detail)), headers=error.headers).response()
+    response.status_code = error.status_code
+    return response
