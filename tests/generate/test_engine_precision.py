@@ -17,10 +17,24 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.inference import inference_copy
 
 
-def test_auto_takes_bf16_only_where_it_is_faster() -> None:
+def test_auto_takes_bf16_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     assert [Engine(model, max_batch=n).autocast for n in (1, 15, 16, 64)] == ["fp32", "fp32", "auto", "auto"]
     assert Engine(model, max_batch=1, autocast="bf16").autocast == "bf16"
+    size = sum(weight.numel() for weight in model.parameters())
+    monkeypatch.setattr(engine_module, "BF16_SIZE", size)
+    assert Engine(model, max_batch=1).autocast == "auto"
+    monkeypatch.setattr(engine_module, "BF16_SIZE", size + 1)
+    assert Engine(model, max_batch=1).autocast == "fp32"
+
+
+def test_fixed_weights_are_cast_once_for_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    casts = []
+    monkeypatch.setattr(engine_module, "inference_copy", lambda *given: casts.append(given) or inference_copy(*given))
+    engine = Engine(tiny(), max_batch=2, autocast="bf16", fixed=True)
+    request = Request([1], Sampling(seed=3, max_tokens=5))
+    assert engine.generate([request]) == engine.generate([request])
+    assert len(casts) == 1
 
 
 def test_bf16_is_close_and_shares_the_draws() -> None:

@@ -11,7 +11,7 @@ import torch
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.model.checkpoint import load_decoder, save_model
 from tutelage.model.config import ModelConfig
-from tutelage.model.decoder import Decoder
+from tutelage.model.decoder import Decoder, cast_once
 from tutelage.model.heads import ScalarModel
 from tutelage.model.huggingface import CLASSES
 from tutelage.model.lora import adapters, add_adapters, copy_on_trunk, merged, own_weights, without_adapters
@@ -151,3 +151,42 @@ def test_what_cannot_be_is_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="damaged"):
         load_adapter(tmp_path, decoder())
+
+
+def test_a_frozen_weight_is_cast_once_and_again_when_it_is_written_to():
+    model = trained()
+    part = adapters(model)["layers.0.mlp.up"]
+    x = torch.randn(2, 5, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.layers[0].mlp.up(x)
+        kept = cast_once(part.base.weight)
+        assert kept.dtype == torch.bfloat16
+        assert cast_once(part.base.weight) is kept
+        assert cast_once(copy_on_trunk(model).layers[0].mlp.up.base.weight) is kept
+        with torch.no_grad():
+            part.base.weight.mul_(2)
+        assert torch.equal(cast_once(part.base.weight), part.base.weight.bfloat16())
+        assert cast_once(part.a) is part.a  # it learns
+    assert cast_once(part.base.weight).dtype == torch.float32
+    with torch.no_grad():
+        part.base.weight.div_(2)
+    weight = part.base.weight + part.delta()
+    torch.testing.assert_close(out.float(), x @ weight.T, atol=0.1, rtol=0.02)
+
+
+def test_the_gradients_of_adapters_are_those_of_the_weight_that_they_add_to():
+    """d loss/d A = scale B' (d loss/d W), d loss/d B = scale (d loss/d W) A', for each part of a fused matrix by itself."""
+    model = trained(dropout=0.0)
+    part = adapters(model)["layers.0.attention.qkv"]
+    x = torch.randn(4, 7, 32, requires_grad=True)
+    target = torch.randn(4, 7, part.base.out_features)
+    part(x).sub(target).square().sum().backward()
+    weight = (part.base.weight + part.delta()).detach().requires_grad_()
+    again = x.detach().clone().requires_grad_()
+    (again @ weight.T).sub(target).square().sum().backward()
+    torch.testing.assert_close(x.grad, again.grad, atol=1e-3, rtol=1e-4)
+    for a, b, grad_a, wanted in zip(
+        part.a.split(part.r), part.b, part.a.grad.split(part.r), weight.grad.split(part.sizes), strict=True
+    ):
+        torch.testing.assert_close(grad_a, part.scale * b.T @ wanted, atol=1e-2, rtol=1e-4)
+        torch.testing.assert_close(b.grad, part.scale * wanted @ a.T, atol=1e-2, rtol=1e-4)

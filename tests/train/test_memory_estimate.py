@@ -67,6 +67,7 @@ def test_weights_gradients_and_states_by_hand():
     size = 4 * sum(p.numel() for p in model.parameters())
     found = estimate([model], [model], 1, 8, "fp32", "adamw")
     assert (found.weights, found.gradients, found.optimizer) == (size, size, 2 * size)
+    assert found.other == pytest.approx(0.4 * 2**30 + found.activations / 2, abs=1)
     matrices = 4 * sum(p.numel() for p in model.layers.parameters() if p.dim() == 2)
     assert estimate([model], [model], 1, 8, "fp32", "muon").optimizer == 2 * size - matrices
     half = estimate([model.bfloat16()], [model], 1, 8, "fp32", "adamw")
@@ -90,7 +91,7 @@ def test_it_is_said_for_large_models_with_a_warning_where_memory_is_short(monkey
     monkeypatch.setattr(memory, "WORTH_SAYING", 1)
     memory.say_memory([model], [model], 1, 8, "fp32", "adamw")
     out = capsys.readouterr().out
-    assert out.startswith("memory: about 0.00 GiB (weights 0.00, gradients")
+    assert out.startswith("memory: about 0.40 GiB (weights 0.00, gradients")
     assert "too little" not in out
     monkeypatch.setattr(memory, "memory_of", lambda device: (0, 1 << 40))
     memory.say_memory([model], [model], 2, 8, "fp32", "adamw")

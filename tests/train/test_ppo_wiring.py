@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from plain_ppo import PlainPPO
-from random_start import PROMPTS, Start, make_start
+from random_start import PROMPTS, Start, make_start, random_decoder, save
 from recording import Drawn, recorded
 from toy_task import MACHINE, Job, logged, make_job, rows
 
@@ -156,6 +156,29 @@ def test_the_sampler_gets_the_settings_and_new_randomness_for_every_answer_and_s
         ppo_job(begin, tmp_path / "other", seed=4).run()
     assert not {r.sampling.seed for drawn in record.drawn for r in drawn.requests} & {r.sampling.seed for r in asked}
     assert orders != {tuple(tuple(request.ids) for request in drawn.requests) for drawn in record.drawn}
+
+
+def test_every_reward_model_scores_with_its_own_weights_and_on_the_machine_named(begin, tmp_path, monkeypatch):
+    torch.manual_seed(5)
+    second = ScalarModel.from_decoder(random_decoder(begin.tokenizer, 7))
+    save(tmp_path / "second", second, begin.tokenizer)
+    job = ppo_job(
+        begin, tmp_path / "run", updates=1, reward_models={"second": tmp_path / "second"}, machine=MACHINE,
+        scorers={"reward_model": {"weight": 0.5}, "second": {"weight": -2.0}},
+    )  # fmt: skip
+    with recorded(monkeypatch) as record:
+        checkpoint = ppo.main(job.knobs, job.inputs, job.out, gold=gold)
+    (drawn,), (row,) = record.drawn, rows(checkpoint)
+    first = scores_of(begin, drawn, load_scalar(begin.folder / "reward").eval())["score_reward_model"]
+    other = scores_of(begin, drawn, second.eval())["score_reward_model"]
+    assert row["score_reward_model"] == pytest.approx(sum(first) / 6, rel=1e-4)
+    assert row["score_second"] == pytest.approx(sum(other) / 6, rel=1e-4)
+    assert row["reward"] == pytest.approx((0.5 * sum(first) - 2 * sum(other)) / 6, rel=1e-4)
+
+
+def test_as_many_prompts_as_a_batch_are_enough(begin, tmp_path):
+    job = ppo_job(begin, tmp_path / "run", updates=2, scorers={}, batch_size=len(PROMPTS), minibatch=len(PROMPTS))
+    assert len(rows(job.run())) == 2
 
 
 @pytest.mark.parametrize("on_one_trunk", [False, True])

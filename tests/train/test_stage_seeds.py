@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from random_start import PROMPTS, Start, make_start
 from recording import recorded
 from test_bad_rows import STAGES
@@ -105,6 +106,19 @@ def test_dropout_has_a_seed_of_the_run_and_of_the_stage(begin, tmp_path, monkeyp
     assert drawn[0] == drawn[2] != drawn[1]
 
 
+def test_pretraining_text_and_new_adapters_of_a_critic_have_seeds_of_the_run(begin, tmp_path, monkeypatch):
+    module = importlib.import_module("tutelage.train.ppo")
+    mixture, critic, texts, critics = module.text_mixture, module.new_critic, [], []
+    monkeypatch.setattr(module, "text_mixture", lambda *given: texts.append(given[3]) or mixture(*given))
+    monkeypatch.setattr(module, "new_critic", lambda *given: critics.append(torch.initial_seed()) or critic(*given))
+    for number, seed in enumerate((0, 1, 0)):
+        STAGES["ppo"](begin, tmp_path / str(number), seed=seed, lora={"r": 2}).run()
+    for drawn in (texts, critics):
+        assert isinstance(drawn[0], int)
+        assert drawn[0] == drawn[2] != drawn[1]
+    assert not set(texts) & set(critics)
+
+
 def asked(begin: Start) -> list[list[int]]:
     """The prompts as they go through a model."""
     return [render(begin.tokenizer, one.messages, add_generation_prompt=True).ids for one in PROMPTS]
@@ -131,6 +145,10 @@ def test_memory_is_estimated_for_the_largest_pass(begin, tmp_path, monkeypatch, 
     assert len(held) >= len(trained)
     assert (rows, longest) == WIDTHS[stage](begin)
     assert (dtype, optimizer) == ("fp32", "adamw" if stage == "ppo" else "muon")
+    assert len(trained) == (2 if stage == "ppo" else 1)  # policy and critic
+    if stage == "ppo":
+        STAGES[stage](begin, tmp_path / "shared", trunk="shared").run()
+        assert len(said[-1][1]) == 1
     tight = STAGES[stage](begin, tmp_path / "tight", machine={"pass_tokens": longest, "dtype": "fp32", "device": "cpu"})
     tight.run()
     assert said[-1][2:4] == (1, longest)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.generate.sampler import Sampling
+from tutelage.generate.service import Service
 from tutelage.records import Message
 from tutelage.screen import visible
 
@@ -25,14 +26,19 @@ def main(
     if message is not None and not message.strip():
         raise UsageError("the message is empty: write one, or leave --message out to talk")
     assistant = Assistant.load(checkpoint, device=device)
-    console = Console(highlight=False)
     opening = [Message(role="system", content=system)] if system else []
-    history = list(opening)
     if message is not None:
-        print_answer(assistant, [*history, Message(role="user", content=message)], sampling)
+        print_answer(assistant, [*opening, Message(role="user", content=message)], sampling)
         return
-    console.print(f"[dim]{escape(str(checkpoint))}: /new starts over, /quit leaves[/dim]")
-    turn = 0
+    with Service(assistant.decoder, assistant.tokenizer, max_batch=1) as assistant.generator:  # one for all turns
+        talk(assistant, opening, sampling)
+
+
+def talk(assistant: Assistant, opening: list[Message], sampling: Sampling) -> None:
+    """Read what a person writes and print the answers, until the input ends."""
+    console = Console(highlight=False)
+    console.print(f"[dim]{escape(assistant.name)}: /new starts over, /quit leaves[/dim]")
+    history, turn = list(opening), 0
     while True:
         try:
             text = console.input("[bold]you[/bold]    ").strip()

@@ -222,7 +222,7 @@ class Service:
         autocast: str = "auto",
         eager: bool = True,
     ) -> None:
-        self._engine = Engine(model, max_batch=max_batch, autocast=autocast)
+        self._engine = Engine(model, max_batch=max_batch, autocast=autocast, fixed=True)
         self._tokenizer, self._eager = tokenizer, eager
         self._max_waiting, self._share = max_waiting, max(1, max_waiting // 2)
         self._queue = FairQueue()

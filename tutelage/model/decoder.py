@@ -19,6 +19,22 @@ from tutelage.model.cpu import RMSNorm, attend, attend_once, cache_dtype
 from tutelage.model.rope import rope_at
 
 
+def cast_once(weight: Tensor) -> Tensor:
+    """A frozen weight in the type of the surrounding autocast; other weights, and all outside autocast, as they are.
+
+    The cast is kept with the weight and made again if the weight is written to. Autocast itself keeps casts only of weights that
+    learn: reading the frozen trunk of a model of 135 M parameters, it would cast 0.4 GB in every forward.
+    """
+    kind = weight.device.type
+    if weight.requires_grad or not torch.is_autocast_enabled(kind) or weight.dtype != torch.float32:
+        return weight
+    dtype, version = torch.get_autocast_dtype(kind), weight._version
+    kept = getattr(weight, "cast", None)
+    if kept is None or kept[0] != (dtype, version):
+        kept = weight.cast = (dtype, version), weight.detach().to(dtype)  # type: ignore[attr-defined]
+    return kept[1]
+
+
 @dataclass(slots=True)
 class Pass:
     """What the layers of one forward share; layers with and without a sliding window have one each."""
@@ -216,7 +232,7 @@ class Decoder(nn.Module):
         """Hidden states [..., d] -> logits [..., v]. Select positions first: this is the model's most expensive product."""
         if self.unembed is None and not self.config.tie_embeddings:
             raise RuntimeError("this decoder is the trunk of a scalar model and has no output layer")
-        return F.linear(hidden, self.embed.weight if self.unembed is None else self.unembed.weight)
+        return F.linear(hidden, cast_once(self.embed.weight if self.unembed is None else self.unembed.weight))
 
     def new_cache(self, batch: int, max_length: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache on the model's device, for forwards under the autocast that this is called under."""

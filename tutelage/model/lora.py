@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import UsageError
-from tutelage.model.decoder import Decoder
+from tutelage.model.decoder import Decoder, cast_once
 from tutelage.model.hf_weights import entries
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,12 +29,28 @@ TARGETS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 """The matrices of a layer, by our names."""
 
 
+class FrozenLinear(nn.Linear):
+    """A linear layer that is only read. Under autocast its weight is cast once, where torch would cast it in every forward."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> FrozenLinear:
+        """A layer with the weights of ``layer``, which are frozen."""
+        frozen = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        frozen.weight, frozen.bias = layer.weight.requires_grad_(False), layer.bias
+        if frozen.bias is not None:
+            frozen.bias.requires_grad_(False)
+        return frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, cast_once(self.weight), self.bias)
+
+
 class LoRALinear(nn.Module):
     """A frozen linear layer with an adapter for each of its parts."""
 
     def __init__(self, base: nn.Linear, sizes: tuple[int, ...], r: int, alpha: float, dropout: float) -> None:
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base = FrozenLinear.of(base)
         self.sizes, self.r, self.alpha, self.dropout, self.scale = sizes, r, alpha, dropout, alpha / r
         device = base.weight.device
         self.a = nn.Parameter(torch.empty(len(sizes) * r, base.in_features, device=device))
@@ -43,13 +59,15 @@ class LoRALinear(nn.Module):
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
+        kind = x.device.type
+        x = x.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.base.weight.dtype)
         out = self.base(x)
         inner = F.dropout(x, self.dropout) if self.training and self.dropout else x
-        if not torch.is_autocast_enabled(x.device.type):
-            inner = inner.to(self.a.dtype)
-        low = F.linear(inner, self.a).split(self.r, -1)
-        added = [F.linear(part, b) for part, b in zip(low, self.b, strict=True)]
-        return out + (added[0] if len(added) == 1 else torch.cat(added, -1)).to(out.dtype) * self.scale
+        low = F.linear(inner, self.a.to(x.dtype))
+        # All parts as one product that adds to the result in place: torch.cat, a scaling and a sum would each pass over the
+        # whole result, forward and backward. 2,944 tokens, 576 -> 2 x 1,536, r = 16, both ways: 54 ms instead of 84 (base: 32).
+        wide = (torch.block_diag(*self.b) * self.scale).to(x.dtype)
+        return out.flatten(0, -2).addmm_(low.flatten(0, -2), wide.t()).view_as(out)
 
     def delta(self) -> Tensor:
         """(alpha / r) B A of all parts, [out, in]: what merging adds to the weight."""
@@ -96,7 +114,7 @@ def without_adapters(decoder: Decoder) -> Decoder:
     """A decoder on the same trunk without the adapters: the reference of a policy that trains them."""
     plain = copy_on_trunk(decoder)
     for name, part in adapters(plain).items():
-        _replace(plain, name, part.base)
+        replace_part(plain, name, part.base)
     return plain.requires_grad_(False)
 
 
@@ -107,7 +125,7 @@ def merged(model: M) -> M:
     for (name, part), copied in zip(adapters(model).items(), adapters(plain).values(), strict=True):
         weight = copied.base.weight
         weight.copy_((part.base.weight.float() + part.delta()).to(weight.dtype))
-        _replace(plain, name, copied.base)
+        replace_part(plain, name, copied.base)
     return plain.cpu()
 
 
@@ -134,6 +152,7 @@ def load_own_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     module.load_state_dict(weights, strict=False)
 
 
-def _replace(model: nn.Module, name: str, part: nn.Module) -> None:
+def replace_part(model: nn.Module, name: str, part: nn.Module) -> None:
+    """Put ``part`` in the place of the submodule ``name``."""
     owner, _, last = name.rpartition(".")
     setattr(model.get_submodule(owner), last, part)
