@@ -144,6 +144,7 @@ def test_torch_stays_out(part: str) -> None:
         modules = [
             ".".join(("tutelage", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
             for path in sorted(folder.rglob("*.py"))
+            if path.name != "env.py"  # alembic runs it; it cannot be imported
         ]
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from tutelage.errors import NotFound, UsageError
+from tutelage.errors import UsageError
 from tutelage.records import Completion, Message
 from tutelage.store.database import Store, insert_once, one
 from tutelage.store.tables import conversations, messages, new_id, users
@@ -270,11 +270,3 @@ def stop_orphans(store: Store, *, idle: float = 0.0) -> int:
     left = (messages.c.status == "running") & (messages.c.updated <= store.now() - idle)
     with store.write() as db:
         return db.execute(update(messages).where(left).values(status="stopped", updated=store.now())).rowcount
-
-
-def owner_of(db: Connection, chat_id: str) -> str:
-    """The person whose conversation it is."""
-    owner: str | None = db.scalar(select(conversations.c.user_id).where(conversations.c.id == chat_id))
-    if owner is None:
-        raise NotFound("there is no such conversation")
-    return owner

@@ -42,7 +42,10 @@ class Store:
     def __init__(
         self, where: str | Path, *, clock: Callable[[], float] = time.time, ledger: Path | None = None
     ) -> None:
-        """Connects to nothing yet. ``clock``: seconds since 1970. ``ledger``: the file of erasures, see ``erase``.
+        """Connects to nothing yet. ``clock``: seconds since 1970.
+
+        ``ledger``: the file of erasures, see ``erase``; by default beside the SQLite file, or for PostgreSQL
+        ``store/DATABASE.erasures.jsonl`` below the current folder.
 
         Raises UsageError for a URL of another database, or where the driver is not installed.
         """

@@ -158,9 +158,10 @@ def clean_files(store: Store) -> bool:
     """
     try:
         if store.path:
-            store.maintain(f"PRAGMA busy_timeout = {_PATIENCE}", "VACUUM")
+            store.maintain("PRAGMA query_only = 0", f"PRAGMA busy_timeout = {_PATIENCE}", "VACUUM")
         else:
-            store.maintain(*(f"VACUUM FULL {table.name}" for table in _WITH_WORDS))
+            rewrite = [f"VACUUM FULL {table.name}" for table in _WITH_WORDS]
+            store.maintain(f"SET lock_timeout = {_PATIENCE}", *rewrite)
     except StoreError:
         return False
     with store.write() as db:
@@ -187,7 +188,7 @@ def _empty_log(store: Store) -> bool:
 
 
 _PATIENCE = 5000
-"""Milliseconds to wait for readers."""
+"""Milliseconds to wait for other users of the database."""
 _WITH_WORDS = (users, api_keys, conversations, messages, feedback, prompts, tasks, labels, demonstrations)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, false, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tutelage.errors import Conflict, NotFound, UsageError
@@ -32,7 +32,7 @@ class User:
     role: Role
     language: str
     created: float
-    password_hash: str | None
+    password_hash: str | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,8 @@ def consent(store: Store, user_id: str) -> str | None:
 
 def consents_now(user_id: ColumnElement[Any]) -> ColumnElement[bool]:
     """Condition: the person of this column agrees at present."""
-    latest = select(func.max(consents.c.id)).group_by(consents.c.user_id)
-    return user_id.in_(select(consents.c.user_id).where(consents.c.id.in_(latest), consents.c.given))
+    latest = select(consents.c.given).where(consents.c.user_id == user_id).order_by(consents.c.id.desc()).limit(1)
+    return func.coalesce(latest.correlate_except(consents).scalar_subquery(), false())
 
 
 def require_consent(db: Connection, user_id: str) -> None:

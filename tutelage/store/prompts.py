@@ -55,9 +55,9 @@ def prefix_key(prompt: Prompt) -> bytes:
 
 def usable() -> ColumnElement[bool]:
     """Condition on ``prompts``: imported, or its author agrees at present and has not kept the conversation out."""
-    kept = select(messages.c.id).join(conversations).where(~conversations.c.keep_out)
-    of_message = prompts.c.message_id.is_(None) | prompts.c.message_id.in_(kept)
-    return of_message & or_(prompts.c.author_id.is_(None), consents_now(prompts.c.author_id))
+    source = select(1).select_from(messages.join(conversations)).where(messages.c.id == prompts.c.message_id)
+    kept_out = source.where(conversations.c.keep_out).correlate_except(messages, conversations).exists()
+    return ~kept_out & or_(prompts.c.author_id.is_(None), consents_now(prompts.c.author_id))
 
 
 def add_prompt(store: Store, prompt: Prompt, *, author_id: str | None = None) -> str:

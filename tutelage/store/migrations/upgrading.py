@@ -16,6 +16,7 @@ def config() -> Config:
     made = Config()
     made.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     made.set_main_option("path_separator", "os")
+    made.set_main_option("file_template", "r%%(rev)s_%%(slug)s")  # a name that Python can import
     return made
 
 
