@@ -13,7 +13,7 @@ from test_service import GREEDY, TOKENIZER, held, model_of, serve
 from tutelage.errors import QueueFull, TutelageError, UsageError
 from tutelage.generate.request import Generated, Request
 from tutelage.generate.sampler import Sampling
-from tutelage.generate.service import FairQueue, Job
+from tutelage.generate.service import FairQueue, Job, Ticket
 from tutelage.model.decoder import Decoder
 
 
@@ -192,6 +192,12 @@ def test_what_is_taken_without_waiting_is_what_an_iteration_yields(model: Decode
     assert not service.is_open
 
 
+def take_all(ticket: Ticket) -> None:
+    seen = ticket.unseen()
+    while seen:
+        ticket.take(seen)
+
+
 def test_a_listener_hears_of_a_cancellation_and_of_a_failure(model: Decoder) -> None:
     with serve(model, max_batch=1) as service:
         gate, _first = held(service)
@@ -207,7 +213,5 @@ def test_a_listener_hears_of_a_cancellation_and_of_a_failure(model: Decoder) -> 
         service.close()
         while failed.running:
             assert lost.acquire(timeout=60)
-        seen = failed.unseen()
-        failed.take(seen)  # the tokens that it had
         with pytest.raises(TutelageError, match="closed before"):
-            failed.take(seen)
+            take_all(failed)

@@ -85,7 +85,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(folder, tmp_path, capsys
     said = refused(capsys)
     assert "`tutelage demo`" in said
     assert "`tutelage starter smollm2 --out starters/smollm2`" in said
-    assert "does not exist" in refused(capsys, folder.parent / "nowhere", "--port", 0)
+    assert "is neither a folder" in refused(capsys, folder.parent / "nowhere", "--port", 0)
     assert "nowhere: No such file" in refused(capsys, folder, "--api_keys", "nowhere")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

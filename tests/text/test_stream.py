@@ -114,11 +114,12 @@ def test_the_bytes_of_tokens_join_to_their_text(name):
     """But for the space that sentencepiece puts before a text and takes away again."""
     backend = backends()[name]
 
+    @settings(max_examples=40)
     @given(texts)
     def check(text: str) -> None:
         ids = backend.encode(text, add_special_tokens=False).ids
         joined = b"".join(token_bytes(backend, i) for i in ids).decode()
-        assert joined.removeprefix(" ") == backend.decode(ids).removeprefix(" ")
+        assert joined in (backend.decode(ids), f" {backend.decode(ids)}")
 
     check()
     special = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
