@@ -76,7 +76,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "data convert": Command("cli.data_commands:convert", "write the same records in another format"),
     },
     "Loop": {
-        "loop run": Command("loop.commands:run", "turn what people asked and ranked into the next model", "loop.commands:run_options"),
+        "loop run": Command("loop.commands:run", "make the next model of what people said", "loop.commands:run_options"),
         "loop status": Command("loop.commands:status", "the model that serves, and the rounds with their verdicts"),
         "loop rollback": Command("loop.commands:rollback", "let the model before the present one serve again"),
     },

@@ -11,9 +11,9 @@
     compared   promote the new model, or not
     promoted, refused
 
-State and record are in the store; files are in the round's folder, ``out``/round-NUMBER. A step may be killed anywhere and done again:
-it finds what it has done, and what it writes depends on the record and the store alone. The record has ids, hashes and numbers;
-what people wrote is in the store, and in the round's folder.
+State and record are in the store; files are in the round's folder, ``out``/round-NUMBER. A step may be killed anywhere and done
+again: it finds what it has done, and what it writes depends on the record and the store alone. The record has ids, hashes and
+numbers; what people wrote is in the store, and in the round's folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path

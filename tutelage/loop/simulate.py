@@ -1,8 +1,8 @@
 """Simulated people, who ask and rank through the same functions as real ones. Their names say what they are.
 
 In an embedded world they rank as its labellers do, by its judge with noise and tastes of their own; elsewhere by the score of a
-given reward model with noise. What one of them thinks of an answer depends on seed, name, prompt and answer alone, and whose turn it
-is on how many rankings there are: so a round that is killed and resumed has the rankings that it would have had.
+given reward model with noise. What one of them thinks of an answer depends on seed, name, prompt and answer alone, and whose turn
+it is on how many rankings there are: so a round that is killed and resumed has the rankings that it would have had.
 """
 
 from __future__ import annotations
