@@ -115,6 +115,27 @@ def test_erasing_somebody_names_the_models_that_saw_their_words(after):
 
 
 @pytest.mark.slow
+def test_whoever_is_erased_during_training_is_in_no_model_that_follows(after, settings, tmp_path):
+    one, folder = the_round(after), tmp_path / "round-1"
+    shutil.copytree(one.record["folder"], folder)
+    models.update_round(after, one.id, record={"folder": str(folder)})
+    asker = people.find_user(after, "simulated asker 000")
+    assert asker is not None
+    with after.read() as db:
+        asked = [row.prompt for row in db.execute(select(tables.prompts)) if row.author_id == asker.id]
+    words = [prompt["messages"][-1]["content"] for prompt in asked]
+    assert all(words)
+    erase.erase_user(after, asker.id, actor="test")
+    work = rounds.Work(after, the_round(after), settings, training.read_start(settings), SILENT)
+    assert rounds.train(work) == {"state": "labelled"}
+    assert not [name for name in ("export", "data", "reward", "ppo_ptx") if (folder / name).exists()]
+    rounds.export_all(work)
+    exported = "".join(file.read_text() for file in (folder / "export").iterdir())
+    assert exported
+    assert not [text for text in words if json.dumps(text)[1:-1] in exported or text in exported]
+
+
+@pytest.mark.slow
 def test_a_model_that_wins_is_promoted_once_and_can_be_rolled_back(after, settings, capsys):
     one, path = the_round(after), str(after.path)
     n = one.record["plan"]["comparisons"]

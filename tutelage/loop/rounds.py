@@ -18,8 +18,8 @@ numbers; what people wrote is in the store, and in the round's folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 from tutelage.data.formats import read_answers, read_prompts, read_rankings, write_jsonl
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import UsageError
-from tutelage.files import write_atomic
 from tutelage.loop import gate, simulate, training
 from tutelage.loop.settings import LoopSettings
 from tutelage.loop.training import Start
@@ -40,8 +39,8 @@ from tutelage.runs.folder import locked
 from tutelage.runs.hashes import hash_of
 from tutelage.serve.choose import model_folder
 from tutelage.settings import plain
+from tutelage.store import erase, feedback, models, tasks
 from tutelage.store import export as exporting
-from tutelage.store import feedback, models, tasks
 from tutelage.store.database import Store
 from tutelage.store.models import Model, Round
 from tutelage.store.prompts import collect, prompts_to_rank
@@ -51,7 +50,7 @@ from tutelage.world.reading import says
 POLL = 5.0
 """Seconds between two looks at what people have ranked."""
 Fields = dict[str, Any]
-"""What a step adds to the record."""
+"""What a step adds to the record; ``state`` is not added, but the state to go to."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Doing(NamedTuple):
 
     step: Callable[[Work], Fields]
     after: str
-    """The next state; empty: ``promoted`` or ``refused``, as the verdict says."""
+    """The next state, unless the step says another: as ``state`` among its fields."""
 
 
 def run_round(store: Store, settings: LoopSettings, *, simulated: bool, say: Callable[[str], None]) -> Round:
@@ -106,8 +105,8 @@ def run_round(store: Store, settings: LoopSettings, *, simulated: bool, say: Cal
             doing = STEPS[current.state]
             say(f"round {current.record['number']}, {current.state}")
             fields = doing.step(Work(store, current, settings, start, say))
-            ended = "" if doing.after else "promoted" if fields["verdict"]["promote"] else "refused"
-            current = models.update_round(store, current.id, state=doing.after or ended, record=fields)
+            after = fields.pop("state", doing.after)
+            current = models.update_round(store, current.id, state=after, record=fields)
     return current
 
 
@@ -218,8 +217,9 @@ def _rater(work: Work) -> simulate.Rater:
 def export_all(work: Work) -> Fields:
     """labelled -> exported"""
     folder, data, start = work.folder / "export", work.folder / "data", work.start
-    if not (folder / "manifest.json").exists():
-        exporting.export(work.store, folder, held_out=work.settings.held_out)
+    erasures = erase.erasures_so_far(work.store)
+    shutil.rmtree(folder, ignore_errors=True)  # of a try that was killed: somebody may have been erased since
+    made = exporting.export(work.store, folder, held_out=work.settings.held_out)
     held = {_asked(prompt) for prompt in _prompts(folder / "prompts_heldout.jsonl")}
 
     def apart(rows: Iterable[Any], prompt: Callable[[Any], Prompt]) -> Iterator[Any]:
@@ -234,8 +234,14 @@ def export_all(work: Work) -> Fields:
     if not rows["rankings_heldout"]:
         (data / "rankings_heldout.jsonl").unlink()
     hashes = {name: hash_of(data / f"{name}.jsonl") for name, count in rows.items() if count}
-    manifest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    return {"export": {"id": exporting.export_in(work.store, folder), "sha256": manifest}, "data": hashes, "rows": rows}
+    for file in ("prompts.jsonl", "answers.jsonl"):  # the store has them, where erasure reaches them
+        (work.folder / file).unlink(missing_ok=True)
+    shutil.rmtree(work.folder / "answers", ignore_errors=True)
+    return {
+        "export": {"id": made.id, "sha256": hash_of(folder / "manifest.json"), "erasures": erasures},
+        "data": hashes,
+        "rows": rows,
+    }
 
 
 def _learned(row: Ranking) -> Ranking:
@@ -257,7 +263,7 @@ def _rankings(file: Path | None) -> Iterator[Ranking]:
 
 
 def train(work: Work) -> Fields:
-    """exported -> trained"""
+    """exported -> trained; back to labelled, without what was trained, if somebody was erased meanwhile."""
     if work.start.world is None and not (work.folder / "data" / "rankings_heldout.jsonl").exists():
         raise UsageError(
             "there are no held-out rankings for the reward model that judges; ask more people, or more often"
@@ -272,6 +278,12 @@ def train(work: Work) -> Fields:
     for role, folder in folders.items():
         where = {"run": str(work.folder), "parents": parents[role], "trained_on": [work.record["export"]["id"]]}
         models.register_model(work.store, found[role], str(folder), **where)
+    # Whoever is erased from here on has the models listed.
+    if erase.erasures_so_far(work.store) != work.record["export"]["erasures"]:
+        work.say("somebody was erased since the export; exporting and training again without them")
+        for name in ("export", "data", *recipe["steps"]):
+            shutil.rmtree(work.folder / name, ignore_errors=True)
+        return {"state": "labelled"}
     return found | {"sft": sft}
 
 
@@ -339,10 +351,9 @@ def decide(work: Work) -> Fields:
             found |= {"promote": False, "reasons": [reason]}
         else:
             models.promote(store, record["candidate"], actor=actor, reason=found["reasons"][0])
-    write_atomic(work.folder / "verdict.json", json.dumps(found, indent=2).encode())
     for line in gate.lines(found):
         work.say(line)
-    return {"verdict": found}
+    return {"verdict": found, "state": "promoted" if found["promote"] else "refused"}
 
 
 STEPS: dict[str, Doing] = {
@@ -354,6 +365,6 @@ STEPS: dict[str, Doing] = {
     "exported": Doing(train, "trained"),
     "trained": Doing(plan_gate, "planned"),
     "planned": Doing(compare, "compared"),
-    "compared": Doing(decide, ""),
+    "compared": Doing(decide, "refused"),
 }
 """State -> what is done in it. Any other state is final."""

@@ -187,14 +187,6 @@ def export(
     return Exported(made, folder, manifest["rows"], manifest["left_out"], manifest["personal_data"])
 
 
-def export_in(store: Store, folder: Path) -> str | None:
-    """The id of the export that is in a folder."""
-    query = select(exports.c.id).where(exports.c.folder == str(folder.resolve())).order_by(exports.c.id.desc())
-    with store.read() as db:
-        found: str | None = db.scalar(query.limit(1))
-        return found
-
-
 # ---- what there is
 
 
