@@ -45,6 +45,7 @@ def create_app(served: Served, *, keys: Keys | None = None, hosts: Collection[st
         },
     )
     app.state.served, app.state.metrics = served, metrics
+    app.state.retired = []  # services of models that served before and still finish answers
     app.include_router(router)
     app.include_router(routes.router)
     return app

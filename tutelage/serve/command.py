@@ -7,10 +7,12 @@ import ipaddress
 import logging
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant
@@ -20,7 +22,10 @@ from tutelage.serve.app import create_app
 from tutelage.serve.choose import default_model, model_folder, model_id
 from tutelage.serve.keys import read_keys
 from tutelage.serve.served import Served
+from tutelage.serve.swap import following
 from tutelage.settings import ModelPath
+from tutelage.store.database import Store
+from tutelage.store.opening import default_store, open_store
 
 GRACE = 20.0
 """Seconds that answers have to finish after a signal; then each ends with an error."""
@@ -39,7 +44,8 @@ def serve(
     model: Annotated[
         ModelPath | None,
         Field(
-            description="run, checkpoint folder or name on the hub; none: the demo's best model, or else the starter"
+            description="run, checkpoint folder or name on the hub; none: the model that the store promotes, now and later, "
+            "or else the demo's best model, or the starter"
         ),
     ] = None,
     *,
@@ -47,6 +53,12 @@ def serve(
         str, Field(description="address to listen on; any but this machine's own needs api_keys")
     ] = "127.0.0.1",
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0: any that is free")] = 8000,
+    store: Annotated[
+        str | None,
+        Field(
+            description="SQLite file or postgresql:// URL; none: TUTELAGE_STORE, or store/tutelage.db, if it is there"
+        ),
+    ] = None,
     api_keys: Annotated[Path | None, Field(description="file with a label and an API key on each line")] = None,
     allowed_hosts: Annotated[
         tuple[str, ...], Field(description="names that the server is called by; may be given several times")
@@ -67,34 +79,40 @@ def serve(
         raise UsageError(
             f"--host {host}: others could reach the server, so it needs --api_keys, a file with their keys"
         )
-    chosen = model_folder(model) if model else default_model()
-    with _listen(host, port) as listener:
-        assistant = Assistant.load(chosen, device=device)
-        on_cpu = assistant.device.type == "cpu"
-        dtype = "fp32" if precision == "auto" and on_cpu else precision
-        with Service(
-            assistant.decoder, assistant.tokenizer, max_batch=max_batch, max_waiting=max_waiting, autocast=dtype
-        ) as service:
-            served = Served(model_id(chosen), int(time.time()), assistant, service)
-            app = create_app(served, keys=keys, hosts=[host, *allowed_hosts])
-            shown = f"[{host}]" if ":" in host else host
-            url = f"http://{shown}:{listener.getsockname()[1]}"
-            print(_HOW.format(url=url, model=served.id, key="YOUR KEY" if keys else "none"), flush=True)
-            _log_to_stderr()
-            try:
-                Server(app, service).run([listener])
-            except (Interrupted, KeyboardInterrupt):
-                return "stopped"
+    with _listen(host, port) as listener, ExitStack() as stack:
+        opened = _open(store, stack)
+        chosen = model_folder(model) if model else default_model(opened)
+
+        def load(folder: Path) -> Served:
+            assistant = Assistant.load(folder, device=device)
+            dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
+            limits = {"max_batch": max_batch, "max_waiting": max_waiting}
+            service = Service(assistant.decoder, assistant.tokenizer, autocast=dtype, **limits)
+            return Served(model_id(folder), int(time.time()), assistant, service)
+
+        app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts])
+        server = Server(app)
+        stack.callback(server.close_services)
+        if opened and not model:
+            stack.enter_context(following(app, opened, load, chosen))
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{listener.getsockname()[1]}"
+        print(_HOW.format(url=url, model=model_id(chosen), key="YOUR KEY" if keys else "none"), flush=True)
+        _log_to_stderr()
+        try:
+            server.run([listener])
+        except (Interrupted, KeyboardInterrupt):
+            return "stopped"
     raise TutelageError("the server ended by itself")
 
 
 class Server(uvicorn.Server):
     """Uvicorn with a shutdown that lets answers finish for ``grace`` seconds, and then ends them with an error."""
 
-    def __init__(self, app: object, service: Service, grace: float = GRACE) -> None:
-        self.service, self.grace = service, grace
+    def __init__(self, app: FastAPI, grace: float = GRACE) -> None:
+        self.app, self.grace = app, grace
         config = uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             loop="asyncio",
             http="h11",
             ws="none",
@@ -116,7 +134,22 @@ class Server(uvicorn.Server):
         deadline = time.monotonic() + self.grace
         while self.server_state.tasks and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)
-        await asyncio.to_thread(self.service.close)  # what it still had ends with an error, for clients too
+        await asyncio.to_thread(self.close_services)
+
+    def close_services(self) -> None:
+        """End what the models are still writing with an error, for clients too."""
+        for service in (self.app.state.served.service, *self.app.state.retired):
+            service.close()
+
+
+def _open(where: str | None, stack: ExitStack) -> Store | None:
+    """The store that is named, or the default one if it is there already."""
+    default = default_store()
+    if where is None and "://" not in default and not Path(default).exists():
+        return None
+    opened = open_store(where)
+    stack.callback(opened.close)
+    return opened
 
 
 def _listen(host: str, port: int) -> socket.socket:
