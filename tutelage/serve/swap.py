@@ -18,7 +18,7 @@ from tutelage.errors import TutelageError
 from tutelage.generate.service import Service
 from tutelage.serve.served import Served
 from tutelage.store.database import Store
-from tutelage.store.models import promoted
+from tutelage.store.models import before_promoted, promoted
 
 EVERY = 3.0
 """Seconds between two looks at the store."""
@@ -35,16 +35,23 @@ def following(
     load: Callable[[Path], Served],
     folder: Path,
     *,
+    compare: bool = False,
     every: float = EVERY,
     linger: float = LINGER,
 ) -> Iterator[None]:
-    """In this context ``app`` serves the promoted model. ``folder``: the one that it serves already; ``load``: serves another."""
+    """In this context ``app`` serves the promoted model. ``folder``: the one that it serves already; ``load``: serves another.
+
+    ``compare``: the model that was promoted before stays loaded too, as ``app.state.before``.
+    """
     stop = Event()
+    loaded: dict[Path, Served | None] = {folder.resolve(): app.state.served}
 
     def follow() -> None:
-        tried = folder.resolve()
-        while not stop.wait(every):
-            tried = _take_over(app, store, load, tried, stop, linger)
+        while True:
+            for service in _follow(app, store, load, loaded, compare):
+                Thread(target=_retire, args=(app, service, stop, linger), name="model leaving", daemon=True).start()
+            if stop.wait(every):
+                return
 
     thread = Thread(target=follow, name="model follower", daemon=True)
     thread.start()
@@ -55,29 +62,43 @@ def following(
         thread.join()
 
 
-def _take_over(
-    app: FastAPI, store: Store, load: Callable[[Path], Served], tried: Path, stop: Event, linger: float
-) -> Path:
-    """Serve the promoted model unless it is the one ``tried`` last; returns which was. A model that cannot be loaded is logged."""
+def _follow(
+    app: FastAPI, store: Store, load: Callable[[Path], Served], loaded: dict[Path, Served | None], compare: bool
+) -> list[Service]:
+    """Serve what the store wants served; returns the services of models that leave.
+
+    ``loaded`` is brought up to date; a model that could not be loaded is in it as None, and is not tried again meanwhile.
+    """
     try:
-        latest = promoted(store)
-        if latest is None or Path(latest.folder).resolve() == tried:
-            return tried
+        wanted = [promoted(store), before_promoted(store) if compare else None]
     except TutelageError as error:
         _log.error("cannot ask the store which model to serve: %s", error)
-        return tried
-    folder = Path(latest.folder)
+        return []
+    if wanted[0] is None:
+        return []
+    folders = [Path(model.folder).resolve() for model in wanted if model]
+    for folder in folders:
+        if folder not in loaded:
+            loaded[folder] = _load(app, load, folder)
+    new = loaded[folders[0]] or app.state.served
+    leaving = {path: old for path, old in loaded.items() if path not in folders and old is not new}
+    services = [old.service for old in leaving.values() if old]
+    app.state.retired += services
+    if new is not app.state.served:
+        _log.info("%s answers from now on", new.id)
+    app.state.served, app.state.before = new, loaded[folders[1]] if len(folders) > 1 else None
+    for path in leaving:
+        del loaded[path]
+    return services
+
+
+def _load(app: FastAPI, load: Callable[[Path], Served], folder: Path) -> Served | None:
+    """None, which is logged, if it cannot be loaded."""
     try:
-        new = load(folder)
+        return load(folder)
     except (TutelageError, OSError, RuntimeError, MemoryError) as error:
         _log.error("%s was promoted and cannot be loaded: %s; %s goes on", folder, error, app.state.served.id)
-        return folder.resolve()
-    old = app.state.served.service
-    app.state.retired.append(old)
-    app.state.served = new
-    _log.info("%s answers from now on", new.id)
-    Thread(target=_retire, args=(app, old, stop, linger), name="model leaving", daemon=True).start()
-    return folder.resolve()
+        return None
 
 
 def _retire(app: FastAPI, service: Service, stop: Event, linger: float) -> None:
