@@ -48,10 +48,13 @@ def following(
 
     def follow() -> None:
         while True:
-            for service in _follow(app, store, load, loaded, compare):
-                Thread(target=_retire, args=(app, service, stop, linger), name="model leaving", daemon=True).start()
+            leave(_follow(app, store, load, loaded, compare))
             if stop.wait(every):
                 return
+
+    def leave(services: list[Service]) -> None:  # a function of its own, so that no name here holds a model that has left
+        for service in services:
+            Thread(target=_retire, args=(app, service, stop, linger), name="model leaving", daemon=True).start()
 
     thread = Thread(target=follow, name="model follower", daemon=True)
     thread.start()
