@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 format clean
+.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 proof-loop format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tutelage demo
@@ -34,6 +34,9 @@ proof-real: $(VENV)/installed-dev
 
 proof-smollm2: $(VENV)/installed-dev
 	$(BIN)/python -m tests.proof smollm2
+
+proof-loop: $(VENV)/installed-dev
+	$(BIN)/python -m tests.proof_loop
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix tutelage tests

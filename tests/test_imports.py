@@ -32,7 +32,8 @@ ALLOWED = {
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "export": EVERYBODY | {"text", "model"},
     "store": EVERYBODY,
-    "serve": EVERYBODY | {"assistant", "generate", "store", "text", "__version__"},
+    "serve": EVERYBODY | {"assistant", "generate", "runs", "store", "text", "__version__"},
+    "loop": EVERYBODY | {"assistant", "cli", "data", "model", "recipes", "runs", "serve", "store", "text", "world"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
 NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text", "store"}

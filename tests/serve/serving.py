@@ -114,7 +114,7 @@ def running(
     ):
         served = Served(MODEL, 1, assistant, service)
         app = create_app(served, **options)
-        server = Server(app, service, grace)
+        server = Server(app, grace)
         thread = threading.Thread(target=server.run, args=([listener],))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread.start()

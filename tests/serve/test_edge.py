@@ -66,6 +66,15 @@ def test_pages_of_other_origins_are_refused(http, server, origin):
     assert http.post(CHAT, json=ASK, headers={"origin": server.url}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)]
+)
+def test_a_browser_that_says_another_site_asks_is_refused(http, site, status):
+    """Also where it sends no Origin. To look at a page, as a link from elsewhere does, is no change."""
+    assert http.post(CHAT, json=ASK, headers={"sec-fetch-site": site}).status_code == status
+    assert http.get("/health", headers={"sec-fetch-site": site}).status_code == 200
+
+
 def test_statuses_have_one_shape(http):
     plain = {"content-type": "text/plain"}
     json_type = {"content-type": "application/json"}

@@ -75,6 +75,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "data inspect": Command("cli.data_commands:inspect", "describe what a file, a folder or a data set holds"),
         "data convert": Command("cli.data_commands:convert", "write the same records in another format"),
     },
+    "Loop": {
+        "loop run": Command("loop.commands:run", "make the next model of what people said", "loop.commands:run_options"),
+        "loop status": Command("loop.commands:status", "the model that serves, and the rounds with their verdicts"),
+        "loop rollback": Command("loop.commands:rollback", "let the model before the present one serve again"),
+    },
     "Store": {
         "store backup": Command("cli.store_commands:backup", "copy the store into a file while servers use it"),
         "store restore": Command("cli.store_commands:restore", "bring a backup back; what was erased stays erased"),
@@ -97,6 +102,7 @@ HELP = """Raise your own ChatGPT.
 `tutelage COMMAND --help` lists every setting of a command with its default."""
 
 FAMILIES = {
+    "loop": "retrain on what people said, and promote what is better",
     "data": "inspect and convert data files",
     "store": "back up, restore, check and export a server's store, and erase people from it",
     "runs": "list, show, compare, resume and prune run folders",

@@ -45,6 +45,9 @@ def create_app(served: Served, *, keys: Keys | None = None, hosts: Collection[st
         },
     )
     app.state.served, app.state.metrics = served, metrics
+    app.state.retired = []  # services of models that served before and still finish answers
+    app.state.before = None  # the ``Served`` that the store promoted before, if answers are compared
+    app.state.pages = None
     app.include_router(router)
     app.include_router(routes.router)
     return app

@@ -8,13 +8,20 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.settings import read_yaml
+from tutelage.store.database import Store
+from tutelage.store.models import promoted
 
 DEMO, STARTER = Path("runs/demo"), Path("starters/smollm2")
 
 
-def default_model() -> Path:
-    """The demo's best model, or else the starter. UsageError that names the commands that make them."""
-    # The store's promoted model comes first, once there is a store.
+def default_model(store: Store | None = None) -> Path:
+    """The model that the store promoted, or else the demo's best, or the starter. UsageError that says how to get one."""
+    latest = promoted(store) if store else None
+    if latest is not None:
+        if not (Path(latest.folder) / "config.json").is_file():
+            gone = f"the promoted model {latest.folder} is gone"
+            raise UsageError(f"{gone}: bring it back, name another, or go back with `tutelage loop rollback`")
+        return Path(latest.folder)
     for folder in (DEMO, STARTER):
         if (folder / "recipe.yaml").is_file() or (folder / "config.json").is_file():
             return model_folder(folder)

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import Field
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import Interrupted, TutelageError, UsageError
 from tutelage.generate.service import Service
+from tutelage.runs.hashes import hash_of
 from tutelage.serve.app import create_app
 from tutelage.serve.choose import default_model, model_folder, model_id
-from tutelage.serve.keys import read_keys
+from tutelage.serve.keys import Keys, read_keys
+from tutelage.serve.pages.mount import mount_pages
+from tutelage.serve.pages.security import is_loopback
 from tutelage.serve.served import Served
+from tutelage.serve.swap import following
 from tutelage.settings import ModelPath
+from tutelage.store import models
+from tutelage.store.opening import open_store
 
 GRACE = 20.0
 """Seconds that answers have to finish after a signal; then each ends with an error."""
 
 _HOW = """\
-{url} answers as {model}; Ctrl-C stops it.
+{url} answers as {model}, in a browser and to programs; Ctrl-C stops it.
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="{key}")
@@ -39,18 +46,34 @@ def serve(
     model: Annotated[
         ModelPath | None,
         Field(
-            description="run, checkpoint folder or name on the hub; none: the demo's best model, or else the starter"
+            description="run, checkpoint folder or name on the hub; none: the model that the store promotes, now and later, "
+            "or else the demo's best model, or the starter"
         ),
     ] = None,
     *,
     host: Annotated[
-        str, Field(description="address to listen on; any but this machine's own needs api_keys")
+        str,
+        Field(
+            description="address to listen on; with any but this machine's own, people sign up and programs need keys"
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0: any that is free")] = 8000,
+    store: Annotated[
+        str | None,
+        Field(
+            description="SQLite file or postgresql:// URL, made if it is missing; none: TUTELAGE_STORE, or store/tutelage.db"
+        ),
+    ] = None,
+    no_pages: Annotated[bool, Field(description="answer programs alone, so that nobody can sign up")] = False,
+    compare_rate: Annotated[
+        float, Field(ge=0, le=1, description="share of messages on the chat page that get two answers to choose from")
+    ] = 0.0,
     api_keys: Annotated[Path | None, Field(description="file with a label and an API key on each line")] = None,
     allowed_hosts: Annotated[
-        tuple[str, ...], Field(description="names that the server is called by; may be given several times")
+        tuple[str, ...],
+        Field(description="names that others call the server by; may be given several times; people sign up then, too"),
     ] = (),
+    https: Annotated[bool, Field(description="a proxy with TLS is in front: cookies go over https alone")] = False,
     max_batch: Annotated[int, Field(ge=1, description="most answers that are written at a time")] = 32,
     max_waiting: Annotated[int, Field(ge=2, description="most answers that wait; one client has at most half")] = 256,
     precision: Annotated[
@@ -61,40 +84,48 @@ def serve(
     ] = "auto",
     device: Annotated[str, Field(description="auto, cpu, cuda, mps")] = "auto",
 ) -> str:
-    """Answer over an OpenAI-compatible API."""
-    keys = read_keys(api_keys) if api_keys else None
-    if keys is None and not _is_loopback(host):
-        raise UsageError(
-            f"--host {host}: others could reach the server, so it needs --api_keys, a file with their keys"
-        )
-    chosen = model_folder(model) if model else default_model()
-    with _listen(host, port) as listener:
-        assistant = Assistant.load(chosen, device=device)
-        on_cpu = assistant.device.type == "cpu"
-        dtype = "fp32" if precision == "auto" and on_cpu else precision
-        with Service(
-            assistant.decoder, assistant.tokenizer, max_batch=max_batch, max_waiting=max_waiting, autocast=dtype
-        ) as service:
-            served = Served(model_id(chosen), int(time.time()), assistant, service)
-            app = create_app(served, keys=keys, hosts=[host, *allowed_hosts])
-            shown = f"[{host}]" if ":" in host else host
-            url = f"http://{shown}:{listener.getsockname()[1]}"
-            print(_HOW.format(url=url, model=served.id, key="YOUR KEY" if keys else "none"), flush=True)
-            _log_to_stderr()
-            try:
-                Server(app, service).run([listener])
-            except (Interrupted, KeyboardInterrupt):
-                return "stopped"
+    """Answer in a browser and over an OpenAI-compatible API."""
+    others = bool(allowed_hosts) or not is_loopback(host)
+    with _listen(host, port) as listener, ExitStack() as stack:
+        opened = open_store(store)
+        stack.callback(opened.close)
+        keys = read_keys(api_keys, opened) if api_keys else Keys({}, opened) if others else None
+        chosen = model_folder(model) if model else default_model(opened)
+
+        def load(folder: Path) -> Served:
+            assistant = Assistant.load(folder, device=device)
+            dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
+            limits = {"max_batch": max_batch, "max_waiting": max_waiting}
+            service = Service(assistant.decoder, assistant.tokenizer, autocast=dtype, **limits)
+            name, hash = model_id(folder), hash_of(folder) if folder.is_dir() else str(folder)
+            models.register_model(opened, hash, str(folder.resolve() if folder.is_dir() else folder))
+            return Served(name, int(time.time()), assistant, service, hash)
+
+        app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts])
+        server = Server(app)
+        stack.callback(server.close_services)
+        if not no_pages:
+            mount_pages(app, opened, compare_rate=compare_rate, accounts=others, https=https)
+        if not model:
+            stack.enter_context(following(app, opened, load, chosen, compare=compare_rate > 0))
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{listener.getsockname()[1]}"
+        print(_HOW.format(url=url, model=model_id(chosen), key="YOUR KEY" if keys else "none"), flush=True)
+        _log_to_stderr()
+        try:
+            server.run([listener])
+        except (Interrupted, KeyboardInterrupt):
+            return "stopped"
     raise TutelageError("the server ended by itself")
 
 
 class Server(uvicorn.Server):
     """Uvicorn with a shutdown that lets answers finish for ``grace`` seconds, and then ends them with an error."""
 
-    def __init__(self, app: object, service: Service, grace: float = GRACE) -> None:
-        self.service, self.grace = service, grace
+    def __init__(self, app: FastAPI, grace: float = GRACE) -> None:
+        self.app, self.grace = app, grace
         config = uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             loop="asyncio",
             http="h11",
             ws="none",
@@ -116,7 +147,15 @@ class Server(uvicorn.Server):
         deadline = time.monotonic() + self.grace
         while self.server_state.tasks and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)
-        await asyncio.to_thread(self.service.close)  # what it still had ends with an error, for clients too
+        await asyncio.to_thread(self.close_services)
+
+    def close_services(self) -> None:
+        """End what the models are still writing: for the pages as stopped, for clients of the API with an error."""
+        state = self.app.state
+        if state.pages:
+            state.pages.close()
+        for service in (state.served.service, *([state.before.service] if state.before else []), *state.retired):
+            service.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -128,13 +167,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"cannot listen on {host}, port {port}: {error.strerror or error}; give another --port"
         ) from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _log_to_stderr() -> None:

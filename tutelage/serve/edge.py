@@ -27,6 +27,7 @@ _DRAINED, _DRAIN_SECONDS = 16 * MAX_BODY, 5.0
 the answer."""
 _SANE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _PRIVATE = ("/v1/", "/metrics")
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _log = logging.getLogger("tutelage.serve.access")
 
 
@@ -107,19 +108,20 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            self._check_source(headers)
+            self._check_source(scope["method"], headers)
             if scope["path"].startswith(_PRIVATE):
                 self._check_kind(scope["method"], headers)
-                scope["state"]["client"] = self._owner(headers) or ":".join(map(str, scope.get("client") or ()))
+                scope["state"]["client"] = await self._owner(headers) or ":".join(map(str, scope.get("client") or ()))
         await self.app(scope, receive, send)
 
-    def _check_source(self, headers: Headers) -> None:
+    def _check_source(self, method: str, headers: Headers) -> None:
         host, origin = headers.get("host", ""), headers.get("origin")
         name = _name(f"//{host}")
         if name is None or not (name in self.hosts or _is_address(name)):
             said = "this server does not answer to that Host: allow its name with --allowed_hosts"
             raise Forbidden(said, code="host_not_allowed")
-        if origin is not None and origin.rpartition("://")[2] != host:
+        elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and method not in _SAFE
+        if elsewhere or (origin is not None and origin.rpartition("://")[2] != host):
             raise Forbidden("pages of another origin may not use this server", code="origin_not_allowed")
 
     def _check_kind(self, method: str, headers: Headers) -> None:
@@ -128,11 +130,11 @@ class Guard:
         if method == "POST" and kind != "application/json":
             raise NotJson("the body should be JSON, with the header Content-Type: application/json")
 
-    def _owner(self, headers: Headers) -> str | None:
+    async def _owner(self, headers: Headers) -> str | None:
         if self.keys is None:
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        owner = self.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+        owner = await asyncio.to_thread(self.keys.owner, key.strip()) if scheme.lower() == "bearer" else None
         if owner is None:
             challenge = {"www-authenticate": "Bearer"}
             raise Unauthorized("there is no such API key", code="invalid_api_key", headers=challenge)

@@ -8,29 +8,33 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tutelage.errors import UsageError
+from tutelage.store.database import Store
+from tutelage.store.people import user_of_api_key
 
 SHORTEST = 16
 """Characters of the shortest key: what can be guessed is no key."""
 
 
 class Keys:
-    """The keys that are accepted, each with the label of its owner."""
+    """The keys that are accepted: those of a file, each with the label of its owner, and those of the store's people."""
 
-    def __init__(self, labels: Mapping[str, str]) -> None:
+    def __init__(self, labels: Mapping[str, str], store: Store | None = None) -> None:
         """``labels``: key -> label."""
-        self._labels = {_hash(key): label for key, label in labels.items()}
+        self._labels, self._store = {_hash(key): label for key, label in labels.items()}, store
 
     def owner(self, key: str) -> str | None:
-        """The label of a key; None if it is none of them."""
+        """The label of a key, or the id of the person that it belongs to; None if there is no such key. May block."""
         found, given = None, _hash(key)
         for known, label in self._labels.items():
             if hmac.compare_digest(known, given):
                 found = label
+        if found is None and self._store and (person := user_of_api_key(self._store, key)):
+            return person.id
         return found
 
 
-def read_keys(path: Path) -> Keys:
-    """Read a file of keys: on each line a label and a key. Empty lines and lines that begin with # are left out.
+def read_keys(path: Path, store: Store | None = None) -> Keys:
+    """The keys of a file, and of a store: on each line a label and a key. Empty lines and lines that begin with # are left out.
 
     UsageError names the line that is wrong, and never shows a key.
     """
@@ -51,7 +55,7 @@ def read_keys(path: Path) -> Keys:
         labels[words[1]] = words[0]
     if not labels:
         raise UsageError(f"{path}: there are no keys in it: write a label and a key on each line")
-    return Keys(labels)
+    return Keys(labels, store)
 
 
 def _hash(key: str) -> bytes:

@@ -22,6 +22,8 @@ class Served:
     """Seconds since 1970."""
     assistant: Assistant
     service: Service
+    hash: str = ""
+    """Of the checkpoint's content, by which the store knows it."""
 
 
 class News:

@@ -80,6 +80,12 @@ def delete_chat(store: Store, user_id: str, chat_id: str) -> Traces:
     return _erase(store, "conversation", chat_id, user_id)
 
 
+def erasures_so_far(store: Store) -> int:
+    """A number that is the same at two times if nothing was erased between them."""
+    with store.read() as db:
+        return db.scalar(select(func.max(erasures.c.id))) or 0
+
+
 def replay(store: Store) -> int:
     """Erase what the ledger names and this database has not erased; returns how many. ``open_store`` calls it."""
     with store.read() as db:

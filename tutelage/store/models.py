@@ -116,15 +116,28 @@ def promotion_history(store: Store) -> list[Promotion]:
 def roll_back(store: Store, *, actor: str, reason: str = "") -> Promotion:
     """Promote the model that served before the present one; again goes further back. Raises UsageError if there is none."""
     with store.write() as db:
-        stack: list[str] = []
-        for row in db.execute(select(promotions).order_by(promotions.c.id)):
-            if row.is_rollback:
-                stack.pop()
-            elif not stack or stack[-1] != row.model:
-                stack.append(row.model)
+        stack = _served_before(db)
         if len(stack) < 2:
             raise UsageError("there is no earlier model to go back to")
         return _promote(db, store.now(), stack[-2], actor, reason, is_rollback=True)
+
+
+def before_promoted(store: Store) -> Model | None:
+    """The model to which ``roll_back`` would go back; None if there is none."""
+    with store.read() as db:
+        stack = _served_before(db)
+        return _model(one(db, select(models).where(models.c.hash == stack[-2]), "model")) if len(stack) > 1 else None
+
+
+def _served_before(db: Connection) -> list[str]:
+    """The hashes of the models that served, the promoted one last, without those that were rolled back."""
+    stack: list[str] = []
+    for row in db.execute(select(promotions).order_by(promotions.c.id)):
+        if row.is_rollback:
+            stack.pop()
+        elif not stack or stack[-1] != row.model:
+            stack.append(row.model)
+    return stack
 
 
 def _promote(db: Connection, now: float, hash: str, actor: str, reason: str, *, is_rollback: bool) -> Promotion:

@@ -182,3 +182,10 @@ def progress(store: Store, round_id: str | None = None) -> Counter[str]:
     with store.read() as db:
         rows = db.execute(query if round_id is None else query.where(tasks.c.round_id == round_id))
         return Counter(dict(rows.all()))
+
+
+def tasks_of_round(store: Store, round_id: str) -> dict[str, str]:
+    """The tasks of a round of the loop: prompt -> task."""
+    query = select(tasks.c.prompt_id, tasks.c.id).where(tasks.c.round_id == round_id).order_by(tasks.c.id)
+    with store.read() as db:
+        return dict(db.execute(query).all())

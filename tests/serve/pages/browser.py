@@ -24,7 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @contextmanager
 def served(backend: MemoryBackend, accounts: bool) -> Iterator[str]:
     """The address of the pages, which are mounted at a path of their own; ends with a slash."""
-    pages = create_pages(backend, secret=b"s" * 32, hosts=["localhost"], accounts=accounts, base="/some/where/")
+    pages = create_pages(backend, secret=b"s" * 32, accounts=accounts, base="/some/where/")
     config = uvicorn.Config(Starlette(routes=[Mount("/some/where", pages)]), port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

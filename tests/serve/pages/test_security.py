@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 from tutelage.serve.pages.security import (
     HEADERS,
     Cookie,
-    Guard,
     Passwords,
+    SafeHeaders,
     Throttle,
     csrf_token,
     csrf_valid,
@@ -38,7 +38,7 @@ def client() -> TestClient:
         Route("/kept", lambda request: PlainTextResponse("x", headers={"Cache-Control": "max-age=9"})),
         Route("/fail", fail),
     ]
-    app = Guard(Starlette(routes=routes), ["localhost", "chat.example", "::1"])
+    app = SafeHeaders(Starlette(routes=routes))
     return TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False)
 
 
@@ -52,35 +52,6 @@ def test_every_response_has_the_headers(client: TestClient, path: str) -> None:
 
 def test_what_says_how_long_it_is_kept_is_kept(client: TestClient) -> None:
     assert client.get("/kept").headers["cache-control"] == "max-age=9"
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [("localhost", 200), ("LOCALHOST:9", 200), ("chat.example", 200), ("[::1]:8000", 200), ("evil.example", 403),
-     ("localhost.evil.example", 403), ("localhost@evil.example", 403), ("[::1", 403), ("", 403)],
-)  # fmt: skip
-def test_only_known_names_are_answered(client: TestClient, host: str, status: int) -> None:
-    response = client.get("/", headers={"Host": host})
-    assert response.status_code == status
-    assert response.headers["x-content-type-options"] == "nosniff"
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),
-        ({"Origin": "http://localhost:8000"}, 200),
-        ({"Origin": "http://localhost:9000"}, 403),
-        ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({"Sec-Fetch-Site": "same-site"}, 403),
-        ({"Sec-Fetch-Site": "same-origin"}, 200),
-    ],
-)
-def test_another_site_changes_nothing(client: TestClient, headers: dict[str, str], status: int) -> None:
-    assert client.post("/", headers=headers).status_code == status
-    assert client.get("/", headers=headers).status_code == 200
 
 
 def test_loopback() -> None:

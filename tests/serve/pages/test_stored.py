@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.errors import Conflict, NotFound, QueueFull, UsageError
+from tutelage.errors import Conflict, NotFound, QueueFull, TutelageError, UsageError
+from tutelage.generate.service import Delta
 from tutelage.records import Completion, Message, Prompt
 from tutelage.serve.pages import endpoints as e
 from tutelage.serve.pages.backend import Person
@@ -29,21 +30,26 @@ class Writer:
         self.asked: list[list[str]] = []
         self.closed = threading.Event()
         self.error: Exception | None = None
-        self.count = 1
+        self.count, self.full = 1, 9
 
-    def write(self, messages: Sequence[Message], seed: int) -> Iterator[str]:
+    def write(self, messages: Sequence[Message], seed: int, client: str) -> Writer:
+        if self.full == len(self.asked):
+            raise QueueFull("too many")
         self.asked.append([message.text for message in messages])
-        try:
-            yield from self.words[:-1]
-            self.go.wait(30)
-            if self.error:
-                raise self.error
-            yield self.words[-1]
-        finally:
-            self.closed.set()
+        return self
 
-    def policies(self) -> list[Policy]:
-        return [Policy(f"hash{n}", f"model {n}", {"temperature": 0.7}, self.write) for n in range(self.count)]
+    def __iter__(self) -> Iterator[Delta]:
+        yield from (Delta(0, word, (), None) for word in self.words[:-1])
+        self.go.wait(30)
+        if self.error:
+            raise self.error
+        yield Delta(0, self.words[-1], (), "length")
+
+    def cancel(self) -> None:
+        self.closed.set()
+
+    def policies(self, seed: int, compare: bool) -> list[Policy]:
+        return [Policy(f"hash{n}", {"temperature": 0.7}, self.write) for n in range(self.count if compare else 1)]
 
 
 @pytest.fixture
@@ -113,6 +119,8 @@ def test_a_repeated_message_is_said_and_answered_once(backend, store, writer, an
     assert dialogue.turns[1].html == "<p>One two three.</p>\n"
     assert dialogue.turns[1].model == "model 0"
     assert dialogue.leaf == said.answers[0]
+    kept = conversations.get_turn(store, ann.id, said.answers[0])
+    assert (kept.model, kept.sampling, kept.finish_reason) == ("hash0", {"temperature": 0.7}, "length")
     assert len(backend.conversations(ann).conversations) == 1
     again = backend.again(ann, said.answers[0], e.Again(key="a" * 8))
     more = say("more", "m" * 8, conversation=said.conversation, parent=again.answers[0])
@@ -135,12 +143,48 @@ def test_stop_keeps_what_was_seen_and_ends_the_writer(backend, store, writer, an
     assert backend.answer(ann, answer) == ("One t", "stopped")
 
 
-@pytest.mark.parametrize("error", [QueueFull("too many"), RuntimeError("a defect")])
+@pytest.mark.parametrize("error", [TutelageError("generation failed"), RuntimeError("a defect")])
 def test_a_writer_that_fails_leaves_what_it_wrote(backend, writer, ann, error: Exception) -> None:
     writer.error = error
     said = backend.say(ann, say("hello"))
     turn = ended(backend, ann, said).turns[1]
     assert (turn.state, turn.text) == ("failed", "One two ")
+
+
+def test_where_there_is_no_room_nothing_was_said(backend, store, writer, ann) -> None:
+    """Also when there is room for the first of two answers only; the same request succeeds later."""
+    writer.count, writer.full = 2, 1
+    with pytest.raises(QueueFull):
+        backend.say(ann, say("which?"))
+    assert conversations.list_chats(store, ann.id) == []
+    writer.full = 9
+    said = backend.say(ann, say("which?"))
+    assert [turn.text for turn in ended(backend, ann, said).turns] == ["which?", "One two three.", "One two three."]
+    writer.full = len(writer.asked)
+    with pytest.raises(QueueFull):
+        backend.again(ann, said.answers[0], e.Again(key="a" * 8))
+    with pytest.raises(QueueFull):
+        backend.say(ann, say("more", "m" * 8, conversation=said.conversation, parent=said.answers[0]))
+    assert len(backend.dialogue(ann, said.conversation).turns) == 3
+
+
+def test_an_answer_after_a_message_of_another_conversation_is_not_found(backend, ann) -> None:
+    one, other = (backend.say(ann, say("hello", key * 8)) for key in "xy")
+    with pytest.raises(NotFound):
+        backend.say(ann, say("more", conversation=one.conversation, parent=other.answers[0]))
+
+
+def test_an_end_of_the_server_stops_answers_and_keeps_their_text(backend, store, writer, ann) -> None:
+    writer.go.clear()
+    said = backend.say(ann, say("hello"))
+    wait(lambda: backend.answer(ann, said.answers[0]).text == "One two ")
+    backend.close()
+    turn = conversations.get_turn(store, ann.id, said.answers[0])
+    assert (turn.status, turn.message.text, turn.finish_reason) == ("stopped", "One two ", "cancelled")
+    assert writer.closed.is_set()
+    writer.go.set()
+    wait(lambda: not backend._writing)
+    assert conversations.get_turn(store, ann.id, said.answers[0]) == turn
 
 
 def test_an_answer_that_a_dead_server_left_is_stopped(store, writer, backend, ann) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from anyio import to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -27,8 +26,6 @@ from tutelage.serve.pages.streaming import events
 from tutelage.serve.pages.strings import choose_language, strings
 
 FOLDER = Path(__file__).parent
-LARGEST_BODY = 1_000_000
-"""Bytes of a request."""
 
 
 class Pages:
@@ -210,38 +207,17 @@ class Pages:
         return JSONResponse(stored, headers=headers)
 
 
-class BodyLimit:
-    """ASGI middleware: refuses larger bodies, those too that come in chunks and do not say their length."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
-        size = 0
-
-        async def limited() -> Any:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > LARGEST_BODY:
-                raise HTTPException(413, f"a request may have at most {LARGEST_BODY} bytes")
-            return message
-
-        await self.app(scope, limited, send)
-
-
 def create_pages(
     backend: Backend,
     *,
     secret: bytes,
-    hosts: Collection[str],
     accounts: bool,
     https: bool = False,
     base: str = "/",
-) -> security.Guard:
-    """The pages over a backend.
+) -> security.SafeHeaders:
+    """The pages over a backend. Whoever serves them checks Host, Origin and the size of a body (see ``edge``).
 
-    ``secret``: 32 random bytes that stay the same over restarts. ``hosts``: names under which the server is asked for.
+    ``secret``: 32 random bytes that stay the same over restarts.
     ``accounts``: with sign-up and login; without, whoever reaches the server is the one user, so bind to loopback only.
     ``base``: the path that the pages are mounted at, which ends in a slash.
     """
@@ -255,8 +231,7 @@ def create_pages(
             QueueFull: lambda request, error: _problem(str(error), 429, {"Retry-After": "5"}),
         },
     )
-    app.add_middleware(BodyLimit)
-    return security.Guard(app, hosts)
+    return security.SafeHeaders(app)
 
 
 def _problem(problem: str, status: int, headers: dict[str, str] | None = None) -> Response:

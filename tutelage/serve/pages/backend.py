@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, Protocol
 
-from tutelage.serve.pages import endpoints as e
-
 
 class Person(NamedTuple):
     """Who is logged in."""
@@ -23,7 +21,8 @@ class Answer(NamedTuple):
 
 
 class Backend(Protocol):
-    """Called from threads. A method named as an endpoint does it.
+    """Called from threads. Besides what follows it has a method for each of ``ENDPOINTS``: its name, then (the person, the id
+    in the path, the body) as far as there are any, and its reply.
 
     Each raises NotFound for what does not exist or is another person's, Conflict for what is no longer possible, UsageError
     for what makes no sense, QueueFull where too many answers are being written.
@@ -58,41 +57,3 @@ class Backend(Protocol):
     def answer(self, person: Person, id: str) -> Answer:
         """How far an answer has come; called up to 20 times a second for each page that watches it."""
         ...
-
-    def conversations(self, person: Person) -> e.Conversations: ...
-
-    def dialogue(self, person: Person, id: str) -> e.Dialogue: ...
-
-    def change(self, person: Person, id: str, body: e.Change) -> e.Done: ...
-
-    def delete(self, person: Person, id: str) -> e.Done: ...
-
-    def say(self, person: Person, body: e.Say) -> e.Said: ...
-
-    def again(self, person: Person, id: str, body: e.Again) -> e.Said:
-        """Answer the same message once more, as a sibling of this answer."""
-        ...
-
-    def stop(self, person: Person, id: str, body: e.Stop) -> e.Turn:
-        """End an answer and keep its first ``seen`` characters; one that has ended stays as it is."""
-        ...
-
-    def thumb(self, person: Person, id: str, body: e.Thumb) -> e.Done: ...
-
-    def choose(self, person: Person, id: str, body: e.Choice) -> e.Chosen: ...
-
-    def task(self, person: Person) -> e.NextTask:
-        """The task that the person holds, in the same order, or a new one."""
-        ...
-
-    def rank(self, person: Person, id: str, body: e.Ranked) -> e.NextTask: ...
-
-    def undo(self, person: Person, body: e.Again) -> e.NextTask:
-        """Take back the last ranking, if no use was made of it yet, and give its task back."""
-        ...
-
-    def skip(self, person: Person, id: str, body: e.Skip) -> e.NextTask: ...
-
-    def preferences(self, person: Person, body: e.Preferences) -> e.Done: ...
-
-    def erase(self, person: Person, body: e.Erase) -> e.Done: ...

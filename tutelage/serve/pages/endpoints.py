@@ -86,6 +86,8 @@ class Say(Shape):
 
 
 class Again(Shape):
+    """Answer the same message once more, as a sibling of an answer; or take back the last ranking, if no use was made of it yet."""
+
     key: Key
 
 
@@ -111,6 +113,8 @@ class Piece(Shape):
 
 
 class Stop(Shape):
+    """End an answer and keep its first ``seen`` characters; one that has ended stays as it is."""
+
     seen: Annotated[int, Field(ge=0)]
 
 

@@ -1,4 +1,4 @@
-"""What keeps the pages safe: headers, Host and Origin, CSRF tokens, cookies, passwords, and a throttle for logins."""
+"""What keeps the pages safe: headers, CSRF tokens, cookies, passwords, and a throttle for logins."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import hmac
 import ipaddress
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 1024
@@ -34,24 +33,15 @@ HEADERS = {
     "Referrer-Policy": "same-origin",  # under no-referrer, browsers send "Origin: null" with our own forms
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=(), browsing-topics=()",
 }
-_SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
-class Guard:
-    """ASGI middleware: refuses a foreign Host or Origin and adds the security headers to every response.
+class SafeHeaders:
+    """ASGI middleware: adds the security headers to every response. Responses are not kept by caches unless they say so."""
 
-    ``hosts``: names under which the server may be asked for, without ports; an allowed name in the Host header is what stops DNS
-    rebinding, where a foreign page has its own name lead to this machine. Responses are not kept by caches unless they say so.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self.app, self.hosts = app, {host.lower() for host in hosts}
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -60,29 +50,7 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        problem = self._problem(scope["method"], Headers(scope=scope))
-        app = PlainTextResponse(problem + "\n", 403) if problem else self.app
-        await app(scope, receive, send_guarded)
-
-    def _problem(self, method: str, headers: Headers) -> str | None:
-        host = headers.get("host", "")
-        if _hostname(f"//{host}") not in self.hosts:
-            return "this server does not answer to that name; start it with the name that you use"
-        if method in _SAFE:
-            return None
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return "the request comes from another site"
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return "the request comes from another site"
-        return None
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:  # an IPv6 address without its end
-        return ""
+        await self.app(scope, receive, send_guarded)
 
 
 def is_loopback(host: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import RLock, Thread
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tutelage.errors import NotFound, TutelageError, UsageError
+from tutelage.generate.service import Ticket
 from tutelage.records import Message
 from tutelage.serve.pages import endpoints as e
 from tutelage.serve.pages.backend import Answer, Person
@@ -32,11 +33,10 @@ class Policy(NamedTuple):
 
     model: str
     """The model's hash."""
-    name: str
     sampling: dict[str, float | int]
-    write: Callable[[Sequence[Message], int], Iterator[str]]
-    """(conversation, seed) -> the answer's text, in pieces. Raises QueueFull before the first piece where too much waits. Closing
-    the iterator cancels."""
+    write: Callable[[Sequence[Message], int, str], Ticket]
+    """(conversation, seed, person) -> the answer, which has its place in the queue. Raises QueueFull, and UsageError for a
+    conversation that cannot be answered."""
 
 
 @dataclass
@@ -44,14 +44,24 @@ class _Writing:
     """An answer under way."""
 
     person: str
+    policy: Policy
+    seed: int
+    ticket: Ticket
     text: str = ""
+    finish_reason: str | None = None
     state: str = "writing"
 
 
 class StoredBackend:
-    """A ``Backend``. ``policies()`` gives one policy for an answer, or two for a choice, in the order in which they are shown."""
+    """A ``Backend``.
 
-    def __init__(self, store: Store, policies: Callable[[], Sequence[Policy]], names: Callable[[str], str]) -> None:
+    ``policies``: (seed, whether two answers are possible) -> what writes an answer, or two for a choice in the order in which they
+    are shown. ``names``: a model's hash -> its name.
+    """
+
+    def __init__(
+        self, store: Store, policies: Callable[[int, bool], Sequence[Policy]], names: Callable[[str], str]
+    ) -> None:
         self.store, self.policies, self.names = store, policies, names
         self._lock = RLock()
         self._writing: dict[str, _Writing] = {}
@@ -120,7 +130,7 @@ class StoredBackend:
     def erase(self, person: Person, body: e.Erase) -> e.Done:
         if body.confirm.strip() != person.name:
             raise UsageError("that is not your name; nothing was deleted")
-        self._stop_writing(person.id)
+        self._stop_writing(lambda id, writing: writing.person == person.id)
         erase.erase_user(self.store, person.id, actor=person.id)
         return e.Done()
 
@@ -157,8 +167,8 @@ class StoredBackend:
         return e.Done()
 
     def delete(self, person: Person, id: str) -> e.Done:
-        running = [turn.id for turn in conversations.turns(self.store, person.id, id) if turn.status == "running"]
-        self._stop_writing(person.id, running)
+        running = {turn.id for turn in conversations.turns(self.store, person.id, id) if turn.status == "running"}
+        self._stop_writing(lambda id, writing: id in running)
         erase.delete_chat(self.store, person.id, id)
         return e.Done()
 
@@ -166,13 +176,14 @@ class StoredBackend:
 
     def say(self, person: Person, body: e.Say) -> e.Said:
         def work() -> e.Said:
-            chat = body.conversation
+            message, chat = Message(role="user", content=body.text), body.conversation
+            before = self._messages(person, chat, body.parent) if chat else []
+            answers = self._reserve(person, [*before, message], True)
             if chat is None:
                 title = " ".join(body.text.split())[:60]
                 chat = conversations.create_chat(self.store, person.id, title, keep_out=not body.training).id
-            message = Message(role="user", content=body.text)
             asked = conversations.add_message(self.store, person.id, chat, message, parent=body.parent, key=body.key)
-            return self._write(person, chat, asked.id, body.key, self.policies())
+            return self._write(person, chat, asked.id, body.key, answers)
 
         return self._once(person, body.key, work)
 
@@ -180,10 +191,28 @@ class StoredBackend:
         turn = conversations.get_turn(self.store, person.id, id)
         if turn.message.role != "assistant" or turn.parent is None:
             raise UsageError("only an answer can be written again")
-        asked = turn.parent
-        return self._once(
-            person, body.key, lambda: self._write(person, turn.chat_id, asked, body.key, self.policies()[:1])
-        )
+        chat, asked = turn.chat_id, turn.parent
+
+        def work() -> e.Said:
+            answers = self._reserve(person, self._messages(person, chat, asked), False)
+            return self._write(person, chat, asked, body.key, answers)
+
+        return self._once(person, body.key, work)
+
+    def _messages(self, person: Person, chat: str, leaf: str | None) -> list[Message]:
+        """The conversation down to a message of it."""
+        tree = conversations.turns(self.store, person.id, chat)
+        if leaf is not None and all(turn.id != leaf for turn in tree):
+            raise NotFound("there is no such message")
+        return [turn.message for turn in conversations.path_to(tree, leaf)]
+
+    def _reserve(self, person: Person, messages: Sequence[Message], compare: bool) -> list[_Writing]:
+        """Take the places of the answers, before anything of them is recorded: where there is no room, nothing was said."""
+        seed = secrets.randbits(32)
+        return [
+            _Writing(person.id, policy, seed + i, policy.write(messages, seed + i, person.id))
+            for i, policy in enumerate(self.policies(seed, compare))
+        ]
 
     def _once(self, person: Person, key: str, work: Callable[[], e.Said]) -> e.Said:
         with self._lock:
@@ -194,64 +223,69 @@ class StoredBackend:
                     self._said.popitem(last=False)
             return self._said[name]
 
-    def _write(self, person: Person, chat: str, asked: str, key: str, policies: Sequence[Policy]) -> e.Said:
-        """Begin the answers and leave each to a thread."""
-        tree = conversations.turns(self.store, person.id, chat)
-        messages = [turn.message for turn in conversations.path_to(tree, asked)]
-        pair = {"pair": secrets.token_hex(8)} if len(policies) > 1 else {}
-        answers = []
-        for number, policy in enumerate(policies):
-            seed = secrets.randbits(32)
+    def _write(self, person: Person, chat: str, asked: str, key: str, answers: Sequence[_Writing]) -> e.Said:
+        """Record the answers as running and leave each to a thread."""
+        pair, ids = {"pair": secrets.token_hex(8)} if len(answers) > 1 else {}, []
+        for number, writing in enumerate(answers):
             turn = conversations.start_answer(
-                self.store, person.id, chat, parent=asked, model=policy.model, seed=seed,
-                sampling={**policy.sampling, **pair}, key=f"{key}:{number}",
+                self.store, person.id, chat, parent=asked, model=writing.policy.model, seed=writing.seed,
+                sampling={**writing.policy.sampling, **pair}, key=f"{key}:{number}",
             )  # fmt: skip
-            answers.append(turn.id)
+            ids.append(turn.id)
             if turn.status == "running" and turn.id not in self._writing:
-                self._writing[turn.id] = _Writing(person.id)
-                arguments = (person.id, turn.id, policy, messages, seed)
-                Thread(target=self._run, args=arguments, name="tutelage-answer", daemon=True).start()
-        return e.Said(conversation=chat, answers=answers)
+                self._writing[turn.id] = writing
+                Thread(target=self._run, args=(turn.id, writing), name="tutelage-answer", daemon=True).start()
+            else:  # a repeated request
+                writing.ticket.cancel()
+        return e.Said(conversation=chat, answers=ids)
 
-    def _run(self, person: str, id: str, policy: Policy, messages: Sequence[Message], seed: int) -> None:
-        writing, saved, error = self._writing[id], time.monotonic(), None
+    def _run(self, id: str, writing: _Writing) -> None:
+        saved, error = time.monotonic(), None
         try:
-            pieces = policy.write(messages, seed)
-            for piece in pieces:
+            for delta in writing.ticket:
                 with self._lock:
                     if writing.state != "writing":
                         break
-                    writing.text += piece
+                    writing.text += delta.text
+                    writing.finish_reason = delta.finish_reason
                 if time.monotonic() - saved >= SAVE:
                     saved = time.monotonic()
-                    if not conversations.save_partial(self.store, person, id, writing.text):
+                    if not conversations.save_partial(self.store, writing.person, id, writing.text):
                         break
-            if close := getattr(pieces, "close", None):
-                close()
         except TutelageError as problem:
             error = str(problem)
-        except (
-            Exception
-        ) as problem:  # whatever it is: an answer that nobody writes must not look as if it were being written
+        except Exception as problem:  # an answer that nobody writes must not look as if it were being written
             error = f"{type(problem).__name__}: {problem}"
+        writing.ticket.cancel()
         with self._lock:
-            if writing.state == "writing":
-                self._end(person, id, "failed" if error else "done", writing.text, error)
+            self._end(id, writing, "failed" if error else "done", error)
             self._writing.pop(id, None)
 
-    def _end(self, person: str, id: str, status: Any, text: str, error: str | None = None) -> None:
-        message = Message(role="assistant", content=text)
-        reason = {"done": "stop", "stopped": "cancelled"}.get(status)
+    def _end(
+        self, id: str, writing: _Writing, state: Literal["done", "stopped", "failed"], error: str | None = None
+    ) -> None:
+        """Record the end of an answer, unless it had one. The caller holds the lock."""
+        if writing.state != "writing":
+            return
+        writing.state = state
+        writing.ticket.cancel()
+        reason = {"done": writing.finish_reason, "stopped": "cancelled"}.get(state)
+        message = Message(role="assistant", content=writing.text)
         with suppress(NotFound):  # its conversation was deleted meanwhile
             conversations.finish_answer(
-                self.store, person, id, status, message=message, finish_reason=reason, error=error
+                self.store, writing.person, id, state, message=message, finish_reason=reason, error=error
             )
 
-    def _stop_writing(self, person: str, only: Sequence[str] | None = None) -> None:
+    def _stop_writing(self, mine: Callable[[str, _Writing], bool]) -> None:
+        """Stop the answers for which ``mine(id, answer)`` holds, and keep what there is of them."""
         with self._lock:
             for id, writing in self._writing.items():
-                if writing.person == person and (only is None or id in only):
-                    writing.state = "stopped"
+                if mine(id, writing):
+                    self._end(id, writing, "stopped")
+
+    def close(self) -> None:
+        """Stop all answers that are being written: the server ends."""
+        self._stop_writing(lambda id, writing: True)
 
     def answer(self, person: Person, id: str) -> Answer:
         with self._lock:
@@ -266,8 +300,8 @@ class StoredBackend:
         with self._lock:
             writing = self._writing.get(id)
             if writing is not None and writing.state == "writing":
-                writing.state = "stopped"
-                self._end(person.id, id, "stopped", writing.text[: body.seen])
+                writing.text = writing.text[: body.seen]
+                self._end(id, writing, "stopped")
                 turn = conversations.get_turn(self.store, person.id, id)
         return self._turn(turn, "none", _pair(turn))
 

@@ -1,0 +1,103 @@
+"""The pages beside the API on a real server, with a real store: paths, a full queue, who writes, keys, the secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from serving import Hold, Running, running, tiny_assistant, wait_until
+
+from tutelage.serve.keys import Keys
+from tutelage.serve.pages.mount import SAMPLING, draw_policies, mount_pages, read_secret
+from tutelage.serve.pages.security import HEADERS
+from tutelage.serve.served import Served
+from tutelage.store import conversations, people
+from tutelage.store.database import Store
+from tutelage.store.opening import open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path / "s.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def server(store: Store) -> Iterator[Running]:
+    with running(tiny_assistant(), max_batch=1, max_waiting=2) as server:
+        mount_pages(server.app, store, accounts=False)
+        yield server
+
+
+def say(http: httpx2.Client, text: str, key: str) -> httpx2.Response:
+    token = re.search(r'data-csrf="(\w+)"', http.get("/chat").text)[1]
+    body = {"key": key * 8, "conversation": None, "parent": None, "text": text}
+    return http.post("/data/say", json=body, headers={"x-csrf-token": token})
+
+
+def test_pages_answer_where_the_api_does_not(server: Running) -> None:
+    with server.http() as http:
+        page = http.get("/chat")
+        assert {name: page.headers[name] for name in HEADERS} == HEADERS
+        assert http.get("/").headers["location"] == "chat"
+        assert http.get("/static/chat.js").status_code == 200
+        assert http.get("/chat", headers={"host": "evil.example"}).status_code == 403
+        assert http.get("/health").json()["status"] == "ready"
+        for response, status in ((http.get("/v1/nowhere"), 404), (http.put("/v1/models"), 405)):
+            assert (response.status_code, set(response.json())) == (status, {"error"})
+            assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_where_the_queue_is_full_the_page_is_told_to_wait_and_nothing_is_recorded(
+    server: Running, store: Store
+) -> None:
+    with server.http() as http:
+        with Hold(server.served.service):
+            first = say(http, "one", "a")
+            full = say(http, "two", "b")
+            assert (first.status_code, full.status_code) == (200, 429)
+            assert 1 <= int(full.headers["retry-after"]) <= 120
+        me = people.find_user(store, "me").id
+        assert [chat.title for chat in conversations.list_chats(store, me)] == ["one"]
+        answer = first.json()["answers"][0]
+        wait_until(lambda: conversations.get_turn(store, me, answer).status == "done")
+        assert say(http, "two", "b").status_code == 200
+        kept = conversations.get_turn(store, me, answer)
+        assert (kept.sampling, kept.finish_reason, kept.error) == (SAMPLING, "length", None)
+        sampling = {**kept.sampling, "seed": kept.seed, "max_tokens": 256}
+        asked = [{"role": "user", "content": "one"}]
+        assert server.served.assistant.chat(asked, **sampling) == kept.message.text.strip()  # so it can be made again
+        wait_until(server.idle)
+
+
+def test_two_are_asked_for_at_the_rate_and_shown_in_either_order() -> None:
+    now, before = (Served(name, 1, None, None, name) for name in ("now", "before"))  # type: ignore[arg-type]
+
+    def drawn(rate: float, earlier: Served | None = before) -> list[tuple[str, ...]]:
+        return [tuple(p.model for p in draw_policies(now, earlier, rate, seed)) for seed in range(2000)]
+
+    assert set(drawn(0)) == {("now",)}
+    assert set(drawn(1, None)) == {("now", "now")}
+    assert drawn(0.25) == drawn(0.25)
+    counts = [drawn(0.25).count(pair) for pair in (("now", "before"), ("before", "now"))]
+    assert all(190 < count < 310 for count in counts)  # 250 each; the seeds are fixed
+
+
+def test_the_keys_of_people_are_accepted_until_they_are_revoked(store: Store) -> None:
+    ann = people.create_user(store, "ann")
+    made, key = people.create_api_key(store, ann.id)
+    keys = Keys({"sk-0123456789abcdef": "file"}, store)
+    assert [keys.owner(each) for each in (key, "sk-0123456789abcdef", "sk-x", "")] == [ann.id, "file", None, None]
+    people.revoke_api_key(store, ann.id, made.id)
+    assert keys.owner(key) is None
+
+
+def test_the_secret_stays_and_is_for_its_owner_alone(store: Store, tmp_path: Path) -> None:
+    secret = read_secret(store)
+    assert (len(secret), read_secret(store)) == (32, secret)
+    (kept,) = (file for file in tmp_path.iterdir() if file.suffix == ".secret")
+    assert kept.stat().st_mode & 0o777 == 0o600

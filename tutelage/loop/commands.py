@@ -1,0 +1,135 @@
+"""`tutelage loop run|status|rollback`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tutelage.cli.options import Option, options_of
+from tutelage.errors import UsageError
+from tutelage.loop import gate
+from tutelage.loop.settings import LoopSettings
+from tutelage.settings import flat, merge, read_yaml, validated
+from tutelage.store import models, tasks
+from tutelage.store.database import Store
+from tutelage.store.models import Round
+from tutelage.store.opening import default_store, open_store
+
+Where = Annotated[
+    str | None,
+    Field(description="path of a SQLite file or postgresql:// URL; none: TUTELAGE_STORE, or store/tutelage.db"),
+]
+
+
+def run(
+    *,
+    recipe: Annotated[Path | None, Field(description="settings of the loop (YAML); none: recipes/loop.yaml")] = None,
+    rounds: Annotated[int, Field(ge=1, description="how many rounds to end; one that is open comes first")] = 1,
+    simulate: Annotated[bool, Field(description="let simulated people ask and rank, in rounds that begin now")] = False,
+    store: Where = None,
+    overrides: Mapping[str, Any],
+) -> str:
+    """Go round: prompts, answers, rankings, a reward model, PPO, the gate. A round that was stopped goes on."""
+    from tutelage.loop.rounds import run_round  # loads torch
+
+    source = recipe or _shipped()
+    given = flat(overrides)
+    option = lambda name: f"--{name}" if name in given else None  # noqa: E731
+    settings = validated(LoopSettings, merge(read_yaml(source), overrides), str(source), option)
+    if not simulate:
+        _existing(store)
+    opened = open_store(store)
+    ended = []
+    try:
+        for _ in range(rounds):
+            ended.append(run_round(opened, settings, simulated=simulate, say=lambda text: print(text, flush=True)))
+        return "\n".join([*map(_about, ended), *_serving(opened)])
+    finally:
+        opened.close()
+
+
+def run_options(words: Sequence[str]) -> list[Option]:
+    """The settings of the loop, with those of the recipe that ``words`` name as defaults."""
+    found = re.search(r"(?:^|\0)--recipe[=\0]([^\0]+)", "\0".join(words))
+    return list(options_of(LoopSettings, words, "Settings", read_yaml(Path(found[1]) if found else _shipped())))
+
+
+def status(*, store: Where = None) -> str:
+    """The model that serves, and the rounds with their verdicts."""
+    with _opened(store) as opened:
+        rounds = models.list_rounds(opened)
+        said = [*_serving(opened)]
+        for one in rounds:
+            said += ["", *_details(opened, one)]
+        return "\n".join(said if rounds else [*said, "no rounds yet; begin one with: tutelage loop run"])
+
+
+def rollback(
+    *, reason: Annotated[str, Field(description="why, for the log of promotions")] = "", store: Where = None
+) -> str:
+    """Let the model that served before the present one serve again; a server takes it within seconds."""
+    with _opened(store) as opened:
+        models.roll_back(opened, actor="command line", reason=reason)
+        return "\n".join(_serving(opened))
+
+
+def _shipped() -> Path:
+    from tutelage.recipes.steps import shipped_recipe
+
+    return shipped_recipe("loop.yaml")
+
+
+def _existing(where: str | None) -> None:
+    store = Store(where or default_store())
+    if store.path and not store.path.exists():
+        raise UsageError(f"{store}: there is no store here; serve with it first, or give --store, or --simulate")
+
+
+@contextmanager
+def _opened(where: str | None) -> Iterator[Store]:
+    _existing(where)
+    opened = open_store(where)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _serving(store: Store) -> Iterator[str]:
+    now = models.promoted(store)
+    if now is None:
+        yield "no model was promoted yet"
+        return
+    latest = models.promotion_history(store)[0]
+    how = "rolled back" if latest.is_rollback else "promoted"
+    yield f"serving: {now.folder} ({now.hash[:12]}), {how} {_when(latest.created)} by {latest.actor}"
+    if latest.reason:
+        yield f"  because: {latest.reason}"
+
+
+def _about(one: Round) -> str:
+    return f"round {one.record['number']}: {one.state}; files: {one.record['folder']}"
+
+
+def _details(store: Store, one: Round) -> Iterator[str]:
+    record = one.record
+    yield f"{_about(one)}{' (simulated people)' if record['simulated'] else ''}, since {_when(one.created)}"
+    if seats := tasks.progress(store, one.id):
+        yield f"  rankings: {seats['ranked']} of {seats.total() - seats['withdrawn']}, {record.get('tasks', 0)} tasks"
+    if export := record.get("export"):
+        yield f"  export {export['id']}, trained on {record['rows']['rankings']} rankings in all"
+    if planned := record.get("plan"):
+        yield f"  plan of the gate: {gate.Plan(**planned)}"
+    if verdict := record.get("verdict"):
+        yield f"  win rate {verdict['win_rate']:.1%}, judged by: {record['judge']}"
+        yield from (f"  {line}" for line in gate.lines(verdict))
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

@@ -1,0 +1,99 @@
+"""The pages on the server of the API: which models write, the secret of the forms, and the paths that the pages have."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+from tutelage.errors import NotFound, UsageError
+from tutelage.files import atomic_file
+from tutelage.generate.request import Request
+from tutelage.generate.sampler import Sampling
+from tutelage.generate.service import Ticket
+from tutelage.records import Message
+from tutelage.seeds import derive
+from tutelage.serve.choose import model_id
+from tutelage.serve.pages.app import create_pages
+from tutelage.serve.pages.stored import Policy, StoredBackend
+from tutelage.serve.served import Served
+from tutelage.store import models
+from tutelage.store.database import Store
+
+SAMPLING: dict[str, float | int] = {"temperature": 0.7, "top_p": 0.95}
+"""Of the pages' answers, as of `tutelage chat`; an answer may be as long as the context allows."""
+
+
+def mount_pages(app: FastAPI, store: Store, *, compare_rate: float = 0.0, **options: Any) -> None:
+    """Have the pages answer wherever no route of ``app`` does; paths of the API keep its errors.
+
+    ``compare_rate``: share of messages that get two answers to choose from. ``options``: those of ``create_pages``.
+    """
+
+    def policies(seed: int, compare: bool) -> list[Policy]:
+        return draw_policies(app.state.served, app.state.before, compare_rate * compare, seed)
+
+    @cache
+    def name(model: str) -> str:
+        try:
+            return model_id(Path(models.get_model(store, model).folder))
+        except NotFound:
+            return model[:12]
+
+    backend = StoredBackend(store, policies, name)
+    pages = create_pages(backend, secret=read_secret(store), **options)
+    not_found = app.router.default
+
+    async def default(scope: Scope, receive: Receive, send: Send) -> None:
+        await (not_found if scope["path"].startswith("/v1/") else pages)(scope, receive, send)
+
+    app.router.default = default
+    app.state.pages = backend
+
+
+def draw_policies(served: Served, before: Served | None, rate: float, seed: int) -> Sequence[Policy]:
+    """The policy that is served or, at this rate, two in the order in which they are shown; the seed decides both.
+
+    The second is the model that served before, or else the same one, which writes with another seed.
+    """
+    draw = random.Random(derive(seed, "serve.compare"))
+    if draw.random() >= rate:
+        return [policy_of(served)]
+    pair = [policy_of(served), policy_of(before or served)]
+    draw.shuffle(pair)
+    return pair
+
+
+def policy_of(served: Served) -> Policy:
+    """A served model as a writer of answers. An answer that has begun stays with it when another model takes over."""
+
+    def write(messages: Sequence[Message], seed: int, client: str) -> Ticket:
+        assistant = served.assistant
+        ids = assistant.encode(messages)
+        room = assistant.context - len(ids)
+        if room < 1:
+            raise UsageError(
+                f"the model reads {assistant.context} tokens and this conversation has {len(ids)}: begin another"
+            )
+        sampling = Sampling(**SAMPLING, max_tokens=room, seed=seed)  # type: ignore[arg-type]
+        request = Request(ids=ids, sampling=sampling, stop_ids=assistant.stop_ids(chat=True))
+        return served.service.submit(request, client=client)
+
+    return Policy(served.hash, SAMPLING, write)
+
+
+def read_secret(store: Store) -> bytes:
+    """The 32 bytes that sign the forms' tokens: in a file beside the store for its owner alone, made if it is missing."""
+    path = store.ledger.with_name("pages.secret")
+    if not path.is_file():
+        with atomic_file(path) as file:
+            os.chmod(file.name, 0o600)
+            file.write(secrets.token_bytes(32))
+    return path.read_bytes()
