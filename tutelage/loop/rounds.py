@@ -322,20 +322,26 @@ def compare(work: Work) -> Fields:
     planned = gate.Plan(**work.record["plan"])
     recipe = training.gate_recipe(work.settings, work.start, work.folder, _compared(work), work.number)
     training.run(recipe, work.settings, work.say)
-    folder = work.folder / "gate" / "evaluate"
+    outcome, measured = gate_figures(work.folder / "gate" / "evaluate")
+    judge = "world" if work.start.world else "reward model"
+    pair = (work.record["candidate"], work.record["serving"])
+    people = feedback.comparisons_between(work.store, *pair, planned.comparisons)
+    if len(people) == planned.comparisons:
+        outcome, judge = (people.count("win"), people.count("tie"), people.count("loss")), "people"
+    numbers = {name: vars(one) for name, one in measured.items()}
+    return {"judge": judge, "outcome": list(outcome), "measured": numbers}
+
+
+def gate_figures(folder: Path) -> tuple[tuple[int, int, int], dict[str, gate.Measured]]:
+    """Wins, ties and losses of ``candidate`` against ``serving`` in an evaluation, and what the bounds are about, by model."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["models"]
     rows = [json.loads(row) for row in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = {}
     for name, figures in results.items():
         refusals = sum(says(row["answers"][name]["text"].lower(), "refusal") for row in rows) / len(rows)
-        measured[name] = vars(gate.Measured(figures["length"], refusals, figures["bits_per_byte"]))
+        measured[name] = gate.Measured(figures["length"], refusals, figures["bits_per_byte"])
     said = results["candidate"]["record_vs_serving"]
-    outcome, judge = [said["wins"], said["ties"], said["losses"]], "world" if work.start.world else "reward model"
-    pair = (work.record["candidate"], work.record["serving"])
-    people = feedback.comparisons_between(work.store, *pair, planned.comparisons)
-    if len(people) == planned.comparisons:
-        outcome, judge = [people.count(word) for word in ("win", "tie", "loss")], "people"
-    return {"judge": judge, "outcome": outcome, "measured": measured}
+    return (said["wins"], said["ties"], said["losses"]), measured
 
 
 def decide(work: Work) -> Fields:
@@ -343,7 +349,9 @@ def decide(work: Work) -> Fields:
     record, store, actor = work.record, work.store, f"loop, round {work.number} ({work.round.id})"
     measured = {name: gate.Measured(**numbers) for name, numbers in record["measured"].items()}
     sides = (measured["candidate"], measured["serving"], measured["sft"])
-    found = gate.verdict(gate.Plan(**record["plan"]), tuple(record["outcome"]), *sides, work.settings.gate).record()
+    wins, ties, losses = record["outcome"]
+    planned = gate.Plan(**record["plan"])
+    found = gate.verdict(planned, (wins, ties, losses), *sides, work.settings.gate).record()
     if found["promote"] and not any(one.actor == actor for one in models.promotion_history(store)):
         serving = models.promoted(store)
         if serving is None or serving.hash != record["serving"]:
