@@ -123,7 +123,7 @@ def _begin(store: Store, settings: LoopSettings, out: Path, simulated: bool) -> 
     if folder.exists():
         raise UsageError(f"{folder} is of another store's round; give another --out")
     before = (one.model for one in models.promotion_history(store) if one.model != serving.hash)
-    record = {"number": number, "folder": str(folder), "simulated": simulated, "settings": plain(settings)}
+    record: Fields = {"number": number, "folder": str(folder), "simulated": simulated, "settings": plain(settings)}
     record |= {"serving": serving.hash, "earlier": next(before, None)}
     return models.start_round(store, record)
 
@@ -180,7 +180,7 @@ def open_tasks(work: Work) -> Fields:
     for row in read_answers(work.folder / "answers.jsonl"):
         if row.prompt.id not in made:
             why = work.record["prompts"][row.prompt.id]
-            how = {"people": work.settings.seats, "round_id": work.round.id, "seed": work.settings.seed}
+            how: Fields = {"people": work.settings.seats, "round_id": work.round.id, "seed": work.settings.seed}
             tasks.create_task(work.store, row.prompt.id, row.completions, **why, **how)
     return {"tasks": len(tasks.tasks_of_round(work.store, work.round.id))}
 
@@ -228,7 +228,7 @@ def export_all(work: Work) -> Fields:
     rankings = chain(apart(read_rankings(start.rankings), lambda row: row.prompt), _rankings(folder / "rankings.jsonl"))
     heldout = chain(_rankings(start.rankings_heldout), _rankings(folder / "rankings_heldout.jsonl"))
     prompts = chain(apart(read_prompts(start.prompts), lambda row: row), _prompts(folder / "prompts.jsonl"))
-    sets = {"rankings": map(_learned, rankings), "rankings_heldout": map(_learned, heldout)}
+    sets: dict[str, Iterable[Any]] = {"rankings": map(_learned, rankings), "rankings_heldout": map(_learned, heldout)}
     sets["prompts"] = (Prompt(messages=prompt.messages) for prompt in prompts)
     rows = {name: write_jsonl(data / f"{name}.jsonl", found) for name, found in sets.items()}
     if not rows["rankings_heldout"]:
@@ -276,7 +276,7 @@ def train(work: Work) -> Fields:
     sft = hash_of(work.start.sft) if work.start.sft.is_dir() else str(work.start.sft)
     parents = {"reward_model": [sft], "candidate": [sft, found["reward_model"]]}
     for role, folder in folders.items():
-        where = {"run": str(work.folder), "parents": parents[role], "trained_on": [work.record["export"]["id"]]}
+        where: Fields = {"run": str(work.folder), "parents": parents[role], "trained_on": [work.record["export"]["id"]]}
         models.register_model(work.store, found[role], str(folder), **where)
     # Whoever is erased from here on has the models listed.
     if erase.erasures_so_far(work.store) != work.record["export"]["erasures"]:

@@ -55,5 +55,7 @@ class LoopSettings(Settings):
     @model_validator(mode="after")
     def _most_answers_are_the_serving_models(self) -> LoopSettings:
         if self.earlier >= self.completions:
-            raise ValueError(f"earlier is {self.earlier} of {self.completions} completions: the serving model answers too")
+            raise ValueError(
+                f"earlier is {self.earlier} of {self.completions} completions: the serving model answers too"
+            )
         return self

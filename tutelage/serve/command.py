@@ -86,8 +86,9 @@ def serve(
         def load(folder: Path) -> Served:
             assistant = Assistant.load(folder, device=device)
             dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
-            limits = {"max_batch": max_batch, "max_waiting": max_waiting}
-            service = Service(assistant.decoder, assistant.tokenizer, autocast=dtype, **limits)
+            service = Service(
+                assistant.decoder, assistant.tokenizer, max_batch=max_batch, max_waiting=max_waiting, autocast=dtype
+            )
             return Served(model_id(folder), int(time.time()), assistant, service)
 
         app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts])
