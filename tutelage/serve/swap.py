@@ -52,7 +52,9 @@ def following(
             if stop.wait(every):
                 return
 
-    def leave(services: list[Service]) -> None:  # a function of its own, so that no name here holds a model that has left
+    def leave(
+        services: list[Service],
+    ) -> None:  # a function of its own, so that no name here holds a model that has left
         for service in services:
             Thread(target=_retire, args=(app, service, stop, linger), name="model leaving", daemon=True).start()
 
