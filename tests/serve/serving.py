@@ -56,12 +56,16 @@ PARROT = "😀中é abc"
 """What the parrot says: each byte is another one, so that each is a token of its own that leads to the next."""
 
 
-def parrot() -> Assistant:
-    """A model whose likeliest answer is PARROT, one byte per token: after the opening of an answer, and after the text "x"."""
+def parrot(text: str = PARROT, *, endless: bool = False, context: int = 256) -> Assistant:
+    """A model whose likeliest answer is a text, one byte per token: after the opening of an answer, and after the text "x".
+
+    ``endless``: it says the text again and again.
+    """
     tokenizer = Tokenizer.train(["x"], 262)  # bytes and control tokens alone
-    said = [*tokenizer.encode(PARROT), tokenizer.end_id]
-    assert len(said) == len(set(said)) == len(PARROT.encode()) + 1
-    model = tiny_model(tokenizer)
+    said = tokenizer.encode(text)
+    assert len(said) == len(set(said)) == len(text.encode())
+    said = [*said, said[0] if endless else tokenizer.end_id]
+    model = tiny_model(tokenizer, context)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2:

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from browser import Tab
 from playwright.sync_api import Browser, Page, expect
-from serving import PARROT, SECONDS, parrot, tiny_assistant, wait_until
+from serving import PARROT, SECONDS, parrot, wait_until
 from test_chat_page import answers, finished, send
 from test_rank_page import drag, groups, press
 
@@ -47,7 +47,7 @@ def saved(folder: Path, assistant: Assistant) -> Path:
 def store(tmp_path: Path) -> Iterator[Store]:
     """With two models, of which the one that never ends an answer serves."""
     opened = open_store(tmp_path / "s.db")
-    for name, assistant in (("old", tiny_assistant(context=6000)), ("new", parrot())):
+    for name, assistant in (("old", parrot("loud ", endless=True, context=8192)), ("new", parrot())):
         folder = saved(tmp_path / name, assistant)
         models.register_model(opened, hash_of(folder), str(folder))
     models.promote(opened, hash_of(tmp_path / "old"), actor="test")

@@ -58,7 +58,7 @@ def mount_pages(app: FastAPI, store: Store, *, compare_rate: float = 0.0, **opti
     app.state.pages = backend
 
 
-def draw_policies(served: Served, before: Served | None, rate: float, seed: int) -> Sequence[Policy]:
+def draw_policies(served: Served, before: Served | None, rate: float, seed: int) -> list[Policy]:
     """The policy that is served or, at this rate, two in the order in which they are shown; the seed decides both.
 
     The second is the model that served before, or else the same one, which writes with another seed.
