@@ -75,10 +75,10 @@ def serving(store: Store, *options: str) -> Iterator[tuple[subprocess.Popen[str]
 def begun(page: Page) -> None:
     """Text is there, and there is more of it later: it streams."""
     expect(page.locator("#stop")).to_be_visible(timeout=WAIT * 1000)
-    length = "[...document.querySelectorAll('.prose')].map(node => node.textContent.length).reduce((a, b) => a + b, 0)"
-    page.wait_for_function(f"{length} > 10", timeout=WAIT * 1000)
-    before = page.evaluate(length)
-    page.wait_for_function(f"{length} > {before}", timeout=WAIT * 1000)
+    text = "[...document.querySelectorAll('.prose')].map(node => node.textContent).join('').length"
+    wait_until(lambda: page.evaluate(text) > 10, WAIT)
+    before = page.evaluate(text)
+    wait_until(lambda: page.evaluate(text) > before, WAIT)
 
 
 def stop(page: Page) -> None:
@@ -156,6 +156,7 @@ def test_the_story(browser: Browser, store: Store, tmp_path: Path) -> None:
         chosen = page.locator(".choice article", has_text=PARROT)
         assert "new" not in chosen.locator(".who").inner_text()
         chosen.get_by_role("button", name="Prefer").click()
+        expect(answers(page)).to_have_count(1)
         expect(answers(page)).to_contain_text(PARROT)
         expect(answers(page).locator(".who")).to_contain_text("new")
         chats = conversations.list_chats(store, ann)[:2]
