@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from memory_backend import ANSWER
 from playwright.sync_api import Page, expect
+from serving import wait_until
 
 LONG = "\n\n".join(f"Paragraph {n} of a long answer." for n in range(40))
 HEAVY = ("serious", "critical")
@@ -103,7 +104,10 @@ def test_stop_keeps_exactly_what_was_seen(tab) -> None:
     backend.hold = 200
     send(page, "Go on")
     expect(answers(page)).to_contain_text("Paragraph 5")
-    page.wait_for_function("document.querySelector('.turn.assistant .prose').textContent.length > 170")
+    length = "document.querySelector('.turn.assistant .prose').textContent.length"
+    wait_until(
+        lambda: page.evaluate(length) > 170
+    )  # wait_for_function needs eval in the page, which its policy forbids
     seen = answers(page).locator(".prose").inner_text()
     page.get_by_role("button", name="Stop").click()
     finished(page)
