@@ -72,7 +72,8 @@ def test_where_the_queue_is_full_the_page_is_told_to_wait_and_nothing_is_recorde
         again = server.served.assistant.chat(
             [{"role": "user", "content": "one"}], **sampling
         )  # what is kept is enough for it
-        assert (again.text, again.finished) == (kept.message.text.strip(), kept.finish_reason == "stop")
+        text = again.text.replace("\0", "\ufffd")  # which no PostgreSQL keeps
+        assert (text, again.finished) == (kept.message.text.strip(), kept.finish_reason == "stop")
         wait_until(server.idle)
 
 

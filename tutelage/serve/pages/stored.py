@@ -225,7 +225,8 @@ class StoredBackend:
 
     def _write(self, person: Person, chat: str, asked: str, key: str, answers: Sequence[_Writing]) -> e.Said:
         """Record the answers as running and leave each to a thread."""
-        pair, ids = {"pair": secrets.token_hex(8)} if len(answers) > 1 else {}, []
+        pair = {"pair": secrets.token_hex(8)} if len(answers) > 1 else {}
+        ids: list[str] = []
         for number, writing in enumerate(answers):
             turn = conversations.start_answer(
                 self.store, person.id, chat, parent=asked, model=writing.policy.model, seed=writing.seed,
