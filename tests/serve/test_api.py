@@ -7,9 +7,12 @@ from typing import Any
 
 import openai
 import pytest
+import tokenizers
 from serving import HELLO, MODEL, PARROT
 
 from tutelage.generate.sampler import Sampling
+from tutelage.serve.openai.answering import with_space
+from tutelage.text.tokenizer import Tokenizer
 
 ASK: dict[str, Any] = {"model": MODEL, "messages": HELLO, "max_tokens": 12, "seed": 7}
 SAY: dict[str, Any] = {"model": "default", "messages": HELLO, "temperature": 0}
@@ -293,3 +296,40 @@ def test_a_prompt_that_is_too_long_is_refused_and_never_cut(client, server):
 def test_without_a_limit_an_answer_may_fill_the_context(client, server):
     answer = client.chat.completions.create(**ASK | {"max_tokens": None, "logit_bias": {"2": -100}})
     assert answer.usage.total_tokens == server.served.assistant.context
+
+
+def test_a_continuation_keeps_the_space_that_its_tokenizer_takes_off_the_start_of_a_text():
+    """A tokenizer of sentencepiece's kind, and ours; a stop string may have cut the text."""
+    pieces = {piece: i for i, piece in enumerate(["<unk>", "▁a", "b", "▁", "▁▁", "c", "\n"])}
+    spm = tokenizers.Tokenizer(tokenizers.models.BPE(pieces, []))
+    spm.decoder = tokenizers.decoders.Metaspace("▁", "always")
+    a, b, space, two, c, line = range(1, 7)
+    for prompt, ids, text, expected in (
+        ([a], [a], "a", " a"),
+        ([a, b], [b, a], "b a", "b a"),
+        ([a], [space, a], " a", "  a"),
+        ([a], [two, c], "c", "  c"),
+        ([a], [line, line, c], "\n", "\n"),  # the text ends before the stop string "\nc"
+        ([a], [a, line], "a", " a"),
+    ):
+        assert with_space(spm.decode, prompt, ids, text) == expected
+    ours = Tokenizer.train(["x"], 262)
+    ids = ours.encode("\n\n中")
+    assert with_space(ours.decode, ours.encode("x "), ids, "\n") == "\n"
+    half = ours.encode("中")
+    assert with_space(ours.decode, half[:1], [*half[1:], *ids], "\ufffd\ufffd\n") == "\ufffd\ufffd\n"
+
+
+def test_a_stop_string_after_white_space_cuts_a_completion(client, server):
+    encode = server.served.assistant.tokenizer.encode
+    bias = {str(i): 100 for i in encode("\n")}
+    for stop, text in (("\n\n\n", ""), ("x", "\n" * 5)):
+        asked = {
+            "model": MODEL,
+            "prompt": "The cat",
+            "max_tokens": 5,
+            "logit_bias": bias,
+            "temperature": 0,
+            "stop": stop,
+        }
+        assert client.completions.create(**asked).choices[0].text == text

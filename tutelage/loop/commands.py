@@ -15,6 +15,7 @@ from tutelage.cli.options import Option, options_of
 from tutelage.errors import UsageError
 from tutelage.loop import gate
 from tutelage.loop.settings import LoopSettings
+from tutelage.recipes.steps import given_by, shipped_recipe
 from tutelage.settings import flat, merge, read_yaml, validated
 from tutelage.store import models, tasks
 from tutelage.store.database import Store
@@ -38,10 +39,8 @@ def run(
     """Go round: prompts, answers, rankings, a reward model, PPO, the gate. A round that was stopped goes on."""
     from tutelage.loop.rounds import run_round  # loads torch
 
-    source = recipe or _shipped()
-    given = flat(overrides)
-    option = lambda name: f"--{name}" if name in given else None  # noqa: E731
-    settings = validated(LoopSettings, merge(read_yaml(source), overrides), str(source), option)
+    source = recipe or shipped_recipe("loop.yaml")
+    settings = validated(LoopSettings, merge(read_yaml(source), overrides), str(source), given_by("", flat(overrides)))
     if not simulate:
         _existing(store)
     opened = open_store(store)
@@ -57,7 +56,9 @@ def run(
 def run_options(words: Sequence[str]) -> list[Option]:
     """The settings of the loop, with those of the recipe that ``words`` name as defaults."""
     found = re.search(r"(?:^|\0)--recipe[=\0]([^\0]+)", "\0".join(words))
-    return list(options_of(LoopSettings, words, "Settings", read_yaml(Path(found[1]) if found else _shipped())))
+    return list(
+        options_of(LoopSettings, words, "Settings", read_yaml(Path(found[1]) if found else shipped_recipe("loop.yaml")))
+    )
 
 
 def status(*, store: Where = None) -> str:
@@ -77,12 +78,6 @@ def rollback(
     with _opened(store) as opened:
         models.roll_back(opened, actor="command line", reason=reason)
         return "\n".join(_serving(opened))
-
-
-def _shipped() -> Path:
-    from tutelage.recipes.steps import shipped_recipe
-
-    return shipped_recipe("loop.yaml")
 
 
 def _existing(where: str | None) -> None:

@@ -123,7 +123,7 @@ def _begin(store: Store, settings: LoopSettings, out: Path, simulated: bool) -> 
     if folder.exists():
         raise UsageError(f"{folder} is of another store's round; give another --out")
     before = (one.model for one in models.promotion_history(store) if one.model != serving.hash)
-    record = {"number": number, "folder": str(folder), "simulated": simulated, "settings": plain(settings)}
+    record: Fields = {"number": number, "folder": str(folder), "simulated": simulated, "settings": plain(settings)}
     record |= {"serving": serving.hash, "earlier": next(before, None)}
     return models.start_round(store, record)
 
@@ -180,7 +180,7 @@ def open_tasks(work: Work) -> Fields:
     for row in read_answers(work.folder / "answers.jsonl"):
         if row.prompt.id not in made:
             why = work.record["prompts"][row.prompt.id]
-            how = {"people": work.settings.seats, "round_id": work.round.id, "seed": work.settings.seed}
+            how: Fields = {"people": work.settings.seats, "round_id": work.round.id, "seed": work.settings.seed}
             tasks.create_task(work.store, row.prompt.id, row.completions, **why, **how)
     return {"tasks": len(tasks.tasks_of_round(work.store, work.round.id))}
 
@@ -228,7 +228,7 @@ def export_all(work: Work) -> Fields:
     rankings = chain(apart(read_rankings(start.rankings), lambda row: row.prompt), _rankings(folder / "rankings.jsonl"))
     heldout = chain(_rankings(start.rankings_heldout), _rankings(folder / "rankings_heldout.jsonl"))
     prompts = chain(apart(read_prompts(start.prompts), lambda row: row), _prompts(folder / "prompts.jsonl"))
-    sets = {"rankings": map(_learned, rankings), "rankings_heldout": map(_learned, heldout)}
+    sets: dict[str, Iterable[Any]] = {"rankings": map(_learned, rankings), "rankings_heldout": map(_learned, heldout)}
     sets["prompts"] = (Prompt(messages=prompt.messages) for prompt in prompts)
     rows = {name: write_jsonl(data / f"{name}.jsonl", found) for name, found in sets.items()}
     if not rows["rankings_heldout"]:
@@ -276,7 +276,7 @@ def train(work: Work) -> Fields:
     sft = hash_of(work.start.sft) if work.start.sft.is_dir() else str(work.start.sft)
     parents = {"reward_model": [sft], "candidate": [sft, found["reward_model"]]}
     for role, folder in folders.items():
-        where = {"run": str(work.folder), "parents": parents[role], "trained_on": [work.record["export"]["id"]]}
+        where: Fields = {"run": str(work.folder), "parents": parents[role], "trained_on": [work.record["export"]["id"]]}
         models.register_model(work.store, found[role], str(folder), **where)
     # Whoever is erased from here on has the models listed.
     if erase.erasures_so_far(work.store) != work.record["export"]["erasures"]:
@@ -322,20 +322,26 @@ def compare(work: Work) -> Fields:
     planned = gate.Plan(**work.record["plan"])
     recipe = training.gate_recipe(work.settings, work.start, work.folder, _compared(work), work.number)
     training.run(recipe, work.settings, work.say)
-    folder = work.folder / "gate" / "evaluate"
+    outcome, measured = gate_figures(work.folder / "gate" / "evaluate")
+    judge = "world" if work.start.world else "reward model"
+    pair = (work.record["candidate"], work.record["serving"])
+    people = feedback.comparisons_between(work.store, *pair, planned.comparisons)
+    if len(people) == planned.comparisons:
+        outcome, judge = (people.count("win"), people.count("tie"), people.count("loss")), "people"
+    numbers = {name: vars(one) for name, one in measured.items()}
+    return {"judge": judge, "outcome": list(outcome), "measured": numbers}
+
+
+def gate_figures(folder: Path) -> tuple[tuple[int, int, int], dict[str, gate.Measured]]:
+    """Wins, ties and losses of ``candidate`` against ``serving`` in an evaluation, and what the bounds are about, by model."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["models"]
     rows = [json.loads(row) for row in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = {}
     for name, figures in results.items():
         refusals = sum(says(row["answers"][name]["text"].lower(), "refusal") for row in rows) / len(rows)
-        measured[name] = vars(gate.Measured(figures["length"], refusals, figures["bits_per_byte"]))
+        measured[name] = gate.Measured(figures["length"], refusals, figures["bits_per_byte"])
     said = results["candidate"]["record_vs_serving"]
-    outcome, judge = [said["wins"], said["ties"], said["losses"]], "world" if work.start.world else "reward model"
-    pair = (work.record["candidate"], work.record["serving"])
-    people = feedback.comparisons_between(work.store, *pair, planned.comparisons)
-    if len(people) == planned.comparisons:
-        outcome, judge = [people.count(word) for word in ("win", "tie", "loss")], "people"
-    return {"judge": judge, "outcome": outcome, "measured": measured}
+    return (said["wins"], said["ties"], said["losses"]), measured
 
 
 def decide(work: Work) -> Fields:
@@ -343,7 +349,9 @@ def decide(work: Work) -> Fields:
     record, store, actor = work.record, work.store, f"loop, round {work.number} ({work.round.id})"
     measured = {name: gate.Measured(**numbers) for name, numbers in record["measured"].items()}
     sides = (measured["candidate"], measured["serving"], measured["sft"])
-    found = gate.verdict(gate.Plan(**record["plan"]), tuple(record["outcome"]), *sides, work.settings.gate).record()
+    wins, ties, losses = record["outcome"]
+    planned = gate.Plan(**record["plan"])
+    found = gate.verdict(planned, (wins, ties, losses), *sides, work.settings.gate).record()
     if found["promote"] and not any(one.actor == actor for one in models.promotion_history(store)):
         serving = models.promoted(store)
         if serving is None or serving.hash != record["serving"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tutelage.loop.gate import GateSettings
 from tutelage.settings import RewardModelPath, Settings
@@ -51,3 +51,11 @@ class LoopSettings(Settings):
     )
     gate: GateSettings = GateSettings()
     simulated: SimulatedSettings = SimulatedSettings()
+
+    @model_validator(mode="after")
+    def _most_answers_are_the_serving_models(self) -> LoopSettings:
+        if self.earlier >= self.completions:
+            raise ValueError(
+                f"earlier is {self.earlier} of {self.completions} completions: the serving model answers too"
+            )
+        return self

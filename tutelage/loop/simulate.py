@@ -109,8 +109,16 @@ def _rank_one(store: Store, user: str, number: int, mine: set[str], rater: Rater
     while (lease := tasks.lease(store, user)) is not None:
         opinion = rater(number, lease.prompt, lease.answers) if lease.task_id in mine else None
         if opinion is not None:
-            key, said = f"rank {lease.task_id}", {"ratings": opinion.ratings, "flags": opinion.flags}
-            labels.submit(store, user, lease.task_id, opinion.ranks, key=key, seconds=opinion.seconds, **said)
+            labels.submit(
+                store,
+                user,
+                lease.task_id,
+                opinion.ranks,
+                key=f"rank {lease.task_id}",
+                seconds=opinion.seconds,
+                ratings=opinion.ratings,
+                flags=opinion.flags,
+            )
             return True
         reason = "cannot judge this" if lease.task_id in mine else "of another round"
         labels.skip(store, user, lease.task_id, f"simulated: {reason}", key=f"skip {lease.task_id}")

@@ -95,8 +95,9 @@ def serve(
         def load(folder: Path) -> Served:
             assistant = Assistant.load(folder, device=device)
             dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
-            limits = {"max_batch": max_batch, "max_waiting": max_waiting}
-            service = Service(assistant.decoder, assistant.tokenizer, autocast=dtype, **limits)
+            service = Service(
+                assistant.decoder, assistant.tokenizer, max_batch=max_batch, max_waiting=max_waiting, autocast=dtype
+            )
             name, hash = model_id(folder), hash_of(folder) if folder.is_dir() else str(folder)
             models.register_model(opened, hash, str(folder.resolve() if folder.is_dir() else folder))
             return Served(name, int(time.time()), assistant, service, hash)

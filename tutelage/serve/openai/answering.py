@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -79,7 +79,9 @@ class Job:
         choice.tokens += delta.tokens
         if self.spaced and delta.text and not choice.text:
             ids = [token.id for token in choice.tokens]
-            delta = delta._replace(text=with_space(self.served, self.prompts[place], ids, delta.text))
+            delta = delta._replace(
+                text=with_space(self.served.assistant.tokenizer.decode, self.prompts[place], ids, delta.text)
+            )
         choice.text += delta.text
         choice.finish_reason = delta.finish_reason
         return delta
@@ -98,15 +100,14 @@ class Job:
         return shapes.usage(sum(map(len, self.prompts)), sum(len(choice.tokens) for choice in choices))
 
 
-def with_space(served: Served, prompt: Sequence[int], ids: Sequence[int], text: str) -> str:
-    """The first text of a continuation with the white space before it: some tokenizers decode it only after other tokens."""
-    decode = served.assistant.tokenizer.decode
-    before, whole = decode(prompt[-8:]), decode([*prompt[-8:], *ids])
-    if not whole.startswith(before):  # the prompt ends inside a character
-        return text
-    follows = whole[len(before) :]
-    space = follows[: len(follows) - len(follows.lstrip())]
-    return text if text.startswith(space) else space + text.lstrip()
+def with_space(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], ids: Sequence[int], text: str) -> str:
+    """The first text of a continuation with the space that some tokenizers take off the start of a text.
+
+    ``ids`` are the answer's tokens so far; ``text`` may be less than theirs, because a stop string has cut it.
+    """
+    before, alone, whole = decode(prompt[-8:]), decode(ids), decode([*prompt[-8:], *ids])
+    follows = whole.removeprefix(before)
+    return follows.removesuffix(alone) + text if whole == before + follows and follows.endswith(alone) else text
 
 
 async def answer(
