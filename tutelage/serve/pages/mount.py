@@ -82,7 +82,7 @@ def policy_of(served: Served) -> Policy:
             raise UsageError(
                 f"the model reads {assistant.context} tokens and this conversation has {len(ids)}: begin another"
             )
-        sampling = Sampling(**SAMPLING, max_tokens=room, seed=seed)  # type: ignore[arg-type]
+        sampling = Sampling(**SAMPLING, max_tokens=room, seed=seed)
         request = Request(ids=ids, sampling=sampling, stop_ids=assistant.stop_ids(chat=True))
         return served.service.submit(request, client=client)
 
