@@ -103,6 +103,7 @@ def test_the_story(browser: Browser, store: Store, tmp_path: Path) -> None:
         page.get_by_role("main").get_by_role("button", name="Sign up").click()
         expect(page).to_have_url(f"{url}/chat")
         ann = people.find_user(store, "ann").id
+        expect(page.locator("#list")).to_contain_text("No conversations yet.")  # the page's script is at work
 
         send(page, "Tell me everything")
         stop(page)

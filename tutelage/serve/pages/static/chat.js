@@ -242,7 +242,7 @@ $("toggle").addEventListener("click", () => {
 
 attempt(async () => {
   await open(new URLSearchParams(location.search).get("c"));
-  message.value = localStorage.getItem(draftName()) ?? "";
+  message.value ||= localStorage.getItem(draftName()) ?? ""; // what was typed while the page loaded stays
   grow();
   await drawList();
 });

@@ -119,7 +119,8 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (event.target.closest("textarea, input, select, dialog")) return;
+  const field = event.target.closest("textarea, input, select, dialog");
+  if (field?.getClientRects().length) return; // the focus may still be in a dialog that has just closed
   if (event.key === "Enter" && event.target.closest("button, a")) return; // its own meaning
   if (!task) return event.key === "u" ? back() : undefined;
   const picked = state.answers[Number(event.key) - 1];
