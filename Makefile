@@ -39,8 +39,8 @@ proof-loop: $(VENV)/installed-dev
 	$(BIN)/python -m tests.proof_loop
 
 format: $(VENV)/installed-dev
-	$(BIN)/ruff check --fix tutelage tests
-	$(BIN)/ruff format tutelage tests
+	$(BIN)/ruff check --fix tutelage tests bench
+	$(BIN)/ruff format tutelage tests bench
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

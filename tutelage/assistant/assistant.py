@@ -35,6 +35,8 @@ Readable = str | Sequence[int] | Messages | Conversation | Prompt
 Shots = Callable[[Prompt], Sequence[Conversation]]
 """Picks the demonstrations that precede a prompt when a base model is asked in plain text."""
 
+CHAT = {"temperature": 0.7, "top_p": 0.95}
+"""How answers to people are sampled where they do not say otherwise: in the terminal and on the pages."""
 FEW = BF16_ROWS - 1
 """Most samples at a time of one conversation. On a CPU so few are computed in fp32, so ``chat`` and ``stream`` agree."""
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")

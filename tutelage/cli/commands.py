@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tutelage.assistant import terminal
-from tutelage.assistant.assistant import Assistant
+from tutelage.assistant.assistant import CHAT, Assistant
 from tutelage.assistant.remote import Remote
 from tutelage.data.formats import ON_BAD, OnBad, write_jsonl
 from tutelage.data.tokens.batches import fitting_prompts
@@ -35,7 +35,7 @@ def chat(
     checkpoint: Annotated[
         ModelPath | None, Field(description="checkpoint folder, or a model's name on the Hugging Face hub")
     ] = None,
-    sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=200),  # noqa: B008
+    sampling: Sampling = Sampling(**CHAT, max_tokens=200),  # noqa: B008
     *,
     server: Annotated[
         str, Field(description="talk to a running server: the address that `tutelage serve` prints")

@@ -38,11 +38,10 @@ PAD_SHARE, PAD_FREE = 0.25, 64
 forward costs as much as 50 to 90 more tokens (1 M to 12 M parameters on CPU)."""
 DRAWS = 16
 """Steps whose random numbers are made at once: 12 small tensor operations every 16 steps instead of every step."""
-BF16_ROWS, BF16_SIZE = 16, 1 << 26
-"""On a CPU that has bf16, ``auto`` computes in it if ``max_batch`` or the number of parameters is at least this. Below both, bf16
-saves less time in reading weights than it costs in casts: with 6 M, 15 M and 34 M parameters it generates 0.7 to 0.8, 0.8 and 0.9
-times as many tokens per second as fp32 at 1 row, 0.8, 1.1 and 1.2 times at 4, and 0.9, 1.2 and 1.9 times at 16 (Xeon with AMX, two
-cores); with 135 M about twice as many at 1 and at 16 rows where nothing else runs."""
+BF16_ROWS = 16
+"""Smallest ``max_batch`` for which ``auto`` computes in bf16 on a CPU that has it. bf16 generates so many times as many tokens per
+second as fp32: with 6 M, 15 M and 34 M parameters 0.7 to 0.8, 0.8 and 0.9 at 1 row, 0.8, 1.1 and 1.2 at 4, and 0.9, 1.2 and 1.9 at 16; with 135 M 0.8 to
+0.9 at 1 row, 1.4 at 4 and 1.7 at 16 (Xeon with AMX, two cores shared with other programs, in turns)."""
 SLOTS = 64
 """Cache slots are allocated in multiples of this."""
 
@@ -113,8 +112,8 @@ def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor | None = Non
 class Engine:
     """Runs requests through a model, many at once. Not thread-safe: one thread owns it.
 
-    ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 for a small ``max_batch`` of a
-    small model, whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval
+    ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 for a small ``max_batch``,
+    whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval
     mode. Its weights may change while no sample is active or waiting. In bf16 the engine holds a bf16 copy of the matrices until
     then; with ``fixed``, the weights never change and the copy is kept.
 
@@ -125,9 +124,8 @@ class Engine:
         if max_batch < 1:
             raise UsageError(f"max_batch must be at least 1, not {max_batch}")
         self.model, self.max_batch, self.max_length = model, max_batch, model.config.max_position_embeddings
-        little = max_batch < BF16_ROWS and sum(weight.numel() for weight in model.parameters()) < BF16_SIZE
-        little = little and autocast == "auto" and self.device.type == "cpu"
-        self.autocast, self.fixed, self.vocab_size = "fp32" if little else autocast, fixed, model.config.vocab_size
+        few = autocast == "auto" and max_batch < BF16_ROWS and self.device.type == "cpu"
+        self.autocast, self.fixed, self.vocab_size = "fp32" if few else autocast, fixed, model.config.vocab_size
         self.hold = max_batch // 8
         """While more samples wait than there are free places, at least this many places are filled at once: a prefill of one
         prompt costs nearly as much as one of eight."""

@@ -13,8 +13,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 
 READ_TOKENS = 1 << 14
-"""Most tokens of a forward pass without a gradient, unless it is one row. On SmolLM2-135M 64 dialogues of 1,500 tokens would take
-several GiB, and are read no faster than few at a time."""
+"""Most tokens of a forward pass without a gradient, unless it is one row; 64 dialogues of 1,500 tokens are six times as many."""
 MOST_LOGITS = 1 << 25
 """Logits that exist at the same time: 128 MiB in fp32. More are computed in chunks, and again in the backward pass."""
 

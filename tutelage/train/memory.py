@@ -24,7 +24,7 @@ WORTH_SAYING = 1 << 28
 """No estimate is printed for models with less than this [bytes of weights]."""
 PROGRAM, WASTE = 0.4, 0.5
 """GiB that Python, torch and the data take; and what short-lived buffers, casts of frozen weights and gaps in the heap take, as a
-share of the activations. LoRA on SmolLM2-135M, passes of 2,048 and 4,096 tokens: 3.9 and 5.2 GiB where the rest adds up to 2.3 and
+share of the activations. LoRA on SmolLM2-135M, passes of 2,048 and 4,096 tokens: 3.8 and 5.2 GiB where the rest adds up to 2.3 and
 3.4."""
 _GIB = 1 << 30
 

@@ -10,8 +10,9 @@ import httpx2
 import pytest
 from serving import Hold, Running, running, tiny_assistant, wait_until
 
+from tutelage.assistant.assistant import CHAT
 from tutelage.serve.keys import Keys
-from tutelage.serve.pages.mount import SAMPLING, draw_policies, mount_pages, read_secret
+from tutelage.serve.pages.mount import draw_policies, mount_pages, read_secret
 from tutelage.serve.pages.security import HEADERS
 from tutelage.serve.served import Served
 from tutelage.store import conversations, people
@@ -67,7 +68,7 @@ def test_where_the_queue_is_full_the_page_is_told_to_wait_and_nothing_is_recorde
         wait_until(lambda: conversations.get_turn(store, me, answer).status == "done")
         assert say(http, "two", "b").status_code == 200
         kept = conversations.get_turn(store, me, answer)
-        assert (kept.sampling, kept.error) == (SAMPLING, None)
+        assert (kept.sampling, kept.error) == (CHAT, None)
         sampling = {**kept.sampling, "seed": kept.seed, "max_tokens": 256, "logprobs": True}
         again = server.served.assistant.chat(
             [{"role": "user", "content": "one"}], **sampling

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from tutelage.assistant.assistant import CHAT
 from tutelage.errors import NotFound, UsageError
 from tutelage.files import atomic_file
 from tutelage.generate.request import Request
@@ -26,9 +27,6 @@ from tutelage.serve.pages.stored import Policy, StoredBackend
 from tutelage.serve.served import Served
 from tutelage.store import models
 from tutelage.store.database import Store
-
-SAMPLING: dict[str, float | int] = {"temperature": 0.7, "top_p": 0.95}
-"""Of the pages' answers, as of `tutelage chat`; an answer may be as long as the context allows."""
 
 
 def mount_pages(app: FastAPI, store: Store, *, compare_rate: float = 0.0, **options: Any) -> None:
@@ -82,11 +80,11 @@ def policy_of(served: Served) -> Policy:
             raise UsageError(
                 f"the model reads {assistant.context} tokens and this conversation has {len(ids)}: begin another"
             )
-        sampling = Sampling(**SAMPLING, max_tokens=room, seed=seed)
+        sampling = Sampling(**CHAT, max_tokens=room, seed=seed)  # as long as the context allows
         request = Request(ids=ids, sampling=sampling, stop_ids=assistant.stop_ids(chat=True))
         return served.service.submit(request, client=client)
 
-    return Policy(served.hash, SAMPLING, write)
+    return Policy(served.hash, dict(CHAT), write)
 
 
 def read_secret(store: Store) -> bytes:
