@@ -40,8 +40,8 @@ DRAWS = 16
 """Steps whose random numbers are made at once: 12 small tensor operations every 16 steps instead of every step."""
 BF16_ROWS = 16
 """Smallest ``max_batch`` for which ``auto`` computes in bf16 on a CPU that has it. bf16 generates so many times as many tokens per
-second as fp32: with 6 M, 15 M and 34 M parameters 0.7 to 0.8, 0.8 and 0.9 at 1 row, 0.8, 1.1 and 1.2 at 4, and 0.9, 1.2 and 1.9 at 16; with 135 M 0.8 to
-0.9 at 1 row, 1.4 at 4 and 1.7 at 16 (Xeon with AMX, two cores shared with other programs, in turns)."""
+second as fp32: with 6 M, 15 M and 34 M parameters 0.7 to 0.8, 0.8 and 0.9 at 1 row, 0.8, 1.1 and 1.2 at 4, and 0.9, 1.2 and 1.9 at
+16; with 135 M 0.8 to 0.9 at 1 row, 1.4 at 4 and 1.7 at 16 (Xeon with AMX, two cores shared with other programs, in turns)."""
 SLOTS = 64
 """Cache slots are allocated in multiples of this."""
 
