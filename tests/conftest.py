@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from databases import cluster, database, empty_file, where  # noqa: F401 - fixtures
 from hypothesis import settings
 from toy_task import Toy, make_toy, pretrain_job, reward_job, sft_job
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import psycopg
-
 from tutelage.records import Completion, Message, Prompt
 from tutelage.store import conversations, labels, people, prompts, tasks
 from tutelage.store.database import Store
-from tutelage.store.opening import open_store
 
 
 class Clock:
@@ -21,14 +15,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def new_database(cluster: str, name: str) -> str:
-    """Make a database with the schema; returns its URL."""
-    with psycopg.connect(cluster.format("postgres"), autocommit=True) as db:
-        db.execute(f"CREATE DATABASE {name}".encode())
-    open_store(cluster.format(name), ledger=Path(os.devnull)).close()
-    return cluster.format(name)
 
 
 def person(store: Store, name: str = "ann", *, agrees: bool = True, role: people.Role = "user") -> str:
