@@ -89,9 +89,9 @@ def _pairs(work: Work) -> Iterator[blind.Pair]:
     stored = {asked(prompt): prompt.id for prompt in prompts_in(work.folder / "export" / "prompts_heldout.jsonl")}
     rows = _samples(work.folder / "gate" / "evaluate")
     for prompt, row in zip(prompts_in(work.folder / "data" / "gate.jsonl"), rows, strict=True):
-        said = (row["answers"][role] | {"model": work.record[role]} for role in ("candidate", "serving"))
-        new, other = (Completion(text=one["text"], finished=one["finished"], model=one["model"]) for one in said)
-        yield blind.Pair(prompt, stored.get(asked(prompt)), new, other)
+        said = ((work.record[role], row["answers"][role]) for role in ("candidate", "serving"))
+        answers = (Completion(text=one["text"], finished=one["finished"], model=model) for model, one in said)
+        yield blind.Pair(prompt, stored.get(asked(prompt)), *answers)
 
 
 def gate_figures(folder: Path) -> tuple[tuple[int, int, int], dict[str, gate.Measured]]:

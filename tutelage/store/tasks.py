@@ -26,7 +26,6 @@ from tutelage.store.tables import labels, new_id, prompts, seats, tasks
 
 TRANSITIONS: Mapping[str, Mapping[str, str]] = {
     "lease": {"waiting": "leased", "leased": "leased"},  # leased: one's own, or one that has expired
-    "renew": {"leased": "leased"},
     "ranking": {"leased": "ranked"},
     "skip": {"leased": "waiting"},
     "undo": {"ranked": "leased"},
@@ -39,7 +38,7 @@ Purpose = Split | Literal["gate"]
 """``gate``: its answers are of two models, of which people say which is better; see ``blind``."""
 
 LEASE = 15 * 60.0
-"""Seconds that a person has before somebody else may get the task; the page renews it."""
+"""Seconds that a person has before somebody else may get the task; to ask for it again is to have it for longer."""
 
 
 @dataclass(frozen=True)
@@ -159,16 +158,6 @@ def _lease(db: Connection, seat: Row[Any], user_id: str) -> Lease:
     order = display_order(task.seed, task.id, user_id, len(task.groups))
     answers = tuple(Completion.model_validate(task.completions[task.groups[g][0]]).text for g in order)
     return Lease(task.id, Prompt.model_validate(task.prompt), answers, seat.expires)
-
-
-def renew(store: Store, user_id: str, task_id: str, *, seconds: float = LEASE) -> float:
-    """Go on holding a task; returns until when. Raises Conflict if somebody else has it by now."""
-    expires = store.now() + seconds
-    mine = (seats.c.task_id == task_id, seats.c.user_id == user_id)
-    with store.write() as db:
-        if not db.execute(move("renew", *mine).values(expires=expires)).rowcount:
-            raise lost()
-    return expires
 
 
 def lost() -> Conflict:

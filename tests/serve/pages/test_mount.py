@@ -21,8 +21,8 @@ from tutelage.store.opening import open_store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "s.db")
+def store(where: str, tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(where, ledger=tmp_path / "ledger.jsonl")
     yield opened
     opened.close()
 

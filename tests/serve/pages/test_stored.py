@@ -58,8 +58,8 @@ def writer() -> Writer:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store.db")
+def store(where: str, tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(where, ledger=tmp_path / "ledger.jsonl")
     yield opened
     opened.close()
 
