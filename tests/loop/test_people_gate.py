@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tutelage.data.formats import write_jsonl
-from tutelage.loop import comparing, gate, work
+from tutelage.loop import comparing, gate, rounds, work
 from tutelage.loop.settings import LoopSettings
 from tutelage.loop.simulate import Opinion
 from tutelage.loop.training import Start
 from tutelage.loop.work import Work
-from tutelage.records import Message, Prompt
+from tutelage.records import Completion, Message, Prompt
 from tutelage.serve.pages.stored import StoredBackend
 from tutelage.store import blind, conversations, erase, labels, models, people, prompts, tasks
 from tutelage.store.database import Store
@@ -188,16 +188,31 @@ def test_no_comparison_is_waited_for_that_nobody_can_make(store, tmp_path):
     pairs = list(comparing._pairs(here))[:PLANNED]
     assert [bool(pair.stored) for pair in pairs] == [True, True] + [False] * (PLANNED - 2)
     blind.ask(store, here.round.id, pairs, seed=0)
-    assert blind.unanswered(store, here.round.id) == PLANNED - 1
+    assert tasks.open_seats(store, here.round.id, gate=True) == PLANNED - 1
     people.give_consent(store, eve, "1", given=False)
-    assert blind.unanswered(store, here.round.id) == PLANNED - 3
+    assert tasks.open_seats(store, here.round.id, gate=True) == PLANNED - 3
     lease = tasks.lease(store, bob)
     labels.skip(store, bob, lease.task_id, "I cannot tell", key="s")
-    assert blind.unanswered(store, here.round.id) == PLANNED - 4
+    assert tasks.open_seats(store, here.round.id, gate=True) == PLANNED - 4
     erase.erase_user(store, eve, actor="test")
     prefer(store, bob, "good")
     assert comparing.ask_people(here)["outcome"] == [PLANNED - 4, 4, 0]
     assert len(of_gate(here)) == PLANNED - 3
+
+
+def test_no_ranking_is_waited_for_that_somebody_skipped_or_whose_prompt_is_kept_out(store, tmp_path):
+    """With one person, who skips one, the round would wait for good."""
+    here = answered(store, tmp_path / "round-1")
+    bob = person(store, "bob")
+    asked = [*(one.id for one in prompts.prompts_to_rank(store, 9, held_out=0))]
+    asked += [prompts.add_prompt(store, question(f"another {i}")) for i in range(2)]
+    for prompt in asked:
+        tasks.create_task(store, prompt, [Completion(text="a"), Completion(text="b")], round_id=here.round.id)
+    people.give_consent(store, people.find_user(store, "eve").id, "1", given=False)
+    labels.skip(store, bob, tasks.lease(store, bob).task_id, "I cannot tell", key="s")
+    assert prefer(store, bob, "a") == 1
+    assert rounds.wait_for_labels(here) == {"rankings": 1}
+    assert tasks.progress(store) == {"ranked": 1, "withdrawn": 3}
 
 
 def test_nobody_who_was_erased_before_the_tasks_comes_back_with_them(store, tmp_path):

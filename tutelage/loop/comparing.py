@@ -12,11 +12,11 @@ from tutelage.data.formats import write_jsonl
 from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import UsageError
 from tutelage.loop import gate, simulate, training
-from tutelage.loop.work import Fields, Work, asked, prompts_in, rater, wait
+from tutelage.loop.work import Fields, Work, ask_no_more, asked, prompts_in, rater, wait
 from tutelage.model.checkpoint import context_of
 from tutelage.records import Answers, Completion
 from tutelage.runs.hashes import hash_of
-from tutelage.store import blind, models
+from tutelage.store import blind, models, tasks
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.world.reading import says
 
@@ -78,7 +78,8 @@ def ask_people(work: Work) -> Fields:
     if work.record["simulated"]:
         shown = (Answers(prompt=pair.prompt, completions=(pair.new, pair.other)) for pair in pairs)
         simulate.rank(work.store, work.settings.simulated, work.round.id, rater(work, shown), gate=True)
-    wait(work, lambda: blind.unanswered(work.store, work.round.id), "blind comparisons", gate=True)
+    wait(work, lambda: tasks.open_seats(work.store, work.round.id, gate=True), "blind comparisons")
+    ask_no_more(work, gate=True)
     said = blind.outcome(work.store, work.round.id, planned.comparisons)
     judged = {"by": work.record["judge"], "outcome": work.record["outcome"]}
     return {"judge": "people", "outcome": list(said), "judged": judged}

@@ -30,7 +30,7 @@ from tutelage.data.formats import read_answers, read_prompts, read_rankings, wri
 from tutelage.errors import UsageError
 from tutelage.loop import comparing, simulate, training
 from tutelage.loop.settings import LoopSettings
-from tutelage.loop.work import Fields, Work, asked, prompts_in, rater, wait
+from tutelage.loop.work import Fields, Work, ask_no_more, asked, prompts_in, rater, wait
 from tutelage.records import Answers, Prompt, Ranking
 from tutelage.runs.folder import locked
 from tutelage.runs.hashes import hash_of
@@ -157,12 +157,14 @@ def wait_for_labels(work: Work) -> Fields:
 
     def missing() -> int:
         seats = tasks.progress(work.store, work.round.id)
-        return math.ceil(work.settings.enough * (seats.total() - seats["withdrawn"])) - seats["ranked"]
+        wanted = math.ceil(work.settings.enough * (seats.total() - seats["withdrawn"])) - seats["ranked"]
+        return min(wanted, tasks.open_seats(work.store, work.round.id))
 
     wait(work, missing, "rankings")
     ranked = tasks.progress(work.store, work.round.id)["ranked"]
     if not ranked:
         raise UsageError("nobody has ranked anything in this round")
+    ask_no_more(work)
     return {"rankings": ranked}
 
 

@@ -58,14 +58,18 @@ def prompts_in(file: Path) -> Iterator[Prompt]:
     return read_prompts(file) if file.exists() else iter(())
 
 
-def wait(work: Work, missing: Callable[[], int], what: str, *, gate: bool = False) -> None:
-    """Wait until people have given what is missing, unless they are simulated; then ask nobody any more."""
+def wait(work: Work, missing: Callable[[], int], what: str) -> None:
+    """Wait until people have given what is missing, unless they are simulated."""
     last = 0
     while (left := missing()) > 0 and not work.record["simulated"]:
         if left != last:
             work.say(f"waiting for {left} more {what}; people give them on the server's ranking page")
         last = left
         time.sleep(POLL)
+
+
+def ask_no_more(work: Work, *, gate: bool = False) -> None:
+    """Withdraw what is open of the round's tasks, those for rankings or those of its gate."""
     for task in tasks.tasks_of_round(work.store, work.round.id, gate=gate).values():
         tasks.withdraw(work.store, task)
 

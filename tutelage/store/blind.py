@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import exists, func, insert, select
+from sqlalchemy import func, insert, select
 
 from tutelage.records import Completion, Prompt
 from tutelage.store.database import Store
 from tutelage.store.labels import counts
 from tutelage.store.people import consents_now
-from tutelage.store.prompts import usable, without_personal
-from tutelage.store.tables import labels, new_id, prompts, seats, tasks
+from tutelage.store.prompts import without_personal
+from tutelage.store.tables import labels, new_id, prompts, tasks
 from tutelage.store.tasks import add_task, task_row
 
 
@@ -53,16 +53,6 @@ def ask(store: Store, round_id: str, pairs: Sequence[Pair], *, seed: int) -> Non
             if pair.stored is None:
                 db.execute(insert(prompts).values(id=made, prompt=prompt, created=now))
             add_task(db, row | {"prompt_id": made, "created": now}, 1)
-
-
-def unanswered(store: Store, round_id: str) -> int:
-    """How many of a round's comparisons somebody can still be asked: neither answered nor skipped, withdrawn or kept out."""
-    said = exists().where(labels.c.task_id == tasks.c.id, counts() | (labels.c.kind == "skip"))
-    open_seat = seats.c.state.in_(("waiting", "leased"))
-    query = select(func.count()).select_from(seats.join(tasks).join(prompts))
-    with store.read() as db:
-        mine = (tasks.c.round_id == round_id, tasks.c.purpose == "gate")
-        return db.scalar(query.where(*mine, open_seat, ~said, usable())) or 0
 
 
 def outcome(store: Store, round_id: str, planned: int) -> tuple[int, int, int]:

@@ -189,5 +189,14 @@ def tasks_of_round(store: Store, round_id: str, *, gate: bool = False) -> dict[s
         return dict(db.execute(query).all())
 
 
+def open_seats(store: Store, round_id: str, *, gate: bool = False) -> int:
+    """How many seats of a round can be waited for: of tasks that nobody has skipped, about prompts that may be used."""
+    skipped = exists().where(labels.c.task_id == tasks.c.id, labels.c.kind == "skip")
+    open_seat = seats.c.state.in_(TRANSITIONS["withdraw"])
+    query = select(func.count()).select_from(seats.join(tasks).join(prompts))
+    with store.read() as db:
+        return db.scalar(query.where(*_of_round(round_id, gate), open_seat, ~skipped, usable())) or 0
+
+
 def _of_round(round_id: str, gate: bool) -> tuple[Any, Any]:
     return tasks.c.round_id == round_id, (tasks.c.purpose == "gate") == gate
