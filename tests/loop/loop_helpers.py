@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
     "max_tokens": 8,
     "nice": 0,
     "gate": {
-        "people": 3,
+        "people": 5,
         "win_rate_to_detect": 0.95,
         "power": 0.7,
         "alignment_tax": 10.0,

@@ -125,5 +125,13 @@ def test_the_tax_is_measured_from_the_sft_model():
     assert not verdict(plan(), (120, 0, 49), worse, Measured(20, 0.1, 1.04), SAME, BOUNDS).promote
 
 
+def test_so_few_people_that_all_wins_would_show_nothing_are_refused():
+    for alpha in (0.05, 0.01, 0.25):
+        least = next(n for n in range(1, 20) if Fraction(1, 2**n) <= Fraction(alpha))
+        assert GateSettings(people=least, alpha=alpha).people == least
+        with pytest.raises(ValueError, match=f"fewer than {least} comparisons show nothing"):
+            GateSettings(people=least - 1, alpha=alpha)
+
+
 def test_a_plan_comes_back_from_its_record():
     assert Plan(**vars(plan())) == plan()

@@ -18,7 +18,7 @@ def answers(model: Path, toy: Toy, count: int) -> list[bool]:
     """Whether each of so many answers is right; the prompts come in turn."""
     assistant, asked = Assistant.load(model, device="cpu"), list(read_prompts(toy.folder / "prompts.jsonl"))
     turns = [asked[i % len(asked)] for i in range(count)]
-    said = (assistant.chat(list(p.messages), seed=i, temperature=1.0, max_tokens=8).text for i, p in enumerate(turns))
+    said = (assistant.chat(list(p.messages), seed=i, temperature=1.0, max_tokens=8) for i, p in enumerate(turns))
     return [right(prompt, text) for prompt, text in zip(turns, said, strict=True)]
 
 

@@ -94,10 +94,10 @@ def leaves_all_it_used(after: Store) -> None:
     assert one.state in ("promoted", "refused")
     assert one.state == ("promoted" if record["verdict"]["promote"] else "refused")
     assert record["judge"] == "people"
-    assert sum(record["outcome"]) == record["plan"]["comparisons"] == 3
+    assert sum(record["outcome"]) == record["plan"]["comparisons"] == 5
     planned = gate.plan(0.95, 0.7)
     assert (record["judged"]["by"], sum(record["judged"]["outcome"])) == ("world", planned.comparisons)
-    assert record["power_at_60_percent"] == pytest.approx(0.6**3 if record["plan"]["wins_needed"] == 3 else 0)
+    assert record["power_at_60_percent"] == pytest.approx(0.6**5)
     assert record["tasks"] == record["rankings"] == record["answers"]["prompts"] > 0
     assert record["rows"]["rankings"] > 8  # the start's are among them
     candidate = models.get_model(after, record["candidate"])
@@ -169,7 +169,7 @@ def test_a_model_that_wins_is_promoted_once_and_can_be_rolled_back(after, settin
     assert f"serving: {one.record['folder']}/ppo_ptx/checkpoint ({one.record['candidate'][:12]}), promoted" in said
     assert f"round 1: promoted; files: {one.record['folder']} (simulated people)" in said
     assert "judged by: people" in said
-    assert "people's blind comparisons: 3 of 3" in said
+    assert "people's blind comparisons: 5 of 5" in said
     assert main(["loop", "rollback", "--reason", "rude", "--store", path]) == 0
     assert "rolled back" in capsys.readouterr().out
     assert models.promoted(after) == models.get_model(after, one.record["serving"])

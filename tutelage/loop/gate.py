@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tutelage.errors import UsageError
 from tutelage.settings import Settings
@@ -42,6 +42,14 @@ class GateSettings(Settings):
     refusals: float = Field(
         0.1, ge=0, le=1, description="largest difference between the shares of refusals, either way"
     )
+
+    @model_validator(mode="after")
+    def _people_can_show_something(self) -> GateSettings:
+        if 0 < self.people < (least := math.ceil(-math.log2(self.alpha))):
+            raise ValueError(
+                f"people is {self.people}: fewer than {least} comparisons show nothing, though all are won"
+            )
+        return self
 
 
 @dataclass(frozen=True)
