@@ -82,7 +82,7 @@ def test_two_are_asked_for_at_the_rate_and_shown_in_either_order() -> None:
     now, before = (Served(name, 1, None, None, name) for name in ("now", "before"))  # type: ignore[arg-type]
 
     def drawn(rate: float, earlier: Served | None = before) -> list[tuple[str, ...]]:
-        return [tuple(p.model for p in draw_policies(now, earlier, rate, seed)) for seed in range(2000)]
+        return [tuple(model.id for model in draw_policies(now, earlier, rate, seed)) for seed in range(2000)]
 
     assert set(drawn(0)) == {("now",)}
     assert set(drawn(1, None)) == {("now", "now")}

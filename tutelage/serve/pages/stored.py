@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import RLock, Thread
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from tutelage.errors import NotFound, TutelageError, UsageError
-from tutelage.generate.service import Ticket
+from tutelage.generate.service import Delta
 from tutelage.records import Message
 from tutelage.serve.pages import endpoints as e
 from tutelage.serve.pages.backend import Answer, Person
@@ -28,13 +28,21 @@ REMEMBERED = 1000
 """Messages whose repetition is recognised without the store, which knows a repeated message but no repeated conversation."""
 
 
+class Writer(Protocol):
+    """An answer as it is written, from its first token: a ``Ticket``, or what wraps one."""
+
+    def __iter__(self) -> Iterator[Delta]: ...
+
+    def cancel(self) -> None: ...
+
+
 class Policy(NamedTuple):
     """What is to write an answer."""
 
     model: str
     """The model's hash."""
     sampling: dict[str, float | int]
-    write: Callable[[Sequence[Message], int, str], Ticket]
+    write: Callable[[Sequence[Message], int, str], Writer]
     """(conversation, seed, person) -> the answer, which has its place in the queue. Raises QueueFull, and UsageError for a
     conversation that cannot be answered."""
 
@@ -46,7 +54,7 @@ class _Writing:
     person: str
     policy: Policy
     seed: int
-    ticket: Ticket
+    ticket: Writer
     text: str = ""
     finish_reason: str | None = None
     state: str = "writing"
@@ -99,6 +107,19 @@ class StoredBackend:
 
     def log_out(self, session: str) -> None:
         people.log_out(self.store, session)
+
+    def log_out_everywhere(self, person: Person) -> None:
+        people.log_out_everywhere(self.store, person.id)
+
+    def keys(self, person: Person) -> e.ApiKeys:
+        return e.ApiKeys(keys=[e.ApiKey(**vars(key)) for key in people.list_api_keys(self.store, person.id)])
+
+    def make_key(self, person: Person, body: e.MakeKey) -> e.MadeKey:
+        return e.MadeKey(secret=people.create_api_key(self.store, person.id, body.label)[1])
+
+    def revoke_key(self, person: Person, id: str) -> e.Done:
+        people.revoke_api_key(self.store, person.id, id)
+        return e.Done()
 
     def preferences(self, person: Person, body: e.Preferences) -> e.Done:
         people.update_user(self.store, person.id, actor=person.id, language=body.language)
