@@ -68,6 +68,7 @@ class MemoryBackend:
         return self.people[name][0]
 
     def new_password_hash(self, person: Person, password_hash: str) -> None:
+        self.log_out_everywhere(person)
         self.people[person.name] = (person, password_hash)
 
     def log_in(self, person: Person, previous: str) -> str:

@@ -42,7 +42,9 @@ class Backend(Protocol):
         """Raises Conflict if the name is taken. ``consent``: the very text that was agreed to."""
         ...
 
-    def new_password_hash(self, person: Person, password_hash: str) -> None: ...
+    def new_password_hash(self, person: Person, password_hash: str) -> None:
+        """Their sessions end."""
+        ...
 
     def log_in(self, person: Person, previous: str) -> str:
         """A new session's id; ``previous`` ends."""
