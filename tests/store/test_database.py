@@ -124,7 +124,7 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "9999", "0001"
+revision, down_revision = "9999", "HEAD"
 
 def upgrade():
     with op.batch_alter_table("users", recreate="always") as table:
@@ -138,7 +138,7 @@ def test_a_landed_database_has_the_migrations_that_it_has_not_had(
 ) -> None:
     """The committed file, upgraded in place by a revision that is later than its own and rebuilds a table that others refer to."""
     (tmp_path / "versions").mkdir()
-    (tmp_path / "versions" / "r9999_next.py").write_text(NEXT)
+    (tmp_path / "versions" / "r9999_next.py").write_text(NEXT.replace("HEAD", HEAD))
 
     def with_next() -> Config:
         made = config()

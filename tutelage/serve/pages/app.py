@@ -20,8 +20,9 @@ from starlette.staticfiles import StaticFiles
 
 from tutelage.errors import Conflict, NotFound, QueueFull, UsageError
 from tutelage.serve.pages import security
-from tutelage.serve.pages.backend import Backend, Person
+from tutelage.serve.pages.backend import Person
 from tutelage.serve.pages.endpoints import ENDPOINTS, Endpoint, Shape
+from tutelage.serve.pages.stored import StoredBackend
 from tutelage.serve.pages.streaming import events
 from tutelage.serve.pages.strings import choose_language, strings
 
@@ -31,7 +32,7 @@ FOLDER = Path(__file__).parent
 class Pages:
     """The handlers, and what they share. See ``create_pages``."""
 
-    def __init__(self, backend: Backend, secret: bytes, cookie: security.Cookie, accounts: bool) -> None:
+    def __init__(self, backend: StoredBackend, secret: bytes, cookie: security.Cookie, accounts: bool) -> None:
         self.backend, self.secret, self.cookie, self.accounts = backend, secret, cookie, accounts
         self.passwords = security.Passwords()
         self.throttle = security.Throttle(time.monotonic)
@@ -105,7 +106,7 @@ class Pages:
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
         return fields if self.token_is_right(request, fields.get("csrf")) else None
 
-    def slowed(self, request: Request, name: str, refuse: Callable[..., HTMLResponse]) -> HTMLResponse | None:
+    def slowed(self, request: Request, name: str, refuse: Callable[..., Response]) -> Response | None:
         """Counts a try; returns the refusal if it comes too early."""
         wait = self.throttle.admit(name, request.client.host if request.client else "")
         if not wait:
@@ -237,7 +238,7 @@ class Pages:
 
 
 def create_pages(
-    backend: Backend,
+    backend: StoredBackend,
     *,
     secret: bytes,
     accounts: bool,

@@ -5,17 +5,16 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import RLock, Thread
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from tutelage.errors import NotFound, TutelageError, UsageError
-from tutelage.generate.service import Delta
 from tutelage.records import Message
 from tutelage.serve.pages import endpoints as e
-from tutelage.serve.pages.backend import Answer, Person
+from tutelage.serve.pages.backend import Answer, Person, Writer
 from tutelage.serve.pages.markdown import render
 from tutelage.store import conversations, erase, feedback, labels, people, tasks
 from tutelage.store.conversations import Turn
@@ -26,14 +25,6 @@ SAVE = 1.0
 """Seconds between two savings of an answer that is being written."""
 REMEMBERED = 1000
 """Messages whose repetition is recognised without the store, which knows a repeated message but no repeated conversation."""
-
-
-class Writer(Protocol):
-    """An answer as it is written, from its first token: a ``Ticket``, or what wraps one."""
-
-    def __iter__(self) -> Iterator[Delta]: ...
-
-    def cancel(self) -> None: ...
 
 
 class Policy(NamedTuple):
@@ -61,7 +52,11 @@ class _Writing:
 
 
 class StoredBackend:
-    """A ``Backend``.
+    """Called from threads. It has a method for each of ``ENDPOINTS``: its name, then (the person, the id in the path, the body) as
+    far as there are any, and its reply.
+
+    Each raises NotFound for what does not exist or is another person's, Conflict for what is no longer possible, UsageError
+    for what makes no sense, QueueFull where too many answers are being written.
 
     ``policies``: (seed, whether two answers are possible) -> what writes an answer, or two for a choice in the order in which they
     are shown. ``names``: a model's hash -> its name.
@@ -83,6 +78,7 @@ class StoredBackend:
         return _person(user) if user else None
 
     def only_person(self) -> Person:
+        """Whose everything is in one-user mode."""
         with self._lock:
             user = people.find_user(self.store, "me")
             if user is None:
@@ -100,6 +96,7 @@ class StoredBackend:
         return _person(user)
 
     def new_password_hash(self, person: Person, password_hash: str) -> None:
+        """Their sessions end."""
         people.update_user(self.store, person.id, actor=person.id, password_hash=password_hash)
 
     def log_in(self, person: Person, previous: str) -> str:
