@@ -126,8 +126,9 @@ def test_peoples_comparisons_of_exactly_two_models_count_in_their_order(store):
         asked = conversations.add_message(store, ann, chat.id, Message(role="user", content=f"q{i}"))
         shown = []
         for model in (left, right):
-            answer = conversations.start_answer(
-                store, ann, chat.id, parent=asked.id, model=model, sampling={}, seed=0, key=f"{model}{i}"
+            draft = conversations.Draft(model, {}, 0)
+            (answer,), _ = conversations.begin_answers(
+                store, ann, [draft], key=f"{model}{i}", chat_id=chat.id, parent=asked.id
             )
             said = Message(role="assistant", content=f"by {model}")
             conversations.finish_answer(store, ann, answer.id, "done", message=said, finish_reason="stop")

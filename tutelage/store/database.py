@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from tutelage.errors import NotFound, StoreError, UsageError
 
 DEFAULT = "store/tutelage.db"
-HEAD = "0001"
+HEAD = "0002"
 """The migration that ``tables`` describes; a test compares the two. Here, so that opening a store need not import alembic."""
 
 _PATIENCE = 30.0

@@ -169,6 +169,8 @@ messages = _table(
     _column("updated", Float),
     UniqueConstraint("conversation_id", "key"),
 )
+_running = messages.c.status == "running"  # few are, and servers look for them all the time
+Index("ix_messages_running", messages.c.updated, sqlite_where=_running, postgresql_where=_running)
 feedback = _table(
     "feedback",
     _number(),
