@@ -156,7 +156,11 @@ def test_answers_begin_once_for_each_key_even_at_the_same_time(store: Store) -> 
         (chat,) = chats.list_chats(store, user)
         said, *answers = chats.turns(store, user, chat.id)
         assert [turns for turns, _ in mine] == [answers] * len(mine)
-        assert (said.message, [a.seed for a in answers], [a.parent for a in answers]) == (HELLO, [2**62, 1], [said.id] * 2)
+        assert (said.message, [a.seed for a in answers], [a.parent for a in answers]) == (
+            HELLO,
+            [2**62, 1],
+            [said.id] * 2,
+        )
         assert (chat.title, chat.keep_out, chat.active_leaf) == ("hello", True, answers[1].id)
         assert chats.begun(store, user, "k") == answers
     assert chats.begun(store, ann, "another") == []

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from store_helpers import begins, answered, asks, person
+from store_helpers import answered, asks, begins, person
 
 from tutelage.errors import UsageError
-from tutelage.store import conversations, feedback
+from tutelage.store import feedback
 from tutelage.store.database import Store
 
 

@@ -222,7 +222,9 @@ def begin_answers(
         raise UsageError("a seed has at most 64 bits")
     with store.write() as db:
         now, me = store.now(), select(users.c.id).where(users.c.id == user_id)
-        one(db, me.with_for_update(key_share=True), "user")  # a person's calls take turns: no constraint spans conversations
+        one(
+            db, me.with_for_update(key_share=True), "user"
+        )  # a person's calls take turns: no constraint spans conversations
         if earlier := _begun(db, user_id, key):
             return earlier, False
         chat_id = own_chat(db, user_id, chat_id).id if chat_id else _create(db, now, user_id, title, keep_out).id
@@ -247,9 +249,7 @@ def _keys(key: str) -> list[str]:
     return [f"{key}:{number}" for number in range(2)]
 
 
-def _say(
-    db: Connection, now: float, chat_id: str, parent: str | None, message: Message, key: str | None
-) -> Turn:
+def _say(db: Connection, now: float, chat_id: str, parent: str | None, message: Message, key: str | None) -> Turn:
     if message.role == "assistant":
         raise UsageError("an answer begins with begin_answers, which records what makes it")
     return _add(db, now, chat_id, {"parent_id": parent, "message": as_json(message), "status": "done", "key": key})
