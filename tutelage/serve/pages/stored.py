@@ -329,8 +329,7 @@ class StoredBackend:
 
     def task(self, person: Person) -> e.NextTask:
         lease = tasks.lease(self.store, person.id)
-        given = labels.labels_of(self.store, person.id, limit=1_000_000)
-        done = sum({"ranking": 1, "undo": -1}.get(label.kind, 0) for label in given)
+        done = labels.count_rankings(self.store, person.id)
         if lease is None:
             return e.NextTask(task=None, done=done)
         prompt = "\n\n".join(f"**{turn.role}**\n\n{turn.text}" for turn in lease.prompt.messages)
