@@ -215,6 +215,7 @@ seats = _table(
     _column("expires", Float, nullable=True),
     UniqueConstraint("task_id", "user_id"),  # nobody ranks a task twice
     Index("ix_seats_state_expires", "state", "expires"),
+    Index("ix_seats_state_task_id", "state", "task_id", "id"),  # whose turn it is
 )
 labels = _table(
     "labels",
