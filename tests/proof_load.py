@@ -52,7 +52,6 @@ from tutelage.store.backup import check  # noqa: E402
 from tutelage.store.database import Store  # noqa: E402
 from tutelage.store.opening import open_store  # noqa: E402
 
-QUEUE, BATCH = 64, 8
 PATIENCE = 600.0
 """Seconds after which something hangs."""
 
@@ -62,8 +61,12 @@ class Scale:
     """How much of everything."""
 
     clients: int = 200
+    queue: int = 64
+    batch: int = 8
     requests: int = 3
     """Of each client, one after another; every fifth client also leaves in the middle of another one."""
+    tokens: int = 120
+    """Most tokens of an answer."""
     labellers: int = 50
     tasks: int = 500
     """Tasks at the start; more come when they run short."""
@@ -149,14 +152,14 @@ def in_log(log: Path) -> list[str]:
 # ---- clients of the API
 
 
-def asked(number: int, turn: int) -> dict[str, Any]:
+def asked(number: int, turn: int, tokens: int) -> dict[str, Any]:
     """A request; no two are the same."""
     draw = random.Random(1000 * turn + number)
     said = f"{number} the cat {turn} " * draw.randint(1, 5)
     return {
         "messages": [{"role": "user", "content": said}],
         "seed": 1000 * turn + number,
-        "max_tokens": draw.randint(20, 120),
+        "max_tokens": draw.randint(20, tokens),
     }
 
 
@@ -194,7 +197,7 @@ async def leave(port: int, body: dict[str, Any], seconds: float) -> None:
 def load_clients(folder: Path, scale: Scale) -> dict[str, Any]:
     """200 clients, a queue of 64. Raises AssertionError where something does not hold; returns figures."""
     model, where = saved(folder / "tiny", tiny_assistant()), folder / "api.db"
-    words = (str(model), "--store", str(where), "--max_batch", str(BATCH), "--max_waiting", str(QUEUE))
+    words = (str(model), "--store", str(where), "--max_batch", str(scale.batch), "--max_waiting", str(scale.queue))
     refused, texts = Counter[int](), dict[tuple[int, int], str]()
 
     async def one(server: Served, number: int, turns: Iterable[int]) -> None:
@@ -202,14 +205,14 @@ def load_clients(folder: Path, scale: Scale) -> dict[str, Any]:
             for turn in turns:
                 if number % 5 == 0:
                     await leave(server.port, {"messages": [{"role": "user", "content": "x"}]}, random.uniform(0.05, 1))
-                texts[number, turn] = await chat(client, asked(number, turn), refused)
+                texts[number, turn] = await chat(client, asked(number, turn, scale.tokens), refused)
 
     async def everybody(server: Served, count: int, turns: Iterable[int]) -> None:
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(one(server, number, turns) for number in range(count)))
 
     with serving(folder / "api.log", *words) as server:
-        asyncio.run(everybody(server, min(scale.clients, QUEUE), [0]))  # pools of threads are filled
+        asyncio.run(everybody(server, scale.queue, [0]))  # pools of threads are filled
         wait_until(lambda: not any(server.holds()[name] for name in ("waiting", "running")))
         time.sleep(1)  # connections are closed
         store = open_store(where)
@@ -222,11 +225,11 @@ def load_clients(folder: Path, scale: Scale) -> dict[str, Any]:
         assert row_counts(store) == rows
         store.close()
         after = server.holds()
-    assert sum(refused.values()) or scale.clients < QUEUE, "the queue was never full"
+    assert refused, "the queue was never full"
     assert in_log(folder / "api.log") == []
     alone = Assistant.load(model, device="cpu")
     for (number, turn), text in texts.items():
-        body = asked(number, turn)
+        body = asked(number, turn, scale.tokens)
         sampling = Sampling(seed=body["seed"], max_tokens=body["max_tokens"])
         assert text.strip() == alone.chat(body["messages"], sampling), (number, turn)
     return {
@@ -397,9 +400,9 @@ def load_labellers(folder: Path, where: str, scale: Scale, *, kills: int) -> dic
             growth(20)
             time.sleep(random.uniform(0, 0.3))
             servers[number % 2].kill()
-            growth(5)  # the other one goes on
-            servers[number % 2].start()
-        growth(20)
+            growth(20)  # the other one goes on
+            if number < kills - 1:
+                servers[number % 2].start()
 
     with staffed(folder, where, scale) as (store, servers, logins):
         began = time.monotonic()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proof_load import BATCH, QUEUE, Scale, load_clients, load_labellers
+from proof_load import Scale, load_clients, load_labellers
 
-SMALL = Scale(clients=QUEUE + BATCH + 28, requests=1, labellers=6, tasks=20, seats=3, kills=2)
+SMALL = Scale(clients=60, queue=16, requests=1, tokens=60, labellers=6, tasks=20, seats=3, kills=1)
 
 
 def test_many_clients_and_a_full_queue(tmp_path: Path) -> None:
     figures = load_clients(tmp_path, SMALL)
-    assert figures["answers"] == QUEUE + SMALL.clients
+    assert figures["answers"] == SMALL.queue + SMALL.clients
     assert figures["refused_429"] > 0
 
 
-def test_two_servers_on_one_store_are_killed_in_turn_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+def test_of_two_servers_on_one_store_one_is_killed_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     figures = load_labellers(tmp_path, str(tmp_path / "s.db"), SMALL, kills=SMALL.kills)
     assert figures["rankings"] > 0
     assert figures["connections_lost"] > 0
