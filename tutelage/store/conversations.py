@@ -106,11 +106,9 @@ def _create(db: Connection, now: float, user_id: str, title: str, keep_out: bool
     return _chat(db.execute(insert(conversations).values(row).returning(conversations)).one())
 
 
-def list_chats(store: Store, user_id: str, *, limit: int = 100, before: float | None = None) -> list[Chat]:
-    """A person's conversations, the one last written in first. ``before``: only those last changed before this time."""
+def list_chats(store: Store, user_id: str, *, limit: int = 100) -> list[Chat]:
+    """A person's conversations, the one last written in first."""
     query = select(conversations).where(conversations.c.user_id == user_id)
-    if before is not None:
-        query = query.where(conversations.c.updated < before)
     with store.read() as db:
         rows = db.execute(query.order_by(conversations.c.updated.desc(), conversations.c.id.desc()).limit(limit))
         return [_chat(row) for row in rows]
