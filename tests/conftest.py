@@ -1,16 +1,20 @@
 """Checkpoints of the toy task, trained once a session and shared by the tests that need a trained model.
 
+torch is imported by the fixtures alone: the tests of the store run without it, which shows that the store does.
+
 Hypothesis has no deadline here: on a busy machine it would fail tests that are right.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import settings
-from toy_task import Toy, make_toy, pretrain_job, reward_job, sft_job
+
+if TYPE_CHECKING:
+    from toy_task import Toy
 
 settings.register_profile("tutelage", deadline=None)
 settings.load_profile("tutelage")
@@ -18,20 +22,29 @@ settings.load_profile("tutelage")
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    import torch
+    from toy_task import make_toy
+
     torch.set_num_threads(1)
     return make_toy(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="session")
 def base(toy, tmp_path_factory) -> Path:
+    from toy_task import pretrain_job
+
     return pretrain_job(toy, tmp_path_factory.mktemp("run") / "base").run()
 
 
 @pytest.fixture(scope="session")
 def tuned(toy, base, tmp_path_factory) -> Path:
+    from toy_task import sft_job
+
     return sft_job(toy, base, tmp_path_factory.mktemp("run") / "sft").run()
 
 
 @pytest.fixture(scope="session")
 def scorer(toy, tuned, tmp_path_factory) -> Path:
+    from toy_task import reward_job
+
     return reward_job(toy, tuned, tmp_path_factory.mktemp("run") / "reward").run()

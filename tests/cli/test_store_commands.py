@@ -60,3 +60,21 @@ def test_mistakes_are_one_line_and_exit_code_2(place: Path, capsys: pytest.Captu
         assert message in said
         assert said.count("\n") == 1
     assert not Path("missing.db").exists()
+
+
+def test_a_key_is_made_listed_and_revoked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "key", "ANN", "--label", "laptop"]) == 0
+    key = capsys.readouterr().out.strip()
+    store = open_store(place)
+    assert people.user_of_api_key(store, key).name == "Ann"
+    assert main(["store", "users"]) == 0
+    said = capsys.readouterr().out
+    assert "Ann, since 20" in said
+    assert f"keys: {key[:8]}... laptop" in said
+    assert key not in said
+    assert main(["store", "key", "ann", "--revoke", "tut-zzzz"]) == 2
+    assert main(["store", "key", "nobody"]) == 2
+    assert people.user_of_api_key(store, key)
+    assert main(["store", "key", "ann", "--revoke", key]) == 0
+    assert people.user_of_api_key(store, key) is None
+    store.close()

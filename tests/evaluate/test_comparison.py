@@ -51,8 +51,9 @@ def chat(*texts: str, **meta: str) -> Conversation:
 
 def test_shots_are_of_the_family_and_language_dialogues_of_two_turns_too():
     follow_up = [chat("a?", "b.", f"{i}?", "c.", family="follow_up", language="zh") for i in range(5)]
-    stories = [chat("tell", "once", family="story", language="en") for _ in range(5)]
-    choose = shots_like([*stories, *follow_up], 2, 0)
+    stories = [chat("tell", "once", family="story", language="zh") for _ in range(5)]
+    english = [chat("a?", "b.", f"{i}?", "c.", family="follow_up", language="en") for i in range(5)]
+    choose = shots_like([*stories, *english, *follow_up], 2, 0)
     asked = Prompt(messages=follow_up[0].messages[:3], meta={"family": "follow_up", "language": "zh"})
     assert len(choose(asked)) == 2
     assert all(shot in follow_up for shot in choose(asked))
@@ -60,6 +61,13 @@ def test_shots_are_of_the_family_and_language_dialogues_of_two_turns_too():
     assert len({str(shots_like(follow_up, 2, seed)(asked)) for seed in range(9)}) > 1
     others = [asked.model_copy(update={"messages": (Message(role="user", content=f"{i}?"),)}) for i in range(9)]
     assert len({str(choose(other)) for other in others}) > 1  # each prompt has its own
+
+
+def test_shots_have_at_most_five_messages_and_six_hundred_characters():
+    short = [chat("q" * 599, "a"), chat("?", "a", "?", "a", "?")]
+    choose = shots_like([*short, chat("q" * 600, "a"), chat("?", "a", "?", "a", "?", "a")], 9, 0)
+    chosen = choose(Prompt(messages=(Message(role="user", content="x"),)))
+    assert sorted(map(str, chosen)) == sorted(map(str, short))
 
 
 def test_shots_of_unknown_families_or_long_dialogues_are_the_shortest_there_are():

@@ -180,6 +180,22 @@ def test_the_cache_grows_in_both_directions_under_active_rows() -> None:
         assert written[handle, 0] == alone(model, request).ids
 
 
+@pytest.mark.parametrize(("prompt", "answer", "slots"), [(70, 60, [192]), (10, 148, [128, 192]), (3, 20, [64])])
+def test_the_cache_holds_no_more_than_rows_can_need(prompt: int, answer: int, slots: list[int]) -> None:
+    """Allocated at once where that is at most twice what is needed now: old and new slots are held together while it grows."""
+    model = tiny(context=400)
+    engine = Engine(model, max_batch=4, autocast="fp32")
+    request = Request(ids=prompts(1, 1)[0] * prompt, sampling=Sampling(max_tokens=answer))
+    engine.submit(request)
+    seen, events = [], []
+    while engine.waiting or engine.active:
+        events += engine.step()
+        assert engine._cache is not None
+        seen.append(engine._cache.capacity)
+    assert sorted(set(seen)) == slots
+    assert collect(events)[0, 0] == alone(model, request).ids
+
+
 # -- n samples ---------------------------------------------------------------------------------------------------------
 
 

@@ -5,10 +5,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import insert, select, text, update
@@ -19,6 +21,7 @@ from tutelage.errors import NotFound, StoreError, UsageError
 from tutelage.store import conversations, database, people
 from tutelage.store.backup import check
 from tutelage.store.database import HEAD, Store
+from tutelage.store.migrations import upgrading
 from tutelage.store.migrations.upgrading import config
 from tutelage.store.opening import default_store, open_store
 from tutelage.store.tables import metadata, new_id, users
@@ -117,6 +120,53 @@ def test_a_database_of_each_landed_revision_is_upgraded_in_place(fixture: Path, 
     store.close()
 
 
+NEXT = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "9999", "HEAD"
+
+def upgrade():
+    with op.batch_alter_table("users", recreate="always") as table:
+        table.add_column(sa.Column("mood", sa.Text(), nullable=False, server_default="calm"))
+    op.execute("UPDATE messages SET error = 'seen'")
+"""
+
+
+def test_a_landed_database_has_the_migrations_that_it_has_not_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The committed file, upgraded in place by a revision that is later than its own and rebuilds a table that others refer to."""
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "versions" / "r9999_next.py").write_text(NEXT.replace("HEAD", HEAD))
+
+    def with_next() -> Config:
+        made = config()
+        made.set_main_option("version_locations", f"{Path(upgrading.__file__).parent}/versions:{tmp_path}/versions")
+        return made
+
+    path = tmp_path / "old.db"
+    shutil.copyfile(FIXTURES / "revision-0001.db", path)
+    names = [table.name for table in metadata.sorted_tables]
+
+    def counted() -> dict[str, int]:
+        with closing(sqlite3.connect(path)) as db:
+            return {name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+
+    before = counted()
+    monkeypatch.setattr(upgrading, "config", with_next)
+    monkeypatch.setattr(database, "HEAD", "9999")
+    open_store(path).close()
+    open_store(path).close()
+    assert counted() == before
+    assert before["messages"] == 2
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT version_num FROM store_version").fetchall() == [("9999",)]
+        assert db.execute("SELECT name, mood FROM users").fetchall() == [("ann", "calm")]
+        assert db.execute("SELECT DISTINCT error FROM messages").fetchall() == [("seen",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
 def test_a_newer_database_and_other_files_are_refused_as_they_are(tmp_path: Path) -> None:
     open_store(tmp_path / "newer.db").close()
     with sqlite3.connect(tmp_path / "newer.db") as db:
@@ -151,6 +201,14 @@ def test_servers_that_start_at_once_migrate_once(cluster: str, tmp_path: Path) -
         with store.read() as db:
             assert db.execute(text("SELECT version_num FROM store_version")).all() == [(HEAD,)]
         store.close()
+
+
+def test_the_tests_of_the_store_run_without_torch() -> None:
+    """All are collected, and some run, where importing torch fails."""
+    code = "import sys; sys.modules['torch'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-k", "sqlite and names_and_unknown"]
+    done = subprocess.run([*words, str(Path(__file__).parent)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout  # 5 if none ran
 
 
 def test_a_rebuilt_table_keeps_the_rows_that_refer_to_it(lite: Store) -> None:

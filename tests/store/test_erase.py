@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from store_helpers import answered, asks, completions, person, rank, task
@@ -183,6 +184,33 @@ def test_a_restored_backup_does_not_bring_back_the_erased(store: Store, where: s
         again.close()
         if store.path:
             assert words_in_files(store.path.parent) == set()
+
+
+def test_the_erased_are_in_no_later_export_and_in_no_data_file(store: Store, where: str, tmp_path: Path) -> None:
+    """From a life to after a restore, on both databases. Of PostgreSQL's own log its administrator disposes."""
+    ann, bob = a_life(store)
+    files = store.path.parent if store.path else Path(dict(store.url.query)["host"]) / "data" / "base"
+
+    def kept() -> set[str]:
+        if not store.path:
+            with psycopg.connect(where, autocommit=True) as db:
+                db.execute("CHECKPOINT")
+        return {word for _, word in words_in_files(files)}
+
+    def exported(name: str) -> set[str]:
+        again = open_store(where, ledger=store.ledger)
+        export(again, tmp_path / name, held_out=0)
+        again.close()
+        return {word for _, word in words_in_files(tmp_path / name)}
+
+    assert kept() == set(WORDS)
+    assert exported("before") == set(WORDS)
+    backup(store, tmp_path / "backup")
+    erase_user(store, ann, actor=bob)
+    assert (words_in_tables(store), kept(), exported("after")) == (set(), set(), set())
+    store.close()
+    restore(tmp_path / "backup", where, force=True, ledger=store.ledger).close()
+    assert (words_in_tables(store), kept(), exported("restored")) == (set(), set(), set())
 
 
 def test_a_database_copied_back_by_hand_is_erased_when_it_is_opened(lite: Store, tmp_path: Path) -> None:

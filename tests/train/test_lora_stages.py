@@ -76,9 +76,13 @@ def test_the_reward_models_adapter_scores_in_peft_as_the_merged_one(toy, tuned, 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
 def test_ppo_raises_the_reward_through_adapters(toy, tuned, scorer, tmp_path, trunk, capsys):
-    job = ppo_job(toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=16, lr=3e-3, lora=SMALL)
+    job = ppo_job(
+        toy, tuned, scorer, tmp_path / trunk, trunk=trunk, updates=16, lr=3e-3, lora=SMALL,
+        reward_models={"again": scorer}, scorers={"reward_model": {"weight": 1.0}, "again": {"weight": 0.0}},
+    )  # fmt: skip
     log = rows(job.run())
     assert_reward_rises(log)
+    assert [row["score_again"] for row in log] == [row["score_reward_model"] for row in log]
     assert "trunk of its own" not in capsys.readouterr().out
 
 

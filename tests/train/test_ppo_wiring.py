@@ -218,7 +218,8 @@ def test_adapters_begin_as_the_checkpoints_and_the_scorer_and_reference_stay(
 
 def test_an_adaptive_coefficient_follows_the_kl_per_answer(begin, tmp_path):
     """By hand: coef (1 + e 6 / horizon) after each update, where e is kl / target - 1, clamped to 0.2 either way."""
-    free = rows(ppo_job(begin, tmp_path / "free", updates=2, lr=1e-2).run())
+    free = rows(ppo_job(begin, tmp_path / "free", updates=2, kl={"coef": 0.3, "horizon": 60}, lr=1e-2).run())
+    assert [row["kl_coef"] for row in free] == [0.3, 0.3]  # fixed, unless an adaptive one is asked for
     target = free[1]["kl"] / 1.1
     kl = {"controller": "adaptive", "coef": 0.3, "target": target, "horizon": 60}
     log = rows(ppo_job(begin, tmp_path / "run", updates=3, kl=kl, floor=1.0, lr=1e-2).run())

@@ -84,6 +84,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "store backup": Command("cli.store_commands:backup", "copy the store into a file while servers use it"),
         "store restore": Command("cli.store_commands:restore", "bring a backup back; what was erased stays erased"),
         "store check": Command("cli.store_commands:check", "look for damage"),
+        "store users": Command("cli.store_commands:users", "the people, and their API keys"),
+        "store key": Command("cli.store_commands:key", "make an API key for a person, or revoke one"),
         "store erase-user": Command("cli.store_commands:erase_user", "erase a person and all their words"),
         "store export": Command("cli.store_commands:export", "write what people said as files to train on"),
     },
@@ -104,7 +106,7 @@ HELP = """Raise your own ChatGPT.
 FAMILIES = {
     "loop": "retrain on what people said, and promote what is better",
     "data": "inspect and convert data files",
-    "store": "back up, restore, check and export a server's store, and erase people from it",
+    "store": "back up, restore, check and export a server's store; its people, their keys, and their erasure",
     "runs": "list, show, compare, resume and prune run folders",
 }
 """The first word of the commands that have two."""

@@ -1,9 +1,10 @@
-"""`tutelage store backup|restore|check|erase-user|export`: what the people who run a server do with its database."""
+"""`tutelage store ...`: what the people who run a server do with its database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -79,9 +80,7 @@ def erase_user(
 ) -> str:
     """Erase a person and all their words, or without --yes list what would be erased and which models saw it."""
     with _existing(store) as opened:
-        user = people.find_user(opened, name)
-        if user is None:
-            raise NotFound(f"nobody here is called {name!r}")
+        user = _named(opened, name)
         found = erase.erase_user(opened, user.id, actor="command line") if yes else erase.traces(opened, user.id)
         lines = [f"{name}: {'erased' if yes else 'would be erased; --yes erases'}", _counted(found.rows)]
         lines += [f"delete this export, which holds rows of theirs: {folder}" for _, folder in found.exports]
@@ -92,6 +91,44 @@ def erase_user(
                 "another process reads the database, so its files may hold the words until the store is next opened"
             )
         return "\n".join(line for line in lines if line)
+
+
+def users(*, store: Where = None) -> str:
+    """The people of the store, since when, and their API keys by their first characters."""
+    with _existing(store) as opened:
+        lines = []
+        for user in people.list_users(opened):
+            keys = ", ".join(f"{key.prefix}... {key.label}".strip() for key in people.list_api_keys(opened, user.id))
+            lines.append(f"{user.name}, since {date.fromtimestamp(user.created)}, keys: {keys or 'none'}")
+        return "\n".join(lines) or f"{opened}: nobody has an account yet"
+
+
+def key(
+    name: Annotated[str, Field(description="name of the person")],
+    *,
+    label: Annotated[str, Field(description="what the key is for, shown in lists")] = "",
+    revoke: Annotated[str, Field(description="refuse the key with these first characters, instead of making one")] = "",
+    store: Where = None,
+) -> str:
+    """Make an API key for a person, which is shown this once, or revoke one."""
+    with _existing(store) as opened:
+        user = _named(opened, name)
+        if not revoke:
+            return people.create_api_key(opened, user.id, label)[1]
+        found = [key for key in people.list_api_keys(opened, user.id) if key.prefix == revoke[: len(key.prefix)]]
+        if not found:
+            raise NotFound(f"{name} has no key that begins with {revoke!r}; see: tutelage store users")
+        for each in found:
+            people.revoke_api_key(opened, user.id, each.id)
+        return f"{name}: {', '.join(f'{each.prefix}... {each.label}'.strip() for each in found)} is refused from now on"
+
+
+def _named(store: Store, name: str) -> people.User:
+    """The person of this name. Raises NotFound."""
+    user = people.find_user(store, name)
+    if user is None:
+        raise NotFound(f"nobody here is called {name!r}; see: tutelage store users")
+    return user
 
 
 class ExportSettings(Settings):

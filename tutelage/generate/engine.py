@@ -62,6 +62,11 @@ class _Row:
     def held(self) -> int:
         return len(self.request.ids) + len(self.ids) - 1
 
+    @property
+    def most(self) -> int:
+        """The most tokens that the cache will have to hold."""
+        return len(self.request.ids) + self.limit - 1
+
 
 @dataclass
 class _Batch:
@@ -310,8 +315,9 @@ class Engine:
                 row.echo = prompt_logprobs(model, hidden[i, : row.held], row.request)
 
     def _reserve(self, rows: int, length: int) -> KVCache:
-        """The cache, made to hold ``rows`` rows of ``length`` tokens; both grow by doubling."""
-        old = self._cache
+        """The cache, made to hold ``rows`` rows of ``length`` tokens; both grow by doubling, but not beyond what rows can need."""
+        old, most = self._cache, max(row.most for row in self._rows)
+        length = most if most <= 2 * length else length  # growing would hold the old slots beside the new ones
         if old is None:
             self._cache = self.model.new_cache(rows, self.max_length, capacity=-(-length // SLOTS) * SLOTS)
         elif rows > old.batch:
@@ -320,7 +326,7 @@ class Engine:
             old.lengths.fill_(old.capacity)
             self._cache.put(range(old.batch), old)
         assert self._cache is not None
-        self._cache.reserve(length)
+        self._cache.reserve(length, most)
         return self._cache
 
     def _collect(self) -> _Batch:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -73,6 +74,10 @@ def serve(
         tuple[str, ...],
         Field(description="names that others call the server by; may be given several times; people sign up then, too"),
     ] = (),
+    proxies: Annotated[
+        tuple[str, ...],
+        Field(description="addresses of proxies whose X-Forwarded-For says who asks; may be given several times"),
+    ] = (),
     https: Annotated[bool, Field(description="a proxy with TLS is in front: cookies go over https alone")] = False,
     max_batch: Annotated[int, Field(ge=1, description="most answers that are written at a time")] = 32,
     max_waiting: Annotated[int, Field(ge=2, description="most answers that wait; one client has at most half")] = 256,
@@ -103,7 +108,7 @@ def serve(
             return Served(name, int(time.time()), assistant, service, hash)
 
         app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts])
-        server = Server(app)
+        server = Server(app, proxies=proxies)
         stack.callback(server.close_services)
         if not no_pages:
             mount_pages(app, opened, compare_rate=compare_rate, accounts=others, https=https)
@@ -123,7 +128,7 @@ def serve(
 class Server(uvicorn.Server):
     """Uvicorn with a shutdown that lets answers finish for ``grace`` seconds, and then ends them with an error."""
 
-    def __init__(self, app: FastAPI, grace: float = GRACE) -> None:
+    def __init__(self, app: FastAPI, grace: float = GRACE, proxies: Sequence[str] = ()) -> None:
         self.app, self.grace = app, grace
         config = uvicorn.Config(
             app,
@@ -134,7 +139,8 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
             timeout_graceful_shutdown=int(grace) + 10,  # for clients that do not read their answer
         )
         super().__init__(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -40,13 +41,32 @@ class Metrics:
         )
         self._mean = 1.0
 
-    def answered(self, seconds: float) -> None:
-        """Note how long a request took from its start to the end of its answer."""
-        self._mean = _MEMORY * self._mean + (1 - _MEMORY) * seconds
-
-    def retry_after(self, max_batch: int) -> int:
+    def retry_after(self) -> int:
         """Seconds after which the queue has probably moved: 1 to 120, because clients ignore 0 and give up above 120."""
-        return min(120, max(1, math.ceil(self._mean * (1 + self._service().waiting / max_batch))))
+        service = self._service()
+        return min(120, max(1, math.ceil(self._mean * (1 + service.waiting / service.max_batch))))
 
     def page(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class Counting:
+    """Counts one request as its answer is read: its tokens, the time to the first, and how long it took.
+
+    ``started``: ``time.perf_counter()`` when the request came.
+    """
+
+    def __init__(self, metrics: Metrics, prompt_tokens: int, started: float) -> None:
+        self._metrics, self._started, self._begun = metrics, started, False
+        metrics.prompt_tokens.inc(prompt_tokens)
+
+    def took(self, tokens: int) -> None:
+        """Note that so many tokens came."""
+        if not self._begun:
+            self._begun = True
+            self._metrics.first_token.observe(time.perf_counter() - self._started)
+        self._metrics.generated_tokens.inc(tokens)
+
+    def ended(self) -> None:
+        """Note that the answer is whole."""
+        self._metrics._mean = _MEMORY * self._metrics._mean + (1 - _MEMORY) * (time.perf_counter() - self._started)

@@ -43,7 +43,6 @@ class ApiKey:
     prefix: str
     label: str
     created: float
-    revoked: float | None
 
 
 def _user(row: Row[Any]) -> User:
@@ -90,12 +89,6 @@ def create_user(
             return user
     except IntegrityError:
         raise Conflict(f"the name {name!r} is taken") from None
-
-
-def get_user(store: Store, user_id: str) -> User:
-    """Raises NotFound."""
-    with store.read() as db:
-        return _user(one(db, select(users).where(users.c.id == user_id), "user"))
 
 
 def find_user(store: Store, name: str) -> User | None:
@@ -158,12 +151,6 @@ def logged_in(store: Store, token: str) -> User | None:
         return _user(row) if row else None
 
 
-def rotate(store: Store, token: str, *, seconds: float) -> str | None:
-    """Replace a session's token with a new one; None if it is no longer valid."""
-    user = logged_in(store, token)
-    return log_in(store, user.id, seconds=seconds, previous=token) if user else None
-
-
 def log_out(store: Store, token: str) -> None:
     """End one session."""
     with store.write() as db:
@@ -191,11 +178,10 @@ def create_api_key(store: Store, user_id: str, label: str = "") -> tuple[ApiKey,
 
 
 def list_api_keys(store: Store, user_id: str) -> list[ApiKey]:
-    """A person's keys, revoked ones too."""
+    """A person's keys that are accepted, oldest first."""
+    valid = (api_keys.c.user_id == user_id) & api_keys.c.revoked.is_(None)
     with store.read() as db:
-        return [
-            _api_key(row) for row in db.execute(select(api_keys).where(api_keys.c.user_id == user_id).order_by("id"))
-        ]
+        return [_api_key(row) for row in db.execute(select(api_keys).where(valid).order_by("id"))]
 
 
 def revoke_api_key(store: Store, user_id: str, key_id: str) -> None:
@@ -216,7 +202,7 @@ def user_of_api_key(store: Store, key: str) -> User | None:
 
 
 def _api_key(row: Row[Any]) -> ApiKey:
-    return ApiKey(row.id, row.prefix, row.label, row.created, row.revoked)
+    return ApiKey(row.id, row.prefix, row.label, row.created)
 
 
 # ---- consent

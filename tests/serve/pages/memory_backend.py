@@ -36,6 +36,7 @@ class MemoryBackend:
         self.skips: list[tuple[str, str]] = []
         self.thumbs: list[tuple[str, str, str]] = []
         self.choices: list[tuple[str, e.Choice]] = []
+        self.api_keys: list[tuple[str, e.ApiKey]] = []
         self.me = Person("me", "me")
 
     def new(self, kind: str) -> str:
@@ -67,6 +68,7 @@ class MemoryBackend:
         return self.people[name][0]
 
     def new_password_hash(self, person: Person, password_hash: str) -> None:
+        self.log_out_everywhere(person)
         self.people[person.name] = (person, password_hash)
 
     def log_in(self, person: Person, previous: str) -> str:
@@ -77,6 +79,24 @@ class MemoryBackend:
 
     def log_out(self, session: str) -> None:
         self.sessions.pop(session, None)
+
+    def log_out_everywhere(self, person: Person) -> None:
+        self.sessions = {session: name for session, name in self.sessions.items() if name != person.name}
+
+    def keys(self, person: Person) -> e.ApiKeys:
+        return e.ApiKeys(keys=[key for owner, key in self.api_keys if owner == person.id])
+
+    def make_key(self, person: Person, body: e.MakeKey) -> e.MadeKey:
+        made = e.ApiKey(id=self.new("k"), prefix="tut-abcd", label=body.label, created=1_800_000_000.0)
+        self.api_keys.append((person.id, made))
+        return e.MadeKey(secret=f"tut-abcd-{made.id}")
+
+    def revoke_key(self, person: Person, id: str) -> e.Done:
+        kept = [(owner, key) for owner, key in self.api_keys if (owner, key.id) != (person.id, id)]
+        if len(kept) == len(self.api_keys):
+            raise NotFound("there is no such API key")
+        self.api_keys = kept
+        return e.Done()
 
     def preferences(self, person: Person, body: e.Preferences) -> e.Done:
         changed = person._replace(language=body.language)

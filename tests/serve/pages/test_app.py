@@ -149,6 +149,35 @@ def test_guessing_is_slowed_down(pages: Starlette) -> None:
     assert int(refused.headers["retry-after"]) >= 1
 
 
+def test_a_new_password_needs_the_old_one_and_ends_other_sessions(pages: Starlette, backend: MemoryBackend) -> None:
+    ann, other = Visitor(pages, "ann"), Visitor(pages)
+    other.log_in("ann")
+
+    def change(old: str, new: str) -> int:
+        fields = {"password": old, "new": new, "csrf": ann.token("settings")}
+        return ann.http.post("password", data=fields).status_code
+
+    assert (change("wrong horse", "a new password"), change(PASSWORD, "short")) == (403, 400)
+    assert len(backend.sessions) == 2
+    before = session_of(ann)
+    assert change(PASSWORD, "a new password") == 200
+    assert list(backend.sessions) == [session_of(ann)] != [before]
+    assert other.http.get("chat").url.path == "/base/login"
+    assert other.log_in("ann").status_code == 403
+    assert other.log_in("ann", "a new password").url.path == "/base/chat"
+    assert [change("guess", "a new password") for _ in range(6)][-1] == 429
+
+
+def test_all_sessions_of_a_person_end_at_once(pages: Starlette, backend: MemoryBackend) -> None:
+    ann, other, bob = Visitor(pages, "ann"), Visitor(pages), Visitor(pages, "bob")
+    other.log_in("ann")
+    assert ann.http.post("logout", data={"everywhere": "yes", "csrf": "wrong"}).status_code == 403
+    assert len(backend.sessions) == 3
+    ann.http.post("logout", data={"everywhere": "yes", "csrf": ann.token("settings")})
+    assert list(backend.sessions) == [session_of(bob)]
+    assert other.http.get("data/conversations").status_code == 401
+
+
 def test_every_change_needs_the_token(pages: Starlette) -> None:
     """Whatever the route: without the session's token, with another session's, and nothing is done."""
     ann, bob = Visitor(pages, "ann"), Visitor(pages, "bob")
@@ -170,25 +199,9 @@ def test_every_change_needs_the_token(pages: Starlette) -> None:
                         content = {}
                     status = ann.http.request(method, path, headers=headers, **content).status_code
                     assert status in (400, 403), (method, path, status)
-    assert changes == 3 + sum(endpoint.method != "GET" for endpoint in ENDPOINTS.values())
-
-
-def test_another_persons_data_can_be_neither_read_nor_changed(pages: Starlette, backend: MemoryBackend) -> None:
-    ann, bob = Visitor(pages, "ann"), Visitor(pages, "bob")
-    said = ann.say("secret").json()
-    conversation, answer = said["conversation"], said["answers"][0]
-    before = json.dumps(backend.dialogues)
-    assert bob.http.get(f"data/conversations/{conversation}").status_code == 404
-    assert bob.http.get(f"data/turns/{answer}/stream").status_code == 404
-    assert bob.post(f"data/conversations/{conversation}", {"title": "x"}).status_code == 404
-    assert bob.post(f"data/turns/{answer}/stop", {"seen": 0}).status_code == 404
-    assert bob.post(f"data/turns/{answer}/thumb", {"key": "k" * 9, "value": "up"}).status_code == 404
-    assert bob.say("x", conversation, answer, key="b" * 9).status_code == 404
-    assert bob.http.get("data/conversations").json() == {"conversations": []}
-    assert json.dumps(backend.dialogues) == before
-    stranger = Visitor(pages)
-    assert stranger.http.get("data/conversations").status_code == 401
-    assert stranger.http.get("chat").url.path == "/base/login"
+    assert changes == len(("login", "signup", "logout", "password")) + sum(
+        endpoint.method != "GET" for endpoint in ENDPOINTS.values()
+    )
 
 
 @pytest.mark.parametrize(

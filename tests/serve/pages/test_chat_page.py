@@ -10,6 +10,8 @@ from memory_backend import ANSWER
 from playwright.sync_api import Page, expect
 from serving import wait_until
 
+from tutelage.serve.pages import endpoints as e
+
 LONG = "\n\n".join(f"Paragraph {n} of a long answer." for n in range(40))
 HEAVY = ("serious", "critical")
 
@@ -230,6 +232,32 @@ def test_settings_change_language_and_theme(tab) -> None:
     assert download.value.suggested_filename == "tutelage-data.json"
 
 
+def signed_up(opened) -> Page:
+    page = opened.go("signup")
+    page.locator("input[name=name]").fill("ann")
+    page.locator("input[name=password]").fill("correct horse")
+    page.get_by_role("checkbox").check()
+    page.locator("main button").click()
+    expect(page.locator("#message")).to_be_visible()
+    return page
+
+
+def test_an_api_key_is_shown_once_and_revoked(tab) -> None:
+    opened = tab(accounts=True)
+    page = signed_up(opened)
+    opened.go("settings")
+    label = "<img src=x onerror=alert(1)> laptop"
+    page.get_by_label("What is it for?").fill(label)
+    page.get_by_role("button", name="Make a key").click()
+    expect(page.locator("#made")).to_contain_text("tut-abcd-")
+    page.reload()
+    expect(page.locator("#keys li")).to_have_text(re.compile(re.escape(f"{label} · tut-abcd…")))
+    expect(page.locator("#made")).to_be_hidden()
+    page.get_by_role("button", name=f"Revoke the key {label}").click()
+    expect(page.locator("#keys li")).to_have_count(0)
+    assert opened.backend.api_keys == []
+
+
 def test_inline_script_and_style_are_blocked(tab) -> None:
     opened = tab()
     page = opened.go("chat")
@@ -250,7 +278,12 @@ def test_inline_script_and_style_are_blocked(tab) -> None:
 def filled(opened, name: str) -> Page:
     """A page with something on it."""
     opened.backend.tasks = [("Name a colour.", ["Red.", "Blue, like the sky.", ANSWER])]
+    if name == "settings" and opened.page.url.endswith("signup"):
+        signed_up(opened)
+        opened.backend.make_key(opened.backend.people["ann"][0], e.MakeKey(label="laptop"))
     page = opened.go(name)
+    if page.locator("#keys").count():
+        expect(page.locator("#keys li")).to_have_count(1)
     if name == "chat":
         opened.backend.next_answers += [[ANSWER + "\n\n| a | b |\n|-|-|\n| 1 | 2 |"], ["Short.", ANSWER]]
         send(page, "你好 — what is pi?")
@@ -269,7 +302,7 @@ def filled(opened, name: str) -> Page:
 def test_axe_finds_nothing_serious(tab, scheme: str, width: int) -> None:
     locale = "zh-CN" if (scheme, width) in (("light", 390), ("dark", 1280)) else "en-GB"
     view = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme, "locale": locale}
-    for accounts, names in ((False, ("chat", "rank", "settings")), (True, ("login", "signup"))):
+    for accounts, names in ((False, ("chat", "rank", "settings")), (True, ("login", "signup", "settings"))):
         opened = tab(accounts=accounts, **view, bypass_csp=True)  # axe itself is an inline script
         for name in names:
             page = filled(opened, name)

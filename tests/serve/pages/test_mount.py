@@ -13,6 +13,9 @@ import pytest
 from serving import Hold, Running, running, tiny_assistant, wait_until
 
 from tutelage.assistant.assistant import CHAT
+from tutelage.generate.request import Request
+from tutelage.generate.service import Ticket
+from tutelage.records import Message
 from tutelage.serve.keys import Keys
 from tutelage.serve.pages.mount import draw_policies, mount_pages, read_secret
 from tutelage.serve.pages.security import HEADERS
@@ -20,6 +23,7 @@ from tutelage.serve.served import Served
 from tutelage.store import conversations, people
 from tutelage.store.database import Store
 from tutelage.store.opening import open_store
+from tutelage.text.tokenizer import SPECIALS
 
 
 @pytest.fixture
@@ -63,7 +67,10 @@ def test_where_the_queue_is_full_the_page_is_told_to_wait_and_nothing_is_recorde
             first = say(http, "one", "a")
             full = say(http, "two", "b")
             assert (first.status_code, full.status_code) == (200, 429)
-            assert 1 <= int(full.headers["retry-after"]) <= 120
+            server.app.state.metrics._mean = 41.5  # as if requests had taken so long
+            full = say(http, "two", "b")
+            assert full.headers["retry-after"] == str(server.app.state.metrics.retry_after())
+            assert 41 < int(full.headers["retry-after"]) <= 120
         me = people.find_user(store, "me").id
         assert [chat.title for chat in conversations.list_chats(store, me)] == ["one"]
         answer = first.json()["answers"][0]
@@ -80,11 +87,72 @@ def test_where_the_queue_is_full_the_page_is_told_to_wait_and_nothing_is_recorde
         wait_until(server.idle)
 
 
+def test_what_is_asked_on_the_pages_counts_as_what_is_asked_of_the_api(server: Running, store: Store) -> None:
+    with server.http() as http:
+        answer = say(http, "one", "a").json()["answers"][0]
+        me = people.find_user(store, "me").id
+        wait_until(lambda: conversations.get_turn(store, me, answer).status == "done")
+        turn = conversations.get_turn(store, me, answer)
+        prompt = len(server.served.assistant.encode([Message(role="user", content="one")]))
+        assert server.metric("tutelage_prompt_tokens_total") == prompt
+        assert server.metric("tutelage_time_to_first_token_seconds_count") == 1
+        written = server.metric("tutelage_generated_tokens_total")
+        assert written == 256 - prompt if turn.finish_reason == "length" else 0 < written < 256 - prompt
+        assert server.metric("tutelage_requests_total", route="/data/say", status="200") == 1
+        http.get("/static/style.css")
+        http.get("/nowhere")
+        assert server.metric("tutelage_requests_total", route="/static", status="200") == 1
+        assert server.metric("tutelage_requests_total", route="none", status="404") == 1
+
+
+def test_control_tokens_in_a_message_reach_the_model_as_text(
+    server: Running, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids of what is asked, as the service has them: every control token in them is also there for a harmless message."""
+    assistant, asked = server.served.assistant, []
+    submit = server.served.service.submit
+
+    def noted(request: Request, client: str) -> Ticket:
+        asked.append(request.ids)
+        return submit(request, client=client)
+
+    monkeypatch.setattr(server.served.service, "submit", noted)
+    spelt = " ".join(SPECIALS.values())
+    with server.http() as http:
+        for text, key in (("x", "a"), (spelt, "b")):
+            say(http, text, key)
+            wait_until(server.idle)
+    specials = assistant.tokenizer.special_ids
+    plain, given = ([id for id in ids if id in specials] for ids in asked)
+    assert plain == given
+    assert len(plain) > 1
+    me = people.find_user(store, "me").id
+    (chat, _) = conversations.list_chats(store, me)
+    assert conversations.turns(store, me, chat.id)[0].message.text == spelt
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://{host}.evil.example"])
+def test_a_page_of_another_origin_can_change_nothing(server: Running, store: Store, origin: str) -> None:
+    """With the right token, even: the Origin decides before it."""
+    with server.http() as http:
+        host = http.base_url.netloc.decode()
+        token = re.search(r'data-csrf="(\w+)"', http.get("/chat").text)[1]
+        for path in ("/data/say", "/data/preferences", "/data/keys", "/data/erase"):
+            for headers in (
+                {"origin": origin.format(host=host)},
+                {"sec-fetch-site": "cross-site"},
+                {"host": "a.example"},
+            ):
+                response = http.post(path, json={}, headers={"x-csrf-token": token, **headers})
+                assert response.status_code == 403, (path, headers)
+        assert http.post("/data/keys", json={"label": "x"}, headers={"x-csrf-token": token}).status_code == 200
+
+
 def test_two_are_asked_for_at_the_rate_and_shown_in_either_order() -> None:
     now, before = (Served(name, 1, None, None, name) for name in ("now", "before"))  # type: ignore[arg-type]
 
     def drawn(rate: float, earlier: Served | None = before) -> list[tuple[str, ...]]:
-        return [tuple(p.model for p in draw_policies(now, earlier, rate, seed)) for seed in range(2000)]
+        return [tuple(model.id for model in draw_policies(now, earlier, rate, seed)) for seed in range(2000)]
 
     assert set(drawn(0)) == {("now",)}
     assert set(drawn(1, None)) == {("now", "now")}

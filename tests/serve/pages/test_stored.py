@@ -114,6 +114,10 @@ def test_people(backend: StoredBackend, ann: Person) -> None:
     assert backend.person_of(second).language == "en"
     backend.log_out(second)
     assert backend.person_of(second) is None
+    for end in (lambda: backend.new_password_hash(ann, "new"), lambda: backend.log_out_everywhere(ann)):
+        sessions = [backend.log_in(ann, "") for _ in range(2)]
+        end()
+        assert [backend.person_of(session) for session in sessions] == [None, None]
     me = backend.only_person()
     assert backend.only_person() == me
     assert me.language is None  # the browser's language counts

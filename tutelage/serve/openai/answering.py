@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from tutelage.errors import QueueFull, TutelageError, UsageError
 from tutelage.generate.request import Request
 from tutelage.generate.service import Delta, Ticket
-from tutelage.serve.metrics import Metrics
+from tutelage.serve.metrics import Counting, Metrics
 from tutelage.serve.openai import shapes
 from tutelage.serve.openai.errors import ApiError, BadRequest, Busy, Unavailable, as_json
 from tutelage.serve.openai.requests import Asked
@@ -61,18 +61,16 @@ class Job:
 
         Raises an ApiError for what ended the request.
         """
-        pause, first, each = 0.0 if self.asked.ranked is not None else PAUSE, True, self.asked.n or 1
-        self.metrics.prompt_tokens.inc(sum(map(len, self.prompts)))
+        pause, each = 0.0 if self.asked.ranked is not None else PAUSE, self.asked.n or 1
+        counting = Counting(self.metrics, sum(map(len, self.prompts)), self.started)
         try:
             async for deltas in read(self.tickets, pause=pause, patience=PATIENCE):
-                if deltas and first:
-                    self.metrics.first_token.observe(time.perf_counter() - self.started)
-                    first = False
-                self.metrics.generated_tokens.inc(sum(len(delta.tokens) for _, delta in deltas))
+                if deltas:
+                    counting.took(sum(len(delta.tokens) for _, delta in deltas))
                 yield [(choice := choices[place * each + d.sample], self._add(choice, place, d)) for place, d in deltas]
         except Exception as error:
             raise self.failure(error) from error
-        self.metrics.answered(time.perf_counter() - self.started)
+        counting.ended()
 
     def _add(self, choice: Choice, place: int, delta: Delta) -> Delta:
         """Bring a choice up to date; returns the delta, with the space before its first text."""
@@ -134,8 +132,8 @@ async def answer(
     try:
         tickets = served.service.submit_all(requests, client=http.state.client)
     except QueueFull as error:
-        seconds = metrics.retry_after(served.service.max_batch)
-        raise Busy(str(error), code="queue_full", headers={"retry-after": str(seconds)}) from None
+        headers = {"retry-after": str(metrics.retry_after())}
+        raise Busy(str(error), code="queue_full", headers=headers) from None
     except UsageError as error:
         if not served.service.is_open:
             raise Unavailable("the server is shutting down: try again", code="shutting_down") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from starlette.staticfiles import StaticFiles
 
 from tutelage.errors import Conflict, NotFound, QueueFull, UsageError
 from tutelage.serve.pages import security
-from tutelage.serve.pages.backend import Backend, Person
+from tutelage.serve.pages.backend import Person
 from tutelage.serve.pages.endpoints import ENDPOINTS, Endpoint, Shape
+from tutelage.serve.pages.stored import StoredBackend
 from tutelage.serve.pages.streaming import events
 from tutelage.serve.pages.strings import choose_language, strings
 
@@ -31,7 +32,7 @@ FOLDER = Path(__file__).parent
 class Pages:
     """The handlers, and what they share. See ``create_pages``."""
 
-    def __init__(self, backend: Backend, secret: bytes, cookie: security.Cookie, accounts: bool) -> None:
+    def __init__(self, backend: StoredBackend, secret: bytes, cookie: security.Cookie, accounts: bool) -> None:
         self.backend, self.secret, self.cookie, self.accounts = backend, secret, cookie, accounts
         self.passwords = security.Passwords()
         self.throttle = security.Throttle(time.monotonic)
@@ -50,6 +51,7 @@ class Pages:
             yield Route("/login", self.log_in, methods=["POST"])
             yield Route("/signup", self.sign_up, methods=["POST"])
             yield Route("/logout", self.log_out, methods=["POST"])
+            yield Route("/password", self.change_password, methods=["POST"])
         yield Route("/data/export", self.export)
         for name, endpoint in ENDPOINTS.items():
             handler = self.stream if name == "stream" else partial(self.data, name, endpoint)
@@ -104,20 +106,25 @@ class Pages:
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
         return fields if self.token_is_right(request, fields.get("csrf")) else None
 
+    def slowed(self, request: Request, name: str, refuse: Callable[..., Response]) -> Response | None:
+        """Counts a try; returns the refusal if it comes too early."""
+        wait = self.throttle.admit(name, request.client.host if request.client else "")
+        if not wait:
+            return None
+        response = refuse(problem="login_wait", status=429, seconds=int(wait) + 1)
+        response.headers["Retry-After"] = str(int(wait) + 1)
+        return response
+
     async def log_in(self, request: Request) -> Response:
         refuse = partial(self.html, "login", request, None)
         fields = await self.form(request)
         if fields is None:
             return refuse(problem="form_stale", status=403)
         name, password = fields.get("name", "").strip(), fields.get("password", "")
-        if wait := self.throttle.admit(name, request.client.host if request.client else ""):
-            response = refuse(problem="login_wait", status=429, seconds=int(wait) + 1)
-            response.headers["Retry-After"] = str(int(wait) + 1)
-            return response
+        if slowed := self.slowed(request, name, refuse):
+            return slowed
         known = await to_thread.run_sync(self.backend.credentials, name)
-        known_hash = known[1] if known else None
-        right = len(password) <= security.LONGEST_PASSWORD and await self.passwords.verify(known_hash, password)
-        if not right or known is None:
+        if not await self.passwords.verify(known[1] if known else None, password) or known is None:
             return refuse(problem="login_wrong", status=403)
         self.throttle.succeeded(name)
         if self.passwords.outdated(known[1]):
@@ -136,8 +143,8 @@ class Pages:
             problem = "name_bad"
         if problem:
             return refuse(problem=problem, status=400)
-        if wait := self.throttle.admit("", request.client.host if request.client else ""):
-            return refuse(problem="login_wait", status=429, seconds=int(wait) + 1)
+        if slowed := self.slowed(request, "", refuse):
+            return slowed
         self.throttle.succeeded("")  # only the address counts here: each account costs a hash
         stored = await self.passwords.hash(password)
         language = choose_language(None, request.headers.get("accept-language", ""))
@@ -156,12 +163,35 @@ class Pages:
         return response
 
     async def log_out(self, request: Request) -> Response:
-        if await self.form(request) is None:
+        fields, person = await self.form(request), await self.person(request)
+        if fields is None:
             return self.html("login", request, None, problem="form_stale", status=403)
+        if person and "everywhere" in fields:
+            await to_thread.run_sync(self.backend.log_out_everywhere, person)
         await to_thread.run_sync(self.backend.log_out, self.session(request))
         response = RedirectResponse("login", 303)
         self.cookie.put(response, security.new_session())
         return response
+
+    async def change_password(self, request: Request) -> Response:
+        """All sessions end, and this browser has a new one."""
+        fields, person = await self.form(request), await self.person(request)
+        if person is None:
+            return RedirectResponse("login", 303)
+        refuse = partial(self.html, "settings", request, person)
+        if fields is None:
+            return refuse(problem="form_stale", status=403)
+        if slowed := self.slowed(request, person.name, refuse):
+            return slowed
+        known = await to_thread.run_sync(self.backend.credentials, person.name)
+        if not await self.passwords.verify(known[1] if known else None, fields.get("password", "")):
+            return refuse(problem="password_wrong", status=403)
+        if problem := security.password_problem(fields.get("new", "")):
+            return refuse(problem=problem, status=400)
+        self.throttle.succeeded(person.name)
+        stored = await self.passwords.hash(fields["new"])
+        await to_thread.run_sync(self.backend.new_password_hash, person, stored)
+        return await self.enter(request, person)
 
     # Data -------------------------------------------------------------------------------------------------------------
 
@@ -208,18 +238,20 @@ class Pages:
 
 
 def create_pages(
-    backend: Backend,
+    backend: StoredBackend,
     *,
     secret: bytes,
     accounts: bool,
     https: bool = False,
     base: str = "/",
+    retry_after: Callable[[], int] = lambda: 1,
 ) -> security.SafeHeaders:
     """The pages over a backend. Whoever serves them checks Host, Origin and the size of a body (see ``edge``).
 
     ``secret``: 32 random bytes that stay the same over restarts.
     ``accounts``: with sign-up and login; without, whoever reaches the server is the one user, so bind to loopback only.
     ``base``: the path that the pages are mounted at, which ends in a slash.
+    ``retry_after``: seconds after which a full queue has probably moved.
     """
     pages = Pages(backend, secret, security.Cookie(https, base), accounts)
     app = Starlette(
@@ -228,7 +260,7 @@ def create_pages(
             NotFound: lambda request, error: _problem(str(error), 404),
             Conflict: lambda request, error: _problem(str(error), 409),
             UsageError: lambda request, error: _problem(str(error), 400),
-            QueueFull: lambda request, error: _problem(str(error), 429, {"Retry-After": "5"}),
+            QueueFull: lambda request, error: _problem(str(error), 429, {"Retry-After": str(retry_after())}),
         },
     )
     return security.SafeHeaders(app)

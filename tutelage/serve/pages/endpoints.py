@@ -184,6 +184,29 @@ class Erase(Shape):
     confirm: str
 
 
+class ApiKey(Shape):
+    id: str
+    prefix: str
+    label: str
+    created: float
+    """Seconds since 1970."""
+
+
+class ApiKeys(Shape):
+    keys: list[ApiKey]
+
+
+class MakeKey(Shape):
+    """Each request makes a key. One whose reply was lost is in the list, to be revoked."""
+
+    label: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class MadeKey(Shape):
+    secret: str
+    """The key, which nobody can see again."""
+
+
 class Endpoint(NamedTuple):
     method: Literal["GET", "POST", "DELETE"]
     path: str
@@ -207,6 +230,9 @@ ENDPOINTS: dict[str, Endpoint] = {
     "rank": Endpoint("POST", "data/tasks/{id}/ranking", Ranked, NextTask),
     "undo": Endpoint("POST", "data/undo", Again, NextTask),
     "skip": Endpoint("POST", "data/tasks/{id}/skip", Skip, NextTask),
+    "keys": Endpoint("GET", "data/keys", None, ApiKeys),
+    "make_key": Endpoint("POST", "data/keys", MakeKey, MadeKey),
+    "revoke_key": Endpoint("DELETE", "data/keys/{id}", None, Done),
     "preferences": Endpoint("POST", "data/preferences", Preferences, Done),
     "erase": Endpoint("POST", "data/erase", Erase, Done),
 }

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from html import escape
-from queue import SimpleQueue
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
@@ -23,9 +21,9 @@ LONGEST = 4000
 """Characters of a formula that is converted; a longer one is shown as it was written."""
 DEEPEST = 100
 """Levels of MathML in a formula that is shown, again else as it was written: browsers cut deeper trees."""
-STACK = 64 * 2**20
-"""math-core recurses, and overflowing the stack would kill the server: 300 nested roots are enough with macOS's 512 KiB.
-The worst formula of 4,000 characters needs less than 4 MiB, whatever the platform's default."""
+STACK = 16 * 2**20
+"""Bytes. math-core recurses, and overflowing the stack would kill the server. Of all that nests, braces are worst: 1.6 KiB per
+pair, so 2,000 pairs take 3.2 MiB, more than some platforms give a thread."""
 
 # None of these reads past the next opening mark of its kind, so many that stay open take linear time.
 _DOLLARS = re.compile(r"(?<![A-Za-z0-9$\\])\$(?![\s$])((?:[^$\\]|\\.)+?)(?<!\s)\$(?![A-Za-z0-9$])", re.DOTALL)
@@ -55,7 +53,7 @@ def formula_html(tex: str, display: bool) -> str:
     if len(tex) > LONGEST:
         return source
     try:
-        mathml = _with_deep_stack(lambda: _converter().convert_with_local_state(tex, displaystyle=display))
+        mathml = _deep_thread().submit(_converter().convert_with_local_state, tex, displaystyle=display).result()
     except LatexError:
         return source
     return source if _depth(mathml) > DEEPEST else _STYLE.sub(_classes_of_style, mathml)
@@ -67,30 +65,15 @@ def _converter() -> LatexToMathML:
 
 
 @lru_cache(maxsize=1)
-def _deep_queue() -> SimpleQueue[tuple[Callable[[], str], Future[str]]]:
-    """Work for the one thread with a deep stack."""
-    queue: SimpleQueue[tuple[Callable[[], str], Future[str]]] = SimpleQueue()
-
-    def work() -> None:
-        while True:
-            function, future = queue.get()
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
+def _deep_thread() -> ThreadPoolExecutor:
+    """The one thread with a deep stack."""
     before = threading.stack_size(STACK)
     try:
-        threading.Thread(target=work, name="tutelage-formulas", daemon=True).start()
+        executor = ThreadPoolExecutor(1, "tutelage-formulas")
+        executor.submit(int).result()  # starts the thread while the size holds
     finally:
         threading.stack_size(before)
-    return queue
-
-
-def _with_deep_stack(function: Callable[[], str]) -> str:
-    future: Future[str] = Future()
-    _deep_queue().put((function, future))
-    return future.result()
+    return executor
 
 
 def _depth(markup: str) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -19,10 +21,11 @@ from tutelage.assistant.assistant import CHAT
 from tutelage.errors import NotFound, UsageError
 from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
-from tutelage.generate.service import Ticket
+from tutelage.generate.service import Delta, Ticket
 from tutelage.records import Message
 from tutelage.seeds import derive
 from tutelage.serve.choose import model_id
+from tutelage.serve.metrics import Counting, Metrics
 from tutelage.serve.pages.app import create_pages
 from tutelage.serve.pages.stored import Policy, StoredBackend
 from tutelage.serve.served import Served
@@ -36,8 +39,11 @@ def mount_pages(app: FastAPI, store: Store, *, compare_rate: float = 0.0, **opti
     ``compare_rate``: share of messages that get two answers to choose from. ``options``: those of ``create_pages``.
     """
 
+    metrics: Metrics = app.state.metrics
+
     def policies(seed: int, compare: bool) -> list[Policy]:
-        return draw_policies(app.state.served, app.state.before, compare_rate * compare, seed)
+        drawn = draw_policies(app.state.served, app.state.before, compare_rate * compare, seed)
+        return [policy_of(served, metrics) for served in drawn]
 
     @cache
     def name(model: str) -> str:
@@ -47,7 +53,7 @@ def mount_pages(app: FastAPI, store: Store, *, compare_rate: float = 0.0, **opti
             return model[:12]
 
     backend = StoredBackend(store, policies, name)
-    pages = create_pages(backend, secret=read_secret(store), **options)
+    pages = create_pages(backend, secret=read_secret(store), retry_after=metrics.retry_after, **options)
     not_found = app.router.default
 
     async def default(scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,24 +63,44 @@ def mount_pages(app: FastAPI, store: Store, *, compare_rate: float = 0.0, **opti
     app.state.pages = backend
 
 
-def draw_policies(served: Served, before: Served | None, rate: float, seed: int) -> list[Policy]:
-    """The policy that is served or, at this rate, two in the order in which they are shown; the seed decides both.
+def draw_policies(served: Served, before: Served | None, rate: float, seed: int) -> list[Served]:
+    """The model that is served or, at this rate, two in the order in which they are shown; the seed decides both.
 
     The second is the model that served before, or else the same one, which writes with another seed.
     """
     draw = random.Random(derive(seed, "serve.compare"))
     if draw.random() >= rate:
-        return [policy_of(served)]
-    pair = [policy_of(served), policy_of(before or served)]
+        return [served]
+    pair = [served, before or served]
     draw.shuffle(pair)
     return pair
 
 
-def policy_of(served: Served) -> Policy:
+@dataclass(frozen=True)
+class Counted:
+    """A ticket whose answer counts in the metrics as it is read."""
+
+    ticket: Ticket
+    metrics: Metrics
+    prompt_tokens: int
+    started: float
+
+    def __iter__(self) -> Iterator[Delta]:
+        counting = Counting(self.metrics, self.prompt_tokens, self.started)
+        for delta in self.ticket:
+            counting.took(len(delta.tokens))
+            yield delta
+        counting.ended()
+
+    def cancel(self) -> None:
+        self.ticket.cancel()
+
+
+def policy_of(served: Served, metrics: Metrics) -> Policy:
     """A served model as a writer of answers. An answer that has begun stays with it when another model takes over."""
 
-    def write(messages: Sequence[Message], seed: int, client: str) -> Ticket:
-        assistant = served.assistant
+    def write(messages: Sequence[Message], seed: int, client: str) -> Counted:
+        started, assistant = time.perf_counter(), served.assistant
         ids = assistant.encode(messages)
         room = assistant.context - len(ids)
         if room < 1:
@@ -83,7 +109,7 @@ def policy_of(served: Served) -> Policy:
             )
         sampling = Sampling(**CHAT, max_tokens=room, seed=seed)  # as long as the context allows
         request = Request(ids=ids, sampling=sampling, stop_ids=assistant.stop_ids(chat=True))
-        return served.service.submit(request, client=client)
+        return Counted(served.service.submit(request, client=client), metrics, len(ids), started)
 
     return Policy(served.hash, dict(CHAT), write)
 

@@ -112,6 +112,8 @@ class Passwords:
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Whether it is the password. Of an unknown name, whose ``stored`` is None, the answer is no and takes as long."""
+        if len(password) > LONGEST_PASSWORD:
+            return False
         if self._unknown is None:
             self._unknown = await self.hash(secrets.token_urlsafe())
         matches = await to_thread.run_sync(self._matches, stored or self._unknown, password, limiter=self._two)

@@ -15,10 +15,9 @@ from threading import Event, RLock, Thread
 from typing import Any, Literal, NamedTuple
 
 from tutelage.errors import Conflict, NotFound, TutelageError, UsageError
-from tutelage.generate.service import Ticket
 from tutelage.records import Message
 from tutelage.serve.pages import endpoints as e
-from tutelage.serve.pages.backend import Answer, Person
+from tutelage.serve.pages.backend import Answer, Person, Writer
 from tutelage.serve.pages.markdown import render
 from tutelage.store import conversations, erase, feedback, labels, people, tasks
 from tutelage.store.conversations import Turn
@@ -37,7 +36,7 @@ class Policy(NamedTuple):
     model: str
     """The model's hash."""
     sampling: dict[str, float | int]
-    write: Callable[[Sequence[Message], int, str], Ticket]
+    write: Callable[[Sequence[Message], int, str], Writer]
     """(conversation, seed, person) -> the answer, which has its place in the queue. Raises QueueFull, and UsageError for a
     conversation that cannot be answered."""
 
@@ -47,7 +46,7 @@ class _Writing:
     """An answer under way. ``lock`` guards what changes, and is held until its end is in the store."""
 
     person: str
-    ticket: Ticket
+    ticket: Writer
     text: str = ""
     finish_reason: str | None = None
     state: str = "writing"
@@ -55,7 +54,11 @@ class _Writing:
 
 
 class StoredBackend:
-    """A ``Backend``.
+    """Called from threads. It has a method for each of ``ENDPOINTS``: its name, then (the person, the id in the path, the body) as
+    far as there are any, and its reply.
+
+    Each raises NotFound for what does not exist or is another person's, Conflict for what is no longer possible, UsageError
+    for what makes no sense, QueueFull where too many answers are being written.
 
     ``policies``: (seed, whether two answers are possible) -> what writes an answer, or two for a choice in the order in which they
     are shown. ``names``: a model's hash -> its name.
@@ -76,6 +79,7 @@ class StoredBackend:
         return _person(user) if user else None
 
     def only_person(self) -> Person:
+        """Whose everything is in one-user mode."""
         while (user := people.find_user(self.store, "me")) is None:
             with suppress(Conflict):  # another request has just made it
                 people.create_user(self.store, "me", role="admin", language="", consent="one-user mode")
@@ -91,6 +95,7 @@ class StoredBackend:
         )
 
     def new_password_hash(self, person: Person, password_hash: str) -> None:
+        """Their sessions end."""
         people.update_user(self.store, person.id, actor=person.id, password_hash=password_hash)
 
     def log_in(self, person: Person, previous: str) -> str:
@@ -98,6 +103,19 @@ class StoredBackend:
 
     def log_out(self, session: str) -> None:
         people.log_out(self.store, session)
+
+    def log_out_everywhere(self, person: Person) -> None:
+        people.log_out_everywhere(self.store, person.id)
+
+    def keys(self, person: Person) -> e.ApiKeys:
+        return e.ApiKeys(keys=[e.ApiKey(**vars(key)) for key in people.list_api_keys(self.store, person.id)])
+
+    def make_key(self, person: Person, body: e.MakeKey) -> e.MadeKey:
+        return e.MadeKey(secret=people.create_api_key(self.store, person.id, body.label)[1])
+
+    def revoke_key(self, person: Person, id: str) -> e.Done:
+        people.revoke_api_key(self.store, person.id, id)
+        return e.Done()
 
     def preferences(self, person: Person, body: e.Preferences) -> e.Done:
         people.update_user(self.store, person.id, actor=person.id, language=body.language)
