@@ -18,9 +18,7 @@ import platform
 import random
 import re
 import secrets
-import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,12 +38,12 @@ from sqlalchemy import func, select
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "tests" / name) for name in ("serve", "store")]
 from postgres import postgres  # noqa: E402
-from serving import parrot, tiny_assistant, wait_until  # noqa: E402
+from processes import ServeProcess, faults, serving  # noqa: E402
+from serving import parrot, saved, tiny_assistant, wait_until  # noqa: E402
 
 from tutelage.assistant.assistant import Assistant  # noqa: E402
 from tutelage.files import write_atomic  # noqa: E402
 from tutelage.generate.sampler import Sampling  # noqa: E402
-from tutelage.model.checkpoint import save_model  # noqa: E402
 from tutelage.records import Completion, Message, Prompt  # noqa: E402
 from tutelage.store import conversations, people, prompts, tables, tasks  # noqa: E402
 from tutelage.store.backup import check  # noqa: E402
@@ -76,77 +74,6 @@ class Scale:
     """Time of ranking without kills."""
     kills: int = 10
     """On each database."""
-
-
-# ---- servers
-
-
-def saved(folder: Path, assistant: Assistant) -> Path:
-    """A model as a checkpoint."""
-    tokenizer = assistant.tokenizer
-    save_model(folder, assistant.model, bos_id=tokenizer.bos_id, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
-    tokenizer.save(folder)
-    return folder
-
-
-@dataclass
-class Served:
-    """A `tutelage serve` process that can be killed and started again at the same address."""
-
-    words: list[str]
-    log: Path
-    port: int = 0
-    process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        """Returns when it listens."""
-        command = [sys.executable, "-m", "tutelage", "serve", *self.words, "--device", "cpu", "--port", str(self.port)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-        assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        found = re.search(r"127\.0\.0\.1:(\d+) answers", first)
-        assert found, f"{first}{self.log.read_text()}"
-        self.port = int(found[1])
-
-    @property
-    def url(self) -> str:
-        return f"http://localhost:{self.port}"
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-
-    def holds(self) -> dict[str, int]:
-        """How many descriptors and threads the process has, and how many samples have a place."""
-        assert self.process is not None
-        at = Path("/proc") / str(self.process.pid)
-        page = httpx2.get(f"{self.url}/metrics").text
-        places = {
-            name: int(float(re.findall(rf"^tutelage_{name} (\S+)", page, re.M)[0])) for name in ("waiting", "running")
-        }
-        return {kind: len(os.listdir(at / kind)) for kind in ("fd", "task")} | places
-
-
-@contextmanager
-def serving(log: Path, *words: str) -> Iterator[Served]:
-    """A server until the block ends."""
-    server = Served(list(words), log)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-
-
-def in_log(log: Path) -> list[str]:
-    """Lines of a server's log that tell of a fault: a locked database, a 5xx, an exception."""
-    bad = re.compile(r"locked|deadlock|Traceback|Error|(GET|POST|DELETE) \S+ 5\d\d ")
-    return [line for line in log.read_text().splitlines() if bad.search(line)]
 
 
 # ---- clients of the API
@@ -200,14 +127,14 @@ def load_clients(folder: Path, scale: Scale) -> dict[str, Any]:
     words = (str(model), "--store", str(where), "--max_batch", str(scale.batch), "--max_waiting", str(scale.queue))
     refused, texts = Counter[int](), dict[tuple[int, int], str]()
 
-    async def one(server: Served, number: int, turns: Iterable[int]) -> None:
+    async def one(server: ServeProcess, number: int, turns: Iterable[int]) -> None:
         async with httpx2.AsyncClient(base_url=server.url, verify=False, timeout=PATIENCE) as client:
             for turn in turns:
                 if number % 5 == 0:
                     await leave(server.port, {"messages": [{"role": "user", "content": "x"}]}, random.uniform(0.05, 1))
                 texts[number, turn] = await chat(client, asked(number, turn, scale.tokens), refused)
 
-    async def everybody(server: Served, count: int, turns: Iterable[int]) -> None:
+    async def everybody(server: ServeProcess, count: int, turns: Iterable[int]) -> None:
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(one(server, number, turns) for number in range(count)))
 
@@ -226,7 +153,7 @@ def load_clients(folder: Path, scale: Scale) -> dict[str, Any]:
         store.close()
         after = server.holds()
     assert refused, "the queue was never full"
-    assert in_log(folder / "api.log") == []
+    assert faults(folder / "api.log") == []
     alone = Assistant.load(model, device="cpu")
     for (number, turn), text in texts.items():
         body = asked(number, turn, scale.tokens)
@@ -269,7 +196,7 @@ class Book:
 class Visitor:
     """A person in a browser, logged in, who asks the next server when one does not answer."""
 
-    def __init__(self, servers: list[Served], token: str, book: Book) -> None:
+    def __init__(self, servers: list[ServeProcess], token: str, book: Book) -> None:
         self.servers, self.book, self.headers = servers, book, {"cookie": f"tutelage={token}"}
         self.at = random.randrange(len(servers))
         self.client = httpx2.AsyncClient(verify=False, timeout=PATIENCE)
@@ -331,7 +258,7 @@ async def talk(visitor: Visitor) -> None:
 
 
 @contextmanager
-def staffed(folder: Path, where: str, scale: Scale) -> Iterator[tuple[Store, list[Served], dict[str, str]]]:
+def staffed(folder: Path, where: str, scale: Scale) -> Iterator[tuple[Store, list[ServeProcess], dict[str, str]]]:
     """A store with tasks and people, two servers on it, and each person's login."""
     store = open_store(where, ledger=folder / "ledger.jsonl")
     add_tasks(store, scale.tasks, scale.seats)
@@ -364,7 +291,7 @@ async def supply(store: Store, scale: Scale, book: Book) -> None:
 
 async def _labelling(
     store: Store,
-    servers: list[Served],
+    servers: list[ServeProcess],
     logins: dict[str, str],
     scale: Scale,
     book: Book,
@@ -395,7 +322,7 @@ def load_labellers(folder: Path, where: str, scale: Scale, *, kills: int) -> dic
         wanted = len(book.acknowledged) + count
         wait_until(lambda: len(book.acknowledged) >= wanted or book.ended, PATIENCE)
 
-    def kill(servers: list[Served]) -> None:
+    def kill(servers: list[ServeProcess]) -> None:
         for number in range(kills):
             growth(20)
             time.sleep(random.uniform(0, 0.3))
@@ -415,7 +342,7 @@ def load_labellers(folder: Path, where: str, scale: Scale, *, kills: int) -> dic
             lambda: not _scalar(store, running), 2 * conversations.SILENT + PATIENCE
         )
         assert check(store) == []
-    assert in_log(folder / "0.log") + in_log(folder / "1.log") == []
+    assert faults(folder / "0.log") + faults(folder / "1.log") == []
     times = sorted(book.seconds)
     return {
         "seconds": round(seconds, 1),
