@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 proof-loop format clean
+.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 proof-loop proof-load format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tutelage demo
@@ -37,6 +37,9 @@ proof-smollm2: $(VENV)/installed-dev
 
 proof-loop: $(VENV)/installed-dev
 	$(BIN)/python -m tests.proof_loop
+
+proof-load: $(VENV)/installed-dev
+	$(BIN)/python -m tests.proof_load
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix tutelage tests bench

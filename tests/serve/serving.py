@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,6 +20,7 @@ from tutelage.errors import TutelageError
 from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import Service, Ticket
+from tutelage.model.checkpoint import save_model
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.serve.app import create_app
@@ -76,6 +78,14 @@ def parrot(text: str = PARROT, *, endless: bool = False, context: int = 256) -> 
             model.embed.weight[before, -1] = 5.0
         model.unembed.weight[said[0], -1] = 5.0
     return Assistant(model, tokenizer, "parrot", "fp32")
+
+
+def saved(folder: Path, assistant: Assistant) -> Path:
+    """A model as a checkpoint."""
+    tokenizer = assistant.tokenizer
+    save_model(folder, assistant.model, bos_id=tokenizer.bos_id, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
+    tokenizer.save(folder)
+    return folder
 
 
 @dataclass

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import openai
 import pytest
-from serving import HELLO, PARROT, SECONDS, parrot, wait_until
+from serving import HELLO, PARROT, SECONDS, parrot, saved, wait_until
 
 from tutelage.cli import app as cli
 from tutelage.errors import UsageError
-from tutelage.model.checkpoint import save_model
 from tutelage.serve import choose
 from tutelage.serve.choose import default_model, model_folder, model_id
 
@@ -25,11 +24,7 @@ from tutelage.serve.choose import default_model, model_folder, model_id
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """The parrot as a checkpoint of a run."""
-    path, assistant = tmp_path_factory.mktemp("runs") / "mine" / "sft" / "checkpoint", parrot()
-    tokenizer = assistant.tokenizer
-    save_model(path, assistant.model, bos_id=tokenizer.bos_id, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
-    tokenizer.save(path)
-    return path
+    return saved(tmp_path_factory.mktemp("runs") / "mine" / "sft" / "checkpoint", parrot())
 
 
 def test_from_the_command_to_an_answer_to_the_end(folder, tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tutelage.records import Completion, Message, Prompt
 from tutelage.store import conversations, labels, people, prompts, tasks
 from tutelage.store.database import Store
+from tutelage.store.tables import new_id
 
 
 class Clock:
@@ -31,10 +34,25 @@ def asks(store: Store, user: str, text: str, **chat: bool) -> conversations.Turn
     return conversations.add_message(store, user, made.id, Message(role="user", content=text))
 
 
+def begins(
+    store: Store,
+    user: str,
+    turn: conversations.Turn,
+    *,
+    model: str = "m1",
+    sampling: Mapping[str, object] | None = None,
+    seed: int = 5,
+) -> conversations.Turn:
+    """A running answer to a message."""
+    draft = conversations.Draft(model, sampling or {"temperature": 0.7}, seed)
+    made, new = conversations.begin_answers(store, user, [draft], key=new_id(), chat_id=turn.chat_id, parent=turn.id)
+    assert new
+    return made[0]
+
+
 def answered(store: Store, user: str, turn: conversations.Turn, text: str, model: str = "m1") -> conversations.Turn:
     """A finished answer to a message."""
-    made_by = {"model": model, "sampling": {"temperature": 0.7}, "seed": 5}
-    answer = conversations.start_answer(store, user, turn.chat_id, parent=turn.id, **made_by)
+    answer = begins(store, user, turn, model=model)
     said = Message(role="assistant", content=text)
     return conversations.finish_answer(store, user, answer.id, "done", message=said, finish_reason="stop")
 

@@ -273,3 +273,34 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
     ids = [new_id() for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert [one[:14] for one in ids] == sorted(one[:14] for one in ids)
+
+
+TURNS = """
+import sys, time
+from tutelage.store.opening import open_store
+store = open_store(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+until = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    with store.write():
+        began = time.monotonic()
+        while time.monotonic() - began < 0.02:
+            pass
+    print("wrote", flush=True)
+"""
+
+
+def test_busy_processes_take_turns_at_a_file(tmp_path: Path) -> None:
+    """Each has the lock all the time but for an instant; left to SQLite, one has it ten times and more in a row."""
+    command = [sys.executable, "-c", TURNS, str(tmp_path / "s.db"), "2"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        for process in (one, other):
+            assert process.stdout.readline() == "ready\n"
+        for process in (one, other):
+            process.stdin.write("\n")
+            process.stdin.flush()
+        counts = [len(process.stdout.readlines()) for process in (one, other)]
+    assert min(counts) > 0
+    assert max(counts) <= 2 * min(counts) + 10, counts

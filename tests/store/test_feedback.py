@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from store_helpers import answered, asks, person
+from store_helpers import answered, asks, begins, person
 
 from tutelage.errors import UsageError
-from tutelage.store import conversations, feedback
+from tutelage.store import feedback
 from tutelage.store.database import Store
 
 
@@ -28,7 +28,7 @@ def test_a_comparison_is_of_two_ended_answers_to_one_message(store: Store) -> No
     asked = asks(store, ann, "why?")
     one, two = answered(store, ann, asked, "one"), answered(store, ann, asked, "two")
     other = answered(store, ann, asks(store, ann, "how?"), "three")
-    running = conversations.start_answer(store, ann, asked.chat_id, parent=asked.id, model="m", sampling={}, seed=0)
+    running = begins(store, ann, asked)
     more = {"policies": ("new", "old"), "key": "k"}
     for shown in ((one.id, one.id), (one.id, other.id), (one.id, running.id), (one.id, asked.id)):
         with pytest.raises(UsageError):

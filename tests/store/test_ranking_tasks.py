@@ -35,6 +35,16 @@ def test_eight_threads_lease_each_task_once(store: Store) -> None:
     assert backup.check(store) == []
 
 
+def test_the_next_task_is_found_in_an_index_and_not_by_sorting_all(lite: Store) -> None:
+    for statement in tasks._takes("somebody", 0.0, 1.0):
+        plain = statement.compile(lite.engine, compile_kwargs={"literal_binds": True})
+        with lite.read() as db:
+            plan = " / ".join(row.detail for row in db.execute(text(f"EXPLAIN QUERY PLAN {plain}")))
+        assert "SCAN" not in plan, plan
+        assert "INDEX ix_seats_" in plan, plan
+        assert "ix_seats_state_task_id" not in plan or "TEMP B-TREE" not in plan, plan
+
+
 def test_one_person_in_eight_windows_gets_one_seat_of_a_task(store: Store) -> None:
     made, ann = task(store, people=8), person(store)
     start = Barrier(8)

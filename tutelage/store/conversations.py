@@ -1,14 +1,15 @@
 """Conversations as trees of messages, each answer with what made it.
 
 An answer belongs to the store and not to the connection that asked for it: it is begun here, its text is saved while it grows, and
-it ends here as done, stopped or failed. The first end counts: what the model writes after Stop is not kept.
+it ends here as done, stopped or failed. The first end counts: what the model writes after Stop is not kept. Several servers may
+share a store: an answer that its server has not saved for ``SILENT`` seconds is taken to be nobody's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Row, insert, select, update
 
@@ -18,6 +19,10 @@ from tutelage.store.database import Store, insert_once, one
 from tutelage.store.tables import conversations, messages, new_id, users
 
 Status = Literal["running", "done", "stopped", "failed"]
+
+SILENT = 15.0
+"""Seconds after which a running answer that was not saved has lost its server. Servers save once a second; where several share a
+store, their clocks have to agree to well within this."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,15 @@ class Turn:
         return Completion(text=said.text, finished=self.finish_reason == "stop", **made_by, **more)
 
 
+class Draft(NamedTuple):
+    """An answer that is to be written."""
+
+    model: str
+    """The hash of the model that writes it."""
+    sampling: Mapping[str, Any]
+    seed: int
+
+
 def _chat(row: Row[Any]) -> Chat:
     return Chat(row.id, row.title, row.keep_out, row.active_leaf, row.created, row.updated)
 
@@ -82,20 +96,19 @@ def as_json(message: Message) -> dict[str, Any]:
 
 def create_chat(store: Store, user_id: str, title: str = "", *, keep_out: bool = False) -> Chat:
     """A new conversation without messages."""
-    row = {"id": new_id(), "user_id": user_id, "title": title, "keep_out": keep_out}
-    now = store.now()
     with store.write() as db:
         one(db, select(users.c.id).where(users.c.id == user_id), "user")
-        return _chat(
-            db.execute(insert(conversations).values(**row, created=now, updated=now).returning(conversations)).one()
-        )
+        return _create(db, store.now(), user_id, title, keep_out)
 
 
-def list_chats(store: Store, user_id: str, *, limit: int = 100, before: float | None = None) -> list[Chat]:
-    """A person's conversations, the one last written in first. ``before``: only those last changed before this time."""
+def _create(db: Connection, now: float, user_id: str, title: str, keep_out: bool) -> Chat:
+    row = {"id": new_id(), "user_id": user_id, "title": title, "keep_out": keep_out, "created": now, "updated": now}
+    return _chat(db.execute(insert(conversations).values(row).returning(conversations)).one())
+
+
+def list_chats(store: Store, user_id: str, *, limit: int = 100) -> list[Chat]:
+    """A person's conversations, the one last written in first."""
     query = select(conversations).where(conversations.c.user_id == user_id)
-    if before is not None:
-        query = query.where(conversations.c.updated < before)
     with store.read() as db:
         rows = db.execute(query.order_by(conversations.c.updated.desc(), conversations.c.id.desc()).limit(limit))
         return [_chat(row) for row in rows]
@@ -180,43 +193,75 @@ def add_message(
 
     ``key``: made by the client; the same again returns the message that the first call added.
     """
-    if message.role == "assistant":
-        raise UsageError("an answer begins with start_answer, which records what makes it")
-    return _add(
-        store, user_id, chat_id, {"parent_id": parent, "message": as_json(message), "status": "done", "key": key}
-    )
-
-
-def start_answer(
-    store: Store,
-    user_id: str,
-    chat_id: str,
-    *,
-    parent: str,
-    model: str,
-    sampling: Mapping[str, Any],
-    seed: int,
-    key: str | None = None,
-) -> Turn:
-    """Begin an answer to ``parent``: a message without text that is ``running``. A second one there is a branch."""
-    if not -(2**63) <= seed < 2**63:
-        raise UsageError("a seed has at most 64 bits")
-    row = {"parent_id": parent, "message": {"role": "assistant", "content": ""}, "status": "running", "key": key}
-    return _add(store, user_id, chat_id, row | {"model": model, "sampling": dict(sampling), "seed": seed})
-
-
-def _add(store: Store, user_id: str, chat_id: str, row: dict[str, Any]) -> Turn:
-    now = store.now()
     with store.write() as db:
         own_chat(db, user_id, chat_id)
-        if row["parent_id"] is not None:
-            _in_chat(db, chat_id, row["parent_id"])
-        row |= {"id": new_id(), "conversation_id": chat_id, "created": now, "updated": now}
-        added, is_new = insert_once(db, messages, ("conversation_id", "key"), row)
-        if is_new:
-            changes = {"active_leaf": added.id, "updated": now}
-            db.execute(update(conversations).where(conversations.c.id == chat_id).values(**changes))
-        return _turn(added)
+        return _say(db, store.now(), chat_id, parent, message, key)
+
+
+def begin_answers(
+    store: Store,
+    user_id: str,
+    drafts: Sequence[Draft],
+    *,
+    key: str,
+    chat_id: str | None = None,
+    parent: str | None = None,
+    message: Message | None = None,
+    title: str = "",
+    keep_out: bool = False,
+) -> tuple[list[Turn], bool]:
+    """Begin one or two answers to ``parent``, or to ``message``, which is added after it: all is recorded, or nothing.
+
+    Each answer is ``running`` and has no text yet. Without ``chat_id`` a conversation is made for them, with ``title`` and
+    ``keep_out``. Returns the answers and whether they are new: the same key again, even at the same time, returns those that the
+    first call began.
+    """
+    if any(not -(2**63) <= draft.seed < 2**63 for draft in drafts):
+        raise UsageError("a seed has at most 64 bits")
+    with store.write() as db:
+        now, me = store.now(), select(users.c.id).where(users.c.id == user_id)
+        one(
+            db, me.with_for_update(key_share=True), "user"
+        )  # a person's calls take turns: no constraint spans conversations
+        if earlier := _begun(db, user_id, key):
+            return earlier, False
+        chat_id = own_chat(db, user_id, chat_id).id if chat_id else _create(db, now, user_id, title, keep_out).id
+        parent = _say(db, now, chat_id, parent, message, key).id if message else parent
+        row = {"parent_id": parent, "message": {"role": "assistant", "content": ""}, "status": "running"}
+        rows = [row | draft._asdict() | {"key": name} for draft, name in zip(drafts, _keys(key), strict=False)]
+        return [_add(db, now, chat_id, row) for row in rows], True
+
+
+def begun(store: Store, user_id: str, key: str) -> list[Turn]:
+    """The answers that ``begin_answers`` began for a key; empty if there are none."""
+    with store.read() as db:
+        return _begun(db, user_id, key)
+
+
+def _begun(db: Connection, user_id: str, key: str) -> list[Turn]:
+    mine = (conversations.c.user_id == user_id) & messages.c.key.in_(_keys(key))
+    return [_turn(row) for row in db.execute(select(messages).join(conversations).where(mine).order_by(messages.c.key))]
+
+
+def _keys(key: str) -> list[str]:
+    return [f"{key}:{number}" for number in range(2)]
+
+
+def _say(db: Connection, now: float, chat_id: str, parent: str | None, message: Message, key: str | None) -> Turn:
+    if message.role == "assistant":
+        raise UsageError("an answer begins with begin_answers, which records what makes it")
+    return _add(db, now, chat_id, {"parent_id": parent, "message": as_json(message), "status": "done", "key": key})
+
+
+def _add(db: Connection, now: float, chat_id: str, row: dict[str, Any]) -> Turn:
+    if row["parent_id"] is not None:
+        _in_chat(db, chat_id, row["parent_id"])
+    row |= {"id": new_id(), "conversation_id": chat_id, "created": now, "updated": now}
+    added, is_new = insert_once(db, messages, ("conversation_id", "key"), row)
+    if is_new:
+        changes = {"active_leaf": added.id, "updated": now}
+        db.execute(update(conversations).where(conversations.c.id == chat_id).values(**changes))
+    return _turn(added)
 
 
 def _in_chat(db: Connection, chat_id: str, turn_id: str) -> None:
@@ -227,9 +272,16 @@ def _in_chat(db: Connection, chat_id: str, turn_id: str) -> None:
 # ---- answers
 
 
-def save_partial(store: Store, user_id: str, turn_id: str, text: str) -> bool:
-    """Save the text that an answer has so far. False if it is no longer running: then stop generating it."""
-    return _change(store, user_id, turn_id, {"message": {"role": "assistant", "content": text}}) is not None
+def save_running(store: Store, texts: Mapping[str, str]) -> set[str]:
+    """Save the texts that answers, by id, have so far: their server is alive. Returns those that have ended: stop writing them."""
+    mine = select(messages.c.id).where(messages.c.id.in_(texts), messages.c.status == "running")
+    with store.write() as db:
+        # An answer that is locked is being ended or erased; waiting for it while others are held could be a deadlock.
+        running = db.scalars(mine.with_for_update(key_share=True, skip_locked=True)).all()
+        for id in running:
+            changes = {"message": {"role": "assistant", "content": texts[id]}, "updated": store.now()}
+            db.execute(update(messages).where(messages.c.id == id).values(changes))
+    return texts.keys() - set(running)
 
 
 def finish_answer(
@@ -245,28 +297,18 @@ def finish_answer(
     """End an answer, with ``message`` in place of what was saved of it. An answer that has ended already stays as it is."""
     if message is not None and message.role != "assistant":
         raise UsageError(f"an answer is by the assistant, and this message is by the {message.role}")
-    changes: dict[str, Any] = {"status": status, "finish_reason": finish_reason, "error": error}
+    changes: dict[str, Any] = {"status": status, "finish_reason": finish_reason, "error": error, "updated": store.now()}
     changes |= {"message": as_json(message)} if message else {}
-    changed = _change(store, user_id, turn_id, changes)
-    return changed or get_turn(store, user_id, turn_id)
-
-
-def _change(store: Store, user_id: str, turn_id: str, changes: Mapping[str, Any]) -> Turn | None:
-    """Change a running answer; None if it is not running. Raises NotFound."""
     running = (messages.c.id == turn_id) & (messages.c.status == "running")
     with store.write() as db:
         own_turn(db, user_id, turn_id)
-        row = db.execute(
-            update(messages).where(running).values(**changes, updated=store.now()).returning(messages)
-        ).one_or_none()
-        return _turn(row) if row else None
+        row = db.execute(update(messages).where(running).values(changes).returning(messages)).one_or_none()
+        return _turn(row) if row else own_turn(db, user_id, turn_id)
 
 
-def stop_orphans(store: Store, *, idle: float = 0.0) -> int:
-    """End the answers that nobody writes any more as stopped, with the text that was saved; returns how many.
-
-    A server calls it when it starts. Where several share a database, ``idle`` spares answers that were saved in so many seconds.
-    """
-    left = (messages.c.status == "running") & (messages.c.updated <= store.now() - idle)
+def stop_orphans(store: Store, *, silent: float = SILENT) -> int:
+    """End the running answers that nobody has saved for ``silent`` seconds, with the text that was saved; returns how many."""
+    now = store.now()  # before the lock is waited for: those that save wait for it too
+    left = (messages.c.status == "running") & (messages.c.updated <= now - silent)
     with store.write() as db:
-        return db.execute(update(messages).where(left).values(status="stopped", updated=store.now())).rowcount
+        return db.execute(update(messages).where(left).values(status="stopped", updated=now)).rowcount

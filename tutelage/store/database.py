@@ -7,13 +7,14 @@ its defaults, which promise the same; a read transaction sees one state througho
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import RLock
+from threading import Lock
 from typing import Any, Literal
 
 import orjson
@@ -24,7 +25,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from tutelage.errors import NotFound, StoreError, UsageError
 
 DEFAULT = "store/tutelage.db"
-HEAD = "0001"
+HEAD = "0002"
 """The migration that ``tables`` describes; a test compares the two. Here, so that opening a store need not import alembic."""
 
 _PATIENCE = 30.0
@@ -54,7 +55,7 @@ class Store:
         beside = self.path or Path(DEFAULT).with_name(str(self.url.database))
         self.ledger = ledger or beside.with_name(f"{beside.name}.erasures.jsonl")
         self.engine = _engine(self.url)
-        self._turn = RLock() if self.path else nullcontext()  # threads queue here, where waiting is fair
+        self._threads = Lock()
 
     def __str__(self) -> str:
         return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
@@ -71,8 +72,21 @@ class Store:
 
         The database's own failures raise StoreError.
         """
-        with self._turn, self._transaction("write") as db:
+        with self._turn(), self._transaction("write") as db:
             yield db
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Writers of a SQLite file queue here, threads and processes alike.
+
+        SQLite lets those that wait look again at times, and under load its lock is hardly ever free when they look: of two busy
+        servers the one waited until its time was up. Here who waits at the door is next, and waits for the one that writes alone.
+        """
+        if not self.path:
+            yield
+            return
+        with self._threads, _locked(f"{self.path}.turn", until=f"{self.path}.door"):
+            yield
 
     @contextmanager
     def _transaction(self, kind: Kind) -> Iterator[Connection]:
@@ -106,6 +120,20 @@ class Store:
     def close(self) -> None:
         """Close idle connections. The store may still be used."""
         self.engine.dispose()
+
+
+@contextmanager
+def _locked(path: str, *, until: str) -> Iterator[None]:
+    """Hold a file's lock, and while waiting for it that of another; the system frees those of a process that is killed."""
+    with open(path, "ab", opener=_private) as file:
+        with open(until, "ab", opener=_private) as door:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _parse(where: str | Path) -> tuple[URL, Path | None]:
@@ -188,7 +216,7 @@ def upgrade(store: Store) -> None:
             return
     from tutelage.store.migrations.upgrading import known, upgrade_to_head
 
-    with store._turn, store._transaction("upgrade") as db:
+    with store._turn(), store._transaction("upgrade") as db:
         if not store.path:
             db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADING})
         found = revision(db)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, exists, select
+from sqlalchemy import ColumnElement, Connection, Row, exists, func, select
 
 from tutelage.errors import Conflict, UsageError
 from tutelage.records import Message
@@ -132,6 +132,12 @@ def undo(store: Store, user_id: str, *, key: str, seconds: float = LEASE) -> Lab
             raise Conflict("there is no ranking of yours to take back")
         expires = store.now() + seconds
         return _add(db, store, "undo", user_id, last.task_id, {"of": last.id}, key, {"expires": expires})
+
+
+def count_rankings(store: Store, user_id: str) -> int:
+    """How many tasks a person has ranked."""
+    with store.read() as db:
+        return db.scalar(select(func.count()).select_from(labels).where(labels.c.user_id == user_id, counts())) or 0
 
 
 def labels_of(store: Store, user_id: str, *, limit: int = 100) -> list[Label]:

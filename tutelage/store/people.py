@@ -63,9 +63,18 @@ def hash_of(secret: str) -> str:
 
 
 def create_user(
-    store: Store, name: str, *, password_hash: str | None = None, role: Role = "user", language: str = "en"
+    store: Store,
+    name: str,
+    *,
+    password_hash: str | None = None,
+    role: Role = "user",
+    language: str = "en",
+    consent: str | None = None,
 ) -> User:
-    """Add a person. Raises Conflict if the name is taken, UsageError if it is empty or longer than 100 characters."""
+    """Add a person, who agrees to the version ``consent`` of the notice if one is given.
+
+    Raises Conflict if the name is taken, UsageError if it is empty or longer than 100 characters.
+    """
     name = name.strip()
     if not 0 < len(name) <= 100:
         raise UsageError("a name has 1 to 100 characters")
@@ -75,15 +84,11 @@ def create_user(
         with store.write() as db:
             user = _user(db.execute(insert(users).values(**row).returning(users)).one())
             record(db, store.now(), user.id, "create user", user.id)
+            if consent is not None:
+                _consent(db, user.id, consent, True, store.now())
             return user
     except IntegrityError:
         raise Conflict(f"the name {name!r} is taken") from None
-
-
-def get_user(store: Store, user_id: str) -> User:
-    """Raises NotFound."""
-    with store.read() as db:
-        return _user(one(db, select(users).where(users.c.id == user_id), "user"))
 
 
 def find_user(store: Store, name: str) -> User | None:
@@ -207,7 +212,11 @@ def give_consent(store: Store, user_id: str, version: str, *, given: bool = True
     """Note that a person agreed to a version of the notice, or with ``given=False`` that they no longer do."""
     with store.write() as db:
         one(db, select(users.c.id).where(users.c.id == user_id), "user")
-        db.execute(insert(consents).values(user_id=user_id, version=version, given=given, created=store.now()))
+        _consent(db, user_id, version, given, store.now())
+
+
+def _consent(db: Connection, user_id: str, version: str, given: bool, now: float) -> None:
+    db.execute(insert(consents).values(user_id=user_id, version=version, given=given, created=now))
 
 
 def consent(store: Store, user_id: str) -> str | None:

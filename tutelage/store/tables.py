@@ -169,6 +169,8 @@ messages = _table(
     _column("updated", Float),
     UniqueConstraint("conversation_id", "key"),
 )
+_running = messages.c.status == "running"  # few are, and servers look for them all the time
+Index("ix_messages_running", messages.c.updated, sqlite_where=_running, postgresql_where=_running)
 feedback = _table(
     "feedback",
     _number(),
@@ -213,6 +215,7 @@ seats = _table(
     _column("expires", Float, nullable=True),
     UniqueConstraint("task_id", "user_id"),  # nobody ranks a task twice
     Index("ix_seats_state_expires", "state", "expires"),
+    Index("ix_seats_state_task_id", "state", "task_id", "id"),  # whose turn it is
 )
 labels = _table(
     "labels",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Update, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Update, and_, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tutelage.errors import Conflict, UsageError
@@ -126,31 +126,34 @@ def lease(store: Store, user_id: str, *, seconds: float = LEASE) -> Lease | None
             with store.write() as db:
                 require_consent(db, user_id)
                 now = store.now()
-                taken = db.execute(_take(user_id, now, now + seconds)).one_or_none()
+                turns = (db.execute(statement).one_or_none() for statement in _takes(user_id, now, now + seconds))
+                taken = next(filter(None, turns), None)
                 return _lease(db, taken, user_id) if taken else None
         except IntegrityError:  # this person's other window has just taken another seat of the task
             continue
     return None
 
 
-def _take(user_id: str, now: float, expires: float) -> Any:
-    """The one statement. On PostgreSQL rows that others are taking are passed over; SQLite has one writer at a time."""
-    mine = and_(seats.c.state == "leased", seats.c.user_id == user_id)
-    free = or_(seats.c.state == "waiting", and_(seats.c.state == "leased", seats.c.expires <= now))
-    other = seats.alias()
+def _takes(user_id: str, now: float, expires: float) -> Iterator[Update]:
+    """What is tried in turn: the person's own seat, one whose lease has expired, one that waits, and at last one's own prompts.
+
+    Each is one statement that finds the first seat in an index, so that it takes the same time however many tasks there are. On
+    PostgreSQL rows that others are taking are passed over; SQLite has one writer at a time.
+    """
+    other, leased = seats.alias(), seats.c.state == "leased"
     held = exists().where(other.c.task_id == seats.c.task_id, other.c.user_id == user_id, other.c.id != seats.c.id)
     seen = exists().where(labels.c.task_id == seats.c.task_id, labels.c.user_id == user_id)
     own_prompt = func.coalesce(prompts.c.author_id == user_id, False)
-    chosen = (
-        select(seats.c.id)
-        .select_from(seats.join(tasks).join(prompts))
-        .where(mine | (free & ~held & ~seen), usable())
-        .order_by(mine.desc(), own_prompt, tasks.c.id, seats.c.id)
-        .limit(1)
-        .with_for_update(of=seats, skip_locked=True)
-    )
-    taken = move("lease", seats.c.id == chosen.scalar_subquery())
-    return taken.values(user_id=user_id, expires=expires).returning(seats)
+    free = [and_(leased, seats.c.expires <= now, ~held, ~seen), and_(seats.c.state == "waiting", ~held, ~seen)]
+    for where in (
+        leased & (seats.c.user_id == user_id),
+        *(f & ~own_prompt for f in free),
+        *(f & own_prompt for f in free),
+    ):
+        first = select(seats.c.id).select_from(seats.join(tasks).join(prompts)).where(where, usable())
+        first = first.order_by(seats.c.task_id, seats.c.id).limit(1).with_for_update(of=seats, skip_locked=True)
+        taken = move("lease", seats.c.id == first.scalar_subquery())
+        yield taken.values(user_id=user_id, expires=expires).returning(seats)
 
 
 def _lease(db: Connection, seat: Row[Any], user_id: str) -> Lease:

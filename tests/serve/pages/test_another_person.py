@@ -107,6 +107,7 @@ class Life:
 def life(tmp_path: Path) -> Iterator[Life]:
     made = Life(tmp_path)
     yield made
+    made.backend.close()
     made.store.close()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import httpx2
 import pytest
@@ -173,3 +175,14 @@ def test_the_secret_stays_and_is_for_its_owner_alone(store: Store, tmp_path: Pat
     assert (len(secret), read_secret(store)) == (32, secret)
     (kept,) = (file for file in tmp_path.iterdir() if file.suffix == ".secret")
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_servers_that_start_at_once_have_one_secret(store: Store) -> None:
+    start = Barrier(8)
+
+    def read(_: int) -> bytes:
+        start.wait()
+        return read_secret(store)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(read, range(8)))) == 1

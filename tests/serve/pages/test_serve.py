@@ -18,12 +18,10 @@ import httpx2
 import pytest
 from browser import Tab
 from playwright.sync_api import Browser, Page, expect
-from serving import PARROT, SECONDS, parrot, wait_until
+from serving import PARROT, SECONDS, parrot, saved, wait_until
 from test_chat_page import answers, finished, send
 from test_rank_page import drag, groups, press
 
-from tutelage.assistant.assistant import Assistant
-from tutelage.model.checkpoint import save_model
 from tutelage.records import Completion, Message, Prompt
 from tutelage.runs.hashes import hash_of
 from tutelage.serve.pages.security import HEADERS
@@ -34,13 +32,6 @@ from tutelage.store.opening import open_store
 WAIT = 4 * SECONDS
 ANSWERS = ["Red.", "Blue.", "Green.", "A colour."]
 PLACED = [["a1 a0", "a3", "a2"], ["a2", "a0", "a1", "a3"], ["a0 a1 a2 a3"]]
-
-
-def saved(folder: Path, assistant: Assistant) -> Path:
-    tokenizer = assistant.tokenizer
-    save_model(folder, assistant.model, bos_id=tokenizer.bos_id, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
-    tokenizer.save(folder)
-    return folder
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tutelage.errors import Conflict, NotFound, QueueFull, TutelageError, UsageE
 from tutelage.generate.service import Delta
 from tutelage.records import Completion, Message, Prompt
 from tutelage.serve.pages import endpoints as e
+from tutelage.serve.pages import stored
 from tutelage.serve.pages.backend import Person
 from tutelage.serve.pages.stored import Policy, StoredBackend
 from tutelage.store import conversations, feedback, labels, people, prompts, tasks
@@ -65,7 +67,13 @@ def store(where: str, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def backend(store: Store, writer: Writer) -> StoredBackend:
+def backend(store: Store, writer: Writer) -> Iterator[StoredBackend]:
+    made = backend_of(store, writer)
+    yield made
+    made.close()
+
+
+def backend_of(store: Store, writer: Writer) -> StoredBackend:
     return StoredBackend(store, writer.policies, lambda model: model.replace("hash", "model "))
 
 
@@ -191,11 +199,82 @@ def test_an_end_of_the_server_stops_answers_and_keeps_their_text(backend, store,
     assert conversations.get_turn(store, ann.id, said.answers[0]) == turn
 
 
-def test_an_answer_that_a_dead_server_left_is_stopped(store, writer, backend, ann) -> None:
-    chat = conversations.create_chat(store, ann.id)
-    asked = conversations.add_message(store, ann.id, chat.id, Message(role="user", content="x"))
-    left = conversations.start_answer(store, ann.id, chat.id, parent=asked.id, model="m", sampling={}, seed=0)
-    assert StoredBackend(store, writer.policies, str).answer(ann, left.id).state == "stopped"
+def test_the_keeper_stops_what_a_dead_server_left_and_nothing_that_lives(
+    store, writer, backend, ann, monkeypatch
+) -> None:
+    monkeypatch.setattr(stored, "SAVE", 0.01)
+    writer.go.clear()
+    said = backend.say(ann, say("hello"))
+    wait(lambda: conversations.get_turn(store, ann.id, said.answers[0]).message.text == "One two ")
+    early = open_store(store.path, clock=lambda: time.time() - conversations.SILENT)
+    draft, hello = conversations.Draft("m", {}, 0), Message(role="user", content="x")
+    (left,), _ = conversations.begin_answers(early, ann.id, [draft], key="left", message=hello)
+    early.close()
+    wait(lambda: backend.answer(ann, left.id) == ("", "stopped"))
+    assert conversations.get_turn(store, ann.id, said.answers[0]).status == "running"
+
+
+def test_what_is_stopped_or_deleted_on_another_server_is_not_written_any_more(
+    store, writer, backend, ann, monkeypatch
+) -> None:
+    monkeypatch.setattr(stored, "SAVE", 0.01)
+    writer.go.clear()
+    said, gone = backend.say(ann, say("hello")), backend.say(ann, say("delete me", "d" * 8))
+    (answer,) = said.answers
+    wait(lambda: conversations.get_turn(store, ann.id, answer).message.text == "One two ")
+    other = backend_of(store, writer)
+    assert (other.answer(ann, answer), other.say(ann, say("hello"))) == (("One two ", "writing"), said)
+    turn = other.stop(ann, answer, e.Stop(seen=5))
+    assert (turn.state, turn.text) == ("stopped", "One t")
+    other.delete(ann, gone.conversation)
+    wait(lambda: backend.answer(ann, answer) == ("One t", "stopped"))
+    writer.go.set()
+    wait(lambda: not backend._writing)
+    assert backend.answer(ann, answer) == other.answer(ann, answer) == ("One t", "stopped")
+    other.close()
+
+
+def test_one_request_in_eight_windows_of_two_servers_is_answered_once(store, writer, backend, ann) -> None:
+    """And others are answered beside it: while one waits for a place or the database, nobody else waits."""
+    writer.full = 99
+    other, start = backend_of(store, writer), threading.Barrier(16)
+
+    def ask(number: int) -> e.Said:
+        start.wait()
+        return (backend, other)[number % 2].say(ann, say("hello", "s" * 8 if number < 8 else f"number {number}"))
+
+    with ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(ask, range(16)))
+    assert len(set(map(str, got[:8]))) == 1
+    assert len(set(map(str, got))) == 9 == len(backend.conversations(ann).conversations)
+    for said in got:
+        assert [turn.text for turn in ended(backend, ann, said).turns] == ["hello", "One two three."]
+    other.close()
+
+
+def test_one_persons_full_writer_holds_up_nobody_else(store, writer, backend, ann) -> None:
+    """Taking a place reads the whole conversation, which may take long."""
+    slow, bob = threading.Event(), backend.sign_up("bob", "x", "en", "the notice")
+    quick, writer.write = writer.write, lambda *given: (given[2] == bob.id or slow.wait(30)) and quick(*given)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(backend.say, ann, say("long"))
+        assert ended(backend, bob, backend.say(bob, say("short"))).turns[1].text == "One two three."
+        assert not waiting.done()
+        slow.set()
+        assert ended(backend, ann, waiting.result()).turns[1].text == "One two three."
+
+
+def test_one_user_is_made_once(store, backend) -> None:
+    other, start = backend_of(store, Writer()), threading.Barrier(8)
+
+    def me(number: int) -> Person:
+        start.wait()
+        return (backend, other)[number % 2].only_person()
+
+    with ThreadPoolExecutor(8) as pool:
+        (person,) = set(pool.map(me, range(8)))
+    assert people.consent(store, person.id) == "one-user mode"
+    other.close()
 
 
 def test_a_choice_hides_its_models_until_it_is_made(backend, store, writer, ann) -> None:

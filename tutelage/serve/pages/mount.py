@@ -7,9 +7,11 @@ import random
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 
 from tutelage.assistant.assistant import CHAT
 from tutelage.errors import NotFound, UsageError
-from tutelage.files import atomic_file
 from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import Delta, Ticket
@@ -117,7 +118,9 @@ def read_secret(store: Store) -> bytes:
     """The 32 bytes that sign the forms' tokens: in a file beside the store for its owner alone, made if it is missing."""
     path = store.ledger.with_name("pages.secret")
     if not path.is_file():
-        with atomic_file(path) as file:
-            os.chmod(file.name, 0o600)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with NamedTemporaryFile(dir=path.parent, buffering=0) as file, suppress(FileExistsError):
             file.write(secrets.token_bytes(32))
+            os.fsync(file.fileno())
+            os.link(file.name, path)  # unless another server that starts now was quicker
     return path.read_bytes()

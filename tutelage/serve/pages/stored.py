@@ -1,17 +1,20 @@
-"""The pages over the store: ``StoredBackend``. Answers are written by threads of its own, not by the requests for them."""
+"""The pages over the store: ``StoredBackend``. Answers are written by threads of its own, not by the requests for them.
+
+Several servers may share a store: what must happen once is one transaction, and an answer that is stopped or deleted on another
+server stops being written here within a second or two.
+"""
 
 from __future__ import annotations
 
+import logging
 import secrets
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from threading import RLock, Thread
+from dataclasses import dataclass, field
+from threading import Event, RLock, Thread
 from typing import Any, Literal, NamedTuple
 
-from tutelage.errors import NotFound, TutelageError, UsageError
+from tutelage.errors import Conflict, NotFound, TutelageError, UsageError
 from tutelage.records import Message
 from tutelage.serve.pages import endpoints as e
 from tutelage.serve.pages.backend import Answer, Person, Writer
@@ -22,9 +25,9 @@ from tutelage.store.database import Store
 
 SESSION = 30 * 86400.0
 SAVE = 1.0
-"""Seconds between two savings of an answer that is being written."""
-REMEMBERED = 1000
-"""Messages whose repetition is recognised without the store, which knows a repeated message but no repeated conversation."""
+"""Seconds between two savings of the answers that are being written; well below ``conversations.SILENT``."""
+
+_log = logging.getLogger("tutelage.serve")
 
 
 class Policy(NamedTuple):
@@ -40,15 +43,14 @@ class Policy(NamedTuple):
 
 @dataclass
 class _Writing:
-    """An answer under way."""
+    """An answer under way. ``lock`` guards what changes, and is held until its end is in the store."""
 
     person: str
-    policy: Policy
-    seed: int
     ticket: Writer
     text: str = ""
     finish_reason: str | None = None
     state: str = "writing"
+    lock: RLock = field(default_factory=RLock)
 
 
 class StoredBackend:
@@ -66,10 +68,9 @@ class StoredBackend:
         self, store: Store, policies: Callable[[int, bool], Sequence[Policy]], names: Callable[[str], str]
     ) -> None:
         self.store, self.policies, self.names = store, policies, names
-        self._lock = RLock()
         self._writing: dict[str, _Writing] = {}
-        self._said: OrderedDict[tuple[str, str], e.Said] = OrderedDict()
-        conversations.stop_orphans(store)
+        self._ending = Event()
+        Thread(target=self._keep, name="tutelage-keeper", daemon=True).start()
 
     # People -----------------------------------------------------------------------------------------------------------
 
@@ -79,11 +80,9 @@ class StoredBackend:
 
     def only_person(self) -> Person:
         """Whose everything is in one-user mode."""
-        with self._lock:
-            user = people.find_user(self.store, "me")
-            if user is None:
-                user = people.create_user(self.store, "me", role="admin", language="")
-                people.give_consent(self.store, user.id, "one-user mode")
+        while (user := people.find_user(self.store, "me")) is None:
+            with suppress(Conflict):  # another request has just made it
+                people.create_user(self.store, "me", role="admin", language="", consent="one-user mode")
         return _person(user)
 
     def credentials(self, name: str) -> tuple[Person, str] | None:
@@ -91,9 +90,9 @@ class StoredBackend:
         return (_person(user), user.password_hash) if user and user.password_hash else None
 
     def sign_up(self, name: str, password_hash: str, language: str, consent: str) -> Person:
-        user = people.create_user(self.store, name, password_hash=password_hash, language=language)
-        people.give_consent(self.store, user.id, consent)
-        return _person(user)
+        return _person(
+            people.create_user(self.store, name, password_hash=password_hash, language=language, consent=consent)
+        )
 
     def new_password_hash(self, person: Person, password_hash: str) -> None:
         """Their sessions end."""
@@ -148,7 +147,7 @@ class StoredBackend:
     def erase(self, person: Person, body: e.Erase) -> e.Done:
         if body.confirm.strip() != person.name:
             raise UsageError("that is not your name; nothing was deleted")
-        self._stop_writing(lambda id, writing: writing.person == person.id)
+        self._stop_writing(id for id, writing in list(self._writing.items()) if writing.person == person.id)
         erase.erase_user(self.store, person.id, actor=person.id)
         return e.Done()
 
@@ -185,37 +184,50 @@ class StoredBackend:
         return e.Done()
 
     def delete(self, person: Person, id: str) -> e.Done:
-        running = {turn.id for turn in conversations.turns(self.store, person.id, id) if turn.status == "running"}
-        self._stop_writing(lambda id, writing: id in running)
+        self._stop_writing(turn.id for turn in conversations.turns(self.store, person.id, id))
         erase.delete_chat(self.store, person.id, id)
         return e.Done()
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def say(self, person: Person, body: e.Say) -> e.Said:
-        def work() -> e.Said:
-            message, chat = Message(role="user", content=body.text), body.conversation
-            before = self._messages(person, chat, body.parent) if chat else []
-            answers = self._reserve(person, [*before, message], True)
-            if chat is None:
-                title = " ".join(body.text.split())[:60]
-                chat = conversations.create_chat(self.store, person.id, title, keep_out=not body.training).id
-            asked = conversations.add_message(self.store, person.id, chat, message, parent=body.parent, key=body.key)
-            return self._write(person, chat, asked.id, body.key, answers)
-
-        return self._once(person, body.key, work)
+        said, title = Message(role="user", content=body.text), " ".join(body.text.split())[:60]
+        new = {"title": title, "keep_out": not body.training}
+        return self._answer(person, body.key, body.conversation, body.parent, said, **new)
 
     def again(self, person: Person, id: str, body: e.Again) -> e.Said:
         turn = conversations.get_turn(self.store, person.id, id)
         if turn.message.role != "assistant" or turn.parent is None:
             raise UsageError("only an answer can be written again")
-        chat, asked = turn.chat_id, turn.parent
+        return self._answer(person, body.key, turn.chat_id, turn.parent)
 
-        def work() -> e.Said:
-            answers = self._reserve(person, self._messages(person, chat, asked), False)
-            return self._write(person, chat, asked, body.key, answers)
+    def _answer(
+        self, person: Person, key: str, chat: str | None, parent: str | None, said: Message | None = None, **new: Any
+    ) -> e.Said:
+        """Have ``parent`` answered, or what is ``said`` after it, in a ``new`` conversation if there is none: once for each key.
 
-        return self._once(person, body.key, work)
+        The places in the queue come first: where there is no room, nothing was said.
+        """
+        turns, begun = conversations.begun(self.store, person.id, key), False
+        if not turns:
+            messages = [*(self._messages(person, chat, parent) if chat else []), *([said] if said else [])]
+            seed, pair = secrets.randbits(32), {"pair": secrets.token_hex(8)}
+            policies = list(enumerate(self.policies(seed, said is not None), seed))
+            writings = [_Writing(person.id, policy.write(messages, seed, person.id)) for seed, policy in policies]
+            drafts = [
+                conversations.Draft(policy.model, {**policy.sampling, **(pair if len(policies) > 1 else {})}, seed)
+                for seed, policy in policies
+            ]
+            turns, begun = conversations.begin_answers(
+                self.store, person.id, drafts, key=key, chat_id=chat, parent=parent, message=said, **new
+            )
+            for turn, writing in zip(turns, writings, strict=False):
+                if begun:
+                    self._writing[turn.id] = writing
+                    Thread(target=self._run, args=(turn.id, writing), name="tutelage-answer", daemon=True).start()
+                else:  # the same request has come twice at once
+                    writing.ticket.cancel()
+        return e.Said(conversation=turns[0].chat_id, answers=[turn.id for turn in turns])
 
     def _messages(self, person: Person, chat: str, leaf: str | None) -> list[Message]:
         """The conversation down to a message of it."""
@@ -224,104 +236,84 @@ class StoredBackend:
             raise NotFound("there is no such message")
         return [turn.message for turn in conversations.path_to(tree, leaf)]
 
-    def _reserve(self, person: Person, messages: Sequence[Message], compare: bool) -> list[_Writing]:
-        """Take the places of the answers, before anything of them is recorded: where there is no room, nothing was said."""
-        seed = secrets.randbits(32)
-        return [
-            _Writing(person.id, policy, seed + i, policy.write(messages, seed + i, person.id))
-            for i, policy in enumerate(self.policies(seed, compare))
-        ]
-
-    def _once(self, person: Person, key: str, work: Callable[[], e.Said]) -> e.Said:
-        with self._lock:
-            name = (person.id, key)
-            if name not in self._said:
-                self._said[name] = work()
-                while len(self._said) > REMEMBERED:
-                    self._said.popitem(last=False)
-            return self._said[name]
-
-    def _write(self, person: Person, chat: str, asked: str, key: str, answers: Sequence[_Writing]) -> e.Said:
-        """Record the answers as running and leave each to a thread."""
-        pair = {"pair": secrets.token_hex(8)} if len(answers) > 1 else {}
-        ids: list[str] = []
-        for number, writing in enumerate(answers):
-            turn = conversations.start_answer(
-                self.store, person.id, chat, parent=asked, model=writing.policy.model, seed=writing.seed,
-                sampling={**writing.policy.sampling, **pair}, key=f"{key}:{number}",
-            )  # fmt: skip
-            ids.append(turn.id)
-            if turn.status == "running" and turn.id not in self._writing:
-                self._writing[turn.id] = writing
-                Thread(target=self._run, args=(turn.id, writing), name="tutelage-answer", daemon=True).start()
-            else:  # a repeated request
-                writing.ticket.cancel()
-        return e.Said(conversation=chat, answers=ids)
-
     def _run(self, id: str, writing: _Writing) -> None:
-        saved, error = time.monotonic(), None
+        error = None
         try:
             for delta in writing.ticket:
-                with self._lock:
+                with writing.lock:
                     if writing.state != "writing":
                         break
                     writing.text += delta.text
                     writing.finish_reason = delta.finish_reason
-                if time.monotonic() - saved >= SAVE:
-                    saved = time.monotonic()
-                    if not conversations.save_partial(self.store, writing.person, id, writing.text):
-                        break
         except TutelageError as problem:
             error = str(problem)
         except Exception as problem:  # an answer that nobody writes must not look as if it were being written
             error = f"{type(problem).__name__}: {problem}"
-        writing.ticket.cancel()
-        with self._lock:
+        try:
             self._end(id, writing, "failed" if error else "done", error)
+        finally:
             self._writing.pop(id, None)
 
     def _end(
         self, id: str, writing: _Writing, state: Literal["done", "stopped", "failed"], error: str | None = None
     ) -> None:
-        """Record the end of an answer, unless it had one. The caller holds the lock."""
-        if writing.state != "writing":
-            return
-        writing.state = state
-        writing.ticket.cancel()
-        reason = {"done": writing.finish_reason, "stopped": "cancelled"}.get(state)
-        message = Message(role="assistant", content=writing.text)
-        with suppress(NotFound):  # its conversation was deleted meanwhile
-            conversations.finish_answer(
-                self.store, writing.person, id, state, message=message, finish_reason=reason, error=error
-            )
+        """Record the end of an answer, unless it had one."""
+        with writing.lock:
+            writing.ticket.cancel()
+            if writing.state != "writing":
+                return
+            writing.state = state
+            reason = {"done": writing.finish_reason, "stopped": "cancelled"}.get(state)
+            message = Message(role="assistant", content=writing.text)
+            with suppress(NotFound):  # its conversation was deleted meanwhile
+                conversations.finish_answer(
+                    self.store, writing.person, id, state, message=message, finish_reason=reason, error=error
+                )
 
-    def _stop_writing(self, mine: Callable[[str, _Writing], bool]) -> None:
-        """Stop the answers for which ``mine(id, answer)`` holds, and keep what there is of them."""
-        with self._lock:
-            for id, writing in self._writing.items():
-                if mine(id, writing):
-                    self._end(id, writing, "stopped")
+    def _stop_writing(self, ids: Iterable[str]) -> None:
+        """Stop those of the answers that are written here, and keep what there is of them."""
+        for id in ids:
+            if (writing := self._writing.get(id)) is not None:
+                self._end(id, writing, "stopped")
+
+    def _keep(self) -> None:
+        """Until the server ends: save what is being written, and stop what no server writes any more."""
+        while not self._ending.is_set():
+            try:
+                if texts := {id: writing.text for id, writing in list(self._writing.items())}:
+                    self._stop_writing(conversations.save_running(self.store, texts))
+                conversations.stop_orphans(self.store)
+            except Exception as error:  # the database may be back in a second
+                _log.error("answers that are being written cannot be saved: %s", error)
+            self._ending.wait(SAVE)
 
     def close(self) -> None:
         """Stop all answers that are being written: the server ends."""
-        self._stop_writing(lambda id, writing: True)
+        self._ending.set()
+        self._stop_writing(list(self._writing))
 
     def answer(self, person: Person, id: str) -> Answer:
-        with self._lock:
-            writing = self._writing.get(id)
-            if writing is not None and writing.person == person.id and writing.state == "writing":
-                return Answer(writing.text, "writing")
+        writing = self._writing.get(id)
+        if writing is not None and writing.person == person.id:
+            with writing.lock:
+                if writing.state == "writing":
+                    return Answer(writing.text, "writing")
         turn = conversations.get_turn(self.store, person.id, id)
         return Answer(turn.message.text, "writing" if turn.status == "running" else turn.status)
 
     def stop(self, person: Person, id: str, body: e.Stop) -> e.Turn:
         turn = conversations.get_turn(self.store, person.id, id)
-        with self._lock:
-            writing = self._writing.get(id)
-            if writing is not None and writing.state == "writing":
+        writing = self._writing.get(id)
+        if writing is not None:
+            with writing.lock:
                 writing.text = writing.text[: body.seen]
                 self._end(id, writing, "stopped")
-                turn = conversations.get_turn(self.store, person.id, id)
+            turn = conversations.get_turn(self.store, person.id, id)
+        elif turn.status == "running":  # on another server, which notices at its next saving
+            seen = Message(role="assistant", content=turn.message.text[: body.seen])
+            turn = conversations.finish_answer(
+                self.store, person.id, id, "stopped", message=seen, finish_reason="cancelled"
+            )
         return self._turn(turn, "none", _pair(turn))
 
     # What people say of answers -----------------------------------------------------------------------------------------
@@ -355,8 +347,7 @@ class StoredBackend:
 
     def task(self, person: Person) -> e.NextTask:
         lease = tasks.lease(self.store, person.id)
-        given = labels.labels_of(self.store, person.id, limit=1_000_000)
-        done = sum({"ranking": 1, "undo": -1}.get(label.kind, 0) for label in given)
+        done = labels.count_rankings(self.store, person.id)
         if lease is None:
             return e.NextTask(task=None, done=done)
         prompt = "\n\n".join(f"**{turn.role}**\n\n{turn.text}" for turn in lease.prompt.messages)
