@@ -177,6 +177,7 @@ def test_what_the_page_gets_tells_nothing_of_the_models_nor_of_a_gate(store, tmp
         assert [answer.id for answer in task.answers] == ["a0", "a1"]
         labels.submit(store, bob.id, task.id, [1, 1], key=task.id, seconds=1)
     assert blind.outcome(store, here.round.id, PLANNED) == (0, PLANNED, 0)
+    backend.close()
     orders = [tasks.display_order(3, str(task), bob.id, 2) for task in range(400)]
     assert 150 < orders.count([0, 1]) < 250  # 200 expected, with a standard deviation of 10
 
