@@ -128,6 +128,7 @@ def test_a_repeated_message_is_said_and_answered_once(backend, store, writer, an
     assert backend.say(ann, say("hello")) == said
     dialogue = ended(backend, ann, said)
     assert [(turn.role, turn.text) for turn in dialogue.turns] == [("user", "hello"), ("assistant", "One two three.")]
+    assert dialogue.turns[1].state == "cut"  # the writer came to no end, and the page says so
     assert dialogue.turns[1].html == "<p>One two three.</p>\n"
     assert dialogue.turns[1].model == "model 0"
     assert dialogue.leaf == said.answers[0]

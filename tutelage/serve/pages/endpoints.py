@@ -46,7 +46,8 @@ class Turn(Shape):
     text: str
     html: str
     """The text rendered: of a finished answer. A user's text and an unfinished answer have none."""
-    state: Literal["writing", "done", "stopped", "failed"]
+    state: Literal["writing", "done", "cut", "stopped", "failed"]
+    """``cut``: as long as an answer may be, and without an end."""
     model: str
     """Who wrote it; empty while a choice between two is open."""
     thumb: Literal["up", "down", "none"]

@@ -173,10 +173,13 @@ class StoredBackend:
 
     def _turn(self, turn: Turn, thumb: Any, comparison: str | None) -> e.Turn:
         mine = turn.message.role == "user"
+        state: Any = "writing" if turn.status == "running" else turn.status
+        if state == "done" and turn.finish_reason == "length":
+            state = "cut"
         return e.Turn(
             id=turn.id, parent=turn.parent, role="user" if mine else "assistant", text=turn.message.text,
             html="" if mine or turn.status == "running" else render(turn.message.text),
-            state="writing" if turn.status == "running" else turn.status,
+            state=state,
             model="" if comparison or not turn.model else self.names(turn.model), thumb=thumb, comparison=comparison,
         )  # fmt: skip
 
