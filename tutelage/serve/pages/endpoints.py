@@ -146,12 +146,18 @@ class Candidate(Shape):
     html: str
 
 
+class Before(Shape):
+    """A message of the conversation that is to be answered."""
+
+    role: str
+    html: str
+
+
 class Task(Shape):
     """A prompt with its answers, shuffled, nameless, and identical ones shown once."""
 
     id: str
-    prompt: str
-    """HTML of the conversation that is to be answered."""
+    prompt: list[Before]
     answers: list[Candidate]
 
 

@@ -355,9 +355,9 @@ class StoredBackend:
         done = labels.count_rankings(self.store, person.id)
         if lease is None:
             return e.NextTask(task=None, done=done)
-        prompt = "\n\n".join(f"**{turn.role}**\n\n{turn.text}" for turn in lease.prompt.messages)
+        prompt = [e.Before(role=turn.role, html=render(turn.text)) for turn in lease.prompt.messages]
         answers = [e.Candidate(id=f"a{place}", html=render(text)) for place, text in enumerate(lease.answers)]
-        return e.NextTask(task=e.Task(id=lease.task_id, prompt=render(prompt), answers=answers), done=done)
+        return e.NextTask(task=e.Task(id=lease.task_id, prompt=prompt, answers=answers), done=done)
 
     def rank(self, person: Person, id: str, body: e.Ranked) -> e.NextTask:
         """An answer's id is ``a`` and its place on the page, counted from 0; the store keeps the order in which they were shown."""
