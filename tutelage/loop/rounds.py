@@ -78,7 +78,12 @@ def open_round(store: Store) -> Round | None:
 
 
 def _begin(store: Store, settings: LoopSettings, out: Path, simulated: bool) -> Round:
-    training.read_start(settings)  # mistakes are found before anything is kept
+    start = training.read_start(settings)  # mistakes are found before anything is kept
+    if start.text_heldout is None and settings.gate.alignment_tax is not None:
+        raise UsageError(
+            "gate.alignment_tax: the start names no held-out text to measure it on, so every model would be refused; "
+            "name one (heldout_text of its step evaluate), or set this to none"
+        )
     serving = models.promoted(store) or _first_model(store, settings)
     number = len(models.list_rounds(store)) + 1
     folder = out / f"round-{number}"
