@@ -30,6 +30,8 @@ from tutelage.train.rankings import RankingExample, encode_rankings
 from tutelage.train.reward import RewardSettings, reward_update
 
 RANK, ALPHA, LONGEST, LR = 16, 32.0, 320, 3e-4
+PASS = 2048
+"""Most tokens of a forward pass of ours, as in recipes/smollm2.yaml; TRL pads a batch as a whole."""
 
 
 def main() -> None:
@@ -72,7 +74,10 @@ def main() -> None:
 
 def ours(model: Path, tokenizer: Tokenizer) -> Callable[[Sequence[RankingExample]], float]:
     """One step of `tutelage reward --lora.r 16`."""
-    knobs = RewardSettings.model_validate({"lora": {"r": RANK, "alpha": ALPHA}, "microbatch": 0, "lr": LR, "warmup": 0})
+    machine = {"pass_tokens": PASS}
+    knobs = RewardSettings.model_validate(
+        {"lora": {"r": RANK, "alpha": ALPHA}, "lr": LR, "warmup": 0, "machine": machine}
+    )
     torch.manual_seed(0)
     scorer = new_scorer(load_trainable(model, tokenizer, knobs.lora, knobs.machine)).train()
     optimizer = make_optimizer("adamw", scorer, LR, weight_decay=knobs.weight_decay)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from databases import cluster, database, empty_file, where  # noqa: F401 - fixtures
 from hypothesis import settings
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ import torch
 from sqlalchemy import func, select
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "tests" / name) for name in ("serve", "store")]
+sys.path += [str(ROOT / "tests" / name) for name in ("", "serve", "store")]
 from postgres import postgres  # noqa: E402
 from processes import ServeProcess, faults, serving  # noqa: E402
 from serving import parrot, saved, tiny_assistant, wait_until  # noqa: E402

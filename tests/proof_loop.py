@@ -19,7 +19,8 @@ from tests.proof import ROOT, RUNS, SEEDS, command, demo, results
 from tutelage.data.formats import read_rankings, write_jsonl
 from tutelage.evaluate.statistics import Interval, mean_interval
 from tutelage.loop import gate, training
-from tutelage.loop.rounds import gate_figures, run_round
+from tutelage.loop.comparing import gate_figures
+from tutelage.loop.rounds import run_round
 from tutelage.loop.settings import LoopSettings
 from tutelage.serve.choose import model_folder
 from tutelage.settings import merge, read_yaml, write_yaml

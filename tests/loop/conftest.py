@@ -14,7 +14,7 @@ from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import plan, read_recipe, select
 from tutelage.settings import write_yaml
 from tutelage.store.opening import open_store
-from tutelage.store.prompts import collect
+from tutelage.store.prompts import collect, prompts_to_rank
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +36,14 @@ def settings(start: Path) -> LoopSettings:
 
 @pytest.fixture(scope="session")
 def asked(start: Path, settings: LoopSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which simulated people have asked the first round's questions, to copy: ids are drawn when things are made."""
-    path = tmp_path_factory.mktemp("asked") / "tutelage.db"
-    store = open_store(path)
-    simulate.ask(store, settings.simulated, start / "world" / "prompts.jsonl", 1, settings.seed)
-    collect(store)
-    store.close()
-    return path
+    """A store in which simulated people have asked the first round's questions, to copy: ids are drawn when things are made, and
+    with them who is held out, which has to be somebody and not everybody."""
+    while True:
+        path = tmp_path_factory.mktemp("asked") / "tutelage.db"
+        store = open_store(path)
+        simulate.ask(store, settings.simulated, start / "world" / "prompts.jsonl", 1, settings.seed)
+        collect(store)
+        splits = {one.purpose for one in prompts_to_rank(store, 99, held_out=settings.held_out)}
+        store.close()
+        if len(splits) == 2:
+            return path

@@ -19,7 +19,14 @@ SETTINGS: dict[str, Any] = {
     "completions": 3,
     "max_tokens": 8,
     "nice": 0,
-    "gate": {"win_rate_to_detect": 0.95, "power": 0.7, "alignment_tax": 10.0, "length": 100.0, "refusals": 1.0},
+    "gate": {
+        "people": 5,
+        "win_rate_to_detect": 0.95,
+        "power": 0.7,
+        "alignment_tax": 10.0,
+        "length": 100.0,
+        "refusals": 1.0,
+    },
     "simulated": {"questions": 16, "askers": 8, "labellers": 2},
 }
 

@@ -59,9 +59,11 @@ def test_ties_cost_no_power(ties):
     assert power >= planned.power - 1e-9
 
 
-def test_an_identical_model_is_seldom_promoted():
-    """200 trials, a third of whose comparisons tie. The level is exact, so also below 5% without a draw."""
-    planned, rng, promoted = plan(), random.Random(0), 0
+@pytest.mark.parametrize("most", [169, 40])
+def test_an_identical_model_is_seldom_promoted(most):
+    """200 trials, a third of whose comparisons tie, with the judge's number of them and with as few as people may be asked for.
+    The level is exact, so also below 5% without a draw."""
+    planned, rng, promoted = plan(most=most), random.Random(0), 0
     for _ in range(200):
         draws = rng.choices((0, 1, 2), k=planned.comparisons)
         promoted += verdict(planned, tuple(draws.count(i) for i in range(3)), SAME, SAME, SAME, BOUNDS).promote
@@ -121,6 +123,14 @@ def test_the_tax_is_measured_from_the_sft_model():
     """Otherwise each round could add a little to the last one's."""
     worse = Measured(20, 0.1, 1.08)
     assert not verdict(plan(), (120, 0, 49), worse, Measured(20, 0.1, 1.04), SAME, BOUNDS).promote
+
+
+def test_so_few_people_that_all_wins_would_show_nothing_are_refused():
+    for alpha in (0.05, 0.01, 0.25):
+        least = next(n for n in range(1, 20) if Fraction(1, 2**n) <= Fraction(alpha))
+        assert GateSettings(people=least, alpha=alpha).people == least
+        with pytest.raises(ValueError, match=f"fewer than {least} comparisons show nothing"):
+            GateSettings(people=least - 1, alpha=alpha)
 
 
 def test_a_plan_comes_back_from_its_record():

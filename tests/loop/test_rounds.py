@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -19,7 +20,8 @@ from sqlalchemy import select
 
 from tutelage.cli.app import main
 from tutelage.errors import RecipeError, RunFolderError, TrainingError, UsageError
-from tutelage.loop import rounds, training
+from tutelage.loop import gate, rounds, training
+from tutelage.loop import work as work_
 from tutelage.loop.rounds import STEPS, run_round
 from tutelage.loop.settings import LoopSettings
 from tutelage.records import Completion, Message, Prompt
@@ -71,11 +73,32 @@ def decided(store: Store, settings: LoopSettings, outcome: list[int]) -> models.
 
 @pytest.mark.slow
 def test_a_round_leaves_all_it_used_in_the_store_and_no_word_of_anybody(after):
+    leaves_all_it_used(after)
+
+
+@pytest.mark.slow
+def test_so_does_one_on_postgresql(database, settings, tmp_path):
+    store = open_store(database, ledger=tmp_path / "ledger.jsonl")
+    with store.write() as db:
+        for table in reversed(tables.metadata.sorted_tables):
+            db.execute(table.delete())
+    try:
+        run_round(store, settings.model_copy(update={"out": tmp_path / "loop"}), simulated=True, say=SILENT)
+        leaves_all_it_used(store)
+    finally:
+        store.close()
+
+
+def leaves_all_it_used(after: Store) -> None:
     one = the_round(after)
     record = one.record
     assert one.state in ("promoted", "refused")
     assert one.state == ("promoted" if record["verdict"]["promote"] else "refused")
-    assert sum(record["outcome"]) == record["plan"]["comparisons"]
+    assert record["judge"] == "people"
+    assert sum(record["outcome"]) == record["plan"]["comparisons"] == 5
+    planned = gate.plan(0.95, 0.7)
+    assert (record["judged"]["by"], sum(record["judged"]["outcome"])) == ("world", planned.comparisons)
+    assert record["power_at_60_percent"] == pytest.approx(0.6**5)
     assert record["tasks"] == record["rankings"] == record["answers"]["prompts"] > 0
     assert record["rows"]["rankings"] > 8  # the start's are among them
     candidate = models.get_model(after, record["candidate"])
@@ -83,8 +106,9 @@ def test_a_round_leaves_all_it_used_in_the_store_and_no_word_of_anybody(after):
     assert (Path(candidate.folder) / "model.safetensors").exists()
     said = json.dumps(record)
     with after.read() as db:
-        asked = [row.prompt["messages"][-1]["content"] for row in db.execute(select(tables.prompts))]
-    assert len(asked) == 16
+        rows = db.execute(select(tables.prompts)).all()
+    asked = [row.prompt["messages"][-1]["content"] for row in rows]
+    assert sum(row.author_id is not None for row in rows) == 16  # others came with the gate
     assert not [text for text in asked if text in said]
 
 
@@ -146,7 +170,8 @@ def test_a_model_that_wins_is_promoted_once_and_can_be_rolled_back(after, settin
     said = capsys.readouterr().out
     assert f"serving: {one.record['folder']}/ppo_ptx/checkpoint ({one.record['candidate'][:12]}), promoted" in said
     assert f"round 1: promoted; files: {one.record['folder']} (simulated people)" in said
-    assert "judged by: world" in said
+    assert "judged by: people" in said
+    assert re.search(r"people's blind comparisons: (\d) of \1\n", said)
     assert main(["loop", "rollback", "--reason", "rude", "--store", path]) == 0
     assert "rolled back" in capsys.readouterr().out
     assert models.promoted(after) == models.get_model(after, one.record["serving"])
@@ -284,11 +309,11 @@ def test_a_round_goes_on_when_enough_people_have_ranked(empty, settings):
 
     person = threading.Timer(0.2, rank_two)
     person.start()
-    rounds.POLL, poll = 0.05, rounds.POLL
+    work_.POLL, poll = 0.05, work_.POLL
     try:
         assert rounds.wait_for_labels(work) == {"rankings": 2}
     finally:
-        rounds.POLL = poll
+        work_.POLL = poll
         person.join()
     assert tasks.progress(empty) == {"ranked": 2, "withdrawn": 2}
 
@@ -326,8 +351,8 @@ def test_a_round_without_a_world_trains_a_judge_on_held_out_rankings_alone(setti
     assert steps["reward"]["inputs"]["rankings"] == str(tmp_path / "data" / "rankings.jsonl")
     assert "world" not in steps["ppo_ptx"]["inputs"]
     assert steps["ppo_ptx"]["inputs"]["checkpoint"] == str(start.sft)
-    gate = training.gate_recipe(settings, start, tmp_path, {}, 1)["steps"]["evaluate"]
-    assert gate["inputs"]["reward_model"] == str(tmp_path / "judge" / "checkpoint")
+    step = training.gate_recipe(settings, start, tmp_path, {}, 1)["steps"]["evaluate"]
+    assert step["inputs"]["reward_model"] == str(tmp_path / "judge" / "checkpoint")
 
 
 @pytest.mark.parametrize(

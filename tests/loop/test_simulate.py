@@ -12,7 +12,7 @@ from tutelage.loop import simulate
 from tutelage.loop.settings import SimulatedSettings
 from tutelage.loop.simulate import Opinion
 from tutelage.records import Completion, Message, Prompt
-from tutelage.store import conversations, feedback, labels, people, prompts, tables, tasks
+from tutelage.store import conversations, people, prompts, tables, tasks
 from tutelage.store.database import Store
 from tutelage.store.opening import open_store
 
@@ -114,26 +114,3 @@ def test_questions_are_asked_once_in_conversations_of_people_who_agree(store, tm
     with store.read() as db:
         asked = [row.prompt["messages"][0]["content"] for row in db.execute(select(tables.prompts))]
     assert sorted(set(asked)) == [f"q{i}" for i in range(9)]  # the second round's are new ones first
-
-
-def test_peoples_comparisons_of_exactly_two_models_count_in_their_order(store):
-    ann = people.create_user(store, "ann").id
-    people.give_consent(store, ann, "1")
-    pairs = [("new", "old", "first"), ("old", "new", "first"), ("old", "new", "tie"), ("new", "third", "first"),
-             ("old", "new", "second")]  # fmt: skip
-    for i, (left, right, better) in enumerate(pairs):
-        chat = conversations.create_chat(store, ann)
-        asked = conversations.add_message(store, ann, chat.id, Message(role="user", content=f"q{i}"))
-        shown = []
-        for model in (left, right):
-            draft = conversations.Draft(model, {}, 0)
-            (answer,), _ = conversations.begin_answers(
-                store, ann, [draft], key=f"{model}{i}", chat_id=chat.id, parent=asked.id
-            )
-            said = Message(role="assistant", content=f"by {model}")
-            conversations.finish_answer(store, ann, answer.id, "done", message=said, finish_reason="stop")
-            shown.append(answer.id)
-        feedback.compare_answers(store, ann, (shown[0], shown[1]), better, policies=("a", "b"), key=str(i))
-    assert feedback.comparisons_between(store, "new", "old", 10) == ["win", "loss", "tie", "win"]
-    assert feedback.comparisons_between(store, "old", "new", 2) == ["loss", "win"]
-    assert labels.labels_of(store, ann) == []

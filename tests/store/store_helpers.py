@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
-
-import psycopg
 
 from tutelage.records import Completion, Message, Prompt
 from tutelage.store import conversations, labels, people, prompts, tasks
 from tutelage.store.database import Store
-from tutelage.store.opening import open_store
 from tutelage.store.tables import new_id
 
 
@@ -23,14 +18,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def new_database(cluster: str, name: str) -> str:
-    """Make a database with the schema; returns its URL."""
-    with psycopg.connect(cluster.format("postgres"), autocommit=True) as db:
-        db.execute(f"CREATE DATABASE {name}".encode())
-    open_store(cluster.format(name), ledger=Path(os.devnull)).close()
-    return cluster.format(name)
 
 
 def person(store: Store, name: str = "ann", *, agrees: bool = True, role: people.Role = "user") -> str:

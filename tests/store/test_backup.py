@@ -5,8 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from databases import new_database
 from sqlalchemy import text
-from store_helpers import answered, asks, new_database, person, rank, task
+from store_helpers import answered, asks, person, rank, task
 
 from tutelage.errors import StoreError, UsageError
 from tutelage.store import conversations, people

@@ -23,6 +23,19 @@ MADE_BY = {"model": "m1", "sampling": {"temperature": 0.7, "top_k": 40}, "seed":
 DRAFT = chats.Draft(**MADE_BY)
 
 
+def test_two_answers_begun_together_are_a_pair_and_no_others(store: Store) -> None:
+    ann = person(store)
+    drafts = [DRAFT, DRAFT._replace(seed=1)]
+    (left, right), _ = chats.begin_answers(store, ann, drafts, key="k", message=HELLO)
+    more = {"chat_id": left.chat_id, "parent": left.parent}
+    chats.begin_answers(store, ann, [DRAFT], key="alone", **more)
+    (third, fourth), _ = chats.begin_answers(store, ann, drafts, key="alone:0", **more)
+    chats.add_message(store, ann, left.chat_id, HELLO, key="k:1")  # a key is the client's: this one says nothing
+    tree = chats.turns(store, ann, left.chat_id)
+    assert chats.pairs(tree) == {left.id: left.id, right.id: left.id, third.id: third.id, fourth.id: third.id}
+    assert chats.pairs(tree[:2]) == {}
+
+
 def test_branches_and_the_path_to_the_active_leaf(store: Store) -> None:
     ann = person(store)
     first = asks(store, ann, "first")

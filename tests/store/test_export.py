@@ -13,7 +13,7 @@ from tutelage.errors import UsageError
 from tutelage.records import Message, Prompt
 from tutelage.store import conversations, feedback, labels, people, prompts, tasks
 from tutelage.store.database import Store
-from tutelage.store.export import Asked, choose, export, pseudonym
+from tutelage.store.export import Asked, _asked, choose, export, pseudonym
 
 
 def lines(folder: Path, name: str) -> list[dict]:
@@ -262,3 +262,24 @@ def test_a_share_of_the_people_is_held_out_and_stays_so_as_the_share_grows() -> 
     assert 150 < len(at[0.1]) < 250
     assert 530 < len(at[0.3]) < 670
     assert at[0.1] < at[0.3]
+
+
+def test_what_is_ranked_for_training_is_exported_for_training_whatever_the_share(store: Store) -> None:
+    for i in range(30):
+        user = person(store, f"user {i}")
+        for j in range(2):
+            asks(store, user, f"question {i} {j}")
+        prompts.add_prompt(store, Prompt(messages=(Message(role="user", content=f"imported {i}"),)))
+    prompts.collect(store)
+    with store.read() as db:
+        asked = list(_asked(db))
+
+    @settings(max_examples=25)
+    @given(st.floats(0, 1), st.integers(0, 2**31))
+    def holds(held_out: float, seed: int) -> None:
+        to_rank = {one.id: one.purpose for one in prompts.prompts_to_rank(store, 10**6, held_out=held_out)}
+        exported = {id: split for id, (_, split) in choose(asked, seed=seed, held_out=held_out).by_id.items()}
+        assert exported.items() <= to_rank.items()
+        assert len(exported) == 90
+
+    holds()

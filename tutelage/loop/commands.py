@@ -117,6 +117,8 @@ def _details(store: Store, one: Round) -> Iterator[str]:
     yield f"{_about(one)}{' (simulated people)' if record['simulated'] else ''}, since {_when(one.created)}"
     if seats := tasks.progress(store, one.id):
         yield f"  rankings: {seats['ranked']} of {seats.total() - seats['withdrawn']}, {record.get('tasks', 0)} tasks"
+    if seats := tasks.progress(store, one.id, gate=True):
+        yield f"  people's blind comparisons: {seats['ranked']} of {seats.total()}"
     if export := record.get("export"):
         yield f"  export {export['id']}, trained on {record['rows']['rankings']} rankings in all"
     if planned := record.get("plan"):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tutelage.errors import UsageError
 from tutelage.settings import Settings
@@ -25,6 +25,9 @@ from tutelage.settings import Settings
 class GateSettings(Settings):
     """What a new model has to show."""
 
+    people: int = Field(
+        0, ge=0, description="most blind comparisons that people are asked for, who then decide; 0: the judge decides"
+    )
     win_rate_to_detect: float = Field(0.6, gt=0.5, lt=1, description="true win rate that the gate is to notice")
     power: float = Field(
         0.8, gt=0, lt=1, description="probability of noticing it, which sets the number of comparisons"
@@ -40,6 +43,14 @@ class GateSettings(Settings):
         0.1, ge=0, le=1, description="largest difference between the shares of refusals, either way"
     )
 
+    @model_validator(mode="after")
+    def _people_can_show_something(self) -> GateSettings:
+        if 0 < self.people < (least := math.ceil(-math.log2(self.alpha))):
+            raise ValueError(
+                f"people is {self.people}: fewer than {least} comparisons show nothing, though all are won"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,10 +63,14 @@ class Plan:
     power: float
     """Probability of promoting a model of that win rate, if no bound refuses it; more where comparisons tie."""
     alpha: float
+    people: bool = False
+    """Whether people compare, blind; else a judge does."""
 
     def __str__(self) -> str:
         rate = f"{self.win_rate_to_detect:.0%}"
-        said = f"{self.comparisons} comparisons, without ties {self.wins_needed} wins needed"
+        said = (
+            f"{self.comparisons} comparisons{' by people' * self.people}, without ties {self.wins_needed} wins needed"
+        )
         return f"{said}; a model that truly wins {rate} is noticed with a probability of {self.power:.0%}"
 
 

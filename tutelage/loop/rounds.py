@@ -7,7 +7,8 @@
     labelled   export all that anybody has ranked so far, and put it beside what the first model learned from
     exported   train a reward model on all rankings, and a policy from the SFT model against it
     trained    fix the number of comparisons, and choose the gate's prompts
-    planned    let both models answer them, and compare
+    planned    let both models answer them, and the judge compare the answers
+    answered   wait until people have compared them too, if the plan says so
     compared   promote the new model, or not
     promoted, refused
 
@@ -18,66 +19,28 @@ numbers; what people wrote is in the store, and in the round's folder.
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.data.formats import read_answers, read_prompts, read_rankings, write_jsonl
-from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import UsageError
-from tutelage.loop import gate, simulate, training
+from tutelage.loop import comparing, simulate, training
 from tutelage.loop.settings import LoopSettings
-from tutelage.loop.training import Start
-from tutelage.model.checkpoint import context_of
+from tutelage.loop.work import Fields, Work, ask_no_more, asked, prompts_in, rater, wait
 from tutelage.records import Answers, Prompt, Ranking
 from tutelage.runs.folder import locked
 from tutelage.runs.hashes import hash_of
 from tutelage.serve.choose import model_folder
 from tutelage.settings import plain
-from tutelage.store import erase, feedback, models, tasks
+from tutelage.store import erase, models, tasks
 from tutelage.store import export as exporting
 from tutelage.store.database import Store
 from tutelage.store.models import Model, Round
 from tutelage.store.prompts import collect, prompts_to_rank
-from tutelage.text.tokenizer import Tokenizer
-from tutelage.world.reading import says
-
-POLL = 5.0
-"""Seconds between two looks at what people have ranked."""
-Fields = dict[str, Any]
-"""What a step adds to the record; ``state`` is not added, but the state to go to."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the steps of a round work with."""
-
-    store: Store
-    round: Round
-    settings: LoopSettings
-    start: Start
-    say: Callable[[str], None]
-
-    @property
-    def number(self) -> int:
-        return int(self.round.record["number"])
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.round.record["folder"])
-
-    @property
-    def record(self) -> Fields:
-        return self.round.record
-
-    def model(self, role: str) -> Model:
-        """The model that the record names ``serving``, ``earlier`` or ``candidate``."""
-        return models.get_model(self.store, self.record[role])
 
 
 class Doing(NamedTuple):
@@ -188,30 +151,21 @@ def open_tasks(work: Work) -> Fields:
 def wait_for_labels(work: Work) -> Fields:
     """labelling -> labelled"""
     if work.record["simulated"]:
-        simulate.rank(work.store, work.settings.simulated, work.round.id, _rater(work))
-    last = -1
-    while True:
+        simulate.rank(
+            work.store, work.settings.simulated, work.round.id, rater(work, read_answers(work.folder / "answers.jsonl"))
+        )
+
+    def missing() -> int:
         seats = tasks.progress(work.store, work.round.id)
-        wanted, ranked = work.settings.enough * (seats.total() - seats["withdrawn"]), seats["ranked"]
-        if ranked >= wanted or work.record["simulated"]:
-            break
-        if ranked != last:
-            work.say(f"{ranked} of {wanted:.0f} rankings; people give them on the server's ranking page")
-        last = ranked
-        time.sleep(POLL)
+        wanted = math.ceil(work.settings.enough * (seats.total() - seats["withdrawn"])) - seats["ranked"]
+        return min(wanted, tasks.open_seats(work.store, work.round.id))
+
+    wait(work, missing, "rankings")
+    ranked = tasks.progress(work.store, work.round.id)["ranked"]
     if not ranked:
         raise UsageError("nobody has ranked anything in this round")
-    for task in tasks.tasks_of_round(work.store, work.round.id).values():
-        tasks.withdraw(work.store, task)
+    ask_no_more(work)
     return {"rankings": ranked}
-
-
-def _rater(work: Work) -> simulate.Rater:
-    if work.start.world is None:
-        return simulate.model_rater(work.settings.simulated, work.settings.seed)
-    answers = list(read_answers(work.folder / "answers.jsonl"))
-    known = simulate.known_prompts(work.start.prompts)
-    return simulate.world_rater(work.settings.simulated, work.start.world, known, answers, work.settings.seed)
 
 
 def export_all(work: Work) -> Fields:
@@ -220,14 +174,14 @@ def export_all(work: Work) -> Fields:
     erasures = erase.erasures_so_far(work.store)
     shutil.rmtree(folder, ignore_errors=True)  # of a try that was killed: somebody may have been erased since
     made = exporting.export(work.store, folder, held_out=work.settings.held_out)
-    held = {_asked(prompt) for prompt in _prompts(folder / "prompts_heldout.jsonl")}
+    held = {asked(prompt) for prompt in prompts_in(folder / "prompts_heldout.jsonl")}
 
     def apart(rows: Iterable[Any], prompt: Callable[[Any], Prompt]) -> Iterator[Any]:
-        return (row for row in rows if _asked(prompt(row)) not in held)
+        return (row for row in rows if asked(prompt(row)) not in held)
 
     rankings = chain(apart(read_rankings(start.rankings), lambda row: row.prompt), _rankings(folder / "rankings.jsonl"))
     heldout = chain(_rankings(start.rankings_heldout), _rankings(folder / "rankings_heldout.jsonl"))
-    prompts = chain(apart(read_prompts(start.prompts), lambda row: row), _prompts(folder / "prompts.jsonl"))
+    prompts = chain(apart(read_prompts(start.prompts), lambda row: row), prompts_in(folder / "prompts.jsonl"))
     sets: dict[str, Iterable[Any]] = {"rankings": map(_learned, rankings), "rankings_heldout": map(_learned, heldout)}
     sets["prompts"] = (Prompt(messages=prompt.messages) for prompt in prompts)
     rows = {name: write_jsonl(data / f"{name}.jsonl", found) for name, found in sets.items()}
@@ -248,14 +202,6 @@ def _learned(row: Ranking) -> Ranking:
     """A ranking as training reads it, without what identifies where it is from: the export's sources.jsonl has that."""
     prompt = Prompt(messages=row.prompt.messages)
     return row.model_copy(update={"prompt": prompt, "id": "", "meta": {}, "note": "", "seconds": None, "labeller": ""})
-
-
-def _asked(prompt: Prompt) -> str:
-    return simulate.asked_about(prompt.messages[-1])
-
-
-def _prompts(file: Path) -> Iterator[Prompt]:
-    return read_prompts(file) if file.exists() else iter(())
 
 
 def _rankings(file: Path | None) -> Iterator[Ranking]:
@@ -287,83 +233,6 @@ def train(work: Work) -> Fields:
     return found | {"sft": sft}
 
 
-def plan_gate(work: Work) -> Fields:
-    """trained -> planned. The number of comparisons is fixed here, before there is an answer.
-
-    The prompts are those of people who are held out; where they are too few, those that the start holds out make up for it. A
-    judge of an embedded world needs to know what was asked.
-    """
-    own = list(_prompts(work.folder / "export" / "prompts_heldout.jsonl"))
-    others = list(_prompts(work.start.prompts_heldout)) if work.start.prompts_heldout else []
-    if work.start.world:
-        known = simulate.known_prompts(work.start.prompts)
-        own = [known[_asked(one)] for one in own if _asked(one) in known]
-    file, everything = work.folder / "data" / "gate.jsonl", {_asked(one): one for one in (*own, *others)}
-    if not everything:
-        raise UsageError("there is no held-out prompt for the gate; ask more people, or let the start evaluate on some")
-    write_jsonl(file, everything.values())
-    rooms = [(Tokenizer.load(path), context_of(path) - work.settings.max_tokens) for path in _compared(work).values()]
-    fitting, _, _ = fitting_prompts(file, rooms)
-    bounds = work.settings.gate
-    planned = gate.plan(bounds.win_rate_to_detect, bounds.power, bounds.alpha, most=len(fitting))
-    write_jsonl(file, fitting[: planned.comparisons])
-    work.say(str(planned))
-    return {"plan": vars(planned), "gate_prompts": hash_of(file)}
-
-
-def _compared(work: Work) -> dict[str, Path]:
-    """The models of the gate."""
-    found = {role: Path(work.model(role).folder) for role in ("serving", "candidate")}
-    return {"sft": work.start.sft, **found}
-
-
-def compare(work: Work) -> Fields:
-    """planned -> compared. People's blind comparisons of exactly these two models count if there are as many as were planned."""
-    planned = gate.Plan(**work.record["plan"])
-    recipe = training.gate_recipe(work.settings, work.start, work.folder, _compared(work), work.number)
-    training.run(recipe, work.settings, work.say)
-    outcome, measured = gate_figures(work.folder / "gate" / "evaluate")
-    judge = "world" if work.start.world else "reward model"
-    pair = (work.record["candidate"], work.record["serving"])
-    people = feedback.comparisons_between(work.store, *pair, planned.comparisons)
-    if len(people) == planned.comparisons:
-        outcome, judge = (people.count("win"), people.count("tie"), people.count("loss")), "people"
-    numbers = {name: vars(one) for name, one in measured.items()}
-    return {"judge": judge, "outcome": list(outcome), "measured": numbers}
-
-
-def gate_figures(folder: Path) -> tuple[tuple[int, int, int], dict[str, gate.Measured]]:
-    """Wins, ties and losses of ``candidate`` against ``serving`` in an evaluation, and what the bounds are about, by model."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["models"]
-    rows = [json.loads(row) for row in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    measured = {}
-    for name, figures in results.items():
-        refusals = sum(says(row["answers"][name]["text"].lower(), "refusal") for row in rows) / len(rows)
-        measured[name] = gate.Measured(figures["length"], refusals, figures["bits_per_byte"])
-    said = results["candidate"]["record_vs_serving"]
-    return (said["wins"], said["ties"], said["losses"]), measured
-
-
-def decide(work: Work) -> Fields:
-    """compared -> promoted or refused"""
-    record, store, actor = work.record, work.store, f"loop, round {work.number} ({work.round.id})"
-    measured = {name: gate.Measured(**numbers) for name, numbers in record["measured"].items()}
-    sides = (measured["candidate"], measured["serving"], measured["sft"])
-    wins, ties, losses = record["outcome"]
-    planned = gate.Plan(**record["plan"])
-    found = gate.verdict(planned, (wins, ties, losses), *sides, work.settings.gate).record()
-    if found["promote"] and not any(one.actor == actor for one in models.promotion_history(store)):
-        serving = models.promoted(store)
-        if serving is None or serving.hash != record["serving"]:
-            reason = "another model began to serve during the round, and this one was not compared with it"
-            found |= {"promote": False, "reasons": [reason]}
-        else:
-            models.promote(store, record["candidate"], actor=actor, reason=found["reasons"][0])
-    for line in gate.lines(found):
-        work.say(line)
-    return {"verdict": found, "state": "promoted" if found["promote"] else "refused"}
-
-
 STEPS: dict[str, Doing] = {
     "started": Doing(choose_prompts, "collected"),
     "collected": Doing(sample_answers, "sampled"),
@@ -371,8 +240,9 @@ STEPS: dict[str, Doing] = {
     "labelling": Doing(wait_for_labels, "labelled"),
     "labelled": Doing(export_all, "exported"),
     "exported": Doing(train, "trained"),
-    "trained": Doing(plan_gate, "planned"),
-    "planned": Doing(compare, "compared"),
-    "compared": Doing(decide, "refused"),
+    "trained": Doing(comparing.plan_gate, "planned"),
+    "planned": Doing(comparing.compare, "answered"),
+    "answered": Doing(comparing.ask_people, "compared"),
+    "compared": Doing(comparing.decide, "refused"),
 }
 """State -> what is done in it. Any other state is final."""

@@ -90,15 +90,17 @@ def ask(store: Store, settings: SimulatedSettings, questions: Path, number: int,
     return new
 
 
-def rank(store: Store, settings: SimulatedSettings, round_id: str, rater: Rater) -> int:
-    """Let the simulated labellers rank what is open of a round until none of them can go on; returns how many rankings there are.
+def rank(store: Store, settings: SimulatedSettings, round_id: str, rater: Rater, *, gate: bool = False) -> int:
+    """Let the simulated labellers rank what is open of a round, or compare for its ``gate``, until none of them can go on.
+
+    Returns how many rankings there are.
 
     Tasks of other rounds that come first in the queue are passed on.
     """
     staff = [person(store, f"simulated labeller {i:03}", "labeller") for i in range(settings.labellers)]
-    mine = set(tasks.tasks_of_round(store, round_id).values())
+    mine = set(tasks.tasks_of_round(store, round_id, gate=gate).values())
     while True:
-        ranked = tasks.progress(store, round_id)["ranked"]
+        ranked = tasks.progress(store, round_id, gate=gate)["ranked"]
         turns = ((ranked + i) % len(staff) for i in range(len(staff)))
         if not any(_rank_one(store, staff[turn], turn, mine, rater) for turn in turns):
             return ranked

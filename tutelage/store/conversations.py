@@ -56,6 +56,7 @@ class Turn:
     finish_reason: str | None
     error: str | None
     created: float
+    key: str | None
 
     @property
     def completion(self) -> Completion:
@@ -83,7 +84,7 @@ def _chat(row: Row[Any]) -> Chat:
 def _turn(row: Row[Any]) -> Turn:
     made_by = (row.model, row.sampling, row.seed, row.finish_reason, row.error)
     message = Message.model_validate(row.message)
-    return Turn(row.id, row.conversation_id, row.parent_id, message, row.status, *made_by, row.created)
+    return Turn(row.id, row.conversation_id, row.parent_id, message, row.status, *made_by, row.created, row.key)
 
 
 def as_json(message: Message) -> dict[str, Any]:
@@ -230,6 +231,14 @@ def begin_answers(
         row = {"parent_id": parent, "message": {"role": "assistant", "content": ""}, "status": "running"}
         rows = [row | draft._asdict() | {"key": name} for draft, name in zip(drafts, _keys(key), strict=False)]
         return [_add(db, now, chat_id, row) for row in rows], True
+
+
+def pairs(turns: Sequence[Turn]) -> dict[str, str]:
+    """The answers of a conversation that were begun two at a time, to be chosen between: answer -> the first of its pair."""
+    by_key = {turn.key: turn.id for turn in turns if turn.message.role == "assistant" and turn.key}
+    asked = {key.rpartition(":")[0] for key in by_key}
+    both = ([by_key.get(key) for key in _keys(one)] for one in asked)
+    return {answer: first for first, second in both if first and second for answer in (first, second)}
 
 
 def begun(store: Store, user_id: str, key: str) -> list[Turn]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Connection, Select, func, insert, select
+from sqlalchemy import Connection, Select, exists, func, insert, select
 
 from tutelage.errors import StoreError, UsageError
 from tutelage.files import atomic_folder, write_atomic
@@ -57,7 +57,7 @@ class Asked:
     message: str | None
     prompt: Prompt
     evaluates: bool
-    """It is in a task for evaluation."""
+    """It is in a task for evaluation, or of a gate."""
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,12 @@ def export(
 
 
 def _asked(db: Connection) -> Iterator[Asked]:
-    evaluates = select(tasks.c.prompt_id).where(tasks.c.purpose == "evaluate")
+    evaluates = select(tasks.c.prompt_id).where(tasks.c.purpose != "train")
+    of_gate = exists().where(tasks.c.prompt_id == prompts.c.id, tasks.c.purpose == "gate")
     query = (
         select(prompts, messages.c.conversation_id, prompts.c.id.in_(evaluates).label("evaluates"))
         .outerjoin(messages, messages.c.id == prompts.c.message_id)
-        .where(usable())
+        .where(usable(), prompts.c.author_id.is_not(None) | ~of_gate)
         .order_by(prompts.c.id)
     )
     for row in db.execute(query):
@@ -218,8 +219,8 @@ def _not_usable(db: Connection) -> dict[str, int]:
 
 def _rankings(db: Connection, chosen: Chosen) -> Iterator[Line]:
     of_task = (tasks.c.prompt_id, tasks.c.completions, tasks.c.groups, tasks.c.reason)
-    query = select(labels, *of_task).join(tasks).where(counts(), consents_now(labels.c.user_id)).order_by(labels.c.id)
-    for row in db.execute(query):
+    query = select(labels, *of_task).join(tasks).where(counts(), consents_now(labels.c.user_id))
+    for row in db.execute(query.where(tasks.c.purpose != "gate").order_by(labels.c.id)):
         if (asked := chosen.take(row.prompt_id, "ranking")) is not None:
             said, source = row.body, f"label-{row.id}"
             shown = [row.groups[group][0] for group in said["shown"]]

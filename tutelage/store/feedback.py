@@ -95,15 +95,3 @@ def list_feedback(store: Store, user_id: str, chat_id: str) -> list[Event]:
         of_chat = messages.c.conversation_id == chat_id
         rows = db.execute(select(feedback).join(messages).where(of_chat).order_by(feedback.c.id))
         return [event_of(row) for row in rows]
-
-
-def comparisons_between(store: Store, model: str, other: str, limit: int) -> list[str]:
-    """``win``, ``tie`` or ``loss`` of a model in people's first ``limit`` comparisons of it with exactly one other."""
-    made_by = [feedback.c.snapshot[("answers", i, "model")].as_string() for i in range(2)]
-    either = ((made_by[0] == model) & (made_by[1] == other)) | ((made_by[0] == other) & (made_by[1] == model))
-    query = select(feedback.c.body, made_by[0].label("first")).where(feedback.c.kind == "comparison", either)
-    with store.read() as db:
-        rows = db.execute(query.order_by(feedback.c.id).limit(limit)).all()
-    better = {"tie": "tie", "first": "win", "second": "loss"}
-    turned = {"tie": "tie", "first": "loss", "second": "win"}
-    return [(better if row.first == model else turned)[row.body["better"]] for row in rows]

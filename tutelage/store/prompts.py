@@ -41,9 +41,12 @@ class Candidate:
     """``thumbs`` for one with an answer that somebody disliked, else ``random``."""
 
 
-def split_of(author_id: str | None, prompt_id: str, *, seed: int = 0, held_out: float = HELD_OUT) -> Split:
-    """The split of an author's prompts. A prompt without an author, which was imported, goes by itself."""
-    drawn = derive(seed, "store.split", author_id or prompt_id) / 2**63
+def split_of(author_id: str | None, prompt_id: str, *, held_out: float = HELD_OUT) -> Split:
+    """The split of an author's prompts, for all uses and for good. A prompt without an author, which was imported, goes by itself.
+
+    There is no seed to choose: with two of them, what one use keeps for evaluation another would train on.
+    """
+    drawn = derive(0, "store.split", author_id or prompt_id) / 2**63
     return "evaluate" if drawn < held_out else "train"
 
 
@@ -62,7 +65,7 @@ def usable() -> ColumnElement[bool]:
 
 def add_prompt(store: Store, prompt: Prompt, *, author_id: str | None = None) -> str:
     """Add a prompt that comes from elsewhere, without personal data; returns its id."""
-    made, (cleaned, _) = new_id(), _without_personal(prompt)
+    made, (cleaned, _) = new_id(), without_personal(prompt)
     with store.write() as db:
         db.execute(insert(prompts).values(id=made, author_id=author_id, prompt=cleaned, created=store.now()))
     return made
@@ -100,17 +103,18 @@ def _new_prompts(db: Connection, chat: Row[Any], now: float) -> Iterator[tuple[d
     for turn in tree:
         if turn.id in new:
             said = tuple(each.message for each in path_to(tree, turn.id))
-            made, found = _without_personal(Prompt(messages=said, source="store"))
+            made, found = without_personal(Prompt(messages=said, source="store"))
             row = {"id": new_id(), "author_id": chat.user_id, "message_id": turn.id, "prompt": made, "created": now}
             yield row, found
 
 
-def _without_personal(prompt: Prompt) -> tuple[dict[str, Any], Counter[str]]:
+def without_personal(prompt: Prompt) -> tuple[dict[str, Any], Counter[str]]:
+    """A prompt as its column holds it, and how many pieces of personal data were taken out, by kind."""
     cleaned, found = scrub_record(prompt)
     return cleaned.model_dump(mode="json", exclude_defaults=True), found
 
 
-def prompts_to_rank(store: Store, limit: int, *, seed: int = 0, held_out: float = HELD_OUT) -> list[Candidate]:
+def prompts_to_rank(store: Store, limit: int, *, held_out: float = HELD_OUT) -> list[Candidate]:
     """Prompts without a task: a share for evaluation drawn at random, of the others those with a disliked answer first."""
     latest = select(func.max(feedback.c.id)).where(feedback.c.kind == "thumb").group_by(feedback.c.message_id)
     down = feedback.c.body["value"].as_string() == "down"
@@ -119,8 +123,8 @@ def prompts_to_rank(store: Store, limit: int, *, seed: int = 0, held_out: float 
     with store.read() as db:
         rows = db.execute(query.where(usable(), ~exists().where(tasks.c.prompt_id == prompts.c.id))).all()
     found = []
-    for row in sorted(rows, key=lambda row: derive(seed, "store.prompts to rank", row.id)):
-        split = split_of(row.author_id, row.id, seed=seed, held_out=held_out)
+    for row in sorted(rows, key=lambda row: derive(0, "store.prompts to rank", row.id)):
+        split = split_of(row.author_id, row.id, held_out=held_out)
         reason = "thumbs" if row.disliked and split == "train" else "random"
         found.append(Candidate(row.id, Prompt.model_validate(row.prompt), split, reason))
     evaluation = [one for one in found if one.purpose == "evaluate"][: round(limit * held_out)]

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Update, and_, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -26,7 +26,6 @@ from tutelage.store.tables import labels, new_id, prompts, seats, tasks
 
 TRANSITIONS: Mapping[str, Mapping[str, str]] = {
     "lease": {"waiting": "leased", "leased": "leased"},  # leased: one's own, or one that has expired
-    "renew": {"leased": "leased"},
     "ranking": {"leased": "ranked"},
     "skip": {"leased": "waiting"},
     "undo": {"ranked": "leased"},
@@ -35,8 +34,11 @@ TRANSITIONS: Mapping[str, Mapping[str, str]] = {
 }
 """What happens to a seat -> its state before -> its state after. ``withdrawn`` is final."""
 
+Purpose = Split | Literal["gate"]
+"""``gate``: its answers are of two models, of which people say which is better; see ``blind``."""
+
 LEASE = 15 * 60.0
-"""Seconds that a person has before somebody else may get the task; the page renews it."""
+"""Seconds that a person has before somebody else may get the task; to ask for it again is to have it for longer."""
 
 
 @dataclass(frozen=True)
@@ -55,40 +57,46 @@ def create_task(
     prompt_id: str,
     completions: Sequence[Completion],
     *,
-    purpose: Split = "train",
+    purpose: Purpose = "train",
     people: int = 1,
     reason: str = "random",
     round_id: str | None = None,
     seed: int = 0,
-) -> str:
+) -> str | None:
     """Ask ``people`` people to rank 2 to 9 answers to a prompt; returns the task's id. Identical answers are shown once and tie.
 
-    Raises UsageError if all answers are identical: there is nothing to rank.
+    None, and no task, if all answers are identical: there is nothing to rank.
     """
     if not 2 <= len(completions) <= 9:
         raise UsageError(f"2 to 9 answers are ranked, not {len(completions)}")
     if people < 1:
         raise UsageError("a task is for one person at least")
+    row = task_row(completions, purpose=purpose, reason=reason, round_id=round_id, seed=seed)
+    if row is None:
+        return None
+    with store.write() as db:
+        one(db, select(prompts.c.id).where(prompts.c.id == prompt_id), "prompt")
+        return add_task(db, row | {"prompt_id": prompt_id, "created": store.now()}, people)
+
+
+def task_row(completions: Sequence[Completion], **columns: Any) -> dict[str, Any] | None:
+    """The row of a task, without its prompt; None if all answers are identical once personal data are taken out."""
     cleaned = [scrub_record(completion)[0] for completion in completions]
     groups: dict[str, list[int]] = {}
     for i, completion in enumerate(cleaned):
         groups.setdefault(completion.text.strip(), []).append(i)
     if len(groups) < 2:
-        raise UsageError("the answers are identical, so there is nothing to rank; sample others")
+        return None
     made = [completion.model_dump(mode="json", exclude_defaults=True) for completion in cleaned]
-    row: dict[str, Any] = {
-        "id": new_id(),
-        "prompt_id": prompt_id,
-        "purpose": purpose,
-        "reason": reason,
-        "round_id": round_id,
-    }
-    row |= {"completions": made, "groups": list(groups.values()), "seed": seed, "created": store.now()}
-    with store.write() as db:
-        one(db, select(prompts.c.id).where(prompts.c.id == prompt_id), "prompt")
-        db.execute(insert(tasks).values(row))
-        db.execute(insert(seats), [{"id": new_id(), "task_id": row["id"], "state": "waiting"} for _ in range(people)])
-    return str(row["id"])
+    return columns | {"completions": made, "groups": list(groups.values())}
+
+
+def add_task(db: Connection, row: Mapping[str, Any], people: int) -> str:
+    """Add a row of ``task_row`` that has its prompt and time, with so many seats; returns the task's id."""
+    made = new_id()
+    db.execute(insert(tasks).values({**row, "id": made}))
+    db.execute(insert(seats), [{"id": new_id(), "task_id": made, "state": "waiting"} for _ in range(people)])
+    return made
 
 
 def display_order(seed: int, task_id: str, user_id: str, count: int) -> list[int]:
@@ -155,16 +163,6 @@ def _lease(db: Connection, seat: Row[Any], user_id: str) -> Lease:
     return Lease(task.id, Prompt.model_validate(task.prompt), answers, seat.expires)
 
 
-def renew(store: Store, user_id: str, task_id: str, *, seconds: float = LEASE) -> float:
-    """Go on holding a task; returns until when. Raises Conflict if somebody else has it by now."""
-    expires = store.now() + seconds
-    mine = (seats.c.task_id == task_id, seats.c.user_id == user_id)
-    with store.write() as db:
-        if not db.execute(move("renew", *mine).values(expires=expires)).rowcount:
-            raise lost()
-    return expires
-
-
 def lost() -> Conflict:
     """The error where a person no longer holds a task."""
     return Conflict(
@@ -179,16 +177,29 @@ def withdraw(store: Store, task_id: str) -> int:
         return db.execute(move("withdraw", seats.c.task_id == task_id)).rowcount
 
 
-def progress(store: Store, round_id: str | None = None) -> Counter[str]:
-    """How many seats are in each state, of all tasks or of a round's."""
+def progress(store: Store, round_id: str | None = None, *, gate: bool = False) -> Counter[str]:
+    """How many seats are in each state, of all tasks or of a round's: those for rankings, or those of its ``gate``."""
     query = select(seats.c.state, func.count()).join(tasks).group_by(seats.c.state)
     with store.read() as db:
-        rows = db.execute(query if round_id is None else query.where(tasks.c.round_id == round_id))
+        rows = db.execute(query if round_id is None else query.where(*_of_round(round_id, gate)))
         return Counter(dict(rows.all()))
 
 
-def tasks_of_round(store: Store, round_id: str) -> dict[str, str]:
-    """The tasks of a round of the loop: prompt -> task."""
-    query = select(tasks.c.prompt_id, tasks.c.id).where(tasks.c.round_id == round_id).order_by(tasks.c.id)
+def tasks_of_round(store: Store, round_id: str, *, gate: bool = False) -> dict[str, str]:
+    """The tasks of a round of the loop, those for rankings or those of its ``gate``: prompt -> task."""
+    query = select(tasks.c.prompt_id, tasks.c.id).where(*_of_round(round_id, gate)).order_by(tasks.c.id)
     with store.read() as db:
         return dict(db.execute(query).all())
+
+
+def open_seats(store: Store, round_id: str, *, gate: bool = False) -> int:
+    """How many seats of a round can be waited for: of tasks that nobody has skipped, about prompts that may be used."""
+    skipped = exists().where(labels.c.task_id == tasks.c.id, labels.c.kind == "skip")
+    open_seat = seats.c.state.in_(TRANSITIONS["withdraw"])
+    query = select(func.count()).select_from(seats.join(tasks).join(prompts))
+    with store.read() as db:
+        return db.scalar(query.where(*_of_round(round_id, gate), open_seat, ~skipped, usable())) or 0
+
+
+def _of_round(round_id: str, gate: bool) -> tuple[Any, Any]:
+    return tasks.c.round_id == round_id, (tasks.c.purpose == "gate") == gate

@@ -27,8 +27,8 @@ from tutelage.text.tokenizer import SPECIALS
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "s.db")
+def store(where: str, tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(where, ledger=tmp_path / "ledger.jsonl")
     yield opened
     opened.close()
 

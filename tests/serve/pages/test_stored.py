@@ -60,8 +60,8 @@ def writer() -> Writer:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store.db")
+def store(where: str, tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(where, ledger=tmp_path / "ledger.jsonl")
     yield opened
     opened.close()
 
@@ -200,13 +200,14 @@ def test_an_end_of_the_server_stops_answers_and_keeps_their_text(backend, store,
 
 
 def test_the_keeper_stops_what_a_dead_server_left_and_nothing_that_lives(
-    store, writer, backend, ann, monkeypatch
+    store, writer, backend, ann, where, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(stored, "SAVE", 0.01)
     writer.go.clear()
     said = backend.say(ann, say("hello"))
     wait(lambda: conversations.get_turn(store, ann.id, said.answers[0]).message.text == "One two ")
-    early = open_store(store.path, clock=lambda: time.time() - conversations.SILENT)
+    ledger, behind = tmp_path / "ledger.jsonl", lambda: time.time() - conversations.SILENT
+    early = open_store(where, clock=behind, ledger=ledger)
     draft, hello = conversations.Draft("m", {}, 0), Message(role="user", content="x")
     (left,), _ = conversations.begin_answers(early, ann.id, [draft], key="left", message=hello)
     early.close()

@@ -162,9 +162,11 @@ class StoredBackend:
         events = feedback.list_feedback(self.store, person.id, id)
         thumbs = {event.message_id: event.body["value"] for event in events if event.kind == "thumb"}
         chosen = {answer for event in events if event.kind == "comparison" for answer in event.body["shown"]}
+        tree = conversations.turns(self.store, person.id, id)
+        open_pairs = {answer: first for answer, first in conversations.pairs(tree).items() if answer not in chosen}
         turns = [
-            self._turn(turn, thumbs.get(turn.id, "none"), None if turn.id in chosen else _pair(turn))
-            for turn in conversations.turns(self.store, person.id, id)
+            self._turn(turn, thumbs.get(turn.id, "none"), open_pairs.get(turn.id))
+            for turn in tree
             if turn.message.role in ("user", "assistant")
         ]
         return e.Dialogue(id=id, title=chat.title, training=not chat.keep_out, turns=turns, leaf=chat.active_leaf)
@@ -211,13 +213,10 @@ class StoredBackend:
         turns, begun = conversations.begun(self.store, person.id, key), False
         if not turns:
             messages = [*(self._messages(person, chat, parent) if chat else []), *([said] if said else [])]
-            seed, pair = secrets.randbits(32), {"pair": secrets.token_hex(8)}
+            seed = secrets.randbits(32)
             policies = list(enumerate(self.policies(seed, said is not None), seed))
             writings = [_Writing(person.id, policy.write(messages, seed, person.id)) for seed, policy in policies]
-            drafts = [
-                conversations.Draft(policy.model, {**policy.sampling, **(pair if len(policies) > 1 else {})}, seed)
-                for seed, policy in policies
-            ]
+            drafts = [conversations.Draft(policy.model, policy.sampling, seed) for seed, policy in policies]
             turns, begun = conversations.begin_answers(
                 self.store, person.id, drafts, key=key, chat_id=chat, parent=parent, message=said, **new
             )
@@ -314,7 +313,8 @@ class StoredBackend:
             turn = conversations.finish_answer(
                 self.store, person.id, id, "stopped", message=seen, finish_reason="cancelled"
             )
-        return self._turn(turn, "none", _pair(turn))
+        tree = conversations.turns(self.store, person.id, turn.chat_id)
+        return self._turn(turn, "none", conversations.pairs(tree).get(id))
 
     # What people say of answers -----------------------------------------------------------------------------------------
 
@@ -323,10 +323,12 @@ class StoredBackend:
         return e.Done()
 
     def choose(self, person: Person, id: str, body: e.Choice) -> e.Chosen:
-        """``id`` is ``conversation.pair``. Of two that are both bad, the store gets a tie, and a thumb down for each."""
-        chat, _, pair = id.partition(".")
-        turns = [turn for turn in conversations.turns(self.store, person.id, chat) if _pair(turn) == id and pair]
-        if len(turns) != 2:
+        """``id`` is the first answer's. Of two that are both bad, the store gets a tie, and a thumb down for each."""
+        chat = conversations.get_turn(self.store, person.id, id).chat_id
+        tree = conversations.turns(self.store, person.id, chat)
+        pairs = conversations.pairs(tree)
+        turns = [turn for turn in tree if pairs.get(turn.id) == id]
+        if not turns:
             raise NotFound("there is no such choice")
         ids = [turn.id for turn in turns]
         if (body.verdict == "better") is not (body.answer in ids):
@@ -375,9 +377,3 @@ class StoredBackend:
 
 def _person(user: people.User) -> Person:
     return Person(user.id, user.name, user.language or None)
-
-
-def _pair(turn: Turn) -> str | None:
-    """The choice that an answer is part of, open or not. It is kept beside the sampling's numbers, and exports leave it out."""
-    pair = (turn.sampling or {}).get("pair")
-    return f"{turn.chat_id}.{pair}" if pair else None
