@@ -26,6 +26,7 @@ from tutelage.loop.rounds import STEPS, run_round
 from tutelage.loop.settings import LoopSettings
 from tutelage.records import Completion, Message, Prompt
 from tutelage.runs.folder import locked
+from tutelage.settings import write_yaml
 from tutelage.store import audit, erase, labels, models, people, prompts, tables, tasks
 from tutelage.store.database import Store
 from tutelage.store.opening import open_store
@@ -328,6 +329,33 @@ def test_two_loops_do_not_run_one_round_at_once(empty, settings, tmp_path):
     here.out.mkdir()
     with locked(here.out), pytest.raises(RunFolderError, match="is held by process"):
         run_round(empty, here, simulated=True, say=SILENT)
+
+
+# ---- what a round starts from
+
+
+def test_of_a_start_that_trained_nothing_the_model_that_ppo_starts_from_serves_first(settings, start, tmp_path):
+    assert training.first_model(settings) == start / "sft" / "checkpoint"  # trained there, and named as a step
+    data, model = start / "labels" / "rankings.jsonl", start / "sft" / "checkpoint"
+    steps = {
+        "reward": {"kind": "reward", "inputs": {"checkpoint": str(model), "rankings": str(data)}},
+        "ppo_ptx": {
+            "kind": "ppo",
+            "inputs": {
+                "checkpoint": str(model),
+                "reward_model": "reward",
+                "prompts": str(start / "world" / "prompts.jsonl"),
+            },
+        },
+    }
+    recipe = {"name": "Nothing trained", "out": str(tmp_path), "steps": steps}
+    (tmp_path / "recipe.yaml").write_text(write_yaml(recipe))
+    untrained = settings.model_copy(update={"start": tmp_path})
+    assert training.first_model(untrained) == model
+    elsewhere = write_yaml(recipe).replace(str(model), "Org/on-the-hub")
+    (tmp_path / "recipe.yaml").write_text(elsewhere)
+    with pytest.raises(UsageError, match="Org/on-the-hub, which the rounds start from, is not a model's folder"):
+        training.first_model(untrained)
 
 
 # ---- what a round trains

@@ -34,7 +34,6 @@ from tutelage.loop.work import Fields, Work, ask_no_more, asked, prompts_in, rat
 from tutelage.records import Answers, Prompt, Ranking
 from tutelage.runs.folder import locked
 from tutelage.runs.hashes import hash_of
-from tutelage.serve.choose import model_folder
 from tutelage.settings import plain
 from tutelage.store import erase, models, tasks
 from tutelage.store import export as exporting
@@ -92,8 +91,8 @@ def _begin(store: Store, settings: LoopSettings, out: Path, simulated: bool) -> 
 
 
 def _first_model(store: Store, settings: LoopSettings) -> Model:
-    """Let the best model of the start serve, since none was promoted yet."""
-    folder = model_folder(settings.start).resolve()
+    """Let the best model of the start serve, since none was promoted yet; of a start that trained none, the one PPO starts from."""
+    folder = training.first_model(settings).resolve()
     made = models.register_model(store, hash_of(folder), str(folder), run=str(settings.start.resolve()))
     models.promote(store, made.hash, actor="loop", reason="the first model")
     return made

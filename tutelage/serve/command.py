@@ -69,6 +69,7 @@ def serve(
     compare_rate: Annotated[
         float, Field(ge=0, le=1, description="share of messages on the chat page that get two answers to choose from")
     ] = 0.0,
+    max_tokens: Annotated[int, Field(ge=1, description="longest answer on the chat page [tokens]")] = 1024,
     api_keys: Annotated[Path | None, Field(description="file with a label and an API key on each line")] = None,
     allowed_hosts: Annotated[
         tuple[str, ...],
@@ -111,7 +112,7 @@ def serve(
         server = Server(app, proxies=proxies)
         stack.callback(server.close_services)
         if not no_pages:
-            mount_pages(app, opened, compare_rate=compare_rate, accounts=others, https=https)
+            mount_pages(app, opened, compare_rate=compare_rate, max_tokens=max_tokens, accounts=others, https=https)
         if not model:
             stack.enter_context(following(app, opened, load, chosen, compare=compare_rate > 0))
         shown = f"[{host}]" if ":" in host else host
