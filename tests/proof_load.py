@@ -130,7 +130,8 @@ def load_clients(folder: Path, scale: Scale) -> dict[str, Any]:
     refused, texts = Counter[int](), dict[tuple[int, int], str]()
 
     async def one(server: ServeProcess, number: int, turns: Iterable[int]) -> None:
-        async with httpx2.AsyncClient(base_url=server.url, verify=False, timeout=PATIENCE) as client:
+        once = httpx2.Limits(max_keepalive_connections=0)  # one that is kept may be closed just as it is used again
+        async with httpx2.AsyncClient(base_url=server.url, verify=False, timeout=PATIENCE, limits=once) as client:
             for turn in turns:
                 if number % 5 == 0:
                     await leave(server.port, {"messages": [{"role": "user", "content": "x"}]}, random.uniform(0.05, 1))

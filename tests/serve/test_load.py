@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from proof_load import Scale, load_clients, load_labellers
 
+from tutelage.serve import metrics
+
 SMALL = Scale(clients=60, queue=16, requests=1, tokens=60, labellers=6, tasks=20, seats=3, kills=1)
+
+
+def test_the_wait_in_the_queue_counts_once_in_what_a_full_queue_advises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers take 2 s, and each has waited for 18: whoever comes when 64 wait for 8 places has to let 9 times 2 s go by."""
+    counted = metrics.Metrics(lambda: SimpleNamespace(waiting=64, max_batch=8))  # type: ignore[arg-type, return-value]
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    for _ in range(100):
+        counting = metrics.Counting(counted, 1, now[0])
+        for seconds in (18, 1, 1):
+            now[0] += seconds
+            counting.took(1)
+        counting.ended()
+    assert counted.retry_after() == 18
 
 
 @pytest.mark.slow

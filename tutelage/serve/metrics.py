@@ -14,7 +14,7 @@ from tutelage.generate.service import Service
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _MEMORY = 0.9
-"""Weight of the past in the mean duration of a request: about the last ten count."""
+"""Weight of the past in the mean time that an answer takes once it has begun: about the last ten count."""
 
 
 class Metrics:
@@ -57,16 +57,19 @@ class Counting:
     """
 
     def __init__(self, metrics: Metrics, prompt_tokens: int, started: float) -> None:
-        self._metrics, self._started, self._begun = metrics, started, False
+        self._metrics, self._started = metrics, started
+        self._first: float | None = None  # when the first token came
         metrics.prompt_tokens.inc(prompt_tokens)
 
     def took(self, tokens: int) -> None:
         """Note that so many tokens came."""
-        if not self._begun:
-            self._begun = True
-            self._metrics.first_token.observe(time.perf_counter() - self._started)
+        if self._first is None:
+            self._first = time.perf_counter()
+            self._metrics.first_token.observe(self._first - self._started)
         self._metrics.generated_tokens.inc(tokens)
 
     def ended(self) -> None:
         """Note that the answer is whole."""
-        self._metrics._mean = _MEMORY * self._metrics._mean + (1 - _MEMORY) * (time.perf_counter() - self._started)
+        now = time.perf_counter()
+        took = now - (self._first or now)  # without the wait in the queue, which ``retry_after`` makes of it
+        self._metrics._mean = _MEMORY * self._metrics._mean + (1 - _MEMORY) * took
