@@ -18,7 +18,8 @@ SOURCES = {
     path: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*") if path.suffix in (".html", ".js", ".py")
 }
 COMPUTED = {f"theme_{theme}" for theme in ("auto", "light", "dark")} | {"chat", "rank", "settings", "stopped", "failed"}
-"""Keys that templates and scripts put together."""
+COMPUTED |= {"user", "assistant", "system"}
+"""Keys that templates and scripts put together, and the authors of messages."""
 
 
 def used() -> set[str]:
