@@ -19,13 +19,17 @@ import pytest
 from sqlalchemy import select
 
 from tutelage.cli.app import main
+from tutelage.data.formats import read_prompts
 from tutelage.errors import RecipeError, RunFolderError, TrainingError, UsageError
 from tutelage.loop import gate, rounds, training
 from tutelage.loop import work as work_
 from tutelage.loop.rounds import STEPS, run_round
 from tutelage.loop.settings import LoopSettings
+from tutelage.recipes import steps
+from tutelage.recipes.run import run_recipe
 from tutelage.records import Completion, Message, Prompt
 from tutelage.runs.folder import locked
+from tutelage.settings import read_yaml, write_yaml
 from tutelage.store import audit, erase, labels, models, people, prompts, tables, tasks
 from tutelage.store.database import Store
 from tutelage.store.opening import open_store
@@ -330,6 +334,58 @@ def test_two_loops_do_not_run_one_round_at_once(empty, settings, tmp_path):
         run_round(empty, here, simulated=True, say=SILENT)
 
 
+# ---- what a round starts from
+
+
+def test_of_a_start_that_trained_nothing_the_model_that_ppo_starts_from_serves_first(settings, start, tmp_path):
+    assert training.first_model(settings) == start / "sft" / "checkpoint"  # trained there, and named as a step
+    data, model = start / "labels" / "rankings.jsonl", start / "sft" / "checkpoint"
+    steps = {
+        "reward": {"kind": "reward", "inputs": {"checkpoint": str(model), "rankings": str(data)}},
+        "ppo_ptx": {
+            "kind": "ppo",
+            "inputs": {
+                "checkpoint": str(model),
+                "reward_model": "reward",
+                "prompts": str(start / "world" / "prompts.jsonl"),
+            },
+        },
+    }
+    recipe = {"name": "Nothing trained", "out": str(tmp_path), "steps": steps}
+    (tmp_path / "recipe.yaml").write_text(write_yaml(recipe))
+    untrained = settings.model_copy(update={"start": tmp_path})
+    assert training.first_model(untrained) == model
+    elsewhere = write_yaml(recipe).replace(str(model), "Org/on-the-hub")
+    (tmp_path / "recipe.yaml").write_text(elsewhere)
+    with pytest.raises(UsageError, match="Org/on-the-hub, which the rounds start from, is not a model's folder"):
+        training.first_model(untrained)
+
+
+def test_the_loop_around_smollm2_starts_from_what_ships(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(steps.shipped_recipe("loop.yaml").parents[1])
+    model = str(start / "sft" / "checkpoint")
+    recipe = steps.read_recipe(
+        steps.shipped_recipe("smollm2-start.yaml"),
+        {
+            "out": str(tmp_path),
+            "steps": {
+                "reward": {"inputs": {"checkpoint": model}},
+                "ppo": {"inputs": {"checkpoint": model}},
+                "evaluate": {"inputs": {"models": {"start": model}}},
+            },
+        },
+    )
+    run_recipe(recipe, steps.select(steps.plan(recipe), only=("prepare",)))
+    settings = LoopSettings.model_validate(
+        read_yaml(steps.shipped_recipe("smollm2-loop.yaml")) | {"start": str(tmp_path)}
+    )
+    found = training.read_start(settings)
+    assert training.first_model(settings) == Path(model)
+    assert found.rankings_heldout.exists()  # the judge learns from these
+    assert len(list(read_prompts(found.prompts_heldout))) >= settings.gate.people
+    assert len(list(read_prompts(found.prompts))) >= found.ppo["batch_size"]
+
+
 # ---- what a round trains
 
 
@@ -371,6 +427,18 @@ def test_mistakes_are_found_before_anything_is_kept(empty, settings, tmp_path, c
         run_round(empty, wrong, simulated=True, say=SILENT)
     assert models.list_rounds(empty) == []
     assert models.promoted(empty) is None
+
+
+def test_a_bound_that_no_model_could_keep_is_refused_before_anybody_ranks(empty, settings, start, tmp_path):
+    recipe = read_yaml(start / "recipe.yaml")
+    del recipe["steps"]["evaluate"]["inputs"]["heldout_text"]
+    (tmp_path / "recipe.yaml").write_text(write_yaml(recipe | {"out": str(start)}))
+    wrong = settings.model_copy(update={"start": tmp_path, "out": tmp_path / "loop"})
+    for name in ("sft", "world", "labels"):
+        (tmp_path / name).symlink_to(start / name)
+    with pytest.raises(UsageError, match=r"gate\.alignment_tax: the start names no held-out text"):
+        run_round(empty, wrong, simulated=True, say=SILENT)
+    assert models.list_rounds(empty) == []
 
 
 def test_training_that_fails_says_why_and_where_to_read_on(settings, tmp_path, monkeypatch):

@@ -133,6 +133,16 @@ def test_of_a_recipes_run_the_model_that_was_preferred_is_served(tmp_path, rates
     assert model_folder(run / "sft") == model_folder(run / "sft" / "checkpoint") == run / "sft" / "checkpoint"
 
 
+def test_a_run_that_made_its_start_worse_serves_the_start(tmp_path):
+    run, start = make_run(tmp_path / "mine", {"sft": 0.5, "first": 0.4, "ppo_ptx": 0.3}, ALL), tmp_path / "starter"
+    start.mkdir()
+    (start / "config.json").touch()
+    recipe = json.loads((run / "recipe.yaml").read_text())
+    recipe["steps"]["evaluate"]["inputs"]["models"]["sft"] = str(start)
+    (run / "recipe.yaml").write_text(json.dumps(recipe))
+    assert model_folder(run) == start
+
+
 def test_a_run_without_models_and_what_is_no_folder(tmp_path):
     with pytest.raises(UsageError, match="no model yet"):
         model_folder(make_run(tmp_path / "demo", None, ()))

@@ -34,7 +34,6 @@ from tutelage.loop.work import Fields, Work, ask_no_more, asked, prompts_in, rat
 from tutelage.records import Answers, Prompt, Ranking
 from tutelage.runs.folder import locked
 from tutelage.runs.hashes import hash_of
-from tutelage.serve.choose import model_folder
 from tutelage.settings import plain
 from tutelage.store import erase, models, tasks
 from tutelage.store import export as exporting
@@ -79,7 +78,12 @@ def open_round(store: Store) -> Round | None:
 
 
 def _begin(store: Store, settings: LoopSettings, out: Path, simulated: bool) -> Round:
-    training.read_start(settings)  # mistakes are found before anything is kept
+    start = training.read_start(settings)  # mistakes are found before anything is kept
+    if start.text_heldout is None and settings.gate.alignment_tax is not None:
+        raise UsageError(
+            "gate.alignment_tax: the start names no held-out text to measure it on, so every model would be refused; "
+            "name one (heldout_text of its step evaluate), or set this to none"
+        )
     serving = models.promoted(store) or _first_model(store, settings)
     number = len(models.list_rounds(store)) + 1
     folder = out / f"round-{number}"
@@ -92,8 +96,8 @@ def _begin(store: Store, settings: LoopSettings, out: Path, simulated: bool) -> 
 
 
 def _first_model(store: Store, settings: LoopSettings) -> Model:
-    """Let the best model of the start serve, since none was promoted yet."""
-    folder = model_folder(settings.start).resolve()
+    """Let the best model of the start serve, since none was promoted yet; of a start that trained none, the one PPO starts from."""
+    folder = training.first_model(settings).resolve()
     made = models.register_model(store, hash_of(folder), str(folder), run=str(settings.start.resolve()))
     models.promote(store, made.hash, actor="loop", reason="the first model")
     return made

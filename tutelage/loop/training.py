@@ -19,6 +19,7 @@ from tutelage.errors import RecipeError, TrainingError, UsageError
 from tutelage.files import write_atomic
 from tutelage.loop.settings import LoopSettings
 from tutelage.recipes.steps import KINDS, Step, plan, read_recipe
+from tutelage.serve.choose import model_folder
 from tutelage.settings import merge, nearest, plain, validated, write_yaml
 
 
@@ -74,6 +75,17 @@ def read_start(settings: LoopSettings) -> Start:
         if not path.exists():
             raise UsageError(f"{path} does not exist: finish the run with `tutelage run {recipe}`")
     return start
+
+
+def first_model(settings: LoopSettings) -> Path:
+    """The best model of the start, or the one that its PPO starts from if it trained none. UsageError if that is no folder."""
+    try:
+        return model_folder(settings.start)
+    except UsageError:
+        sft = read_start(settings).sft
+        if not (sft / "config.json").is_file():
+            raise UsageError(f"{sft}, which the rounds start from, is not a model's folder") from None
+        return sft
 
 
 def _absolute(path: Any) -> Any:

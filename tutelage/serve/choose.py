@@ -58,6 +58,8 @@ def model_folder(path: Path) -> Path:
             chosen = str(step.get("inputs", {}).get("models", {}).get(best))
             if chosen in trained:
                 return trained[chosen]
+            if (Path(chosen) / "config.json").is_file():  # the model that the run started from
+                return Path(chosen)
     return list(trained.values())[-1]
 
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
 from pydantic import Field
 
-from tutelage.assistant.assistant import Assistant
+from tutelage.assistant.assistant import CHAT, Assistant
 from tutelage.errors import Interrupted, TutelageError, UsageError
 from tutelage.generate.service import Service
 from tutelage.runs.hashes import hash_of
@@ -69,6 +69,8 @@ def serve(
     compare_rate: Annotated[
         float, Field(ge=0, le=1, description="share of messages on the chat page that get two answers to choose from")
     ] = 0.0,
+    max_tokens: Annotated[int, Field(ge=1, description="longest answer on the chat page [tokens]")] = 1024,
+    temperature: Annotated[float, Field(ge=0, description="of answers on the chat page")] = CHAT["temperature"],
     api_keys: Annotated[Path | None, Field(description="file with a label and an API key on each line")] = None,
     allowed_hosts: Annotated[
         tuple[str, ...],
@@ -110,8 +112,9 @@ def serve(
         app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts])
         server = Server(app, proxies=proxies)
         stack.callback(server.close_services)
+        written: dict[str, Any] = {"compare_rate": compare_rate, "max_tokens": max_tokens, "temperature": temperature}
         if not no_pages:
-            mount_pages(app, opened, compare_rate=compare_rate, accounts=others, https=https)
+            mount_pages(app, opened, **written, accounts=others, https=https)
         if not model:
             stack.enter_context(following(app, opened, load, chosen, compare=compare_rate > 0))
         shown = f"[{host}]" if ":" in host else host

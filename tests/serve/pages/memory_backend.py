@@ -244,7 +244,7 @@ class MemoryBackend:
         prompt, answers = self.tasks[done]
         candidates = [e.Candidate(id=f"a{n}", html=render(text)) for n, text in enumerate(answers)]
         return e.NextTask(
-            task=e.Task(id=f"task{done}", prompt=render(prompt), answers=candidates),
+            task=e.Task(id=f"task{done}", prompt=[e.Before(role="user", html=render(prompt))], answers=candidates),
             done=len(self.rankings),
         )
 

@@ -275,6 +275,21 @@ def test_inline_script_and_style_are_blocked(tab) -> None:
     opened.errors.clear()
 
 
+def test_a_table_that_is_too_wide_breaks_no_word(tab) -> None:
+    opened = tab(viewport={"width": 390, "height": 844})
+    page = opened.go("chat")
+    opened.backend.next_answers.append(
+        ["| procedure | remembered | sometimes | afterwards |\n|-|-|-|-|\n| a | b | c | d |"]
+    )
+    send(page, "A table, please")
+    finished(page)
+    heights = "selector => [...document.querySelectorAll(selector)].map(cell => cell.clientHeight)"
+    assert set(page.evaluate(heights, ".prose th")) == set(page.evaluate(heights, ".prose td"))
+    table = page.locator(".prose table")
+    assert table.evaluate("node => node.scrollWidth > node.clientWidth")  # it scrolls by itself
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def filled(opened, name: str) -> Page:
     """A page with something on it."""
     opened.backend.tasks = [("Name a colour.", ["Red.", "Blue, like the sky.", ANSWER])]

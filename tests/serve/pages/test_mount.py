@@ -87,6 +87,18 @@ def test_where_the_queue_is_full_the_page_is_told_to_wait_and_nothing_is_recorde
         wait_until(server.idle)
 
 
+def test_answers_on_the_pages_are_as_long_and_as_bold_as_the_server_allows(store: Store) -> None:
+    with running(tiny_assistant(), max_batch=1, max_waiting=2) as server:
+        mount_pages(server.app, store, accounts=False, max_tokens=3, temperature=0.2)
+        with server.http() as http:
+            answer = say(http, "one", "a").json()["answers"][0]
+        me = people.find_user(store, "me").id
+        wait_until(lambda: conversations.get_turn(store, me, answer).status == "done")
+        turn = conversations.get_turn(store, me, answer)
+        assert (turn.finish_reason, turn.sampling) == ("length", CHAT | {"temperature": 0.2})
+        assert server.metric("tutelage_generated_tokens_total") == 3
+
+
 def test_what_is_asked_on_the_pages_counts_as_what_is_asked_of_the_api(server: Running, store: Store) -> None:
     with server.http() as http:
         answer = say(http, "one", "a").json()["answers"][0]

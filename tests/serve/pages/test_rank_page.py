@@ -172,3 +172,10 @@ def test_the_page_names_no_model_and_keeps_its_answers_in_place(ranking) -> None
         == before
         == ["a0", "a1", "a2", "a3"]
     )
+
+
+def test_whose_words_are_shown_is_said_in_the_pages_language(tab) -> None:
+    opened = tab(locale="zh-CN")
+    opened.backend.tasks = list(TASKS)
+    opened.go("rank")
+    expect(opened.page.locator("#prompt .who")).to_have_text("用户")

@@ -128,6 +128,7 @@ def test_a_repeated_message_is_said_and_answered_once(backend, store, writer, an
     assert backend.say(ann, say("hello")) == said
     dialogue = ended(backend, ann, said)
     assert [(turn.role, turn.text) for turn in dialogue.turns] == [("user", "hello"), ("assistant", "One two three.")]
+    assert dialogue.turns[1].state == "cut"  # the writer came to no end, and the page says so
     assert dialogue.turns[1].html == "<p>One two three.</p>\n"
     assert dialogue.turns[1].model == "model 0"
     assert dialogue.leaf == said.answers[0]
@@ -344,13 +345,22 @@ def test_the_switch_and_erasure(backend, store, ann) -> None:
         backend.dialogue(ann, said.conversation)
 
 
+def test_no_message_of_a_conversation_runs_into_the_next(backend, store, ann) -> None:
+    said = [("user", "Write code."), ("assistant", "```python\nprint("), ("user", "And now?")]
+    prompt = Prompt(messages=tuple(Message(role=role, content=text) for role, text in said))
+    tasks.create_task(store, prompts.add_prompt(store, prompt), [Completion(text=text) for text in ("One.", "Two.")])
+    shown = backend.task(ann).task.prompt
+    assert [one.role for one in shown] == ["user", "assistant", "user"]
+    assert shown[2].html == "<p>And now?</p>\n"
+
+
 def test_ranking(backend, store, ann) -> None:
     prompt = prompts.add_prompt(store, Prompt(messages=(Message(role="user", content="Name a *colour*."),)))
     texts = ["Red.", "Blue.", "Red.", "Green."]
     tasks.create_task(store, prompt, [Completion(text=text) for text in texts])
     task = backend.task(ann).task
     assert backend.task(ann).task == task
-    assert "<em>colour</em>" in task.prompt
+    assert [(said.role, said.html) for said in task.prompt] == [("user", "<p>Name a <em>colour</em>.</p>\n")]
     shown = {answer.html: answer.id for answer in task.answers}
     red, blue, green = (shown[f"<p>{text}</p>\n"] for text in ("Red.", "Blue.", "Green."))
     for groups in ([[red]], [[red], [blue]], [[red, red], [blue], [green]], [[red], [blue], [green], ["a9"]]):

@@ -46,7 +46,8 @@ class Turn(Shape):
     text: str
     html: str
     """The text rendered: of a finished answer. A user's text and an unfinished answer have none."""
-    state: Literal["writing", "done", "stopped", "failed"]
+    state: Literal["writing", "done", "cut", "stopped", "failed"]
+    """``cut``: as long as an answer may be, and without an end."""
     model: str
     """Who wrote it; empty while a choice between two is open."""
     thumb: Literal["up", "down", "none"]
@@ -145,12 +146,18 @@ class Candidate(Shape):
     html: str
 
 
+class Before(Shape):
+    """A message of the conversation that is to be answered."""
+
+    role: str
+    html: str
+
+
 class Task(Shape):
     """A prompt with its answers, shuffled, nameless, and identical ones shown once."""
 
     id: str
-    prompt: str
-    """HTML of the conversation that is to be answered."""
+    prompt: list[Before]
     answers: list[Candidate]
 
 

@@ -33,17 +33,26 @@ from tutelage.store import models
 from tutelage.store.database import Store
 
 
-def mount_pages(app: FastAPI, store: Store, *, compare_rate: float = 0.0, **options: Any) -> None:
+def mount_pages(
+    app: FastAPI,
+    store: Store,
+    *,
+    compare_rate: float = 0.0,
+    max_tokens: int = 1024,
+    temperature: float = CHAT["temperature"],
+    **options: Any,
+) -> None:
     """Have the pages answer wherever no route of ``app`` does; paths of the API keep its errors.
 
-    ``compare_rate``: share of messages that get two answers to choose from. ``options``: those of ``create_pages``.
+    ``compare_rate``: share of messages that get two answers to choose from. ``max_tokens`` and ``temperature``: of
+    answers. ``options``: those of ``create_pages``.
     """
 
     metrics: Metrics = app.state.metrics
 
     def policies(seed: int, compare: bool) -> list[Policy]:
         drawn = draw_policies(app.state.served, app.state.before, compare_rate * compare, seed)
-        return [policy_of(served, metrics) for served in drawn]
+        return [policy_of(served, metrics, max_tokens, temperature) for served in drawn]
 
     @cache
     def name(model: str) -> str:
@@ -96,8 +105,9 @@ class Counted:
         self.ticket.cancel()
 
 
-def policy_of(served: Served, metrics: Metrics) -> Policy:
+def policy_of(served: Served, metrics: Metrics, max_tokens: int, temperature: float) -> Policy:
     """A served model as a writer of answers. An answer that has begun stays with it when another model takes over."""
+    how = CHAT | {"temperature": temperature}
 
     def write(messages: Sequence[Message], seed: int, client: str) -> Counted:
         started, assistant = time.perf_counter(), served.assistant
@@ -107,11 +117,12 @@ def policy_of(served: Served, metrics: Metrics) -> Policy:
             raise UsageError(
                 f"the model reads {assistant.context} tokens and this conversation has {len(ids)}: begin another"
             )
-        sampling = Sampling(**CHAT, max_tokens=room, seed=seed)  # as long as the context allows
+        # A small model may repeat itself without end: it would write for minutes, and leave no room for the next question.
+        sampling = Sampling(**how, max_tokens=min(room, max_tokens), seed=seed)
         request = Request(ids=ids, sampling=sampling, stop_ids=assistant.stop_ids(chat=True))
         return Counted(served.service.submit(request, client=client), metrics, len(ids), started)
 
-    return Policy(served.hash, dict(CHAT), write)
+    return Policy(served.hash, how, write)
 
 
 def read_secret(store: Store) -> bytes:

@@ -173,10 +173,13 @@ class StoredBackend:
 
     def _turn(self, turn: Turn, thumb: Any, comparison: str | None) -> e.Turn:
         mine = turn.message.role == "user"
+        state: Any = "writing" if turn.status == "running" else turn.status
+        if state == "done" and turn.finish_reason == "length":
+            state = "cut"
         return e.Turn(
             id=turn.id, parent=turn.parent, role="user" if mine else "assistant", text=turn.message.text,
             html="" if mine or turn.status == "running" else render(turn.message.text),
-            state="writing" if turn.status == "running" else turn.status,
+            state=state,
             model="" if comparison or not turn.model else self.names(turn.model), thumb=thumb, comparison=comparison,
         )  # fmt: skip
 
@@ -352,9 +355,9 @@ class StoredBackend:
         done = labels.count_rankings(self.store, person.id)
         if lease is None:
             return e.NextTask(task=None, done=done)
-        prompt = "\n\n".join(f"**{turn.role}**\n\n{turn.text}" for turn in lease.prompt.messages)
+        prompt = [e.Before(role=turn.role, html=render(turn.text)) for turn in lease.prompt.messages]
         answers = [e.Candidate(id=f"a{place}", html=render(text)) for place, text in enumerate(lease.answers)]
-        return e.NextTask(task=e.Task(id=lease.task_id, prompt=render(prompt), answers=answers), done=done)
+        return e.NextTask(task=e.Task(id=lease.task_id, prompt=prompt, answers=answers), done=done)
 
     def rank(self, person: Person, id: str, body: e.Ranked) -> e.NextTask:
         """An answer's id is ``a`` and its place on the page, counted from 0; the store keeps the order in which they were shown."""

@@ -20,9 +20,16 @@ function show(next) {
   state = start(task.answers.map((answer) => answer.id));
   key = newKey();
   since = performance.now();
-  setRendered($("prompt"), task.prompt);
+  $("prompt").replaceChildren(...task.prompt.map(before));
   $("answers").replaceChildren(...task.answers.map(card));
   draw();
+}
+
+/** A message of the conversation, by itself: no mark-up in it, such as a fence that an answer left open, reaches the next. */
+function before(said) {
+  const text = el("div", { className: "prose" });
+  setRendered(text, said.html);
+  return el("div", { className: "before" }, el("p", { className: "who", textContent: t[said.role] ?? said.role }), text);
 }
 
 function card(answer, index) {
