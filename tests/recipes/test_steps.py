@@ -16,13 +16,14 @@ from pydantic import Field
 from tutelage.data.formats import read_documents
 from tutelage.errors import CheckpointError, RecipeError, TrainingError, UsageError
 from tutelage.evaluate import compare
+from tutelage.loop.settings import LoopSettings
 from tutelage.recipes import evaluate
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import KINDS, Kind, Recipe, plan, read_recipe, select
 from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.runs.folder import input_hashes, open_run
 from tutelage.runs.hashes import hash_of
-from tutelage.settings import Inputs, Rows, Settings, validated, write_yaml
+from tutelage.settings import Inputs, Rows, Settings, read_yaml, validated, write_yaml
 from tutelage.train.ppo_update import PPOSettings
 from tutelage.train.scorers import ScorerSettings
 
@@ -446,13 +447,19 @@ def test_rankings_without_two_opinions_have_no_agreement_and_stop_nothing(tmp_pa
 ROOT = Path(__file__).resolve().parents[2]
 
 
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "loop")  # which has no steps
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+LOOPS = [path for path in RECIPES if "start" in read_yaml(path)]  # of which a round makes its steps
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LOOPS, ids=lambda path: path.stem)
+def test_the_shipped_loops_validate(path):
+    assert LoopSettings.model_validate(read_yaml(path)).start.parts[0] == "runs"
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path not in LOOPS], ids=lambda path: path.stem)
 def test_the_shipped_recipes_validate(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     if path.stem == "real-small" and not (ROOT.parent / "shared" / "data").is_dir():
         pytest.skip("needs ../shared/data")
     steps = plan(read_recipe(path), str(path))
-    assert steps[-1].kind == "report"
+    assert steps[-1].kind == ("evaluate" if path.stem == "smollm2-start" else "report")
