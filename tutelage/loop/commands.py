@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tutelage.cli.options import Option, options_of
 from tutelage.errors import UsageError
-from tutelage.loop import gate
+from tutelage.loop import gate, team
 from tutelage.loop.settings import LoopSettings
 from tutelage.recipes.steps import given_by, shipped_recipe
 from tutelage.settings import flat, merge, read_yaml, validated
@@ -33,21 +33,35 @@ def run(
     recipe: Annotated[Path | None, Field(description="settings of the loop (YAML); none: recipes/loop.yaml")] = None,
     rounds: Annotated[int, Field(ge=1, description="how many rounds to end; one that is open comes first")] = 1,
     simulate: Annotated[bool, Field(description="let simulated people ask and rank, in rounds that begin now")] = False,
+    pull: Annotated[
+        bool, Field(description="`git pull` in the folder data, and go round as long as that has something new")
+    ] = False,
     store: Where = None,
     overrides: Mapping[str, Any],
 ) -> str:
     """Go round: prompts, answers, rankings, a reward model, PPO, the gate. A round that was stopped goes on."""
-    from tutelage.loop.rounds import run_round  # loads torch
+    from tutelage.loop.rounds import open_round, run_round  # loads torch
 
+    if pull and rounds > 1:
+        raise UsageError("--pull goes round as long as there is something new: leave --rounds out")
     source = recipe or shipped_recipe("loop.yaml")
     settings = validated(LoopSettings, merge(read_yaml(source), overrides), str(source), given_by("", flat(overrides)))
     if not simulate:
         _existing(store)
     opened = open_store(store)
-    ended = []
+    ended: list[Round] = []
+
+    def is_due() -> bool:
+        if not pull:
+            return len(ended) < rounds
+        team.pull(settings.data)
+        return open_round(opened) is not None or team.is_news(opened, settings.data)
+
     try:
-        for _ in range(rounds):
+        while is_due():
             ended.append(run_round(opened, settings, simulated=simulate, say=lambda text: print(text, flush=True)))
+        if not ended:
+            return f"nothing new in {settings.data}"
         return "\n".join([*map(_about, ended), *_serving(opened)])
     finally:
         opened.close()

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from tutelage.data.formats import read_answers, read_prompts, read_rankings, write_jsonl
 from tutelage.errors import UsageError
-from tutelage.loop import comparing, simulate, training
+from tutelage.loop import comparing, simulate, team, training
 from tutelage.loop.settings import LoopSettings
 from tutelage.loop.work import Fields, Work, ask_no_more, asked, prompts_in, rater, wait
 from tutelage.records import Answers, Prompt, Ranking
@@ -39,7 +39,7 @@ from tutelage.store import erase, models, tasks
 from tutelage.store import export as exporting
 from tutelage.store.database import Store
 from tutelage.store.models import Model, Round
-from tutelage.store.prompts import collect, prompts_to_rank
+from tutelage.store.prompts import collect, import_prompts, prompts_to_rank
 
 
 class Doing(NamedTuple):
@@ -113,7 +113,12 @@ def choose_prompts(work: Work) -> Fields:
         new = simulate.ask(work.store, settings.simulated, work.start.prompts, work.number, settings.seed)
         work.say(f"simulated people ask {new} questions")
     collect(work.store)
+    imported = import_prompts(work.store, team.prompts_of(settings.data))
+    if imported:
+        work.say(f"{imported} new prompts from {settings.data}")
     chosen = prompts_to_rank(work.store, settings.prompts, held_out=settings.held_out)
+    if not chosen and team.is_news(work.store, settings.data):
+        return {"prompts": {}, "tasks": 0, "rankings": 0, "state": "labelled"}
     if not chosen:
         raise UsageError("nobody who agrees has asked anything new: there is nothing to rank (or let --simulate ask)")
     prompts = [one.prompt.model_copy(update={"id": one.id}) for one in chosen]
@@ -177,13 +182,15 @@ def export_all(work: Work) -> Fields:
     folder, data, start = work.folder / "export", work.folder / "data", work.start
     erasures = erase.erasures_so_far(work.store)
     shutil.rmtree(folder, ignore_errors=True)  # of a try that was killed: somebody may have been erased since
-    made = exporting.export(work.store, folder, held_out=work.settings.held_out)
+    made = exporting.export(work.store, folder, held_out=work.settings.held_out, allow_empty=bool(work.settings.data))
     held = {asked(prompt) for prompt in prompts_in(folder / "prompts_heldout.jsonl")}
 
     def apart(rows: Iterable[Any], prompt: Callable[[Any], Prompt]) -> Iterator[Any]:
         return (row for row in rows if asked(prompt(row)) not in held)
 
-    rankings = chain(apart(read_rankings(start.rankings), lambda row: row.prompt), _rankings(folder / "rankings.jsonl"))
+    seen = team.version(work.settings.data)
+    given = chain(read_rankings(start.rankings), team.rankings_of(work.settings.data))
+    rankings = chain(apart(given, lambda row: row.prompt), _rankings(folder / "rankings.jsonl"))
     heldout = chain(_rankings(start.rankings_heldout), _rankings(folder / "rankings_heldout.jsonl"))
     prompts = chain(apart(read_prompts(start.prompts), lambda row: row), prompts_in(folder / "prompts.jsonl"))
     sets: dict[str, Iterable[Any]] = {"rankings": map(_learned, rankings), "rankings_heldout": map(_learned, heldout)}
@@ -199,6 +206,7 @@ def export_all(work: Work) -> Fields:
         "export": {"id": made.id, "sha256": hash_of(folder / "manifest.json"), "erasures": erasures},
         "data": hashes,
         "rows": rows,
+        "team": seen,
     }
 
 

@@ -32,6 +32,9 @@ class LoopSettings(Settings):
     ppo: str = Field(
         "ppo_ptx", description="its step that every round's policy is trained like, from the same SFT model"
     )
+    data: Path | None = Field(
+        None, description="folder of your own prompts*.jsonl and rankings*.jsonl, which join what people say"
+    )
     out: Path = Field(Path("runs/loop"), description="folder of the rounds")
     seed: int = Field(0, description="seed of every choice; a round's training has it plus the round's number")
     prompts: int = Field(300, gt=0, description="most prompts whose answers are ranked in a round")

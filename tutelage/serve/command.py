@@ -21,6 +21,7 @@ from tutelage.generate.service import Service
 from tutelage.runs.hashes import hash_of
 from tutelage.serve.app import create_app
 from tutelage.serve.choose import default_model, model_folder, model_id
+from tutelage.serve.hook import hook_routes, round_starter, secret_given
 from tutelage.serve.keys import Keys, read_keys
 from tutelage.serve.pages.mount import mount_pages
 from tutelage.serve.pages.security import is_loopback
@@ -81,6 +82,10 @@ def serve(
         Field(description="addresses of proxies whose X-Forwarded-For says who asks; may be given several times"),
     ] = (),
     https: Annotated[bool, Field(description="a proxy with TLS is in front: cookies go over https alone")] = False,
+    hook: Annotated[
+        Path | None,
+        Field(description="settings of a loop: POST /hooks/push, signed, pulls its data folder and starts a round"),
+    ] = None,
     max_batch: Annotated[int, Field(ge=1, description="most answers that are written at a time")] = 32,
     max_waiting: Annotated[int, Field(ge=2, description="most answers that wait; one client has at most half")] = 256,
     precision: Annotated[
@@ -94,6 +99,7 @@ def serve(
     """Answer in a browser and over an OpenAI-compatible API."""
     others = bool(allowed_hosts) or not is_loopback(host)
     with _listen(host, port) as listener, ExitStack() as stack:
+        started_by_push = hook_routes(secret_given(), round_starter(hook, store)) if hook else None
         opened = open_store(store)
         stack.callback(opened.close)
         keys = read_keys(api_keys, opened) if api_keys else Keys({}, opened) if others else None
@@ -113,6 +119,8 @@ def serve(
         server = Server(app, proxies=proxies)
         stack.callback(server.close_services)
         written: dict[str, Any] = {"compare_rate": compare_rate, "max_tokens": max_tokens, "temperature": temperature}
+        if started_by_push:
+            app.include_router(started_by_push)
         if not no_pages:
             mount_pages(app, opened, **written, accounts=others, https=https)
         if not model:

@@ -152,11 +152,12 @@ def export(
     per_user: int = PER_USER,
     held_out: float = HELD_OUT,
     edits: bool = False,
+    allow_empty: bool = False,
 ) -> Exported:
     """Write a folder, which may not exist yet. The same store and settings give the same bytes, whatever the time.
 
     ``held_out`` is the share of people whose prompts are for evaluation, ``seed`` draws which prompts of a prolific person are
-    taken. Raises UsageError if the folder is taken or there is nothing to export.
+    taken. Raises UsageError if the folder is taken or, unless ``allow_empty``, there is nothing to export.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists already; give another name")
@@ -168,7 +169,7 @@ def export(
         lines = [*_rankings(db, chosen), *_comparisons(db, chosen), *_demonstrations(db, chosen, edits)]
     asked = (chosen.by_id[i][0] for i in chosen.heads)
     lines += [Line("prompts", one.prompt.model_copy(update={"id": one.id}), f"prompt-{one.id}", one) for one in asked]
-    if not lines:
+    if not lines and not allow_empty:
         why = "; ".join(f"{count} x {reason}" for reason, count in sorted(chosen.left_out.items()))
         raise UsageError(f"there is nothing to export yet{f' (left out: {why})' if why else ''}")
     rules = {"seed": seed, "per_user": per_user, "held_out": held_out, "edits": edits}

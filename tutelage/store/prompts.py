@@ -6,9 +6,10 @@ no person is in both, and nothing that is kept for evaluation is chosen by what 
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,6 +70,23 @@ def add_prompt(store: Store, prompt: Prompt, *, author_id: str | None = None) ->
     with store.write() as db:
         db.execute(insert(prompts).values(id=made, author_id=author_id, prompt=cleaned, created=store.now()))
     return made
+
+
+def import_prompts(store: Store, given: Iterable[Prompt]) -> int:
+    """Add those prompts from elsewhere that were not imported before, without personal data; returns how many."""
+    rows = [without_personal(prompt)[0] for prompt in given]
+    with store.write() as db:
+        known = [*db.scalars(select(prompts.c.prompt).where(prompts.c.author_id.is_(None)))]
+        seen = {canonical(row) for row in known}
+        new = {said: row for row in rows if (said := canonical(row)) not in seen}
+        for row in new.values():
+            db.execute(insert(prompts).values(id=new_id(), prompt=row, created=store.now()))
+    return len(new)
+
+
+def canonical(row: dict[str, Any]) -> str:
+    """What a prompt says, without where it is from."""
+    return json.dumps(row["messages"], sort_keys=True)
 
 
 def collect(store: Store) -> Counter[str]:
