@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tutelage.cli.app import main
 from tutelage.records import Message
+from tutelage.serve.pages.security import Passwords, password_problem
 from tutelage.store import conversations, people
 from tutelage.store.opening import open_store
 
@@ -77,4 +79,23 @@ def test_a_key_is_made_listed_and_revoked(place: Path, capsys: pytest.CaptureFix
     assert people.user_of_api_key(store, key)
     assert main(["store", "key", "ann", "--revoke", key]) == 0
     assert people.user_of_api_key(store, key) is None
+    store.close()
+
+
+def test_a_new_password_opens_the_account_and_ends_what_the_old_one_opened(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(place)
+    ann = people.find_user(store, "Ann")
+    assert ann is not None
+    token = people.log_in(store, ann.id, seconds=60.0)
+    assert main(["store", "password", "ann"]) == 0
+    new = capsys.readouterr().out.strip()
+    stored = people.find_user(store, "Ann").password_hash
+    assert asyncio.run(Passwords().verify(stored, new))
+    assert not asyncio.run(Passwords().verify(stored, "the one before"))
+    assert password_problem(new) is None
+    assert people.logged_in(store, token) is None
+    assert main(["store", "password", "nobody"]) == 2
+    assert "nobody here is called 'nobody'" in capsys.readouterr().err
     store.close()

@@ -184,6 +184,18 @@ def test_a_model_that_wins_is_promoted_once_and_can_be_rolled_back(after, settin
 
 
 @pytest.mark.slow
+def test_the_status_of_a_round_at_work_is_the_last_line_of_what_works(after, capsys):
+    one = the_round(after)
+    for state, log in (("collected", "answers.log"), ("exported", "../round-1.log"), ("planned", "gate.log")):
+        models.update_round(after, one.id, state=state)
+        assert main(["loop", "status", "--store", str(after.path)]) == 0
+        said = re.search(r"  last said: (\S.*) \((.*)\)\n", capsys.readouterr().out)
+        assert said
+        assert Path(said[2]).resolve() == (Path(one.record["folder"]) / log).resolve()
+        assert said[1] in " ".join(Path(said[2]).read_text().split())
+
+
+@pytest.mark.slow
 def test_a_model_that_loses_is_refused_and_nothing_is_promoted(after, settings):
     """What training on reversed rankings does to the outcome; that it does so is for `make proof`."""
     n = the_round(after).record["plan"]["comparisons"]

@@ -86,6 +86,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "store check": Command("cli.store_commands:check", "look for damage"),
         "store users": Command("cli.store_commands:users", "the people, and their API keys"),
         "store key": Command("cli.store_commands:key", "make an API key for a person, or revoke one"),
+        "store password": Command("cli.store_commands:password", "give a person a new password"),
         "store erase-user": Command("cli.store_commands:erase_user", "erase a person and all their words"),
         "store export": Command("cli.store_commands:export", "write what people said as files to train on"),
     },

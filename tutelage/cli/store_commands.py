@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -121,6 +122,17 @@ def key(
         for each in found:
             people.revoke_api_key(opened, user.id, each.id)
         return f"{name}: {', '.join(f'{each.prefix}... {each.label}'.strip() for each in found)} is refused from now on"
+
+
+def password(name: Annotated[str, Field(description="name of the person")], *, store: Where = None) -> str:
+    """Give a person who has forgotten theirs a new password, which is shown this once; they are logged out everywhere."""
+    from argon2 import PasswordHasher
+
+    with _existing(store) as opened:
+        user = _named(opened, name)
+        made = secrets.token_urlsafe(12)
+        people.update_user(opened, user.id, actor="command line", password_hash=PasswordHasher().hash(made))
+        return made
 
 
 def _named(store: Store, name: str) -> people.User:

@@ -28,6 +28,10 @@ Where = Annotated[
 ]
 
 
+_LOGS = {"collected": "{}/answers.log", "exported": "{}.log", "planned": "{}/gate.log"}
+"""State -> what the process says that trains or samples in it, beside or below the round's folder."""
+
+
 def run(
     *,
     recipe: Annotated[Path | None, Field(description="settings of the loop (YAML); none: recipes/loop.yaml")] = None,
@@ -129,6 +133,9 @@ def _about(one: Round) -> str:
 def _details(store: Store, one: Round) -> Iterator[str]:
     record = one.record
     yield f"{_about(one)}{' (simulated people)' if record['simulated'] else ''}, since {_when(one.created)}"
+    log = Path(_LOGS[one.state].format(record["folder"])) if one.state in _LOGS else None
+    if log and log.exists() and (said := log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]):
+        yield f"  last said: {' '.join(said[-1].split())} ({log})"
     if seats := tasks.progress(store, one.id):
         yield f"  rankings: {seats['ranked']} of {seats.total() - seats['withdrawn']}, {record.get('tasks', 0)} tasks"
     if seats := tasks.progress(store, one.id, gate=True):

@@ -63,7 +63,7 @@ def wait(work: Work, missing: Callable[[], int], what: str) -> None:
     last = 0
     while (left := missing()) > 0 and not work.record["simulated"]:
         if left != last:
-            work.say(f"waiting for {left} more {what}; people give them on the server's ranking page")
+            work.say(f"waiting for {left} more {what}; people give them on the server's page /rank")
         last = left
         time.sleep(POLL)
 
