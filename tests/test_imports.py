@@ -30,6 +30,7 @@ ALLOWED = {
     "train": EVERYBODY | {"data", "text", "model", "objectives", "runs"},
     "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
+    "reproduce": EVERYBODY | {"evaluate", "recipes"},
     "export": EVERYBODY | {"text", "model"},
     "store": EVERYBODY,
     "serve": EVERYBODY | {"assistant", "generate", "runs", "store", "text", "__version__"},

@@ -60,6 +60,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "The whole circle": {
         "demo": Command("cli.recipes:demo", "raise a small assistant from nothing and report", "cli.recipes:demo_options"),
         "run": Command("cli.recipes:run_whole", "run a recipe", "cli.recipes:step_options"),
+        "reproduce": Command("reproduce.command:reproduce", "hold a paper's claim against what happens here"),
     },
     "Steps": {name: Command("cli.recipes:one_step", kind.summary, kind=name) for name, kind in KINDS.items()},
     "Models": {

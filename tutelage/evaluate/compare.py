@@ -23,7 +23,15 @@ from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import RecipeError
 from tutelage.evaluate.judge import Judge
-from tutelage.evaluate.measure import GROUPS, Measured, Measures, indices_by, measure, shots_like
+from tutelage.evaluate.measure import (
+    GROUPS,
+    Measured,
+    Measures,
+    indices_by,
+    measure,
+    shots_like,
+    with_exchanged_answers,
+)
 from tutelage.evaluate.reward_model import reward_model_figures
 from tutelage.evaluate.statistics import length_controlled_win_rate, win_rate
 from tutelage.files import write_atomic
@@ -59,6 +67,7 @@ class Ask(Settings):
 
     as_text: bool = Field(False, description="in plain text, as a base model, and not in the chat format")
     shots: int = Field(0, ge=0, description="demonstrations before the prompt; only in plain text")
+    exchanged: bool = Field(False, description="each shot gets the answer of another one, as a control")
 
 
 FEW_PROMPTS = 40
@@ -90,6 +99,8 @@ class EvaluateSettings(Settings):
             raise RecipeError("win rates need scores: give reward_model, or a world whose judge decides")
         if any(ask.shots for ask in self.ask.values()) and not inputs.demonstrations:
             raise RecipeError("shots are drawn from demonstrations: give that input, or ask with 0 shots")
+        if any(ask.exchanged and ask.shots < 2 for ask in self.ask.values()):
+            raise RecipeError("exchanged answers need 2 shots or more")
         if any(ask.shots and not ask.as_text for ask in self.ask.values()):
             raise RecipeError("shots are for models that are asked in plain text: give as_text too")
         if self.compression and not inputs.heldout_text:
@@ -248,8 +259,9 @@ def _shots(settings: EvaluateSettings, inputs: EvaluateInputs) -> dict[str, Shot
     demonstrations = (
         list(read_conversations(inputs.demonstrations, on_bad=settings.on_bad)) if inputs.demonstrations else []
     )
-    asked = {name: ask.shots for name, ask in settings.ask.items() if ask.as_text}
-    return {name: shots_like(demonstrations, count, settings.seed) for name, count in asked.items()}
+    asked = {name: ask for name, ask in settings.ask.items() if ask.as_text}
+    found = {name: shots_like(demonstrations, ask.shots, settings.seed) for name, ask in asked.items()}
+    return {name: with_exchanged_answers(shots) if asked[name].exchanged else shots for name, shots in found.items()}
 
 
 def _fitting(settings: EvaluateSettings, inputs: EvaluateInputs) -> list[Prompt]:

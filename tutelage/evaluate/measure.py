@@ -93,6 +93,19 @@ def shots_like(demonstrations: Sequence[Conversation], count: int, seed: int) ->
     return choose
 
 
+def with_exchanged_answers(shots: Shots) -> Shots:
+    """The same shots, each with the last answer of the one before it: what is left is their form (Min et al. 2022)."""
+
+    def choose(prompt: Prompt) -> list[Conversation]:
+        chosen = shots(prompt)
+        answers = [each.messages[-1] for each in chosen]
+        return [
+            each.model_copy(update={"messages": (*each.messages[:-1], answers[i - 1])}) for i, each in enumerate(chosen)
+        ]
+
+    return choose
+
+
 def measure(
     checkpoint: Path, prompts: Sequence[Prompt], sampling: Sampling, measures: Measures, shots: Shots | None = None
 ) -> Measured:

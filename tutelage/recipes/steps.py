@@ -95,6 +95,8 @@ KINDS: dict[str, Kind] = {
                "rankings.jsonl", "rankings_heldout.jsonl", "rankings_judge.jsonl", "prompts.jsonl",
                "prompts_heldout.jsonl"),
     ),
+    "select": Kind("tutelage.data.select:main", "some rows of files, by what they say of themselves",
+                   files=("rows.jsonl",)),
     "tokenizer": Kind("tutelage.recipes.tokenizer:main", "train a byte-level BPE tokenizer", "tokenizer",
                       ("tokenizer", "tokenizer/*"), "tokenizer"),
     "pretrain": Kind("tutelage.train.pretrain:main", "pretrain a decoder on a mixture of texts", *_MODEL),

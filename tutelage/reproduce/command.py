@@ -1,0 +1,63 @@
+"""`tutelage reproduce`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tutelage.errors import UsageError
+from tutelage.files import write_atomic
+from tutelage.reproduce.claim import Claim, names, read_claim, recipe_of
+from tutelage.reproduce.verdict import Verdict
+
+
+def reproduce(
+    name: Annotated[str | None, Field(description="claim to reproduce; none: list them with their verdicts")] = None,
+    *,
+    seeds: Annotated[tuple[int, ...], Field(description="seeds; may be given several times")] = (0, 1, 2),
+    out: Annotated[Path, Field(description="folder of the runs, one per seed for all claims")] = Path("runs/reproduce"),
+    pages: Annotated[Path | None, Field(description="folder that the page goes to; none: --out")] = None,
+    data: Annotated[Path | None, Field(description="folder of real data, for the claims about it")] = None,
+) -> str:
+    """Hold a paper's claim against what happens here: three seeds, a verdict, a page."""
+    if name is None:
+        return "\n".join(_list(out))
+    if len(set(seeds)) != len(seeds):
+        raise UsageError("a seed is given twice")
+    claim = read_claim(name)
+    from tutelage.reproduce.page import in_words, page
+    from tutelage.reproduce.running import reproduce as run
+    from tutelage.reproduce.running import seconds_of
+
+    print(f"{name}: {claim.title}\n{claim.paper.strip()}", flush=True)
+    for title, contrast in claim.contrasts.items():
+        print(f"  {title}: {' '.join(contrast.says.split())}", flush=True)
+    found = run(name, claim, seeds, out, data)
+    took = [seconds_of(name, recipe_of(name, claim, seed, out, data)) for seed in seeds]
+    target = (pages or out) / f"{name}.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, page(name, claim, seeds, found, took).encode())
+    verdicts = {title: _plain(one.verdict) for title, one in found.items()}
+    write_atomic(out / f"{name}.json", json.dumps({"seeds": list(seeds), "verdicts": verdicts}, indent=2).encode())
+    return "\n".join([*(f"{title}: {in_words(one)}" for title, one in found.items()), f"page: {target}"])
+
+
+def _plain(found: Verdict) -> dict[str, Any]:
+    """For JSON, which has no infinity: of one seed the interval is unknown."""
+    return {key: value if isinstance(value, str) or isfinite(value) else None for key, value in found._asdict().items()}
+
+
+def _list(out: Path) -> Iterator[str]:
+    """Each claim's name, title and, where it was run, verdicts."""
+    for name in names():
+        claim: Claim = read_claim(name)
+        yield f"{name}: {claim.title} ({claim.paper.strip()})"
+        found = out / f"{name}.json"
+        said = json.loads(found.read_text(encoding="utf-8"))["verdicts"] if found.exists() else {}
+        for title in claim.contrasts:
+            yield f"  {title}: {said[title]['word'] if title in said else 'not run'}"

@@ -1,0 +1,86 @@
+"""Running a claim: a recipe for each seed, its figures, the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from tutelage.errors import DataError
+from tutelage.recipes.run import run_recipe
+from tutelage.recipes.steps import Recipe, plan
+from tutelage.reproduce.claim import Claim, Contrast, recipe_of
+from tutelage.reproduce.verdict import Verdict, verdict
+from tutelage.settings import validated
+
+
+class Found(NamedTuple):
+    """What the runs of a claim show of one contrast."""
+
+    contrast: Contrast
+    more: tuple[float, ...]
+    """By seed."""
+    less: tuple[float, ...]
+    verdict: Verdict
+
+
+def reproduce(
+    name: str,
+    claim: Claim,
+    seeds: Sequence[int],
+    out: Path,
+    data: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Found]:
+    """Run what is missing of a claim, seed after seed, and judge its contrasts. A run that was killed goes on.
+
+    Every seed's recipe is validated before the first runs.
+    """
+    recipes = [
+        validated(Recipe, recipe_of(name, claim, seed, out, data, overrides), f"{name}, seed {seed}") for seed in seeds
+    ]
+    plans = [plan(recipe, name) for recipe in recipes]
+    for recipe, steps in zip(recipes, plans, strict=True):
+        run_recipe(recipe, steps)
+    return judged(name, claim, [recipe.out for recipe in recipes])
+
+
+def judged(name: str, claim: Claim, folders: Sequence[Path]) -> dict[str, Found]:
+    """The verdict of each contrast, from the finished runs of the seeds. DataError if a figure is not there."""
+    found = {}
+    for title, contrast in claim.contrasts.items():
+        more = tuple(_mean(folder, name, contrast.more) for folder in folders)
+        less = tuple(_mean(folder, name, contrast.less) for folder in folders)
+        differences = [a - b for a, b in zip(more, less, strict=True)]
+        found[title] = Found(contrast, more, less, verdict(differences))
+    return found
+
+
+def seconds_of(name: str, recipe: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds of a claim's own steps, and of the demo's that it needs. Sessions that were killed are not counted."""
+    took = {True: 0.0, False: 0.0}
+    for step in recipe["steps"]:
+        rows = (Path(recipe["out"]) / step / "sessions.jsonl").read_text(encoding="utf-8").splitlines()
+        ends = (event for event in map(json.loads, rows) if event["event"] == "end")
+        took[step.startswith(f"{name}.")] += sum(event["seconds"] for event in ends)
+    return took[True], took[False]
+
+
+def _mean(folder: Path, name: str, figures: Sequence[str]) -> float:
+    return fmean(figure(folder, name, one) for one in figures) if figures else 0.0
+
+
+def figure(folder: Path, name: str, place: str) -> float:
+    """The number at ``STEP/FILE#KEY.KEY``; of a file of JSON lines, that of the last row. DataError if there is none."""
+    file, _, keys = place.partition("#")
+    path = folder / (file if (folder / file).exists() else f"{name}.{file}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text.splitlines()[-1] if path.suffix == ".jsonl" else text)
+        for key in keys.split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        return float(value)
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"has no number at {keys!r} ({type(error).__name__}: {error})", path=path) from None
