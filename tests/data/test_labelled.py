@@ -86,7 +86,7 @@ def test_csv_and_tsv(tmp_path):
         ("choice", {"question": "q", "choices": "ab", "answer": 1}, r"rows.jsonl:1: field 'choices': is not a list"),
         ("choice", {"question": "q", "choices": ["a"], "answer": 0}, r"rows.jsonl:1: field 'choices': is one choice or none"),
         ("choice", {"question": "q", "choices": ["a", ""], "answer": 0}, r"rows.jsonl:1: field 'choices.1': is empty"),
-        ("choice", {"question": "q", "choices": ["a", "b"], "answer": 2}, r"field 'answer': is not one of the choices; expected a number from 0 to 1"),
+        ("choice", {"question": "q", "choices": ["a", "b"], "answer": 2}, r"not one of the choices; expected a number from 0 to 1"),
         ("choice", {"question": "q", "choices": ["a", "b"], "answer": "c"}, r"field 'answer': is not one of the choices"),
         ("choice", {"question": "q", "choices": ["a", "b"], "answer": True}, r"field 'answer': is not one of the choices"),
         ("choice", {"question": "q", "choices": ["a", "a"], "answer": "a"}, r"field 'answer': is the text of two choices"),

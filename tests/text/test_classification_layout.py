@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tutelage.errors import UsageError
 from tutelage.records import Labelled
 from tutelage.text.classification import cut_to, lay_out
 from tutelage.text.tokenizer import Tokenizer
@@ -84,3 +85,8 @@ def test_texts_are_cut_no_more_than_needed(lengths, room):
     assert kept <= room
     assert kept >= min(room - (len(lengths) == 2), sum(lengths))  # of two equal halves of an odd room one token is lost
     assert most > 0
+
+
+def test_a_context_without_room_is_refused(tokenizer):
+    with pytest.raises(UsageError, match="do not fit in 4 tokens"):
+        rows(tokenizer, "classification", PAIR, 4)

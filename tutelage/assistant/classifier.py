@@ -50,5 +50,5 @@ class TextClassifier:
             last = torch.tensor([len(row) - 1 for row in rows], device=device)
             with autocast(device, self.dtype):
                 logits, _ = self.model(ids, last, [len(rows)])
-            found += logits.double().softmax(1).tolist()
+            found += logits.cpu().double().softmax(1).tolist()
         return found

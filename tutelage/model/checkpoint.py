@@ -69,7 +69,9 @@ def save_model(
     if isinstance(model, ScalarModel):
         settings |= {"problem_type": "regression", hf.OFFSET_KEY: float(model.offset)}
     if isinstance(model, Classifier):
-        settings |= {"problem_type": "single_label_classification", hf.FORMAT_KEY: model.format}
+        settings[hf.FORMAT_KEY] = model.format
+        if model.labels:  # transformers refuses it where one output scores choices
+            settings["problem_type"] = "single_label_classification"
     files.write_folder(
         Path(folder),
         weights_to_hf(config, kind, model.state_dict()),

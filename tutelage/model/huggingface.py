@@ -114,11 +114,20 @@ def kind_of(hf: Mapping[str, Any]) -> Kind:
 
 
 def labels_of(hf: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a classifier's outputs in their order; transformers' own where config.json only counts them."""
+    """The names of a classifier's outputs in their order; transformers' own where config.json only counts them.
+
+    CheckpointError if the names are not numbered from 0.
+    """
     named = hf.get("id2label")
     if named is None:
-        return tuple(f"LABEL_{i}" for i in range(hf.get("num_labels", 2)))
-    return tuple(str(named[i]) for i in sorted(named, key=int))
+        count = hf.get("num_labels", 2)
+        if not isinstance(count, int) or count < 1:
+            raise CheckpointError(f"num_labels should be a whole number above 0, found {count!r}")
+        return tuple(f"LABEL_{i}" for i in range(count))
+    names = [named.get(str(i)) for i in range(len(named))] if isinstance(named, Mapping) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"id2label should be an object of names numbered from 0, found {named!r}")
+    return tuple(names)
 
 
 def format_of(hf: Mapping[str, Any]) -> TaskFormat:

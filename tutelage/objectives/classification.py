@@ -34,7 +34,10 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
     z, share = NormalDist().inv_cdf(0.975), right / count
     centre = share + z**2 / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, (centre - half) / (1 + z**2 / count)), min(1.0, (centre + half) / (1 + z**2 / count))
+    low, high = ((centre + end) / (1 + z**2 / count) for end in (-half, half))
+    return max(0.0, min(low, share)), min(
+        1.0, max(high, share)
+    )  # rounded, an end at 0 or 1 could miss the share itself
 
 
 def confusion(predicted: Tensor, classes: Tensor, k: int) -> Tensor:

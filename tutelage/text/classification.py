@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from tutelage.errors import UsageError
 from tutelage.records import Labelled, TaskFormat
 from tutelage.text.tokenizer import Tokenizer
 
@@ -31,14 +32,16 @@ class LaidOut(NamedTuple):
 
 
 def lay_out(tokenizer: Tokenizer, format: TaskFormat, examples: Sequence[Labelled], longest: int) -> Iterator[LaidOut]:
-    """The examples in rows of at most ``longest`` tokens, which must leave room for two texts (5).
+    """The examples in rows of at most ``longest`` tokens. Raises UsageError below 5, which leave no room for two texts.
 
     Of a text that is too long the beginning is cut off: its end, where a review concludes and a dialogue has its last turn, is
     next to the extract token. The longer of two texts is cut before the shorter one, and a question is cut alike for all of its
     choices, so that none is judged with less of it.
     """
     if longest < 5:
-        raise ValueError(f"two texts and three control tokens do not fit in {longest} tokens")
+        raise UsageError(
+            f"two texts and their control tokens do not fit in {longest} tokens (max_length, or the context)"
+        )
     start, extract = tokenizer.bos_id, tokenizer.end_id
     delimiter = tokenizer.user_id if tokenizer.chat is None else tokenizer.end_id
     texts = [(example.text, *_others(example, format)) for example in examples]

@@ -127,12 +127,13 @@ def main(knobs: ClassifySettings, inputs: ClassifyInputs, out: Path) -> Path:
         longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
         split = read_split(inputs.train, inputs.heldout, format, knobs.heldout_share, knobs.seed, on_bad)
         labels = () if format == "choice" else knobs.labels or labels_of(split[0])
-        examples, heldout = (encode_labelled(part, tokenizer, format, labels, longest, on_bad) for part in split[:2])
+        examples = encode_labelled(split[0], tokenizer, format, labels, longest, on_bad)
+        require_classes(examples.items, labels, inputs.train)
+        heldout = encode_labelled(split[1], tokenizer, format, labels, longest, on_bad)
         left_out, heldout_left_out = split[2] | examples.reasons, split[3] | heldout.reasons
         for path, reasons in ((inputs.train, left_out), (inputs.heldout or inputs.train, heldout_left_out)):
             if reasons:
                 print(f"{path}: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.items()))
-        require_classes(examples.items, labels, inputs.train)
         orders = [shuffled(len(examples.items), derive(knobs.seed, "classify.order", i)) for i in range(knobs.epochs)]
         batches = [[examples.items[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
 
@@ -248,7 +249,7 @@ def probabilities(model: Classifier, items: Sequence[Item], pad_id: int, knobs: 
     found: dict[int, list[float]] = {}
     for part in passes(items, knobs):
         with autocast(next(model.parameters()).device, knobs.machine.dtype):
-            rows = forward(model, part, pad_id)[0].double().softmax(1).tolist()
+            rows = forward(model, part, pad_id)[0].cpu().double().softmax(1).tolist()
         for item, row in zip(part, rows, strict=True):
             found[id(item)] = row[: len(item.rows)] if model.format == "choice" else row
     model.train()
