@@ -127,7 +127,7 @@ def labels_of(hf: Mapping[str, Any]) -> tuple[str, ...]:
     names = [named.get(str(i)) for i in range(len(named))] if isinstance(named, Mapping) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"id2label should be an object of names numbered from 0, found {named!r}")
-    return tuple(names)
+    return tuple(map(str, names))
 
 
 def format_of(hf: Mapping[str, Any]) -> TaskFormat:
