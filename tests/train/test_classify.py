@@ -334,6 +334,9 @@ def test_a_label_outside_the_classes_has_its_place_and_a_way_past_it(begin, tmp_
     held = spoilt(begin, tmp_path, Labelled(text="x", label="most"), name="heldout")
     with pytest.raises(DataError, match=r"heldout\.jsonl:61: field 'label': is none of the labels"):
         classify_job(begin, tmp_path / "held", heldout=held).run()
+    write_jsonl(held, [Labelled(text="x", label="most")])
+    with pytest.raises(DataError, match=r"heldout\.jsonl: no example has one of the labels little, more"):
+        classify_job(begin, tmp_path / "none", heldout=held, on_bad="skip").run()
 
 
 def test_long_texts_and_held_out_ones_are_counted(begin, tmp_path, capsys):

@@ -39,7 +39,7 @@ from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Rows, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.labelled import Item, encode_labelled, labels_of, read_split, require_classes
+from tutelage.train.labelled import Item, encode_labelled, labels_of, read_split, require_classes, require_some
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
@@ -130,6 +130,7 @@ def main(knobs: ClassifySettings, inputs: ClassifyInputs, out: Path) -> Path:
         examples = encode_labelled(split[0], tokenizer, format, labels, longest, on_bad)
         require_classes(examples.items, labels, inputs.train)
         heldout = encode_labelled(split[1], tokenizer, format, labels, longest, on_bad)
+        require_some(heldout.items, labels, inputs.heldout or inputs.train)
         left_out, heldout_left_out = split[2] | examples.reasons, split[3] | heldout.reasons
         for path, reasons in ((inputs.train, left_out), (inputs.heldout or inputs.train, heldout_left_out)):
             if reasons:

@@ -94,10 +94,15 @@ def labels_of(examples: Sequence[Placed]) -> tuple[str, ...]:
     )
 
 
-def require_classes(items: Sequence[Item], labels: Sequence[str], path: Path) -> None:
-    """Raise DataError if there is no example to train on, or if all are of one class; for choices there are no ``labels``."""
+def require_some(items: Sequence[Item], labels: Sequence[str], path: Path) -> None:
+    """Raise DataError if no example is left."""
     if not items:
         raise DataError(f"no example has one of the labels {', '.join(labels)}", path=path)
+
+
+def require_classes(items: Sequence[Item], labels: Sequence[str], path: Path) -> None:
+    """Raise DataError if no example is left to train on, or if all are of one class; for choices there are no ``labels``."""
+    require_some(items, labels, path)
     if labels and len({item.label for item in items}) < 2:
         said = f"all {len(items)} examples to train on have the label {labels[items[0].label]!r}"
         raise DataError(f"{said}: there is nothing to tell apart", path=path, field="label")
