@@ -214,8 +214,11 @@ WHERE_TOKENIZER: list[tuple[str, Harm, str]] = [
 WHERE_SCORER: list[tuple[str, Harm, str]] = [
     ("good", lambda folder: None, " a language model"),
     ("scorer", without(CONFIG), " has no config.json: give a model folder"),
-    ("scorer", config(id2label={"0": "a", "1": "b"}), "/config.json: the classifier has 2 labels: a reward model has 1"),
-    ("scorer", config(id2label=...), "/config.json: the classifier has 2 labels: a reward model has 1"),
+    ("scorer", config(id2label={"0": "a", "1": "b"}), " holds a classifier: a reward model is needed here"),
+    ("scorer", config(id2label=...), " holds a classifier: a reward model is needed here"),
+    ("scorer", config(id2label={"a": "0"}), "/config.json: id2label should be an object of names numbered from 0, found"),
+    ("scorer", config(id2label=["a"]), "/config.json: id2label should be an object of names numbered from 0, found"),
+    ("scorer", config(id2label=..., num_labels="x"), "/config.json: num_labels should be a whole number above 0, found 'x'"),
     ("scorer", tensors(lambda state: state.pop("score.weight")), " lacks score.weight"),
     ("scorer", norm(torch.ones(15)), f"/model.safetensors: {NORM} is [15], config.json makes it [16]"),
     ("scorer", tensors(lambda state: state.update({"score.weight": torch.ones(2, 16)})), "score.weight is [2, 16], config.js"),

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_serializer, model_validator
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+TaskFormat = Literal["classification", "entailment", "similarity", "choice"]
+"""What a classifier reads: a text, two texts in order, two texts in either order, a question with several answers."""
 
 
 class Record(BaseModel):
@@ -236,3 +238,14 @@ class Ranking(Record):
         if self.ratings is not None and not all(1 <= r <= 7 for r in self.ratings):
             raise ValueError(f"ratings go from 1 to 7, found {self.ratings}")
         return self
+
+
+class Labelled(Record):
+    """A text, two texts, or a question with its choices, and the class that a classifier learns to give it."""
+
+    text: str = Field(min_length=1)
+    second: str = ""
+    """The other text of entailment and similarity."""
+    choices: tuple[str, ...] = ()
+    label: str = ""
+    """The class; with choices, the number of the right one, counted from 0. Empty where it is not known."""

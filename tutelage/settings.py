@@ -120,7 +120,8 @@ class Inputs(Settings):
 Rows = Callable[[str, Path, int], int | None]
 """(kind, file, number) -> rows of the kind in the file, or at most in a file to come, counted up to the number; None if unknown.
 
-The kinds are documents, conversations, prompts, rankings, and preferences: rankings that are not all ties.
+The kinds are documents, conversations, prompts, rankings, preferences (rankings that are not all ties), and the formats of
+labelled examples.
 """
 Option = Callable[[str], str | None]
 """Dotted name of a setting -> the option that gave it on the command line, if one did."""

@@ -63,7 +63,6 @@ def test_defaults_that_a_file_leaves_out_are_those_of_the_class():
     [
         ("llama", {"model_type": "bert"}, "model_type 'bert' is not supported"),
         ("llama", {"architectures": ["LlamaModel"]}, "architecture 'LlamaModel' is not supported"),
-        ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "has 2 labels"),
         ("llama", {"hidden_act": "tanh"}, "activation 'tanh' is not supported"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantised weights"),
         ("llama", {"hidden_size": "many"}, "hidden_size should be a whole number"),

@@ -20,7 +20,7 @@ from tutelage.generate.service import Delta, Generator, Service
 from tutelage.model.checkpoint import load_model, model_config
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, pick_device
-from tutelage.model.heads import ScalarModel, fit_vocabulary
+from tutelage.model.heads import Classifier, ScalarModel, fit_vocabulary
 from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import READ_TOKENS
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
@@ -95,6 +95,8 @@ class Assistant:
         """
         folder = resolve_model(path)
         model, tokenizer = load_model(folder, pick_device(device)), None
+        if isinstance(model, Classifier):
+            raise CheckpointError(f"{path} holds a classifier: a language model or a reward model is needed here")
         if any((folder / name).exists() for name in _TOKENIZER_FILES):
             tokenizer = Tokenizer.load(folder)
             fit_vocabulary(model, tokenizer.vocab_size)

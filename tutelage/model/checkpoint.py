@@ -20,7 +20,7 @@ from tutelage.model import huggingface as hf
 from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import Classifier, Model, ScalarModel
 from tutelage.model.hf_weights import entries, output_name, weights_to_hf
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -36,7 +36,7 @@ def param_count(model: nn.Module) -> int:
 
 def save_model(
     folder: Path | str,
-    model: Decoder | ScalarModel,
+    model: Model,
     *,
     bos_id: int | None = None,
     end_id: int | Sequence[int] | None = None,
@@ -45,14 +45,14 @@ def save_model(
 ) -> None:
     """Write ``model`` so that transformers, vLLM and llama.cpp can read it. Not atomic: see ``write_folder``.
 
-    A ScalarModel becomes the family's sequence classifier with one label. Such a classifier has no bias, so the centring
+    A Classifier becomes the family's sequence classifier with its labels; what it reads goes into config.json as
+    ``tutelage_format``. A ScalarModel becomes such a classifier with one label. Such a classifier has no bias, so the centring
     offset goes into config.json as ``tutelage_score_offset``: transformers' scores are ours plus that number, and rankings
-    are the same. Give ``pad_id`` for a ScalarModel: transformers finds the last real token of a padded batch by it.
+    are the same. Give ``pad_id`` for both: transformers finds the last real token of a padded batch by it.
 
     ``end_id`` (end of turn; one or several) becomes eos_token_id. Weights above ``max_shard_bytes`` are split into shards.
     """
-    config, scalar = model_config(model), model if isinstance(model, ScalarModel) else None
-    kind: hf.Kind = "scalar" if scalar else "causal"
+    config, kind = model_config(model), _kind_of(model)
     ends = [end_id] if isinstance(end_id, int) else list(end_id or ())
     eos = ends[0] if len(ends) == 1 else ends or None
     ids = {"bos_token_id": bos_id, "eos_token_id": eos, "pad_token_id": pad_id}
@@ -60,11 +60,18 @@ def save_model(
     settings = hf.config_to_hf(config) | ids | {"torch_dtype": str(dtype).removeprefix("torch.")}
     settings["architectures"] = [hf.class_of(config.family, kind)]
     texts = {CONFIG: settings}
-    if scalar is None:
+    if isinstance(model, Decoder):
         texts[GENERATION] = {name: value for name, value in ids.items() if value is not None}
     else:
-        settings |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
-        settings[hf.OFFSET_KEY] = float(scalar.offset)
+        names = model.labels if isinstance(model, Classifier) and model.labels else ("score",)
+        settings |= {"id2label": {str(i): name for i, name in enumerate(names)}}
+        settings |= {"label2id": {name: i for i, name in enumerate(names)}}
+    if isinstance(model, ScalarModel):
+        settings |= {"problem_type": "regression", hf.OFFSET_KEY: float(model.offset)}
+    if isinstance(model, Classifier):
+        settings[hf.FORMAT_KEY] = model.format
+        if model.labels:  # transformers refuses it where one output scores choices
+            settings["problem_type"] = "single_label_classification"
     files.write_folder(
         Path(folder),
         weights_to_hf(config, kind, model.state_dict()),
@@ -73,12 +80,10 @@ def save_model(
     )
 
 
-def load_model(
-    folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> Decoder | ScalarModel:
+def load_model(folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Model:
     """Read a checkpoint folder of ours or of Hugging Face, in eval mode. Draws no random numbers.
 
-    ``dtype`` None keeps the file's type (the most common one); the head of a ScalarModel is always fp32. Tensors are
+    ``dtype`` None keeps the file's type (the most common one); a head is always fp32. Tensors are
     read one at a time into place, so the weights are in memory once.
 
     CheckpointError names what is wrong: a file or tensor is missing, unexpected, damaged or of another shape; weights are
@@ -88,7 +93,7 @@ def load_model(
     kind, config, offset = _describe(folder)
     with undrawn():
         decoder = Decoder(config)
-        model = ScalarModel.from_decoder(decoder) if kind == "scalar" else decoder
+        model = _with_head(decoder, kind, folder)
     shapes = model.state_dict()
     wanted = weights_to_hf(config, kind, shapes)
     stored = _check_tensors(folder, config, kind, files.find_weights(folder), wanted)
@@ -104,6 +109,22 @@ def load_model(
     model.load_state_dict(state, assign=True)
     model.requires_grad_(True)
     return model.eval()
+
+
+def _kind_of(model: Model) -> hf.Kind:
+    return "causal" if isinstance(model, Decoder) else "scalar" if isinstance(model, ScalarModel) else "classifier"
+
+
+def _with_head(decoder: Decoder, kind: hf.Kind, folder: Path) -> Model:
+    """The model that a folder describes, on ``decoder``."""
+    if kind == "causal":
+        return decoder
+    if kind == "scalar":
+        return ScalarModel.from_decoder(decoder)
+    settings = read_config(folder)
+    format = hf.format_of(settings)
+    decoder.unembed = None
+    return Classifier(decoder, format, () if format == "choice" else hf.labels_of(settings))
 
 
 @contextmanager
@@ -123,7 +144,7 @@ class _Undrawn(TorchFunctionMode):
 
 
 def load_decoder(folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
-    """``load_model`` for a language model; CheckpointError if the folder holds a reward model."""
+    """``load_model`` for a language model; CheckpointError if the folder holds another kind."""
     require_kind(Path(folder), "causal")
     return cast(Decoder, load_model(folder, device, dtype))
 
@@ -131,19 +152,30 @@ def load_decoder(folder: Path | str, device: torch.device | str = "cpu", dtype: 
 def load_scalar(
     folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> ScalarModel:
-    """``load_model`` for a reward model or value net; CheckpointError if the folder holds a language model."""
+    """``load_model`` for a reward model or value net; CheckpointError if the folder holds another kind."""
     require_kind(Path(folder), "scalar")
     return cast(ScalarModel, load_model(folder, device, dtype))
 
 
+def load_classifier(
+    folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Classifier:
+    """``load_model`` for a classifier; CheckpointError if the folder holds another kind."""
+    require_kind(Path(folder), "classifier")
+    return cast(Classifier, load_model(folder, device, dtype))
+
+
+_CALLED = {"causal": "a language model", "scalar": "a reward model", "classifier": "a classifier"}
+
+
 def require_kind(folder: Path, kind: hf.Kind) -> None:
-    """CheckpointError if config.json describes the other kind."""
-    if _describe(folder)[0] != kind:
-        held, wanted = ("a reward model", "a language model")[:: 1 if kind == "causal" else -1]
-        raise CheckpointError(f"{folder} holds {held}: {wanted} is needed here")
+    """CheckpointError if config.json describes another kind."""
+    held = _describe(folder)[0]
+    if held != kind:
+        raise CheckpointError(f"{folder} holds {_CALLED[held]}: {_CALLED[kind]} is needed here")
 
 
-def model_config(model: Decoder | ScalarModel) -> ModelConfig:
+def model_config(model: Model) -> ModelConfig:
     """The settings of the trunk."""
     return model.config if isinstance(model, Decoder) else model.decoder.config
 

@@ -1,14 +1,18 @@
-"""A scalar at every position: the reward model and the value function."""
+"""Heads on a decoder: a scalar at every position (the reward model and the value function), and classes at one position."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.model.decoder import Decoder
+from tutelage.records import TaskFormat
 
 
 class ScalarModel(nn.Module):
@@ -47,8 +51,50 @@ class ScalarModel(nn.Module):
             return (hidden.float() @ self.head.weight.float()[0]) - self.offset.float()
 
 
+class Classifier(nn.Module):
+    """A decoder with a linear head over classes, read at the last token of a row (Radford et al. 2018, equation 3).
+
+    For choices the head has one output, and the softmax is over the choices. The output layer of ``decoder`` is not the head's:
+    training uses it for the auxiliary language-model loss, and checkpoints of a classifier leave it out. The head is fp32; like
+    GPT-1's it has no bias and is drawn from a normal with std 0.02, so that all classes start about equally likely.
+    """
+
+    def __init__(self, decoder: Decoder, format: TaskFormat, labels: Sequence[str]) -> None:
+        """``labels``: the names of the classes in the order of the outputs; none for choices."""
+        super().__init__()
+        self.decoder, self.format, self.labels = decoder, format, tuple(labels)
+        size, device = decoder.config.hidden_size, decoder.embed.weight.device
+        self.head = nn.Linear(size, 1 if format == "choice" else len(self.labels), bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
+        self.head.to(device)
+
+    def forward(self, ids: Tensor, last: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Rows to logits of the classes, and the hidden states [n, s, d] for a language-model loss.
+
+        Args:
+            ids: [n, s], padded on the right.
+            last: [n] where each row has its last real token.
+            sizes: of each example, how many rows in turn are its own; they add up to n.
+        Returns: logits fp32 [b, k] for b examples. With choices, k is the largest size, and -inf stands where there is none.
+        """
+        hidden = self.decoder(ids)
+        read = hidden[torch.arange(len(ids), device=ids.device), last]
+        if self.training:
+            read = F.dropout(read, self.decoder.dropout)
+        with torch.autocast(hidden.device.type, enabled=False):
+            read, weight = read.float(), self.head.weight.float()
+            if self.format == "choice":
+                return pad_sequence((read @ weight[0]).split(list(sizes)), True, -torch.inf), hidden
+            # The two orders of a similarity are added; other formats have one row per example.
+            return torch.stack([rows.sum(0) for rows in read.split(list(sizes))]) @ weight.t(), hidden
+
+
+Model = Decoder | ScalarModel | Classifier
+"""What a checkpoint can hold."""
+
+
 @torch.no_grad()
-def fit_vocabulary(model: Decoder | ScalarModel, size: int) -> int:
+def fit_vocabulary(model: Model, size: int) -> int:
     """Append rows to the embedding and the output layer, in place, up to ``size``; returns how many were appended.
 
     Each is the mean of the others, so that an unseen token takes almost no probability from them (Hewitt 2021,

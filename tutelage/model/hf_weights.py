@@ -63,10 +63,10 @@ class Entry:
 
 
 def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
-    """Every tensor of a checkpoint, in order. Our names are those in Decoder or, for ``scalar``, in ScalarModel."""
+    """Every tensor of a checkpoint, in order. Our names are those in Decoder, or in the ScalarModel or Classifier around it."""
     column = _COLUMNS[config.family]
     prefix, embedding, layers, final_norm = _OUTER_NAMES[column]
-    trunk = "decoder." if kind == "scalar" else ""
+    trunk = "" if kind == "causal" else "decoder."
     found = [Entry(f"{trunk}embed.weight", (f"{prefix}.{embedding}.weight",))]
     if config.positions == "learned":
         found.append(Entry(f"{trunk}places.weight", (f"{prefix}.wpe.weight",)))
@@ -81,7 +81,7 @@ def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
         found += layer
     for end in _ends(config, "final_norm"):
         found.append(Entry(f"{trunk}final_norm.{end}", (f"{prefix}.{final_norm}.{end}",)))
-    if kind == "scalar":
+    if kind != "causal":
         found.append(Entry("head.weight", ("score.weight",)))
     elif not config.tie_embeddings:
         found.append(Entry("unembed.weight", (output_name(config.family),)))

@@ -6,17 +6,20 @@ A setting that the decoder cannot honour is a CheckpointError that names it, nev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tutelage.errors import CheckpointError
 from tutelage.model.config import ModelConfig, RopeScaling, Scaling
+from tutelage.records import TaskFormat
 from tutelage.settings import describe_problem
 
-Kind = Literal["causal", "scalar"]
+Kind = Literal["causal", "scalar", "classifier"]
 OFFSET_KEY = "tutelage_score_offset"
+FORMAT_KEY = "tutelage_format"
+"""What a classifier of ours reads: one of the four formats."""
 
 CLASSES: dict[str, str] = {
     "gpt2": "GPT2",
@@ -94,7 +97,10 @@ REFUSED["gpt2"] |= {"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_
 
 
 def kind_of(hf: Mapping[str, Any]) -> Kind:
-    """Whether a config.json describes a language model or a scalar model. CheckpointError for anything else."""
+    """Whether a config.json describes a language model, a scalar model (a classifier of one label: it scores), or a classifier.
+
+    CheckpointError for anything else.
+    """
     family = hf.get("model_type")
     if family not in CLASSES:
         raise CheckpointError(f"model_type {family!r} is not supported: it must be one of {', '.join(CLASSES)}")
@@ -104,16 +110,38 @@ def kind_of(hf: Mapping[str, Any]) -> Kind:
         return "causal"
     if architecture != scalar:
         raise CheckpointError(f"architecture {architecture!r} is not supported: it must be {causal} or {scalar}")
+    return "classifier" if FORMAT_KEY in hf or len(labels_of(hf)) != 1 else "scalar"
+
+
+def labels_of(hf: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a classifier's outputs in their order; transformers' own where config.json only counts them.
+
+    CheckpointError if the names are not numbered from 0.
+    """
     named = hf.get("id2label")
-    labels = hf.get("num_labels", 2) if named is None else len(named)
-    if labels != 1:
-        raise CheckpointError(f"the classifier has {labels} labels: a reward model has 1 (num_labels, id2label)")
-    return "scalar"
+    if named is None:
+        count = hf.get("num_labels", 2)
+        if not isinstance(count, int) or count < 1:
+            raise CheckpointError(f"num_labels should be a whole number above 0, found {count!r}")
+        return tuple(f"LABEL_{i}" for i in range(count))
+    names = [named.get(str(i)) for i in range(len(named))] if isinstance(named, Mapping) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"id2label should be an object of names numbered from 0, found {named!r}")
+    return tuple(map(str, names))
+
+
+def format_of(hf: Mapping[str, Any]) -> TaskFormat:
+    """What a classifier reads. One that is not ours takes texts. CheckpointError for an unknown format."""
+    format = hf.get(FORMAT_KEY, "classification")
+    if format not in get_args(TaskFormat):
+        known = ", ".join(get_args(TaskFormat))
+        raise CheckpointError(f"{FORMAT_KEY} {format!r} is not supported: it must be one of {known}")
+    return cast(TaskFormat, format)
 
 
 def class_of(family: str, kind: Kind) -> str:
     """The name of a family's class in transformers."""
-    if kind == "scalar":
+    if kind != "causal":
         return f"{CLASSES[family]}ForSequenceClassification"
     return "GPT2LMHeadModel" if family == "gpt2" else f"{CLASSES[family]}ForCausalLM"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tutelage.errors import CheckpointError
 from tutelage.files import write_atomic
 from tutelage.model.decoder import Decoder
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import Model, ScalarModel
 from tutelage.model.hf_weights import Entry, entries
 from tutelage.model.huggingface import OFFSET_KEY
 from tutelage.model.lora import TARGETS, LoRALinear, adapters, add_adapters
@@ -27,12 +27,12 @@ _PREFIX = "base_model.model."
 _SCORE = f"{_PREFIX}score.weight"
 
 
-def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> None:
-    """Write the adapters of a model on ``base`` (a folder or hub name), and the head of a ScalarModel, for peft.
+def save_adapter(folder: Path, model: Model, *, base: str) -> None:
+    """Write the adapters of a model on ``base`` (a folder or hub name), and its head if it has one, for peft.
 
     CheckpointError if the model has no adapters.
     """
-    scalar = model if isinstance(model, ScalarModel) else None
+    headed = None if isinstance(model, Decoder) else model
     decoder = model if isinstance(model, Decoder) else model.decoder
     parts = adapters(decoder)
     if not parts:
@@ -45,19 +45,20 @@ def save_adapter(folder: Path, model: Decoder | ScalarModel, *, base: str) -> No
             tensors[f"{_PREFIX}{module}.lora_A.weight"] = a
             tensors[f"{_PREFIX}{module}.lora_B.weight"] = _rows(entry, b, (3, entry.heads))
             targets.add(re.split(r"\.\d+\.", module, maxsplit=1)[1])
-    if scalar:
-        tensors[_SCORE] = scalar.head.weight
-        metadata[OFFSET_KEY] = repr(float(scalar.offset))  # not in the settings: peft warns of unknown ones
+    if headed:
+        tensors[_SCORE] = headed.head.weight
+    if isinstance(model, ScalarModel):
+        metadata[OFFSET_KEY] = repr(float(model.offset))  # not in the settings: peft warns of unknown ones
     one = next(iter(parts.values()))
     settings = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if headed else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": one.r,
         "lora_alpha": one.alpha,
         "lora_dropout": one.dropout,
         "target_modules": sorted(targets),
-        "modules_to_save": ["score"] if scalar else None,
+        "modules_to_save": ["score"] if headed else None,
         "bias": "none",
         "fan_in_fan_out": decoder.config.family == "gpt2",
         "inference_mode": True,
@@ -94,6 +95,8 @@ def load_adapter(folder: Path, decoder: Decoder) -> Decoder | ScalarModel:
             b.copy_(_rows(entry, tensors[f"{_PREFIX}{module}.lora_B.weight"], (entry.heads, 3)))
     if head is None:
         return decoder
+    if len(head) != 1:
+        raise CheckpointError(f"{folder} holds a classifier of {len(head)} labels: a reward model is needed here")
     model = ScalarModel(decoder)
     model.head.weight.copy_(head)
     model.offset.fill_(float(metadata.get(OFFSET_KEY, 0.0)))

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from tutelage.data import formats
+from tutelage.data.formats.labelled import read_labelled
 from tutelage.errors import DataError, RecipeError
 from tutelage.recipes.steps import Step
-from tutelage.records import Ranking
+from tutelage.records import Ranking, TaskFormat
 from tutelage.runs.folder import difference, is_run
 from tutelage.runs.lineage import LINEAGE, read_lineage
 
@@ -28,6 +31,7 @@ _READERS: dict[str, Callable[..., Iterator[object]]] = {
     "prompts": formats.read_prompts,
     "rankings": formats.read_rankings,
     "preferences": _read_preferences,
+    **{format: partial(read_labelled, format=format) for format in get_args(TaskFormat)},
 }
 
 

@@ -70,7 +70,7 @@ _MODEL = ("checkpoint", _FILES, "model")
 _ACCEPTED = {
     "model": ("model",),
     "reward model": ("reward model",),
-    "tokenizer": ("tokenizer", "model", "reward model"),
+    "tokenizer": ("tokenizer", "model", "reward model", "classifier"),
     "world": ("world",),
     "": ("", "world"),
 }
@@ -79,6 +79,7 @@ _CALLED = {
     "": "files",
     "model": "a language model",
     "reward model": "a reward model",
+    "classifier": "a classifier",
     "tokenizer": "a tokenizer",
     "world": "a world",
 }
@@ -101,6 +102,10 @@ KINDS: dict[str, Kind] = {
                       ("tokenizer", "tokenizer/*"), "tokenizer"),
     "pretrain": Kind("tutelage.train.pretrain:main", "pretrain a decoder on a mixture of texts", *_MODEL),
     "sft": Kind("tutelage.train.sft:main", "fine-tune on demonstrations", *_MODEL),
+    "classify": Kind(
+        "tutelage.train.classify:main", "fine-tune a classifier on labelled texts", "checkpoint",
+        (*_FILES, "predictions.jsonl"), "classifier",
+    ),
     "sample": Kind(
         "tutelage.recipes.sample:main", "sample several answers to each prompt", files=("answers.jsonl",),
     ),

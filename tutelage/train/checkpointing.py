@@ -25,8 +25,7 @@ from safetensors import SafetensorError
 from tutelage.errors import RunFolderError
 from tutelage.files import atomic_folder, atomic_path, temporary_name, write_atomic
 from tutelage.model.checkpoint import save_model
-from tutelage.model.decoder import Decoder
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import Model
 from tutelage.model.lora import adapters, load_own_weights, merged, own_weights
 from tutelage.model.peft_format import save_adapter
 from tutelage.runs.folder import LINEAGE, RunFolder, removable, remove
@@ -163,9 +162,7 @@ class Keeper:
         return RunFolderError(f"{path} {what} ({why}); delete it, and the same command {then}")
 
 
-def write_checkpoint(
-    run: RunFolder, folder: Path, model: Decoder | ScalarModel, tokenizer: Tokenizer, **facts: Any
-) -> None:
+def write_checkpoint(run: RunFolder, folder: Path, model: Model, tokenizer: Tokenizer, **facts: Any) -> None:
     """Write a model, its tokenizer and the run's lineage with ``facts``; the folder appears when it is complete.
 
     A model with adapters is written merged, and its adapters alone go to the folder ``adapter``.

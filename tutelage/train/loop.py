@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.console import Console
@@ -21,9 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from tutelage.errors import Interrupted, RecipeError, TrainingError
-from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast_dtype
-from tutelage.model.heads import ScalarModel
+from tutelage.model.heads import Model
 from tutelage.runs.folder import RunFolder
 from tutelage.seeds import derive
 from tutelage.text.tokenizer import Tokenizer
@@ -46,6 +45,7 @@ class Schedule:
     seed: int  # of dropout; derived for this stage
     evaluate_every: int = 0  # steps between held-out measurements; 0: only after the last step
     log_every: int = 1
+    decay: Literal["cosine", "linear"] = "cosine"  # from the peak to the floor
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Training:
     optimizer: Optimizer
     update: Callable[[int], Metrics]  # does one optimisation step; its metrics, with ``tokens`` for the rate
     schedule: Schedule
-    result: tuple[Decoder | ScalarModel, Tokenizer]  # what checkpoints hold
+    result: tuple[Model, Tokenizer]  # what checkpoints hold
     evaluate: Callable[[int], Metrics] | None = None  # measures held-out metrics after a step
     measures: tuple[str, ...] = ()  # the names of those metrics
     select: str | None = None  # the metric that selects the checkpoint that becomes the result; None: the last one does
@@ -125,7 +125,8 @@ def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics,
     began = time.perf_counter()
     for group in training.optimizer.param_groups:
         wait = group.get("wait", 0)  # steps before this group trains at all
-        factor = cosine(step - wait, schedule.steps - wait, warmup=schedule.warmup, floor=schedule.floor)
+        decayed = linear if schedule.decay == "linear" else cosine
+        factor = decayed(step - wait, schedule.steps - wait, warmup=schedule.warmup, floor=schedule.floor)
         group["lr"] = group["peak"] * (factor if step >= wait else 0.0)
     torch.manual_seed(derive(schedule.seed, "train.step", step))
     metrics = training.update(step)
@@ -147,6 +148,14 @@ def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def linear(step: int, steps: int, *, warmup: int, floor: float) -> float:
+    """The same with a straight line from 1 down to ``floor``, which it would reach after the last step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return floor + (1 - floor) * (1 - min(1.0, progress))
 
 
 def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> float:

@@ -15,7 +15,13 @@ from tutelage.errors import DataError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 TABLE_SUFFIXES = (".parquet", ".arrow")
-SUFFIXES = {"text": TEXT_SUFFIXES, "rows": (".jsonl", ".json", ".ndjson", *TABLE_SUFFIXES), "zip": (".zip",)}
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = {
+    "text": TEXT_SUFFIXES,
+    "rows": (".jsonl", ".json", ".ndjson", *TABLE_SUFFIXES),
+    "zip": (".zip",),
+    "delimited": tuple(DELIMITERS),
+}
 """Kind of file -> endings of its name."""
 
 BOM = b"\xef\xbb\xbf"

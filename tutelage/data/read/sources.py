@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tutelage.data.read.delimited import read_delimited
 from tutelage.data.read.files import SUFFIXES, TABLE_SUFFIXES, ending, kind_of, not_read, read_text
 from tutelage.data.read.hub import HubSplit, hub_splits, is_hub_name, read_hub
 from tutelage.data.read.json_rows import read_json
@@ -19,8 +20,8 @@ from tutelage.errors import DataError
 Source = Path | HubSplit
 """What rows are read from: a file, or a split on the hub."""
 
-ANY_FILE = tuple(SUFFIXES)
-"""Every kind of file that can be read."""
+ANY_FILE = ("text", "rows", "zip")
+"""Every kind of file that holds records of conversations or documents; labelled examples come in delimited files too."""
 
 _logger = logging.getLogger("tutelage.data")
 
@@ -46,6 +47,8 @@ def read_rows(source: Source, name: str = "", encoding: str = "utf-8") -> Iterat
         return read_hub(source)
     if not holds_rows(source):
         return read_text(source, name, encoding)
+    if kind_of(source) == "delimited":
+        return read_delimited(source)
     return map(_without_mark, read_table(source) if ending(source) in TABLE_SUFFIXES else read_json(source))
 
 
@@ -58,7 +61,7 @@ def _without_mark(row: Row) -> Row:
 
 def holds_rows(source: Source) -> bool:
     """False for a text, or an archive of texts."""
-    return isinstance(source, HubSplit) or kind_of(source) == "rows"
+    return isinstance(source, HubSplit) or kind_of(source) in ("rows", "delimited")
 
 
 def name_below(source: Source, path: Path) -> str:
