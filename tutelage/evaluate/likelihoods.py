@@ -64,7 +64,9 @@ def likelihoods(
     groups: dict[Ids, dict[Ids, None]] = {}  # the inner one is an ordered set
     for before, after in wanted:
         groups.setdefault(before, {})[after] = None
-    asked = [(before, list(continuations), _Row.of(before, list(continuations))) for before, continuations in groups.items()]
+    asked = [
+        (before, list(continuations), _Row.of(before, list(continuations))) for before, continuations in groups.items()
+    ]
     # A mask costs more than plain causal attention, which is enough where nothing stands behind the first continuation.
     plain = [one for one in asked if max(one[2].segments) < 2]
     masked = [one for one in asked if max(one[2].segments) >= 2]
@@ -99,4 +101,6 @@ def _read(model: Decoder, rows: Sequence[_Row], pad_id: int, dtype: str, *, mask
 
 def _logprob_and_rank(logits: Tensor, targets: Tensor) -> Tensor:
     own = logits.gather(1, targets[:, None])[:, 0]
-    return torch.stack([-F.cross_entropy(logits.float(), targets, reduction="none"), (own >= logits.amax(1)).float()], 1)
+    return torch.stack(
+        [-F.cross_entropy(logits.float(), targets, reduction="none"), (own >= logits.amax(1)).float()], 1
+    )

@@ -113,7 +113,9 @@ def render_texts(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
     wholes = tokenizer.encode_batch([before + after for before, after in pairs])
     rendered = []
     for first, whole in zip(firsts, wholes, strict=True):
-        cut = next((i for i, (a, b) in enumerate(zip(first, whole, strict=False)) if a != b), min(len(first), len(whole)))
+        cut = next(
+            (i for i, (a, b) in enumerate(zip(first, whole, strict=False)) if a != b), min(len(first), len(whole))
+        )
         cut = min(cut, len(whole) - 1) if whole else 0
         rendered.append(([*lead, *whole[:cut]] or [tokenizer.bos_id], whole[cut:]))
     return rendered

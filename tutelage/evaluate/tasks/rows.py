@@ -55,7 +55,9 @@ def _sources(name: str, task: Task, data: Path | None, pool: bool) -> Sequence[P
         raise DataError("there is no such folder; --data is the folder that holds the sets", path=data)
     patterns = [*((task.pool if pool else ()) or task.files), *(f"{name}{end}" for end in _ENDINGS), f"{name}/**/*"]
     for pattern in patterns:
-        found = sorted(path for path in data.glob(pattern) if path.is_file() and ending(path) in (*_ENDINGS, ".txt", ".arrow"))
+        found = sorted(
+            path for path in data.glob(pattern) if path.is_file() and ending(path) in (*_ENDINGS, ".txt", ".arrow")
+        )
         if found:
             return found
     raise DataError(f"has no rows of {name}; looked for {', '.join(patterns[:-1])} and a folder {name}", path=data)
@@ -123,7 +125,7 @@ def _nested_rows(path: Path, task: Task) -> Iterator[Row]:
         value: Any = content.decode("utf-8-sig")
         if ending(path) == ".json":
             value = json.loads(value)
-    except ValueError as error:
+    except ValueError:
         yield from read_rows(path)  # one object a line, or whatever is wrong with it
         return
     if isinstance(value, list):

@@ -37,5 +37,6 @@ def load_tasks(names: Sequence[str]) -> dict[str, Task]:
     """The tasks of these names, each once. Raises UsageError for one that is unknown."""
     for name in names:
         if name not in TASKS:
-            raise UsageError(f"there is no task {name!r}{nearest(name, list(TASKS)) or f'; there are {", ".join(TASKS)}'}")
+            hint = nearest(name, list(TASKS)) or f"; there are {', '.join(TASKS)}"
+            raise UsageError(f"there is no task {name!r}{hint}")
     return {name: resolve_name(f"tutelage.evaluate.tasks.sets.{TASKS[name]}") for name in names}

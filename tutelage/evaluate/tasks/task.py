@@ -178,7 +178,10 @@ def ask(item: Item, template: Template, shots: Sequence[Item], *, chat: bool) ->
         return Question([(context, text.strip()) for text in written], [])
     head = template.head.format_map(_first(shots, item).values(0))
     examples = "".join(f"{_asked(shot, template)}{_answer(shot, template)}\n\n" for shot in shots)
-    before = [head + examples + template.ask.format_map(item.values(i)) for i in range(count)]
+    if "{choice}" in template.ask:
+        before = [head + examples + template.ask.format_map(item.values(i)) for i in range(count)]
+    else:
+        before = [head + examples + template.ask.format_map(item.values(0))] * count
     bare: list[tuple[Context, str]] = [("", text) for text in written] if template.by_content else []
     return Question(list(zip(before, written, strict=True)), bare)
 

@@ -22,7 +22,9 @@ def unnest(content: Any) -> Iterator[dict[str, Any]]:
 
 def read(row: Fields) -> Item:
     given = row.get("answers")
-    answers = given.get("text") if isinstance(given, dict) else [a.get("text") for a in given or () if isinstance(a, dict)]
+    answers = (
+        given.get("text") if isinstance(given, dict) else [a.get("text") for a in given or () if isinstance(a, dict)]
+    )
     good = isinstance(answers, list) and answers and all(isinstance(text, str) and text for text in answers)
     check(good, "has no answer", "answers", "texts", given)
     return Item({"context": row.text("context"), "question": row.text("question")}, answers=tuple(answers or ()))

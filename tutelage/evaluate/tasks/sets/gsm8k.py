@@ -25,12 +25,18 @@ TASK = Task(
     hub_pool="openai/gsm8k/main/train",
     read=read,
     templates={
-        "question": Template("Question: {question}\nAnswer:", " {steps}\n#### {result}", stop=("\nQuestion:", "\n\n\n")),
+        "question": Template(
+            "Question: {question}\nAnswer:", " {steps}\n#### {result}", stop=("\nQuestion:", "\n\n\n")
+        ),
         "steps": Template(
-            "Q: {question}\nA: Let's think step by step.", " {steps} So the answer is {result}.", stop=("\nQ:", "\n\n\n")
+            "Q: {question}\nA: Let's think step by step.",
+            " {steps} So the answer is {result}.",
+            stop=("\nQ:", "\n\n\n"),
         ),
         "chinese": Template(
-            "问题：{question}\n请一步一步计算，最后写出答案的数字。\n答：", "{steps}\n答案是{result}。", stop=("\n问题：", "\n\n\n")
+            "问题：{question}\n请一步一步计算，最后写出答案的数字。\n答：",
+            "{steps}\n答案是{result}。",
+            stop=("\n问题：", "\n\n\n"),
         ),
     },
     metric="acc",

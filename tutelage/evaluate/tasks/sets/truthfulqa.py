@@ -27,7 +27,9 @@ def _from_hub(row: Fields, name: str) -> Item:
     choices, labels = targets.texts("choices"), targets.get("labels")
     good = isinstance(labels, list) and len(labels) == len(choices) and 1 in labels and set(labels) <= {0, 1}
     check(good, "is not one 0 or 1 for each choice", f"{name}.labels", f"{len(choices)} labels", labels)
-    return Item({"question": row.text("question")}, choices, tuple(i for i, label in enumerate(targets["labels"]) if label))
+    return Item(
+        {"question": row.text("question")}, choices, tuple(i for i, label in enumerate(targets["labels"]) if label)
+    )
 
 
 def _from_columns(row: Fields, right: tuple[str, ...]) -> Item:
