@@ -52,7 +52,9 @@ def evaluate(
     out: Annotated[
         Path | None, Field(description="folder for results.json and samples.jsonl; a killed run goes on")
     ] = None,
-    dtype: Annotated[str, Field(description="with --tasks: auto, bf16 or fp32")] = "auto",
+    dtype: Annotated[
+        str, Field(description="with --tasks: fp32, which tells near-ties apart, or bf16, which is faster; auto")
+    ] = "fp32",
     prompts: Annotated[Path | None, Field(description="held-out prompts that two checkpoints answer")] = None,
     world: Annotated[Path | None, Field(description="folder of an embedded world, whose judge decides")] = None,
     reward_model: Annotated[

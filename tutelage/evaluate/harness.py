@@ -30,7 +30,7 @@ def harness_model(model: str | Path | Assistant, *, device: str = "auto", dtype:
     assistant = model if isinstance(model, Assistant) else Assistant.load(model, device=device, dtype=dtype)
     adapter = Adapter(assistant)
 
-    class TutelageLM(LM):  # type: ignore[misc]
+    class TutelageLM(LM):
         tokenizer_name = assistant.name
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -97,7 +97,7 @@ class Adapter:
 
     def conversation(self, turns: Sequence[Mapping[str, str]]) -> str:
         """A conversation as the harness passes it on; it comes back as a prompt, and is then rendered as everywhere."""
-        messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)  # type: ignore[arg-type]
+        messages = tuple(Message.model_validate({"role": turn["role"], "content": turn["content"]}) for turn in turns)
         text = _CHAT + "\n".join(f"{message.role}: {message.text}" for message in messages)
         self._conversations[text] = messages
         return text

@@ -65,7 +65,8 @@ def wilson(successes: float, n: int) -> Interval:
     share, spread = successes / n, 1 + z * z / n
     middle = (share + z * z / (2 * n)) / spread
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / spread
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    low, high = middle - half if successes else 0.0, middle + half if successes < n else 1.0  # exact, not to rounding
+    return Interval(share, low, high)
 
 
 def bootstrap(rows: ArrayLike, statistic: Callable[[NDArray[np.float64]], float], seed: int = 0) -> Interval:

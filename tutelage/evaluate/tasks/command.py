@@ -39,7 +39,7 @@ def evaluate_tasks(
     out: Path | None = None,
     training: Sequence[Path] = (),
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str = "fp32",
     check: Check | None = None,
     told: Callable[[str, Figures], None] = lambda name, figures: None,
 ) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def evaluate_tasks(
     return results
 
 
-def load_subject(model: str, device: str = "auto", dtype: str = "auto") -> Subject:
-    """The model that is asked."""
+def load_subject(model: str, device: str = "auto", dtype: str = "fp32") -> Subject:
+    """The model that is asked. bf16 has logits to three digits, so that choices tie."""
     if is_server(model):
         return Server(Remote(model, os.environ.get("TUTELAGE_API_KEY", "")))
     return Local(Assistant.load(model, device=device, dtype=dtype))

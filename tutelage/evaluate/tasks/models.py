@@ -17,15 +17,18 @@ from tutelage.text.chat import render, render_answers, render_texts
 _TOGETHER = 8  # requests that a server gets at the same time
 _SPARE = 16  # tokens that a tokenizer may add to those of the bytes
 _STOPS = 4  # the most stop strings that OpenAI's API takes
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Weighed(NamedTuple):
     """The likelihood of a continuation, and what it cost."""
 
     logprob: float
+    before: int
+    """Tokens of the context, where it is read once for all that continue it; a server reads it each time."""
     tokens: int
-    """Of the context and the continuation."""
+    """The other tokens that were read."""
 
 
 class Wrote(NamedTuple):
@@ -67,7 +70,7 @@ class Local:
     def weigh(self, pairs: Sequence[tuple[Context, str]]) -> list[Weighed]:
         rows = self._encoded(pairs)
         found = likelihoods(self._decoder, rows, pad_id=self._tokenizer.pad_id, dtype=self._assistant.dtype)
-        return [Weighed(one.logprob, len(row[0]) + one.tokens) for one, row in zip(found, rows, strict=True)]
+        return [Weighed(one.logprob, len(row[0]), one.tokens) for one, row in zip(found, rows, strict=True)]
 
     def write(self, contexts: Sequence[Context], max_tokens: int, stop: Sequence[str]) -> list[Wrote]:
         rows = [self._prompt(context) for context in contexts]
@@ -161,7 +164,7 @@ class Server:
         ends = [*starts[1:], len(whole) + 1]
         of_text = [v for v, start, end in zip(values, starts, ends, strict=True) if end > begin and start < len(whole)]
         known = [value for value in of_text if value is not None]  # nothing predicts the first token of some models
-        return Weighed(sum(known), sum(start < len(whole) for start in starts))
+        return Weighed(sum(known), 0, sum(start < len(whole) for start in starts))
 
 
 def _first(reply: Mapping[str, Any]) -> dict[str, Any]:

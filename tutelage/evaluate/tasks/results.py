@@ -25,8 +25,9 @@ def figures_of(
     """
     rows = by_row(samples, metric)
     score = interval_of(list(rows.values()), seed)
-    metrics = defaultdict(list)
-    templates, groups = defaultdict(list), defaultdict(dict)
+    metrics: dict[str, list[float]] = defaultdict(list)
+    templates: dict[str, list[float]] = defaultdict(list)
+    groups: dict[str, dict[str, float]] = defaultdict(dict)
     for sample in samples:
         for name, value in sample["scores"].items():
             metrics[name].append(value)

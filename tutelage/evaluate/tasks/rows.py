@@ -24,7 +24,7 @@ _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def read_items(name: str, task: Task, data: Path | None, *, pool: bool = False) -> list[Item]:
-    """The rows of a task, or of its ``pool`` of examples, in the order of the files.
+    """The rows of a task, or of its ``pool`` of examples (where there is none, the rows again), in the order of the files.
 
     Below ``data`` the task's own patterns are tried first, then ``NAME.jsonl`` (.json, .csv, .parquet) and a folder NAME. Without
     ``data`` the rows come from the hub. DataError names file, line and field of what is wrong, or what was looked for.
@@ -53,7 +53,8 @@ def _sources(name: str, task: Task, data: Path | None, pool: bool) -> Sequence[P
         return _hub_sources((task.hub_pool if pool else "") or task.hub)
     if not data.is_dir():
         raise DataError("there is no such folder; --data is the folder that holds the sets", path=data)
-    patterns = [*((task.pool if pool else ()) or task.files), *(f"{name}{end}" for end in _ENDINGS), f"{name}/**/*"]
+    own = (*(task.pool if pool else ()), *task.files)
+    patterns = [*own, *(f"{name}{end}" for end in _ENDINGS), f"{name}/**/*"]
     for pattern in patterns:
         found = sorted(
             path for path in data.glob(pattern) if path.is_file() and ending(path) in (*_ENDINGS, ".txt", ".arrow")

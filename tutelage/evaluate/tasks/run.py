@@ -124,6 +124,8 @@ def _questions(
     for one in pool:
         groups.setdefault(one.group if task.grouped else "", []).append(one)
     chosen = list(task.templates.items())[: asking.templates or None]
+    if asking.shots and not all(template.answer for _, template in chosen):
+        raise UsageError(f"{name}: its rows have no answers to show as examples: leave out --shots")
     found = []
     for item in items:
         near = groups.get(item.group if task.grouped else "", [])
@@ -144,9 +146,8 @@ def _fitting(
     long = {one.item.id: tokens for one, tokens in zip(asked, lengths, strict=True) if tokens > subject.context}
     if long and (asking.on_bad == "stop" or len(long) == len({one.item.id for one in asked})):
         first, tokens = next(iter(long.items()))
-        room = f" with {asking.shots} examples" * bool(asking.shots) + f" and {task.max_tokens} for the answer" * bool(
-            task.max_tokens
-        )
+        room = f" with {asking.shots} examples" if asking.shots else ""
+        room += f" and {task.max_tokens} for the answer" if task.max_tokens else ""
         raise UsageError(
             f"{name}: {len(long)} rows are longer than the model's context of {subject.context} tokens, the first {first} with "
             f"{tokens}{room}; ask with fewer --shots, or leave such rows out with --on_bad skip"
@@ -165,7 +166,8 @@ def _compared(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Samp
         written = [text.strip() for _, text in one.question.pairs]
         found = Compared([each.logprob for each in own], bare, written)
         made = {"choices": written, "gold": list(one.item.gold), "logprobs": found.logprobs, "bare": bare}
-        read = sum(each.tokens for each in own)
+        contexts = {context: each.before for (context, _), each in zip(one.question.pairs, own, strict=True)}
+        read = sum(contexts.values()) + sum(each.tokens for each in own)
         samples.append({**made, "scores": task.compare(one.item, found), "read": read, "written": 0})
     return samples
 

@@ -8,7 +8,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from tutelage.evaluate.judge import Judge
@@ -58,21 +58,16 @@ def _per(logprobs: Sequence[float], lengths: Sequence[int]) -> list[float]:
 
 
 def number(item: Item, answer: Answered) -> Score:
-    """Whether the number that the answer ends with is the right one; ``strict``: and stands after ``####`` (GSM8K's form)."""
-    gold = last_number(item.answers[0])
+    """Whether the last number of the answer, or the first after ``####``, is the right one; ``strict``: there is that mark."""
     marked = answer.text.partition("####")[2]
-    found = last_number(marked.split("\n")[0]) if marked else last_number(answer.text)
-    right = float(found is not None and found == gold)
+    numbers = numbers_of(marked)[:1] if marked else numbers_of(answer.text)[-1:]
+    right = float(numbers == numbers_of(item.answers[0])[-1:])
     return {"acc": right, "strict": right * bool(marked)}
 
 
-def last_number(text: str) -> Decimal | None:
-    """The last number of a text; thousands may be set off by commas, and a full stop after it ends the sentence."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", text)
-    try:
-        return Decimal(found[-1].replace(",", "")) if found else None
-    except InvalidOperation:
-        return None
+def numbers_of(text: str) -> list[Decimal]:
+    """The numbers of a text; thousands may be set off by commas, and a full stop after one ends the sentence."""
+    return [Decimal(found.replace(",", "")) for found in re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", text)]
 
 
 def said(item: Item, answer: Answered) -> Score:

@@ -29,8 +29,7 @@ def numbered(row: Fields) -> Item:
 
 def labelled(row: Fields) -> Item:
     """``question``, ``choices`` {text, label} and ``answerKey``, as ARC and OpenBookQA are on the hub."""
-    choices = row.get("choices")
-    check(isinstance(choices, dict), "is not an object", "choices", "an object with text and label", choices)
-    inner = Fields(choices)
+    check(isinstance(row.get("choices"), dict), "is not an object", "choices", "an object with text and label", None)
+    inner = Fields(row["choices"])
     gold = row.choice("answerKey", inner.texts("label"))
     return Item({"question": row.text("question", "question_stem")}, inner.texts("text"), (gold,))

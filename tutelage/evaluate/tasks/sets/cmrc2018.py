@@ -21,13 +21,14 @@ def unnest(content: Any) -> Iterator[dict[str, Any]]:
 
 
 def read(row: Fields) -> Item:
-    given = row.get("answers")
-    answers = (
-        given.get("text") if isinstance(given, dict) else [a.get("text") for a in given or () if isinstance(a, dict)]
+    given = row.get("answers")  # a list of objects, or on the hub an object of lists
+    listed = given.get("text") if isinstance(given, dict) else given
+    answers = [one.get("text") if isinstance(one, dict) else one for one in listed] if isinstance(listed, list) else []
+    check(
+        answers and all(isinstance(text, str) and text for text in answers), "has no answer", "answers", "texts", given
     )
-    good = isinstance(answers, list) and answers and all(isinstance(text, str) and text for text in answers)
-    check(good, "has no answer", "answers", "texts", given)
-    return Item({"context": row.text("context"), "question": row.text("question")}, answers=tuple(answers or ()))
+    fields = {"context": row.text("context"), "question": row.text("question")}
+    return Item(fields, answers=tuple(str(text) for text in answers))
 
 
 TASK = Task(
