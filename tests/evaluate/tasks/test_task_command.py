@@ -22,7 +22,7 @@ ARC = [
     for i in range(9)
 ]
 GSM = [{"question": f"{i}+1?", "answer": f"#### {i + 1}"} for i in range(5)]
-COPIED = "small texts and others that nobody wrote twice but this one which stands in both places word for word"
+COPIED = "a text and another small text and a text"
 
 
 @pytest.fixture(scope="module")
@@ -226,4 +226,4 @@ def test_a_judge_is_a_scorer(begin):
     subject = command.load_subject(str(begin.folder / "sft"), "cpu")
     samples, _ = run_task("world", task, items, [], subject, Asking(chat=True))
     assert [sample["scores"]["gold"] for sample in samples] == [0.25, 0.5, 0.75]
-    assert {prompt for prompt, _ in told} == set(prompts)
+    assert sorted((prompt for prompt, _ in told), key=prompts.index) == prompts

@@ -155,11 +155,17 @@ class Server:
             )
         whole = context + text
         body = {"prompt": whole, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
-        found = _first(self._remote.post("/v1/completions", body)).get("logprobs") or {}
+        lacking = (
+            "likelihoods need echo and logprobs of /v1/completions; without them a server can only be asked for answers"
+        )
+        try:
+            reply = self._remote.post("/v1/completions", body)
+        except UsageError as error:
+            raise UsageError(f"{error}: {lacking}") from None
+        found = _first(reply).get("logprobs") or {}
         values, starts = found.get("token_logprobs") or [], found.get("text_offset") or []
         if not values or len(values) != len(starts) or starts[0] != 0:
-            lacking = "does not give the log-probabilities of a prompt (echo and logprobs of /v1/completions)"
-            raise UsageError(f"{self._remote.url}: {lacking}: only tasks whose answers are written can be asked there")
+            raise UsageError(f"{self._remote.url} gives no log-probabilities of a prompt: {lacking}")
         begin = len(context.rstrip())
         ends = [*starts[1:], len(whole) + 1]
         of_text = [v for v, start, end in zip(values, starts, ends, strict=True) if end > begin and start < len(whole)]
