@@ -38,10 +38,10 @@ class Reply(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.reply({"data": [{"id": "m"}]})
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.reply({"choices": [{"text": "x", "logprobs": self.logprobs(asked["prompt"]), "finish_reason": "length"}]})
 

@@ -132,7 +132,8 @@ def test_an_imported_tokenizer_says_whether_bos_precedes_a_text(tmp_path, tokeni
         backend = theirs.backend_tokenizer
         backend.post_processor = TemplateProcessing(single=single, special_tokens=[("<|bos|>", tokenizer.bos_id)])
         backend.save(str(tmp_path / "tokenizer.json"))
-        template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        turns = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+        template = turns + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
         imported = Tokenizer.load(tmp_path, chat_template=template)
         assert imported.begins_texts == expected
         (before, after), (bare, _) = render_texts(imported, [("the cup", " is"), ("", "red")])

@@ -29,12 +29,26 @@ def numbered(kind, word):
 
 ROWS = {
     "arc_easy": (
-        [numbered("answer", "Answer"), {"question": "Q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}],
+        [
+            numbered("answer", "Answer"),
+            {"question": "Q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"},
+        ],
         [(("one", "two"), (1,)), (("x", "y"), (1,))],
     ),
     "bbh": ([{"input": "Q1", "target": "(A)"}, {"input": "Q2", "target": "No"}], ["(A)", "No"]),
     "bbq": (
-        [{"context": "c", "question": "q", "ans0": "x", "ans1": "y", "ans2": "z", "label": i, "context_condition": "ambig"} for i in (0, 2)],
+        [
+            {
+                "context": "c",
+                "question": "q",
+                "ans0": "x",
+                "ans1": "y",
+                "ans2": "z",
+                "label": i,
+                "context_condition": "ambig",
+            }
+            for i in (0, 2)
+        ],
         [(("x", "y", "z"), (0,)), (("x", "y", "z"), (2,))],
     ),
     "blimp": (
@@ -42,7 +56,10 @@ ROWS = {
         [(("g.", "b."), (0,)), (("h.", "c."), (0,))],
     ),
     "boolq": (
-        [{"passage": "P", "question": "is it", "answer": True}, {"instruction": "x, question: is it?\n\nAnswer format: f", "answer": "false"}],
+        [
+            {"passage": "P", "question": "is it", "answer": True},
+            {"instruction": "x, question: is it?\n\nAnswer format: f", "answer": "false"},
+        ],
         [(("no", "yes"), (1,)), (("no", "yes"), (0,))],
     ),
     "ceval": ([LETTERED, LETTERED | {"answer": "A"}], [(("a", "b", "c", "d"), (2,)), (("a", "b", "c", "d"), (0,))]),
@@ -51,23 +68,46 @@ ROWS = {
         [(("a", "b", "c", "d"), (1,)), (("a", "b", "c", "d"), (3,))],
     ),
     "cmrc2018": (
-        [{"context": "c", "question": "q", "answers": {"text": ["x", "y"], "answer_start": [0, 1]}}, {"context": "c", "question": "q", "answers": [{"text": "z"}]}],
+        [
+            {"context": "c", "question": "q", "answers": {"text": ["x", "y"], "answer_start": [0, 1]}},
+            {"context": "c", "question": "q", "answers": [{"text": "z"}]},
+        ],
         ["x", "z"],
     ),
-    "gsm8k": ([{"question": "q", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}, {"question": "q", "answer": "#### 1,000"}], ["2", "1,000"]),
+    "gsm8k": (
+        [{"question": "q", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}, {"question": "q", "answer": "#### 1,000"}],
+        ["2", "1,000"],
+    ),
     "humaneval": (
-        [{"prompt": f"def f{i}():\n", "entry_point": f"f{i}", "test": "def check(c): pass", "canonical_solution": "    pass"} for i in (0, 1)],
+        [
+            {
+                "prompt": f"def f{i}():\n",
+                "entry_point": f"f{i}",
+                "test": "def check(c): pass",
+                "canonical_solution": "    pass",
+            }
+            for i in (0, 1)
+        ],
         [None, None],
     ),
     "mbpp": (
-        [{"text": "Add.", "code": "def f(): pass", "test_list": ["assert f() is None"]}, {"prompt": "Add.", "code": "x", "test_list": ["a", "b"]}],
+        [
+            {"text": "Add.", "code": "def f(): pass", "test_list": ["assert f() is None"]},
+            {"prompt": "Add.", "code": "x", "test_list": ["a", "b"]},
+        ],
         [None, None],
     ),
     "mmlu": (
-        [{"question": "Q", "choices": ["a", "b"], "answer": 1, "subject": "s"}, {"question": "Q", "choices": ["a", "b"], "answer": 0, "subject": "s"}],
+        [
+            {"question": "Q", "choices": ["a", "b"], "answer": 1, "subject": "s"},
+            {"question": "Q", "choices": ["a", "b"], "answer": 0, "subject": "s"},
+        ],
         [(("a", "b"), (1,)), (("a", "b"), (0,))],
     ),
-    "piqa": ([numbered("solution", "Solution"), {"goal": "g", "sol1": "x", "sol2": "y", "label": 0}], [(("one", "two"), (1,)), (("x", "y"), (0,))]),
+    "piqa": (
+        [numbered("solution", "Solution"), {"goal": "g", "sol1": "x", "sol2": "y", "label": 0}],
+        [(("one", "two"), (1,)), (("x", "y"), (0,))],
+    ),
     "truthfulqa_mc1": (
         [
             {"Question": "q", "Best Answer": "b", "Correct Answers": "b; c", "Incorrect Answers": "w; v"},
@@ -83,12 +123,17 @@ ROWS = {
         [(("b", "c", "w", "v"), (0, 1)), (("x", "y", "z"), (0, 2))],
     ),
     "winogrande": (
-        [{"sentence": "Ann saw Bea, but _ left.", "option1": "Ann", "option2": "Bea", "answer": "2"},
-         {"instruction": "Choose to fill: sentence: A _ b. Option1: x Option2: y Answer format: z", "answer": "option1"}],
+        [
+            {"sentence": "Ann saw Bea, but _ left.", "option1": "Ann", "option2": "Bea", "answer": "2"},
+            {
+                "instruction": "Choose to fill: sentence: A _ b. Option1: x Option2: y Answer format: z",
+                "answer": "option1",
+            },
+        ],
         [(("Ann", "Bea"), (1,)), (("x", "y"), (0,))],
     ),
     "xstest": ([{"prompt": "p", "label": "safe"}, {"prompt": "q", "label": "unsafe"}], [None, None]),
-}  # fmt: skip
+}
 ROWS |= dict.fromkeys(("arc_challenge", "openbookqa"), ROWS["arc_easy"])
 
 
@@ -217,7 +262,10 @@ def test_tables_with_and_without_a_header(tmp_path):
 
 def test_worked_examples_of_bbh(tmp_path):
     (tmp_path / "bbh/cot-prompts").mkdir(parents=True)
-    worked = "canary\n-----\nDo it.\n\nQ: one\nA: Let's think step by step.\nSo the answer is 1.\n\nQ: two\nA: Let's think step by step.\nThe answer is 2.\n"
+    worked = (
+        "canary\n-----\nDo it.\n\nQ: one\nA: Let's think step by step.\nSo the answer is 1.\n\n"
+        "Q: two\nA: Let's think step by step.\nThe answer is 2.\n"
+    )
     (tmp_path / "bbh/cot-prompts/sums.txt").write_text(worked)
     (tmp_path / "bbh/bbh").mkdir()
     (tmp_path / "bbh/bbh/sums.json").write_text(json.dumps({"examples": [{"input": "three", "target": "3"}]}))
@@ -278,4 +326,4 @@ def test_contamination_by_words_and_by_characters():
     ]
     seen = contaminated(items, [inside, "话说天地玄黄，宇宙洪荒。日月", ""])
     assert seen == {"copied": True, "changed": False, "chinese": True, "other": False}
-    assert contaminated(items, [" ".join(words[3:15])]) == {k: False for k in seen}  # twelve words
+    assert contaminated(items, [" ".join(words[3:15])]) == dict.fromkeys(seen, False)  # twelve words
