@@ -162,10 +162,11 @@ def test_rows_that_stand_in_the_training_text(run, begin, tmp_path):
         ([], "give either --tasks, or"),
     ],
 )
-def test_a_mistake_is_one_line(run, words, said):
-    code, _, error = run(*words)
+def test_a_mistake_is_one_line_and_leaves_nothing(run, words, said, tmp_path):
+    code, _, error = run(*words, *(["--out", tmp_path / "out"] if words else []))
     assert (code, error.count("\n")) == (2, 1)
     assert said in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_programs_need_a_sandbox(begin, tmp_path):

@@ -52,7 +52,7 @@ def evaluate_tasks(
     """
     tasks = {name: with_check(task, check) if check else task for name, task in load_tasks(names).items()}
     rows = {name: load_items(name, task, data, asking) for name, task in tasks.items()}
-    asked = {**asdict(asking), "data": str(data), "dtype": dtype}
+    asked = {**asdict(asking), "data": str(data and data.resolve()), "dtype": dtype}
     tokenizer = None if is_server(model) or not training else Tokenizer.load(resolve_model(model))
     seen = _seen({name: items for name, (items, _) in rows.items()}, training, tokenizer)
     folder = Folder(out, asked | {"model": _identity(model)})

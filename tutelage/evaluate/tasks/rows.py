@@ -20,6 +20,7 @@ from tutelage.errors import DataError
 from tutelage.evaluate.tasks.task import Fields, Item, Task
 
 _PART = re.compile(r"[_-](dev|val|test|train|validation)$")
+_PATIENCE = 15  # seconds for the hub to answer
 _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -66,19 +67,24 @@ def _sources(name: str, task: Task, data: Path | None, pool: bool) -> Sequence[P
 
 def _hub_sources(name: str) -> Sequence[HubSplit]:
     """The splits of a name; ``*`` in place of a configuration stands for all of them."""
-    if "*" not in name:
-        return hub_splits(Path(name))
+    owner, several, split = name.partition("/*/")
     try:
+        if not several:
+            return hub_splits(Path(name))
         import datasets
+        from huggingface_hub import HfApi
+
+        HfApi().dataset_info(owner, timeout=_PATIENCE)  # datasets itself tries for half a minute
+        return [HubSplit(owner, each, split, "main") for each in datasets.get_dataset_config_names(owner)]
     except ImportError:
-        raise DataError("a set on the hub needs: pip install 'tutelage[data]'", path=name) from None
-    owner, _, split = name.partition("/*/")
-    try:
-        configurations = datasets.get_dataset_config_names(owner)
+        raise DataError("a set on the hub needs: pip install 'tutelage[data]'", path=owner) from None
+    except DataError as error:
+        raise DataError(f"{error}; --data names a folder that holds the sets") from None
     except Exception as error:  # whatever network libraries raise
-        problem = f"cannot be reached on the hub ({type(error).__name__}: {one_line(error)}); give --data FOLDER"
-        raise DataError(problem, path=owner) from None
-    return [HubSplit(owner, configuration, split, "main") for configuration in configurations]
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise DataError(
+            f"cannot be read from the hub ({said}); --data names a folder that holds the sets", path=owner
+        ) from None
 
 
 def _group(source: Path | HubSplit) -> str:

@@ -192,24 +192,19 @@ def _written(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Sampl
 
 
 class Folder:
-    """settings.json and samples.jsonl of one model. Without a path nothing is kept."""
+    """settings.json and samples.jsonl of one model, from the first row that is kept on. Without a path nothing is kept."""
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
         """Reads the rows of an earlier run. RunFolderError if it asked otherwise, or of another model."""
-        self.path, self.samples = path, list[Sample]()
-        if path is None:
+        self.path, self.settings, self.samples = path, dict(settings), list[Sample]()
+        if path is None or not (path / "settings.json").is_file():
             return
-        stated, kept = path / "settings.json", path / "samples.jsonl"
-        if stated.is_file():
-            before = json.loads(stated.read_text(encoding="utf-8"))
-            for name in settings:
-                if before.get(name) != settings[name]:
-                    there, now = as_written(before.get(name)), as_written(settings[name])
-                    raise RunFolderError(
-                        f"{path} was made with other settings ({name}: {there} there, {now} now): give another --out"
-                    )
-        else:
-            write_atomic(stated, (json.dumps(settings, indent=2) + "\n").encode())
+        before = json.loads((path / "settings.json").read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if before.get(name) != value:
+                change = f"{name}: {as_written(before.get(name))} there, {as_written(value)} now"
+                raise RunFolderError(f"{path} was made with other settings ({change}): give another --out")
+        kept = path / "samples.jsonl"
         if kept.is_file():
             whole, _, torn = kept.read_bytes().rpartition(b"\n")
             self.samples = [json.loads(line) for line in whole.splitlines()]
@@ -218,8 +213,11 @@ class Folder:
 
     def keep(self, samples: Sequence[Sample]) -> None:
         """Add rows, on the disk before the next are computed."""
-        if self.path is not None:
-            with (self.path / "samples.jsonl").open("ab") as file:
-                file.write("".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode())
-                file.flush()
-                os.fsync(file.fileno())
+        if self.path is None:
+            return
+        if not (self.path / "settings.json").is_file():
+            write_atomic(self.path / "settings.json", (json.dumps(self.settings, indent=2) + "\n").encode())
+        with (self.path / "samples.jsonl").open("ab") as file:
+            file.write("".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode())
+            file.flush()
+            os.fsync(file.fileno())
