@@ -16,6 +16,7 @@ from tutelage.evaluate.tasks.scorers import judged
 from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.evaluate.tasks.task import Item, Task, Template
 from tutelage.records import Document, Message, Prompt
+from tutelage.text.tokenizer import Tokenizer
 
 ARC = [
     {"question": f"q{i}?", "choices": {"text": ["a", "an b"], "label": ["A", "B"]}, "answerKey": "AB"[i % 2]}
@@ -145,6 +146,8 @@ def test_rows_that_stand_in_the_training_text(run, begin, tmp_path):
     run("--tasks", "piqa", "--training", unlike.path, "--out", tmp_path / "clean")
     found = json.loads((tmp_path / "clean" / "results.json").read_text())["tasks"]["piqa"]["contamination"]
     assert (found["share"], found["clean_rows"]) == (0, 2)
+    foreign = tokenise([Document(text=COPIED)], Tokenizer.train([COPIED] * 9, 270), tmp_path / "foreign")
+    assert "was made with another tokenizer" in run("--tasks", "piqa", "--training", foreign.path)[2]
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,11 @@ def by_row(samples: Sequence[Sample], metric: str) -> dict[str, float]:
 
 
 def interval_of(values: Sequence[float], seed: int = 0) -> Interval:
-    """The mean with its 95% interval: Wilson's if all are 0 or 1, else by the bootstrap over rows."""
-    if set(values) <= {0.0, 1.0}:
+    """The mean with its 95% interval: by the bootstrap over rows, or Wilson's if all are 0 or 1.
+
+    Of equal values in between, such as one row's, too: a bootstrap of them has no width, and Wilson's is then too wide if anything.
+    """
+    if set(values) <= {0.0, 1.0} or (len(set(values)) == 1 and 0 <= values[0] <= 1):
         return wilson(sum(values), len(values))
     return bootstrap(values, lambda x: float(x.mean()), derive(seed, "tasks.bootstrap"))
 
