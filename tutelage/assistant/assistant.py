@@ -153,6 +153,15 @@ class Assistant:
         (completions,) = self._complete([self.encode(text)], asked, max_batch=FEW, chat=False, spaced=True)
         return _given(completions, asked)
 
+    def complete(
+        self, rows: Sequence[Sequence[int]], sampling: Sampling, *, chat: bool, max_batch: int = 128, **options: Any
+    ) -> list[tuple[Completion, ...]]:
+        """What follows each row of ids, with the space between: n completions of each. Row i uses seed ``seed + i``.
+
+        ``chat``: whether the rows are prompts in the chat format (see ``stop_ids``).
+        """
+        return self._complete(rows, _Options.of(sampling, options), max_batch=max_batch, chat=chat, spaced=not chat)
+
     def chat(self, messages: Messages, sampling: Sampling | None = None, **options: Any) -> Any:
         """Answer a conversation whose last message is the user's, or a tool's output.
 

@@ -55,6 +55,12 @@ class Remote:
                         yield piece
         raise TutelageError(f"{self.url}: the answer broke off")
 
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The whole reply to a request that streams nothing. Raises as ``stream`` does."""
+        with self._open(path, {"model": self.model, **body}) as reply:
+            found: dict[str, Any] = json.load(reply)
+            return found
+
     @contextmanager
     def _open(self, path: str, body: dict[str, Any] | None = None) -> Iterator[HTTPResponse]:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})

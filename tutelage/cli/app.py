@@ -67,7 +67,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "chat": Command("cli.commands:chat", "talk to a checkpoint in the terminal"),
         "serve": Command("serve.command:serve", "answer over an OpenAI-compatible API"),
         "generate": Command("cli.commands:generate", "answer prompts, or continue a text"),
-        "eval": Command("cli.commands:compare", "win rates between two checkpoints"),
+        "eval": Command("cli.eval_commands:evaluate", "scores on tasks, or win rates between two checkpoints"),
         "starter": Command("cli.commands:starter", "fetch a small chat model to start from"),
         "export": Command("cli.commands:export", "write a checkpoint as a GGUF file for llama.cpp"),
         "import": Command("cli.commands:import_model", "read a GGUF file as a checkpoint"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -17,6 +18,15 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class Paired(NamedTuple):
+    """How much one of two scores higher on the same rows: the mean difference, its 95% interval, and a two-sided p-value."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
 
 
 class WinRate(NamedTuple):
@@ -42,6 +52,68 @@ def mean_interval(values: ArrayLike, bounds: tuple[float, float] = (-math.inf, m
         return Interval(mean, *bounds)
     half = student_t_quantile(0.975, n - 1) * (math.sqrt(n / (n - 1) * float(np.square(x - mean).sum())) / n)
     return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
+
+
+def wilson(successes: float, n: int) -> Interval:
+    """A proportion and its 95% interval by scores (Wilson 1927), which keeps inside [0, 1] and has a width at 0 and 1.
+
+    Raises ValueError where ``successes`` are not from 0 to ``n``, or ``n`` is 0.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"a proportion is of 1 or more, found {successes} of {n}")
+    z = NormalDist().inv_cdf(0.975)
+    share, spread = successes / n, 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / spread
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / spread
+    low, high = middle - half if successes else 0.0, middle + half if successes < n else 1.0  # exact, not to rounding
+    return Interval(share, low, high)
+
+
+def bootstrap(rows: ArrayLike, statistic: Callable[[NDArray[np.float64]], float], seed: int = 0) -> Interval:
+    """A statistic of rows [n, ...] with the 95% interval of its values on 1,000 samples of n rows (percentiles; Efron 1979).
+
+    Raises ValueError for no rows, or a value that is not finite.
+    """
+    x = _numbers(rows, "rows")
+    draws = np.random.default_rng(seed).integers(0, len(x), (1000, len(x)))
+    low, high = np.quantile([statistic(x[draw]) for draw in draws], [0.025, 0.975])
+    return Interval(statistic(x), float(low), float(high))
+
+
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
+    """The mean over answers of how far confidence and share of right answers are apart in bins of equal width.
+
+    sum_b n_b / n |mean correct_b - mean confidence_b| (Guo et al. 2017, equation 3); a bin takes its upper bound. [n] each, from 0
+    to 1. Raises ValueError for unequal lengths, no values, or one that is not finite.
+    """
+    p, y = _numbers(confidence, "confidence"), _numbers(correct, "correct")
+    if len(p) != len(y):
+        raise ValueError(f"confidence and correctness are paired: found {len(p)} and {len(y)}")
+    place = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
+    gaps = [abs(float((y[place == b] - p[place == b]).sum())) for b in range(bins)]
+    return sum(gaps) / len(p)
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> Paired:
+    """By how much ``a`` [n] scores above ``b`` [n] on the same rows.
+
+    Of scores that are 0 or 1 the interval is Bonett and Price's (see ``win_rate``), and p is McNemar's exact test: the two-sided
+    binomial of the rows where they differ. Of others the interval is Student's, and p comes from 10,000 random exchanges of the
+    two scores of a row. Raises ValueError as ``win_rate`` does.
+    """
+    x, y = _numbers(a, "a"), _numbers(b, "b")
+    found = win_rate(x, y)
+    if np.isin(np.concatenate([x, y]), (0.0, 1.0)).all():
+        changed, fewer = found.wins + found.losses, min(found.wins, found.losses)
+        tail = sum(math.comb(changed, i) for i in range(fewer + 1)) / 2**changed
+        return Paired(2 * found.rate - 1, 2 * found.low - 1, 2 * found.high - 1, min(1.0, 2 * tail))
+    gaps = x - y
+    mean, low, high = mean_interval(gaps)
+    rng, extreme = np.random.default_rng(seed), 0
+    for _ in range(100):  # a hundred exchanges at a time: memory
+        signs = rng.integers(0, 2, (100, len(gaps))) * 2 - 1
+        extreme += int((np.abs(signs @ gaps) >= abs(float(gaps.sum())) - TIE_TOLERANCE).sum())
+    return Paired(mean, low, high, (extreme + 1) / 10_001)
 
 
 def win_rate(a: ArrayLike, b: ArrayLike, tie: float = TIE_TOLERANCE) -> WinRate:

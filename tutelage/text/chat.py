@@ -14,7 +14,16 @@ from tutelage.text.imported import rendering
 from tutelage.text.layout import CHAT_TEMPLATE, OPENINGS, SPECIALS, Rendered, spoken
 from tutelage.text.tokenizer import Tokenizer
 
-__all__ = ["CHAT_TEMPLATE", "TRANSCRIPT_STOPS", "Rendered", "render", "render_answers", "render_batch", "transcript"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "TRANSCRIPT_STOPS",
+    "Rendered",
+    "render",
+    "render_answers",
+    "render_batch",
+    "render_texts",
+    "transcript",
+]
 
 _LABELS = {"system": "Note", "developer": "Note", "tool": "Note", "user": "Q", "assistant": "A"}
 # What a base model writes when it has answered and goes on to invent the next question.
@@ -89,3 +98,24 @@ def transcript(messages: Sequence[Message], *, shots: Sequence[Conversation] = (
     dialogues = [shot.messages for shot in shots] + [messages]
     texts = ("".join(f"{_LABELS[m.role]}: {m.text}\n" for m in dialogue) for dialogue in dialogues)
     return "\n".join(texts) + "A:"
+
+
+def render_texts(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """Plain texts and what continues them -> (ids before, ids of the continuation), as a likelihood is asked for.
+
+    The two are encoded as one text, because that is what a model has learnt from, and cut where the ids of the first end. A token
+    that reaches across belongs to the continuation, and so do the spaces that end the first. The ids before are never empty: a
+    continuation of nothing follows ``bos_id``, which other texts have where the tokenizer says so.
+    """
+    lead = [tokenizer.bos_id] if tokenizer.begins_texts else []
+    befores = [before.rstrip() for before, _ in pairs]
+    firsts = tokenizer.encode_batch(befores)
+    wholes = tokenizer.encode_batch([before + after for before, after in pairs])
+    rendered = []
+    for first, whole in zip(firsts, wholes, strict=True):
+        cut = next(
+            (i for i, (a, b) in enumerate(zip(first, whole, strict=False)) if a != b), min(len(first), len(whole))
+        )
+        cut = min(cut, len(whole) - 1) if whole else 0
+        rendered.append(([*lead, *whole[:cut]] or [tokenizer.bos_id], whole[cut:]))
+    return rendered

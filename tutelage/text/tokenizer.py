@@ -133,6 +133,11 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         return self.codec.control
 
+    @cached_property
+    def begins_texts(self) -> bool:
+        """Whether ``bos_id`` precedes a plain text: always with our own; an imported one's post-processor says so."""
+        return self.chat is None or self._backend.encode("a").ids[:1] == [self.bos_id]
+
     @property
     def appended(self) -> tuple[str, ...]:
         """Tokens that the import had to add after the end of the vocabulary: the model's embedding needs a row for each."""

@@ -1,0 +1,180 @@
+"""Our likelihoods, answers and scores beside lm-eval's, on the same rows: `python -m tests.proof_tasks MODEL [--rows N]`.
+
+Runs where lm-eval is installed (an environment of its own will do: pip install lm-eval). lm-eval gets the rows, writes its own
+prompts of them from the templates below, and runs a Hugging Face model of the same folder, then ours through ``harness_model``.
+Exits with 1 where a log-likelihood differs by more than 1e-4, a score at all, or a greedy answer.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.evaluate.harness import harness_model
+from tutelage.evaluate.tasks.models import Local
+from tutelage.evaluate.tasks.run import Asking, Sample, load_items, run_task
+from tutelage.evaluate.tasks.table import load_tasks
+from tutelage.evaluate.tasks.task import Item
+from tutelage.model.hub import resolve_model
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TOLERANCE = 1e-4
+_OPTIONS = "{% for choice in choices %}{{'ABCD'[loop.index0]}}. {{choice}}\n{% endfor %}"
+_CONTENT = {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}"}
+_CHINESE = {
+    "doc_to_text": "下面是单项选择题，请选出正确的一项。\n\n{{question}}\n" + _OPTIONS + "答案：",
+    "doc_to_choice": ["A", "B", "C", "D"],
+    "target_delimiter": "",
+}
+CHOICES: dict[str, dict[str, Any]] = {
+    "arc_easy": _CONTENT,
+    "arc_challenge": _CONTENT,
+    "openbookqa": _CONTENT,
+    "piqa": _CONTENT,
+    "boolq": {"doc_to_text": "{{passage}}Question: {{question}}?\nAnswer:", "doc_to_choice": ["no", "yes"]},
+    "bbq": {"doc_to_text": "{{context}}\nQuestion: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}"},
+    "blimp": {"doc_to_text": "", "doc_to_choice": "{{choices}}", "target_delimiter": ""},
+    "mmlu": {
+        "doc_to_text": "The following are multiple choice questions (with answers) about {{subject}}.\n\n{{question}}\n"
+        + _OPTIONS
+        + "Answer:",
+        "doc_to_choice": ["A", "B", "C", "D"],
+    },
+    "ceval": _CHINESE,
+    "cmmlu": _CHINESE,
+    "truthfulqa_mc1": {"doc_to_text": "Q: {{question}}\nA:", "doc_to_choice": "{{choices}}"},
+}
+"""Task -> its first template in lm-eval's words."""
+GSM8K = {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{result}}"}
+STOPS = ["\nQuestion:", "\n\n\n"]
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints a line per task; returns the exit code."""
+    parser = ArgumentParser(prog="python -m tests.proof_tasks")
+    parser.add_argument("model")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--tasks", default=",".join([*CHOICES, "gsm8k"]))
+    parser.add_argument("--max_tokens", type=int, default=128, help="longest answer of gsm8k")
+    asked = parser.parse_args(words)
+    names, asking = asked.tasks.split(","), Asking(rows=asked.rows)
+    assistant = Assistant.load(asked.model, device="cpu", dtype="fp32")
+    subject = Local(assistant)
+    with tempfile.TemporaryDirectory() as scratch:
+        items: dict[str, list[Item]] = {}
+        ours: dict[str, list[Sample]] = {}
+        for name, task in load_tasks(names).items():
+            if task.max_tokens:
+                object.__setattr__(task, "max_tokens", asked.max_tokens)
+            items[name], pool = load_items(name, task, asked.data, asking)
+            ours[name] = run_task(name, task, items[name], pool, subject, asking)[0]
+        tasks = [_config(name, items[name], Path(scratch), asked.max_tokens) for name in names]
+        theirs = _harness(_hugging_face(assistant, resolve_model(asked.model), Path(scratch)), tasks)
+        adapted = _harness(harness_model(assistant), tasks)
+    agreed = [_said(name, ours[name], theirs, adapted) for name in names]  # each is printed
+    return int(not all(agreed))
+
+
+def _config(name: str, items: Sequence[Item], scratch: Path, max_tokens: int) -> dict[str, Any]:
+    path = scratch / f"{name}.jsonl"
+    rows = [{**item.fields, "choices": list(item.choices), "gold": (*item.gold, 0)[0]} for item in items]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    common = {
+        "task": f"ours_{name}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(path)}, "cache_dir": str(scratch)},
+        "test_split": "test",
+    }
+    if name == "gsm8k":
+        settings = {"until": STOPS, "do_sample": False, "max_gen_toks": max_tokens}
+        metric = {"metric": "exact_match"}
+        return {
+            **common,
+            **GSM8K,
+            "output_type": "generate_until",
+            "generation_kwargs": settings,
+            "metric_list": [metric],
+        }
+    metrics = [{"metric": "acc"}, {"metric": "acc_norm"}]
+    return {
+        **common,
+        "doc_to_target": "gold",
+        **CHOICES[name],
+        "output_type": "multiple_choice",
+        "metric_list": metrics,
+    }
+
+
+def _hugging_face(assistant: Assistant, folder: Path, scratch: Path) -> Any:
+    """lm-eval's own model of the folder. A tokenizer of ours, which has no post-processor, gets one that begins a text."""
+    import tokenizers
+    from lm_eval.models.huggingface import HFLM
+
+    if assistant.tokenizer.chat is None:
+        shutil.copytree(folder, scratch / "model")
+        folder = scratch / "model"
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        begin = assistant.tokenizer.name_of(assistant.tokenizer.bos_id)
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, assistant.tokenizer.bos_id)]
+        )
+        backend.save(str(folder / "tokenizer.json"))
+    options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "batch_size": 8}
+    return HFLM(pretrained=str(folder), prefix_token_id=assistant.tokenizer.bos_id, **options)
+
+
+def _harness(model: Any, tasks: Sequence[dict[str, Any]]) -> Mapping[str, list[dict[str, Any]]]:
+    """Task -> the samples of lm-eval in the order of the rows."""
+    import lm_eval
+
+    found = lm_eval.simple_evaluate(model=model, tasks=[dict(task) for task in tasks], bootstrap_iters=0)
+    return {
+        name.removeprefix("ours_"): sorted(samples, key=lambda s: s["doc_id"])
+        for name, samples in found["samples"].items()
+    }
+
+
+def _said(
+    name: str,
+    ours: Sequence[Sample],
+    theirs: Mapping[str, list[dict[str, Any]]],
+    adapted: Mapping[str, list[dict[str, Any]]],
+) -> bool:
+    """Print how far the three are apart; returns whether they agree."""
+    rows = list(zip(ours, theirs[name], adapted[name], strict=True))
+    if name == "gsm8k":
+        texts = [(a["answer"], b["resps"][0][0], c["resps"][0][0]) for a, b, c in rows]
+        pairs = [[text.strip().rstrip("\ufffd") for text in three] for three in texts]  # half a character at the limit
+        same = [sum(pair[0] == pair[i] for pair in pairs) for i in (1, 2)]
+        for pair in pairs:
+            if len(set(pair)) > 1:
+                print("   ", *map(repr, pair), sep="\n    ")
+        print(f"{name}: {len(rows)} answers, {same[0]} equal Hugging Face's, {same[1]} the adapter's")
+        return same == [len(rows)] * 2
+    furthest = [0.0, 0.0]
+    for own, *others in rows:
+        for i, other in enumerate(others):
+            values = [float(response[0][0]) for response in other["resps"]]
+            furthest[i] = max(furthest[i], *(abs(p - q) for p, q in zip(own["logprobs"], values, strict=True)))
+    scores = {
+        metric: [sum(own["scores"][metric] for own in ours)]
+        + [sum(float(sample[metric]) for sample in found[name]) for found in (theirs, adapted)]
+        for metric in ("acc", "acc_norm")
+    }
+    shown = ", ".join(f"{metric} {a:.0f} {b:.0f} {c:.0f}" for metric, (a, b, c) in scores.items())
+    print(
+        f"{name}: {len(rows)} rows, at most {furthest[0]:.1e} from Hugging Face, {furthest[1]:.1e} from the adapter; {shown}"
+    )
+    return max(furthest) <= TOLERANCE and all(len(set(values)) == 1 for values in scores.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""Tasks asked of a model behind the API: the same likelihoods and answers as of its checkpoint."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from serving import running, tiny_assistant
+
+from tutelage.assistant.remote import Remote
+from tutelage.cli import app as cli
+from tutelage.errors import UsageError
+from tutelage.evaluate.tasks.models import Local, Server
+from tutelage.records import Message
+
+CHAT = (Message(role="user", content="Who are you?"),)
+
+
+@pytest.fixture(scope="module")
+def both():
+    assistant = tiny_assistant()
+    with running(assistant) as server:
+        yield Local(assistant), Server(Remote(server.url)), server.url
+
+
+class Reply(BaseHTTPRequestHandler):
+    """A server that gives no log-probabilities of a prompt."""
+
+    def log_message(self, *words):
+        pass
+
+    def reply(self, body):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def do_GET(self):
+        self.reply({"data": [{"id": "m"}]})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.reply({"choices": [{"text": "x", "logprobs": self.logprobs(asked["prompt"]), "finish_reason": "length"}]})
+
+    def logprobs(self, prompt):
+        return None
+
+
+class Echo(Reply):
+    """The prompt's tokens and one more as OpenAI's completions API gives them, from one row at a time."""
+
+    def logprobs(self, prompt):
+        assistant = self.server.assistant
+        ids = assistant.encode(prompt)
+        logprobs = assistant.logits(ids).log_softmax(-1)
+        ids.append(int(logprobs[-1].argmax()))
+        decoder, text, offsets = codecs.getincrementaldecoder("utf-8")("ignore"), "", []
+        for token in ids[1:]:
+            offsets.append(len(text))
+            text += decoder.decode(assistant.tokenizer.token_bytes(token))
+        values = [logprobs[i, token].item() for i, token in enumerate(ids[1:])]
+        return {"tokens": [""] * len(values), "token_logprobs": values, "text_offset": offsets}
+
+
+@contextmanager
+def answering(handler, assistant=None):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.assistant = assistant
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def echoing():
+    assistant = tiny_assistant()
+    with answering(Echo, assistant) as url:
+        yield Local(assistant), Server(Remote(url)), url
+
+
+def test_likelihoods_are_those_of_the_checkpoint(echoing):
+    local, server, _ = echoing
+    pairs = [
+        ("the cat", " sat on"),
+        ("the cat ", "sat on"),
+        ("", "not"),
+        ("天下皆知", "美之为美"),
+        ("the mat,", " 中文 or not"),
+    ]
+    pairs += [("the cat", f" {word}") for word in "abcdefghij"]
+    for mine, theirs in zip(local.weigh(pairs), server.weigh(pairs), strict=True):
+        assert theirs.logprob == pytest.approx(mine.logprob, abs=1e-3)
+        assert theirs.tokens == mine.before + mine.tokens - 1  # a server does not count what begins a text
+
+
+def test_answers_are_those_of_the_checkpoint(both):
+    local, server, _ = both
+    for contexts in (["the cat", "Who are"], [CHAT]):
+        for mine, theirs in zip(local.write(contexts, 8, ()), server.write(contexts, 8, ()), strict=True):
+            assert theirs.answer.text.strip() == mine.answer.text.strip()
+            assert theirs.answer.finished == mine.answer.finished
+            assert (theirs.read, theirs.written) == (mine.read, mine.written)
+    whole = local.write(["the cat"], 8, ())[0].answer.text
+    stops = [*"￰￱￲￳", whole[3]]  # more than the API takes
+    assert server.write(["the cat"], 8, stops)[0].answer.text == whole.split(whole[3])[0]
+
+
+def test_the_command_asks_a_server(echoing, tmp_path, capsys):
+    rows = [
+        {"sentence_good": "the cat sat.", "sentence_bad": "cat the sat."},
+        {"sentence_good": "or not", "sentence_bad": "not or"},
+    ]
+    (tmp_path / "blimp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    url = echoing[2]
+    words = ["eval", url, "--tasks", "blimp", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    pairs = [("", row[name]) for row in rows for name in ("sentence_good", "sentence_bad")]
+    values = [one.logprob for one in echoing[0].weigh(pairs)]
+    assert found["tasks"]["blimp"]["score"] == sum(values[i] > values[i + 1] for i in (0, 2)) / 2
+    assert cli.main(["eval", "http://127.0.0.1:9", *words[2:6]]) == 2
+    assert "no server answers" in capsys.readouterr().err
+
+
+def test_a_server_without_echo_is_said(both):
+    with pytest.raises(UsageError, match="leave out --chat"):
+        both[1].weigh([(CHAT, "a")])
+    with answering(Reply) as url:
+        plain = Server(Remote(url))
+        with pytest.raises(UsageError, match="no log-probabilities of a prompt: likelihoods need echo and logprobs"):
+            plain.weigh([("a", "b")])
+        assert plain.write(["a"], 1, ())[0].answer.text == "x"

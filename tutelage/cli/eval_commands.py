@@ -1,0 +1,119 @@
+"""`tutelage eval`: a model on tasks, or two models on prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tutelage.cli.commands import Bad, Device, compare
+from tutelage.errors import UsageError
+from tutelage.evaluate.tasks.command import evaluate_tasks, is_server
+from tutelage.evaluate.tasks.run import Asking
+from tutelage.evaluate.tasks.table import TASKS
+from tutelage.generate.sampler import Sampling
+from tutelage.screen import table
+from tutelage.settings import ModelPath
+
+HEADERS = (
+    "task",
+    "metric",
+    "score",
+    "95% interval",
+    "spread",
+    "calibration error",
+    "seen",
+    "rows",
+    "minutes",
+    "tokens",
+)
+
+
+def evaluate(
+    a: Annotated[
+        str, Field(description="checkpoint folder, name on the Hugging Face hub, or with --tasks a server's URL")
+    ],
+    b: Annotated[str, Field(description="with --prompts: the checkpoint that answers the same prompts")] = "",
+    sampling: Sampling = Sampling(),  # noqa: B008
+    *,
+    tasks: Annotated[tuple[str, ...], Field(description=f"tasks to ask, joined by commas: {', '.join(TASKS)}")] = (),
+    data: Annotated[
+        Path | None, Field(description="folder that holds the sets of the tasks; none: they are read from the hub")
+    ] = None,
+    shots: Annotated[int, Field(ge=0, description="examples before each row")] = 0,
+    rows: Annotated[int, Field(ge=0, description="a random sample of so many rows per task; 0: all")] = 0,
+    templates: Annotated[int, Field(ge=0, description="how many of a task's templates to ask with; 0: all")] = 1,
+    chat: Annotated[bool, Field(description="ask through the model's chat template, not in plain text")] = False,
+    against: Annotated[str, Field(description="with --tasks: another model, for a paired test on the same rows")] = "",
+    training: Annotated[
+        tuple[Path, ...], Field(description="training texts, or a token shard (.npy), in which the rows are looked for")
+    ] = (),
+    out: Annotated[
+        Path | None, Field(description="folder for results.json and samples.jsonl; a killed run goes on")
+    ] = None,
+    dtype: Annotated[
+        str, Field(description="with --tasks: fp32, which tells near-ties apart, or bf16, which is faster; auto")
+    ] = "fp32",
+    prompts: Annotated[Path | None, Field(description="held-out prompts that two checkpoints answer")] = None,
+    world: Annotated[Path | None, Field(description="folder of an embedded world, whose judge decides")] = None,
+    reward_model: Annotated[
+        ModelPath | None, Field(description="reward model that decides if there is no judge")
+    ] = None,
+    on_bad: Bad = "stop",
+    device: Device = "auto",
+) -> str | None:
+    """Score a model on tasks (--tasks), or win rates of two checkpoints on the same prompts (--prompts)."""
+    names = [name.strip() for word in tasks for name in word.split(",") if name.strip()]
+    if bool(names) == (prompts is not None):
+        raise UsageError("give either --tasks, or two checkpoints and --prompts")
+    if prompts is not None:
+        if not b or is_server(a) or is_server(b):
+            raise UsageError("--prompts needs two checkpoints: tutelage eval A B --prompts FILE")
+        return compare(
+            Path(a), Path(b), prompts, sampling, world=world, reward_model=reward_model, on_bad=on_bad, device=device
+        )
+    if b or sampling != Sampling(seed=sampling.seed):
+        raise UsageError(
+            "with --tasks the other model is given by --against, and answers are the likeliest: only --seed counts"
+        )
+    asking = Asking(shots, rows, templates, chat, sampling.seed, on_bad)
+    chosen: dict[str, Any] = {"against": against, "out": out, "training": training, "device": device, "dtype": dtype}
+    results = evaluate_tasks(a, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
+    table(a, HEADERS, [_row(name, figures) for name, figures in results["tasks"].items()])
+    if against:
+        theirs = results["against"]["tasks"]
+        table(against, HEADERS, [_row(name, figures) for name, figures in theirs.items()])
+        headers = ("task", "difference", "95% interval", "p", "rows")
+        table(f"{a} - {against}", headers, [_difference(name, figures) for name, figures in theirs.items()])
+    return str(out / "results.json") if out else None
+
+
+def _told(name: str, figures: dict[str, Any]) -> None:
+    left = f", {figures['left_out']} rows too long" if figures["left_out"] else ""
+    print(f"{name}: {figures['score']:.1%} of {figures['rows']} rows{left}", flush=True)
+
+
+def _row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
+    low, high = figures["ci"]
+    tokens = figures["tokens"]
+    calibration = figures.get("calibration")
+    share = figures.get("contamination", {}).get("share")
+    return (
+        name,
+        figures["metric"],
+        f"{figures['score']:.1%}",
+        f"{low:.1%} to {high:.1%}",
+        f"{figures['spread']:.1%}" if len(figures["templates"]) > 1 else "",
+        f"{calibration['error']:.3f}" if calibration else "",
+        "" if share is None else f"{share:.1%}",
+        str(figures["rows"]),
+        f"{figures['seconds'] / 60:.1f}",
+        str(tokens["read"] + tokens["written"]),
+    )
+
+
+def _difference(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
+    found = figures["difference"]
+    interval = f"{found['low']:+.1%} to {found['high']:+.1%}"
+    return name, f"{found['mean']:+.1%}", interval, f"{found['p']:.3g}", str(figures["rows_of_both"])

@@ -1,0 +1,118 @@
+"""Models on tasks, from their names to results.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.assistant.remote import Remote
+from tutelage.evaluate.tasks.contamination import contaminated, training_texts
+from tutelage.evaluate.tasks.models import Local, Server, Subject
+from tutelage.evaluate.tasks.results import Figures, difference, figures_of
+from tutelage.evaluate.tasks.run import Asking, Folder, Sample, load_items, run_task, with_check
+from tutelage.evaluate.tasks.scorers import Check
+from tutelage.evaluate.tasks.table import load_tasks
+from tutelage.evaluate.tasks.task import Item, Task
+from tutelage.files import write_atomic
+from tutelage.model.hub import resolve_model
+from tutelage.runs.hashes import hash_of
+from tutelage.text.tokenizer import Tokenizer
+
+
+def is_server(model: str) -> bool:
+    """Whether a model is named by the URL of its server."""
+    return model.startswith(("http://", "https://"))
+
+
+def evaluate_tasks(
+    model: str,
+    names: Sequence[str],
+    data: Path | None,
+    asking: Asking,
+    *,
+    against: str = "",
+    out: Path | None = None,
+    training: Sequence[Path] = (),
+    device: str = "auto",
+    dtype: str = "fp32",
+    check: Check | None = None,
+    told: Callable[[str, Figures], None] = lambda name, figures: None,
+) -> dict[str, Any]:
+    """The figures of a model on tasks; ``told`` hears of each task as it is done.
+
+    A model is a checkpoint, a name on the hub, or the URL of a server, whose key is read from TUTELAGE_API_KEY. Rows that are
+    done are kept in ``out``, and results.json is written there. ``against`` is another model for a paired test on the same rows;
+    its rows are kept in ``out``/against. ``training``: texts or token shards in which the rows are looked for. ``check`` runs
+    programs (see scorers.py). Raises UsageError, DataError and CheckpointError before the first row is asked where it can.
+    """
+    tasks = {name: with_check(task, check) if check else task for name, task in load_tasks(names).items()}
+    rows = {name: load_items(name, task, data, asking) for name, task in tasks.items()}
+    asked = {**asdict(asking), "data": str(data and data.resolve()), "dtype": dtype}
+    tokenizer = None if is_server(model) or not training else Tokenizer.load(resolve_model(model))
+    seen = _seen({name: items for name, (items, _) in rows.items()}, training, tokenizer)
+    folder = Folder(out, asked | {"model": _identity(model)})
+    subject = load_subject(model, device, dtype)
+    results: dict[str, Any] = {"model": model, "asked": asked, "tasks": {}}
+    mine: dict[str, list[Sample]] = {}
+    for name, task in tasks.items():
+        mine[name], figures = _one(name, task, rows[name], subject, asking, folder, seen.get(name))
+        results["tasks"][name] = figures
+        told(name, figures)
+    if against:
+        other = Folder(out and out / "against", asked | {"model": _identity(against)})
+        rival = load_subject(against, device, dtype)
+        results["against"] = {"model": against, "tasks": {}}
+        for name, task in tasks.items():
+            theirs, figures = _one(name, task, rows[name], rival, asking, other, None)
+            paired, count = difference(mine[name], theirs, task.metric, asking.seed)
+            figures |= {"difference": paired._asdict(), "rows_of_both": count}
+            results["against"]["tasks"][name] = figures
+            told(name, figures)
+    if out is not None:
+        write_atomic(out / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    return results
+
+
+def load_subject(model: str, device: str = "auto", dtype: str = "fp32") -> Subject:
+    """The model that is asked. bf16 has logits to three digits, so that choices tie."""
+    if is_server(model):
+        return Server(Remote(model, os.environ.get("TUTELAGE_API_KEY", "")))
+    return Local(Assistant.load(model, device=device, dtype=dtype))
+
+
+def _one(
+    name: str,
+    task: Task,
+    rows: tuple[list[Item], list[Item]],
+    subject: Subject,
+    asking: Asking,
+    folder: Folder,
+    seen: Mapping[str, bool] | None,
+) -> tuple[list[Sample], Figures]:
+    samples, left_out = run_task(name, task, *rows, subject, asking, folder.samples, folder.keep)
+    return samples, figures_of(samples, task.metric, left_out=left_out, seen=seen, seed=asking.seed)
+
+
+def _identity(model: str) -> str:
+    """What tells whether an earlier run asked the same model: the hash of its files, or a server's address."""
+    return model if is_server(model) else hash_of(resolve_model(model))
+
+
+def _seen(
+    items: Mapping[str, Sequence[Item]], training: Sequence[Path], tokenizer: Tokenizer | None
+) -> dict[str, dict[str, bool]]:
+    """Task -> id -> whether the row stands in the training texts, which are read once for all tasks."""
+    if not training:
+        return {}
+    every = [Item(one.fields, one.choices, id=f"{name}\0{one.id}") for name, rows in items.items() for one in rows]
+    found = contaminated(every, (text for path in training for text in training_texts(path, tokenizer)))
+    seen: dict[str, dict[str, bool]] = {name: {} for name in items}
+    for key, value in found.items():
+        name, _, own = key.partition("\0")
+        seen[name][own] = value
+    return seen

@@ -1,0 +1,186 @@
+"""Who is asked: a checkpoint, or a server with an OpenAI-compatible API. Both compare continuations and write answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.assistant.remote import Remote
+from tutelage.errors import UsageError
+from tutelage.evaluate.likelihoods import likelihoods
+from tutelage.evaluate.tasks.task import Answered, Context
+from tutelage.generate.sampler import Sampling
+from tutelage.text.chat import render, render_answers, render_texts
+
+_TOGETHER = 8  # requests that a server gets at the same time
+_SPARE = 16  # tokens that a tokenizer may add to those of the bytes
+_STOPS = 4  # the most stop strings that OpenAI's API takes
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Weighed(NamedTuple):
+    """The likelihood of a continuation, and what it cost."""
+
+    logprob: float
+    before: int
+    """Tokens of the context, where it is read once for all that continue it; a server reads it each time."""
+    tokens: int
+    """The other tokens that were read."""
+
+
+class Wrote(NamedTuple):
+    """An answer, and what it cost."""
+
+    answer: Answered
+    read: int
+    """Tokens of the prompt."""
+    written: int
+
+
+class Subject(Protocol):
+    """A model as tasks need it."""
+
+    context: int | None
+    """The longest sequence [tokens]; None where a server keeps that to itself."""
+
+    def weigh(self, pairs: Sequence[tuple[Context, str]]) -> list[Weighed]:
+        """The likelihood of each continuation of its context."""
+        ...
+
+    def write(self, contexts: Sequence[Context], max_tokens: int, stop: Sequence[str]) -> list[Wrote]:
+        """The likeliest token after another until an end, a stop string or ``max_tokens``."""
+        ...
+
+    def longest(self, pairs: Sequence[tuple[Context, str]], room: int) -> int:
+        """Tokens of the longest pair, or a bound of them that leaves ``room``; only where ``context`` is known."""
+        ...
+
+
+class Local:
+    """A checkpoint."""
+
+    def __init__(self, assistant: Assistant) -> None:
+        """Raises CheckpointError for a reward model, or a folder without a tokenizer."""
+        self._assistant, self._decoder, self._tokenizer = assistant, assistant.decoder, assistant.tokenizer
+        self.context: int | None = assistant.context
+
+    def weigh(self, pairs: Sequence[tuple[Context, str]]) -> list[Weighed]:
+        rows = self._encoded(pairs)
+        found = likelihoods(self._decoder, rows, pad_id=self._tokenizer.pad_id, dtype=self._assistant.dtype)
+        return [Weighed(one.logprob, len(row[0]), one.tokens) for one, row in zip(found, rows, strict=True)]
+
+    def write(self, contexts: Sequence[Context], max_tokens: int, stop: Sequence[str]) -> list[Wrote]:
+        rows = [self._prompt(context) for context in contexts]
+        sampling, chat = (
+            Sampling(temperature=0, max_tokens=max_tokens),
+            bool(contexts) and not isinstance(contexts[0], str),
+        )
+        written = self._assistant.complete(rows, sampling, chat=chat, stop=stop, logprobs=True)
+        return [
+            Wrote(Answered(one.text, one.finished), len(row), len(one.ids or ()))
+            for (one,), row in zip(written, rows, strict=True)
+        ]
+
+    def longest(self, pairs: Sequence[tuple[Context, str]], room: int) -> int:
+        if all(isinstance(context, str) for context, _ in pairs):  # a token has a byte at least
+            bound = _SPARE + max(len(f"{context}{text}".encode()) for context, text in pairs)
+            if bound + room <= self._assistant.context:
+                return bound
+        if any(text for _, text in pairs):
+            return max(len(before) + len(after) for before, after in self._encoded(pairs))
+        return max(len(self._prompt(context)) for context, _ in pairs)
+
+    def _encoded(self, pairs: Sequence[tuple[Context, str]]) -> list[tuple[list[int], list[int]]]:
+        """(ids before, ids of the continuation): plain texts together, conversations with their template."""
+        plain = [(context, text) for context, text in pairs if isinstance(context, str)]
+        texts = iter(render_texts(self._tokenizer, plain))
+        rows = []
+        for context, text in pairs:
+            if isinstance(context, str):
+                rows.append(next(texts))
+            else:
+                before, (after,) = render_answers(self._tokenizer, context, [text], [False])
+                rows.append((before, after))
+        for (_, text), (_, after) in zip(pairs, rows, strict=True):
+            if not after:
+                raise UsageError(f"the tokenizer makes nothing of {text!r}: there is no likelihood to compare")
+        return rows
+
+    def _prompt(self, context: Context) -> list[int]:
+        if not isinstance(context, str):
+            return render(self._tokenizer, context, add_generation_prompt=True).ids
+        lead = [self._tokenizer.bos_id] if self._tokenizer.begins_texts else []
+        return [*lead, *self._tokenizer.encode(context)] or [self._tokenizer.bos_id]
+
+
+class Server:
+    """A model behind an OpenAI-compatible API."""
+
+    context: int | None = None
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def weigh(self, pairs: Sequence[tuple[Context, str]]) -> list[Weighed]:
+        """By ``echo`` and ``logprobs`` of /v1/completions. Raises UsageError where the server has no such thing."""
+        return _together(self._weigh, pairs)
+
+    def write(self, contexts: Sequence[Context], max_tokens: int, stop: Sequence[str]) -> list[Wrote]:
+        def one(context: Context) -> Wrote:
+            body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0, "stop": list(stop)[:_STOPS] or None}
+            if isinstance(context, str):
+                reply = self._remote.post("/v1/completions", body | {"prompt": context})
+                text = _first(reply)["text"]
+            else:
+                said = [{"role": message.role, "content": message.text} for message in context]
+                reply = self._remote.post("/v1/chat/completions", body | {"messages": said})
+                text = _first(reply)["message"]["content"] or ""
+            usage, cut = reply.get("usage") or {}, [place for mark in stop if (place := text.find(mark)) >= 0]
+            answer = Answered(text[: min(cut)] if cut else text, _first(reply)["finish_reason"] == "stop" or bool(cut))
+            return Wrote(answer, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+
+        return _together(one, contexts)
+
+    def longest(self, pairs: Sequence[tuple[Context, str]], room: int) -> int:
+        raise NotImplementedError("a server does not tell its tokens")
+
+    def _weigh(self, pair: tuple[Context, str]) -> Weighed:
+        context, text = pair
+        if not isinstance(context, str):
+            raise UsageError(
+                f"{self._remote.url}: the chat API has no log-probabilities of a given answer: leave out --chat"
+            )
+        whole = context + text
+        body = {"prompt": whole, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+        lacking = (
+            "likelihoods need echo and logprobs of /v1/completions; without them a server can only be asked for answers"
+        )
+        try:
+            reply = self._remote.post("/v1/completions", body)
+        except UsageError as error:
+            raise UsageError(f"{error}: {lacking}") from None
+        found = _first(reply).get("logprobs") or {}
+        values, starts = found.get("token_logprobs") or [], found.get("text_offset") or []
+        if not values or len(values) != len(starts) or starts[0] != 0:
+            raise UsageError(f"{self._remote.url} gives no log-probabilities of a prompt: {lacking}")
+        begin = len(context.rstrip())
+        ends = [*starts[1:], len(whole) + 1]
+        of_text = [v for v, start, end in zip(values, starts, ends, strict=True) if end > begin and start < len(whole)]
+        known = [value for value in of_text if value is not None]  # nothing predicts the first token of some models
+        return Weighed(sum(known), 0, sum(start < len(whole) for start in starts))
+
+
+def _first(reply: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        choice: dict[str, Any] = reply["choices"][0]
+    except (KeyError, IndexError, TypeError):
+        raise UsageError("what answers there is not an OpenAI-compatible server: its reply has no choices") from None
+    return choice
+
+
+def _together(function: Callable[[T], R], values: Sequence[T]) -> list[R]:
+    with ThreadPoolExecutor(_TOGETHER) as threads:
+        return list(threads.map(function, values))

@@ -1,0 +1,223 @@
+"""A model on tasks, row by row; the rows that are done are kept, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tutelage.data.formats import OnBad
+from tutelage.errors import RunFolderError, UsageError
+from tutelage.evaluate.tasks.models import Subject
+from tutelage.evaluate.tasks.rows import read_items
+from tutelage.evaluate.tasks.scorers import Check, code
+from tutelage.evaluate.tasks.task import Compared, Item, Question, Task, Template, ask
+from tutelage.files import write_atomic
+from tutelage.seeds import derive
+from tutelage.settings import as_written
+
+Sample = dict[str, Any]
+"""A row of samples.jsonl: task, template, id, group, prompt, what the model made of it, scores, tokens, seconds."""
+_CHUNK = 64  # rows that are computed together and then kept
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How tasks are asked."""
+
+    shots: int = 0
+    rows: int = 0
+    """A random sample of so many rows per task; 0: all."""
+    templates: int = 1
+    """How many of a task's templates; 0: all."""
+    chat: bool = False
+    """Through the model's chat template, not as plain text."""
+    seed: int = 0
+    on_bad: OnBad = "stop"
+    """What becomes of a row that is too long with its examples."""
+
+
+class Asked(NamedTuple):
+    """A row with one template."""
+
+    template: str
+    item: Item
+    question: Question
+
+
+def run_task(
+    name: str,
+    task: Task,
+    items: Sequence[Item],
+    pool: Sequence[Item],
+    subject: Subject,
+    asking: Asking,
+    known: Sequence[Sample] = (),
+    keep: Callable[[Sequence[Sample]], None] = lambda samples: None,
+) -> tuple[list[Sample], int]:
+    """The samples of all rows in their order, and how many rows were too long and left out.
+
+    ``known`` are samples of an earlier run, which are not computed again; ``keep`` is called with new ones as they are done.
+    Raises UsageError where rows are too long for the model, and where the task needs a sandbox (see ``with_check``).
+    """
+    if task.compare is None and task.grade is None:
+        raise UsageError(f"{name}: its answers are programs, and there is no sandbox to run them in")
+    asked, left_out = _fitting(name, task, _questions(name, task, items, pool, asking), subject, asking)
+    done = {(sample["template"], sample["id"]): sample for sample in known if sample["task"] == name}
+    todo = [one for one in asked if (one.template, one.item.id) not in done]
+    todo.sort(key=lambda one: -len(one.question.shown))  # the longest first: if memory is short, that shows at once
+    for start in range(0, len(todo), _CHUNK):
+        chunk = todo[start : start + _CHUNK]
+        began = time.perf_counter()
+        samples = _compared(task, chunk, subject) if task.compare else _written(task, chunk, subject)
+        seconds = (time.perf_counter() - began) / len(chunk)
+        for one, sample in zip(chunk, samples, strict=True):
+            place = {"task": name, "template": one.template, "id": one.item.id, "group": one.item.group}
+            done[one.template, one.item.id] = {**place, "prompt": one.question.shown, **sample, "seconds": seconds}
+        keep([done[one.template, one.item.id] for one in chunk])
+    return [done[one.template, one.item.id] for one in asked], left_out
+
+
+def choose_rows(name: str, items: Sequence[Item], asking: Asking) -> list[Item]:
+    """The seeded sample of a task's rows, the same for every model, in the order of the files."""
+    if not 0 < asking.rows < len(items):
+        return list(items)
+    chosen = random.Random(derive(asking.seed, "tasks.rows", name)).sample(range(len(items)), asking.rows)
+    return [items[i] for i in sorted(chosen)]
+
+
+def examples_of(name: str, item: Item, pool: Sequence[Item], asking: Asking, *, grouped: bool) -> list[Item]:
+    """The seeded examples of a row: of its group where files are groups, and never the row itself."""
+    if not asking.shots:
+        return []
+    usable = [one for one in pool if one.id != item.id and (not grouped or one.group == item.group)]
+    if len(usable) < asking.shots:
+        where = f" of {item.group}" if grouped else ""
+        raise UsageError(
+            f"{name}: --shots {asking.shots} are more than the {len(usable)} examples{where} for {item.id}"
+        )
+    return random.Random(derive(asking.seed, "tasks.shots", name, item.id)).sample(usable, asking.shots)
+
+
+def with_check(task: Task, check: Check) -> Task:
+    """A task whose answers are programs, with the sandbox that runs them."""
+    return replace(task, grade=code(check)) if task.compare is None and task.grade is None else task
+
+
+def load_items(name: str, task: Task, data: Path | None, asking: Asking) -> tuple[list[Item], list[Item]]:
+    """The rows that are asked, and the pool of their examples."""
+    every = read_items(name, task, data)
+    pool = [] if not asking.shots else read_items(name, task, data, pool=True) if task.pool or task.hub_pool else every
+    return choose_rows(name, every, asking), pool
+
+
+def _questions(
+    name: str, task: Task, items: Sequence[Item], pool: Sequence[Item], asking: Asking
+) -> list[tuple[Template, Asked]]:
+    """Every row with every template that is asked for."""
+    groups: dict[str, list[Item]] = {}
+    for one in pool:
+        groups.setdefault(one.group if task.grouped else "", []).append(one)
+    chosen = list(task.templates.items())[: asking.templates or None]
+    if asking.shots and not all(template.answer for _, template in chosen):
+        raise UsageError(f"{name}: its rows have no answers to show as examples: leave out --shots")
+    found = []
+    for item in items:
+        near = groups.get(item.group if task.grouped else "", [])
+        shots = examples_of(name, item, near, asking, grouped=task.grouped)
+        for key, template in chosen:
+            found.append((template, Asked(key, item, ask(item, template, shots, chat=asking.chat))))
+    return found
+
+
+def _fitting(
+    name: str, task: Task, questions: Sequence[tuple[Template, Asked]], subject: Subject, asking: Asking
+) -> tuple[list[Asked], int]:
+    """The questions that leave room for an answer. A row is asked with all templates or with none."""
+    asked = [one for _, one in questions]
+    if subject.context is None:
+        return asked, 0
+    lengths = [subject.longest(one.question.pairs, task.max_tokens) + task.max_tokens for one in asked]
+    long = {one.item.id: tokens for one, tokens in zip(asked, lengths, strict=True) if tokens > subject.context}
+    if long and (asking.on_bad == "stop" or len(long) == len({one.item.id for one in asked})):
+        first, tokens = next(iter(long.items()))
+        room = f" with {asking.shots} examples" if asking.shots else ""
+        room += f" and {task.max_tokens} for the answer" if task.max_tokens else ""
+        raise UsageError(
+            f"{name}: {len(long)} rows are longer than the model's context of {subject.context} tokens, the first {first} with "
+            f"{tokens}{room}; ask with fewer --shots, or leave such rows out with --on_bad skip"
+        )
+    return [one for one in asked if one.item.id not in long], len(long)
+
+
+def _compared(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Sample]:
+    assert task.compare is not None
+    pairs = [pair for one in chunk for pair in (*one.question.pairs, *one.question.bare)]
+    weighed = iter(subject.weigh(pairs))
+    samples = []
+    for one in chunk:
+        own = [next(weighed) for _ in one.question.pairs]
+        bare = [next(weighed).logprob for _ in one.question.bare]
+        written = [text.strip() for _, text in one.question.pairs]
+        found = Compared([each.logprob for each in own], bare, written)
+        made = {"choices": written, "gold": list(one.item.gold), "logprobs": found.logprobs, "bare": bare}
+        contexts = {context: each.before for (context, _), each in zip(one.question.pairs, own, strict=True)}
+        read = sum(contexts.values()) + sum(each.tokens for each in own)
+        samples.append({**made, "scores": task.compare(one.item, found), "read": read, "written": 0})
+    return samples
+
+
+def _written(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Sample]:
+    assert task.grade is not None
+    by_template: dict[str, list[int]] = {}
+    for i, one in enumerate(chunk):
+        by_template.setdefault(one.template, []).append(i)
+    samples: list[Sample] = [{} for _ in chunk]
+    for key, places in by_template.items():
+        stop = task.templates[key].stop if isinstance(chunk[places[0]].question.pairs[0][0], str) else ()
+        contexts = [chunk[i].question.pairs[0][0] for i in places]
+        for i, wrote in zip(places, subject.write(contexts, task.max_tokens, stop), strict=True):
+            item, answer = chunk[i].item, wrote.answer
+            made = {"answer": answer.text, "finished": answer.finished, "gold": list(item.answers)}
+            samples[i] = {**made, "scores": task.grade(item, answer), "read": wrote.read, "written": wrote.written}
+    return samples
+
+
+# ---- what is kept
+
+
+class Folder:
+    """settings.json and samples.jsonl of one model, from the first row that is kept on. Without a path nothing is kept."""
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        """Reads the rows of an earlier run. RunFolderError if it asked otherwise, or of another model."""
+        self.path, self.settings, self.samples = path, dict(settings), list[Sample]()
+        if path is None or not (path / "settings.json").is_file():
+            return
+        before = json.loads((path / "settings.json").read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if before.get(name) != value:
+                change = f"{name}: {as_written(before.get(name))} there, {as_written(value)} now"
+                raise RunFolderError(f"{path} was made with other settings ({change}): give another --out")
+        kept = path / "samples.jsonl"
+        if kept.is_file():
+            whole, _, torn = kept.read_bytes().rpartition(b"\n")
+            self.samples = [json.loads(line) for line in whole.splitlines()]
+            if torn:  # a kill cut the last row short
+                os.truncate(kept, len(whole) + bool(whole))
+
+    def keep(self, samples: Sequence[Sample]) -> None:
+        """Add rows, on the disk before the next are computed."""
+        if self.path is None:
+            return
+        if not (self.path / "settings.json").is_file():
+            write_atomic(self.path / "settings.json", (json.dumps(self.settings, indent=2) + "\n").encode())
+        with (self.path / "samples.jsonl").open("ab") as file:
+            file.write("".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode())
+            file.flush()
+            os.fsync(file.fileno())
