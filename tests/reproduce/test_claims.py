@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from tutelage.cli.app import main
 from tutelage.errors import DataError, UsageError
 from tutelage.recipes.steps import Recipe, plan
+from tutelage.reproduce import sums
 from tutelage.reproduce.claim import Claim, Contrast, names, read_claim, recipe_of
 from tutelage.reproduce.page import in_words, page
-from tutelage.reproduce.running import Found, figure, judged
+from tutelage.reproduce.running import KINDS_OF_CLAIMS, Found, figure, judged
 from tutelage.reproduce.verdict import verdict
 from tutelage.settings import validated
 
@@ -60,9 +62,10 @@ def test_the_opposite_claim_has_the_opposite_verdict(differences):
 @pytest.mark.parametrize("name", names())
 def test_every_claim_is_a_recipe_whose_figures_its_steps_write(name, tmp_path):
     claim = read_claim(name)
-    recipe = recipe_of(name, claim, 1, tmp_path, None)
+    recipe = recipe_of(name, claim, 1, tmp_path, tmp_path)
+    (tmp_path / "100_english_novels" / "corpus").mkdir(parents=True)
     assert recipe["seed"] == 1
-    steps = plan(validated(Recipe, recipe, name), name)
+    steps = plan(validated(Recipe, recipe, name), name, KINDS_OF_CLAIMS)
     assert all(step.knobs.seed == 1 for step in steps if hasattr(step.knobs, "seed"))
     for contrast in claim.contrasts.values():
         for place in (*contrast.more, *contrast.less):
@@ -194,3 +197,24 @@ def test_a_seed_twice_and_an_unknown_claim_are_one_line_each(tmp_path, capsys):
     assert "a seed is given twice" in capsys.readouterr().err
     assert main(["reproduce", "gpt4", "--out", str(tmp_path)]) == 2
     assert "there is no claim 'gpt4'; did you mean 'gpt3'" in capsys.readouterr().err
+
+
+def test_sums_are_right_and_none_is_asked_that_was_learned(tmp_path):
+    out = sums.main(sums.SumsSettings(rows=300, questions=100), sums.NoInputs(), tmp_path / "sums")
+
+    def rows(name: str) -> list:
+        return [json.loads(row) for row in (out / name).read_text().splitlines()]
+
+    direct, steps, asked = rows("direct.jsonl"), rows("steps.jsonl"), rows("gsm8k/test.jsonl")
+    assert (len(direct), len(steps), len(asked)) == (300, 300, 100)
+    for short, long in zip(direct, steps, strict=True):
+        question, answer = (message["content"] for message in short["messages"])
+        terms = [int(word) for word in re.findall(r"\d+", question)]
+        a, b, c = terms
+        assert answer == str(a + b + c)
+        assert long["messages"][0]["content"] == question
+        assert long["messages"][1]["content"] == f"{a} + {b} = {a + b}. {a + b} + {c} = {a + b + c}."
+    learned = {row["messages"][0]["content"] for row in direct}
+    assert learned.isdisjoint(row["question"] for row in asked)
+    for row in asked:
+        assert int(row["answer"].rpartition("#### ")[2]) == sum(map(int, re.findall(r"\d+", row["question"])))

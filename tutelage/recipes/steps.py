@@ -119,6 +119,9 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(
         "tutelage.recipes.evaluate:main", "compare models on held-out prompts", files=("results.json", "samples.jsonl"),
     ),
+    "tasks": Kind(
+        "tutelage.recipes.tasks:main", "score models on tasks", files=("results.json", "*/samples.jsonl"),
+    ),
     "report": Kind(
         "tutelage.evaluate.report.page:main", "write the report and its plots",
         files=("report.html", "report.zh.html", "plots/*"),

@@ -10,10 +10,18 @@ from typing import Any, NamedTuple
 
 from tutelage.errors import DataError
 from tutelage.recipes.run import run_recipe
-from tutelage.recipes.steps import Recipe, plan
+from tutelage.recipes.steps import KINDS, Kind, Recipe, plan
 from tutelage.reproduce.claim import Claim, Contrast, recipe_of
 from tutelage.reproduce.verdict import Verdict, verdict
 from tutelage.settings import validated
+
+KINDS_OF_CLAIMS: dict[str, Kind] = KINDS | {
+    "sums": Kind(
+        "tutelage.reproduce.sums:main", "sums of three numbers, answered directly and step by step",
+        files=("direct.jsonl", "steps.jsonl", "gsm8k/test.jsonl"),
+    ),
+}  # fmt: skip
+"""The kinds of steps that claims may have: all, and those that make data for one claim."""
 
 
 class Found(NamedTuple):
@@ -41,9 +49,9 @@ def reproduce(
     recipes = [
         validated(Recipe, recipe_of(name, claim, seed, out, data, overrides), f"{name}, seed {seed}") for seed in seeds
     ]
-    plans = [plan(recipe, name) for recipe in recipes]
+    plans = [plan(recipe, name, KINDS_OF_CLAIMS) for recipe in recipes]
     for recipe, steps in zip(recipes, plans, strict=True):
-        run_recipe(recipe, steps)
+        run_recipe(recipe, steps, KINDS_OF_CLAIMS)
     return judged(name, claim, [recipe.out for recipe in recipes])
 
 

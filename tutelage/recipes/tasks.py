@@ -1,0 +1,55 @@
+"""The step "tasks": models on tasks, each from the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from tutelage.evaluate.tasks.command import evaluate_tasks
+from tutelage.evaluate.tasks.run import Asking
+from tutelage.files import write_atomic
+from tutelage.model.hub import resolve_model
+from tutelage.runs.folder import open_run
+from tutelage.settings import Device, Inputs, ModelPath, Settings
+
+
+class TasksInputs(Inputs):
+    """Who is asked, and where the rows are."""
+
+    models: dict[str, ModelPath] = Field(min_length=1, description="name -> model that is asked")
+    data: Path = Field(description="folder that holds the sets of the tasks")
+
+
+class TasksSettings(Settings):
+    """What is asked, and how."""
+
+    tasks: tuple[str, ...] = Field(min_length=1, description="names of tasks")
+    shots: int = Field(0, ge=0, description="examples before each row")
+    rows: int = Field(0, ge=0, description="a random sample of so many rows per task; 0: all")
+    templates: int = Field(1, ge=0, description="how many of a task's templates to ask with; 0: all")
+    chat: bool = Field(False, description="ask through the model's chat template, not in plain text")
+    seed: int = Field(0, description="seed of samples and examples")
+    device: Device = "auto"
+    dtype: str = Field("fp32", description="fp32, which tells near-ties apart, or bf16, which is faster; auto")
+
+
+def main(knobs: TasksSettings, inputs: TasksInputs, out: Path) -> Path:
+    """Write results.json: model -> task -> figures; and the rows of each model. Returns the folder."""
+    inputs = inputs.local(resolve_model)
+    with open_run(out, "tasks", knobs, inputs) as run:
+        if run.finished:
+            return out
+        asking = Asking(knobs.shots, knobs.rows, knobs.templates, knobs.chat, knobs.seed)
+        models = {}
+        for name, model in inputs.models.items():
+            found = evaluate_tasks(
+                str(model), knobs.tasks, inputs.data, asking, out=out / name, device=knobs.device, dtype=knobs.dtype
+            )
+            models[name] = found["tasks"]
+            scores = "  ".join(f"{task} {figures['score']:.3f}" for task, figures in models[name].items())
+            print(f"tasks  {name}: {scores}", flush=True)
+        write_atomic(out / "results.json", (json.dumps({"models": models}, indent=2) + "\n").encode())
+        run.finish({"models": len(models), "tasks": len(knobs.tasks)})
+    return out
