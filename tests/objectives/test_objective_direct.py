@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -70,7 +74,9 @@ def cases(draw):
 @given(cases(), st.sampled_from(LOSSES))
 @settings(max_examples=40)
 def test_against_loops_over_pairs(case, which):
-    assert case.loss(which, torch.tensor(case.logprobs)).item() == pytest.approx(case.by_loops(which), rel=1e-5, abs=1e-6)
+    assert case.loss(which, torch.tensor(case.logprobs)).item() == pytest.approx(
+        case.by_loops(which), rel=1e-5, abs=1e-6
+    )
 
 
 @given(cases(), st.sampled_from(LOSSES))
@@ -153,3 +159,14 @@ def test_the_best_are_all_of_the_first_rank_among_those_that_are_there():
     mask = torch.tensor([[True] * 4, [False, True, True, True], [True] * 4])
     expected = [[False, True, True, False], [False, True, False, True], [True, False, False, False]]
     assert best_of(ranks, mask).tolist() == expected
+
+
+@pytest.mark.proof
+def test_losses_and_gradients_are_trls():
+    """In a process of its own: TRL is no dependency. TRL_FOLDER may name a folder that holds it."""
+    script = Path(__file__).with_name("against_trl.py")
+    folder = [os.environ["TRL_FOLDER"]] if "TRL_FOLDER" in os.environ else []
+    run = subprocess.run([sys.executable, str(script), *folder], capture_output=True, text=True)
+    if run.returncode == 3:
+        pytest.skip(run.stdout.strip() + ": install trl, or set TRL_FOLDER")
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -20,7 +20,9 @@ from tutelage.objectives.ppo import kl_k3, masked_mean, policy_loss
 
 @torch.no_grad()
 def group_advantages(scores: Tensor, group: int, *, scale: bool = True) -> Tensor:
-    """(r - mean) / (std + 1e-4) within each group (Shao et al. 2024, section 4.1.2), std with Bessel's correction; 0 if all are equal.
+    """(r - mean) / (std + 1e-4) within each group (Shao et al. 2024, section 4.1.2); 0 where all are equal.
+
+    The std has Bessel's correction.
 
     Args:
         scores: [b], b a multiple of ``group``, which is at least 2.
@@ -28,7 +30,9 @@ def group_advantages(scores: Tensor, group: int, *, scale: bool = True) -> Tenso
     Returns: [b] float32, one advantage for all tokens of an answer.
     """
     if group < 2 or len(scores) % group:
-        raise ValueError(f"{len(scores)} scores do not form groups of {group}: at least 2 answers to each prompt are needed")
+        raise ValueError(
+            f"{len(scores)} scores do not form groups of {group}: at least 2 answers to each prompt are needed"
+        )
     grouped = scores.float().view(-1, group)
     centred = grouped - grouped.mean(1, keepdim=True)
     return (centred / (grouped.std(1, keepdim=True) + 1e-4) if scale else centred).flatten()
@@ -70,7 +74,9 @@ def grpo_loss(
     weight = torch.ones_like(advantages) if weights is None else weights
     weighted = (weight * advantages)[:, None].expand_as(mask)  # the surrogate is linear in positive factors of A
     surrogate, stats = policy_loss(logprobs, old_logprobs, weighted, mask, clip, count)
-    kl = masked_mean(weight[:, None] * kl_k3(_filled(logprobs, mask), _filled(ref_logprobs.detach(), mask)), mask, count)
+    kl = masked_mean(
+        weight[:, None] * kl_k3(_filled(logprobs, mask), _filled(ref_logprobs.detach(), mask)), mask, count
+    )
     return surrogate + kl_coef * kl, stats | {"policy_loss": surrogate.detach(), "kl_loss": kl.detach()}
 
 
