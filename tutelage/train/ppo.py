@@ -28,7 +28,7 @@ from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Schedule, Training, train
 from tutelage.train.memory import say_memory
-from tutelage.train.models import averaged_of, load_scorer, load_trainable, new_critic, reference_of
+from tutelage.train.models import averaged_of, load_scorer, load_scoring, load_trainable, new_critic, reference_of
 from tutelage.train.optimizer import adamw
 from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, ppo_update
 from tutelage.train.pretraining_text import Ptx, text_mixture
@@ -97,10 +97,7 @@ def make_models(
     torch.manual_seed(derive(knobs.seed, "ppo.critic"))
     critic = (ScalarModel(policy) if shared else new_critic(reward_model, knobs.lora)).eval()
     reward_models = {"reward_model": reward_model.requires_grad_(False)}
-    for name, path in inputs.reward_models.items():
-        tokenizer.require_same(path)
-        scorer = load_scorer(path, policy, inputs.checkpoint, tokenizer, machine)
-        reward_models[name] = scorer.requires_grad_(False)
+    reward_models |= load_scoring(inputs.reward_models, policy, inputs.checkpoint, tokenizer, machine)
     learning = [(policy, knobs.lr, knobs.value_warmup), (critic.head if shared else critic, knobs.value_lr, 0)]
     return Models(
         policy=policy,

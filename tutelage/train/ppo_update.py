@@ -226,7 +226,7 @@ def experience(
         return models.critic.score(hidden) if models.shares_trunk else models.critic(part.ids)
 
     mask = rollouts.mask
-    before = before_update(rollouts, models.policy, models.reference, pieces, knobs, values)
+    before = before_update(rollouts, models.policy, models.reference, pieces, knobs.temperature, knobs.machine, values)
     penalised = scores - knobs.missing_end_penalty * (~rollouts.finished).float()
     rewards = ppo.token_rewards(penalised, before.logprobs, before.ref_logprobs, mask, kl_coef)
     advantages, returns = ppo.gae(rewards, before.values, mask, knobs.gamma, knobs.lam)

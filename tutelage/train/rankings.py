@@ -6,12 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tutelage.data.formats import OnBad
-from tutelage.data.prepare import text_of
+from tutelage.data.formats import OnBad, read_rankings
+from tutelage.data.prepare import opening, text_of
 from tutelage.data.tokens.batches import REFUSED, pack_ranking, pad_right, tree_mask
 from tutelage.errors import DataError, UsageError
 from tutelage.model.decoder import Decoder
@@ -36,6 +37,18 @@ class RankingExample:
     def size(self) -> int:
         """Tokens of the packed row."""
         return len(self.prompt) + sum(map(len, self.completions))
+
+
+def placed_rankings(path: Path, on_bad: OnBad) -> list[tuple[str, Ranking]]:
+    """The rankings of a file, each with its place."""
+    places: list[str] = []
+    rankings = list(read_rankings(path, on_bad=on_bad, places=places))
+    return list(zip(places, rankings, strict=True))
+
+
+def opening_of(placed: tuple[str, Ranking]) -> str:
+    """What a ranking's conversation begins with: those that begin alike stay on one side of a split."""
+    return opening(placed[1].prompt.messages)
 
 
 def encode_rankings(

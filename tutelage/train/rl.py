@@ -55,15 +55,9 @@ class KLSettings(Settings):
         return ppo.AdaptiveKL(self.coef, self.target, self.horizon) if adaptive else ppo.FixedKL(self.coef)
 
 
-class Knobs(Protocol):
-    """The knobs that both stages have under the same names."""
+class Drawing(Protocol):
+    """The knobs that say how answers are drawn."""
 
-    @property
-    def minibatch(self) -> int: ...
-    @property
-    def microbatch(self) -> int: ...
-    @property
-    def inner_epochs(self) -> int: ...
     @property
     def max_tokens(self) -> int: ...
     @property
@@ -72,6 +66,17 @@ class Knobs(Protocol):
     def seed(self) -> int: ...
     @property
     def machine(self) -> Machine: ...
+
+
+class Knobs(Drawing, Protocol):
+    """And how an update cuts them into minibatches."""
+
+    @property
+    def minibatch(self) -> int: ...
+    @property
+    def microbatch(self) -> int: ...
+    @property
+    def inner_epochs(self) -> int: ...
 
 
 def over_budget(kl: KLSettings, measured: float) -> bool:
@@ -87,6 +92,15 @@ def check_scorers(scorers: Mapping[str, ScorerSettings], models: Sequence[str]) 
             raise RecipeError(f"scorers.{name}: {problem}")
         if scorer.function is not None and name in models:
             raise RecipeError(f"scorers.{name}: {name} is a scorer already; give the function another name")
+
+
+def check_reward(scorers: Mapping[str, ScorerSettings], models: Sequence[str], world: Path | None) -> None:
+    """Raise RecipeError for an unknown scorer, or a reward to which nothing adds; ``models``: names of the reward models."""
+    if world and "gold" in models:
+        raise RecipeError("reward_models.gold: gold is a scorer already; give this reward model another name")
+    check_scorers(scorers, [*models, *(["gold"] if world else [])])
+    if not {*models, *scorers} - {name for name, scorer in scorers.items() if not scorer.weight}:
+        raise RecipeError("nothing adds to the reward: give reward_models, or scorers with a weight other than 0")
 
 
 def code_of(scorers: Mapping[str, ScorerSettings]) -> dict[str, Path]:
@@ -107,16 +121,21 @@ def scored_answers(
     tokenizer: Tokenizer,
     scorers: Sequence[Scorer],
     prompts: Sequence[tuple[Prompt, list[int]]],
-    knobs: Knobs,
+    knobs: Drawing,
 ) -> tuple[Rollouts, Tensor, Metrics]:
     """An answer to each of the prompts, given with their ids; its reward [b]; and ``answer_metrics``."""
     seeds = [derive(knobs.seed, "ppo.rollout", step, row) for row in range(len(prompts))]
     ids, dtype = [row for _, row in prompts], knobs.machine.dtype
     rollouts = sample(policy, ids, tokenizer, knobs.max_tokens, knobs.temperature, seeds, dtype)
-    tokens = zip(rollouts.answer_ids, rollouts.mask, strict=True)
-    texts = [tokenizer.decode(row[mask].tolist()) for row, mask in tokens]
+    texts = texts_of(rollouts, tokenizer)
     scores, by_name = score(scorers, rollouts, [prompt for prompt, _ in prompts], texts, knobs.machine)
     return rollouts, scores, answer_metrics(rollouts, scores, by_name, texts)
+
+
+def texts_of(rollouts: Rollouts, tokenizer: Tokenizer) -> list[str]:
+    """The answers as text."""
+    tokens = zip(rollouts.answer_ids, rollouts.mask, strict=True)
+    return [tokenizer.decode(row[mask].tolist()) for row, mask in tokens]
 
 
 def answer_metrics(rollouts: Rollouts, scores: Tensor, by_name: dict[str, Tensor], texts: list[str]) -> Metrics:
@@ -178,7 +197,8 @@ def before_update(
     policy: Decoder,
     reference: Decoder,
     pieces: Sequence[Tensor],
-    knobs: Knobs,
+    temperature: float,
+    machine: Machine,
     values: Callable[[Tensor, Rollouts], Tensor] | None = None,
 ) -> Before:
     """Log-probabilities under policy and reference, entropies, and a critic's ``values(policy's hidden states, rows)`` [b, s].
@@ -186,18 +206,18 @@ def before_update(
     The old log-probabilities do not come from the sampler, whose kernels round differently, but from the training forward pass on
     ``pieces``, the same rows as in the first inner epoch. So the first ratio is 1, also in bf16.
     """
-    mask, dtype = rollouts.mask, knobs.machine.dtype
+    mask = rollouts.mask
     before = Before(*(torch.zeros(mask.shape, device=mask.device) for _ in range(4)))
     for rows in filter(len, map(parallel.shard, pieces)):
         part = rollouts.select(rows)
         a = part.mask.shape[1]
-        with autocast(mask.device, dtype):
+        with autocast(mask.device, machine.dtype):
             hidden = policy(part.ids)
-            found = logprobs_and_entropies(policy, hidden, part, knobs.temperature)
+            found = logprobs_and_entropies(policy, hidden, part, temperature)
             before.logprobs[rows, :a], before.entropies[rows, :a] = found
             if values:
                 before.values[rows, :a] = part.at_answer(values(hidden, part).float())
-            before.ref_logprobs[rows, :a] = answer_logprobs(reference, reference(part.ids), part, knobs.temperature)
+            before.ref_logprobs[rows, :a] = answer_logprobs(reference, reference(part.ids), part, temperature)
     for field in (before.logprobs, before.entropies, before.values, before.ref_logprobs):
         parallel.add_up(field)
     return before
