@@ -212,7 +212,7 @@ def picked(answers: Sequence[Answers], scorer: Assistant) -> list[Answers]:
 def best_of_kl_bound(n: int) -> float:
     """log n - (n - 1) / n, the most that KL(best of n || model) can be [nats per answer] (Stiennon et al. 2020, appendix G.3).
 
-    It is reached where no two answers score the same (Beirami et al. 2024).
+    It is lower where two of the n answers may be the same (Beirami et al. 2024).
     """
     return math.log(n) - (n - 1) / n
 

@@ -1,9 +1,9 @@
 """Rejection sampling: the best of several sampled answers become demonstrations, which the step `sft` fine-tunes on.
 
-    tutelage best --checkpoint runs/sft/checkpoint --reward_models.main runs/reward/checkpoint --prompts prompts.jsonl --out runs/best
+    tutelage best --checkpoint runs/sft/checkpoint --reward_models.main runs/reward/checkpoint --prompts p.jsonl --out runs/best
 
-Answers and scores are those of PPO. An answer that did not end is no demonstration, whatever its score. Fine-tuning on the best of n
-is RAFT (Dong et al. 2023), and what Llama 2 calls rejection-sampling fine-tuning (Touvron et al. 2023, section 3.2.3).
+Answers and scores are those of PPO. An answer that did not end is not a demonstration, whatever its score. Fine-tuning on the best
+of n is RAFT (Dong et al. 2023), or rejection-sampling fine-tuning (Touvron et al. 2023, section 3.2.3).
 """
 
 from __future__ import annotations

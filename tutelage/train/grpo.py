@@ -2,7 +2,7 @@
 
     tutelage grpo --checkpoint runs/sft/checkpoint --reward_models.main runs/reward/checkpoint --prompts p.jsonl --out runs/grpo
 
-One update samples `group` answers to each of `prompts` prompts, scores them, and compares each with the others to its prompt: that
+One update samples `group` answers to each of some prompts, scores them, and compares each with the others to its prompt: that
 is its advantage, the same for all of its tokens. The KL to the SFT model is a term of the loss, and not of the reward as in PPO.
 Everything else is PPO's: rollouts, scorers, minibatches, text in the gradient, KL budget and figures.
 
@@ -70,7 +70,7 @@ class GRPOSettings(Settings):
     """Knobs of ``tutelage grpo``. A minibatch is one optimiser step."""
 
     updates: int = Field(60, gt=0, description="batches of rollouts")
-    prompts: int = Field(16, gt=0, description="prompts per update")
+    prompts_per_update: int = Field(16, gt=0, description="prompts per update")
     group: int = Field(8, gt=1, description="answers per prompt, which are compared with each other")
     minibatch: int = Field(32, gt=0, description="answers per optimiser step")
     microbatch: int = Field(0, ge=0, description="most answers per forward pass; 0: no limit")
@@ -102,7 +102,7 @@ class GRPOSettings(Settings):
     def _fits_together(self) -> GRPOSettings:
         if self.minibatch > self.answers:
             raise ValueError(
-                f"minibatch {self.minibatch} is larger than the {self.answers} answers of an update, prompts x group"
+                f"minibatch {self.minibatch} is larger than the {self.answers} answers of an update, prompts_per_update x group"
             )
         require_microbatch(self.microbatch, self.minibatch, "minibatch")
         self.kl.require_sense(self.answers)
@@ -111,7 +111,7 @@ class GRPOSettings(Settings):
     @property
     def answers(self) -> int:
         """Answers per update."""
-        return self.prompts * self.group
+        return self.prompts_per_update * self.group
 
     def check(self, inputs: Inputs) -> None:
         """Raise RecipeError for ptx without text, an unknown scorer, or a reward to which nothing adds."""
@@ -120,12 +120,13 @@ class GRPOSettings(Settings):
         check_reward(self.scorers, list(inputs.reward_models), inputs.world)
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
-        """An update needs ``prompts`` different prompts, and the learning rate some updates after its warm-up."""
+        """An update needs that many different prompts, and the learning rate some updates after its warm-up."""
         assert isinstance(inputs, GRPOInputs)
-        count = rows("prompts", inputs.prompts, self.prompts)
-        if count is not None and count < self.prompts:
-            problem = f"{inputs.prompts} has {count} prompts, fewer than the {self.prompts} of an update"
-            raise RecipeError(f"{problem}: give more prompts, or set prompts to at most {count}")
+        needed = self.prompts_per_update
+        count = rows("prompts", inputs.prompts, needed)
+        if count is not None and count < needed:
+            problem = f"{inputs.prompts} has {count} prompts, fewer than the {needed} of an update"
+            raise RecipeError(f"{problem}: give more prompts, or set prompts_per_update to at most {count}")
         yield from warn_of_warmup(self.updates, self.warmup)
 
     def code(self) -> dict[str, Path]:
@@ -161,8 +162,8 @@ def main(knobs: GRPOSettings, inputs: GRPOInputs, out: Path, gold: Gold | None =
         room = policy.config.max_position_embeddings - knobs.max_tokens
         room = min(room, knobs.max_prompt or room)
         prompts, prompt_ids, left_out = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)
-        if len(prompts) < knobs.prompts:
-            problem = f"{len(prompts)} prompts that fit are fewer than the {knobs.prompts} of an update"
+        if len(prompts) < knobs.prompts_per_update:
+            problem = f"{len(prompts)} prompts that fit are fewer than the {knobs.prompts_per_update} of an update"
             raise DataError(problem, path=inputs.prompts)
 
         # the other models; dropout is off in all of them, because it would make the ratios noisy
@@ -211,7 +212,7 @@ def grpo_update(step: int, knobs: GRPOSettings, models: Models, prompts: Sequenc
     A batch over the KL budget is measured, and not trained on.
     """
     policy = models.policy
-    order = prompt_order(len(prompts), knobs.prompts, step, knobs.seed)
+    order = prompt_order(len(prompts), knobs.prompts_per_update, step, knobs.seed)
     chosen = [prompts[i] for i in order for _ in range(knobs.group)]
     rollouts, scores, metrics = scored_answers(step, policy, models.tokenizer, models.scorers, chosen, knobs)
     minibatches, first_pass = minibatch_rows(rollouts.total_lengths.tolist(), knobs, step)
