@@ -197,7 +197,8 @@ def test_adapters_learn_against_the_checkpoint(begin, tmp_path):
 def test_a_run_that_died_ends_as_one_that_did_not(begin, tmp_path, monkeypatch, loss):
     """It dies in its third step, is started again, and has the same log and weights, bit for bit."""
     whole, died = (
-        direct_job(begin, tmp_path / name, loss=loss, machine=MACHINE | {"save_every": 1e-9}) for name in ("whole", "died")
+        direct_job(begin, tmp_path / name, loss=loss, machine=MACHINE | {"save_every": 1e-9})
+        for name in ("whole", "died")
     )
     whole.run()
     plainly, calls = direct.direct_update, []

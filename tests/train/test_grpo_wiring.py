@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
@@ -84,7 +85,9 @@ class PlainGRPO:
         logs = []
         for members, step in zip(drawn.minibatches(), drawn.steps, strict=True):
             tokens = sum(len(drawn.answers[i]) for i in members)
-            sums: dict[str, Any] = dict.fromkeys(("policy_loss", "kl_loss", "ratio", "clip_fraction", "approx_kl_k3"), 0.0)
+            sums: dict[str, Any] = dict.fromkeys(
+                ("policy_loss", "kl_loss", "ratio", "clip_fraction", "approx_kl_k3"), 0.0
+            )
             for i in members:
                 share = 1 / tokens if knobs.mean == "tokens" else 1 / (len(members) * len(drawn.answers[i]))
                 for t, now in enumerate(logprobs_of(self.policy, *pairs[i], knobs.temperature)):
@@ -145,7 +148,8 @@ def test_a_run_is_what_plain_python_computes(begin, tmp_path, monkeypatch, case)
             assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-4), f"{name} in update {number + 1}"
         assert row["lr"] == pytest.approx(1e-3 * factor)
         assert sum(map(len, drawn.minibatches())) == 12  # six answers, twice
-        assert max(step.widest for step in drawn.steps) == job.knobs.microbatch
+        widest = max(step.widest for step in drawn.steps)
+        assert widest == 1 if job.knobs.microbatch == 1 else 1 < widest <= 3
     for name, weight in load_decoder(checkpoint).state_dict().items():
         torch.testing.assert_close(weight, plain.averaged.state_dict()[name], atol=5e-5, rtol=0)
     assert len({request.sampling.seed for drawn in record.drawn for request in drawn.requests}) == 18
@@ -171,16 +175,22 @@ def test_how_an_update_is_cut_into_passes_changes_nothing(begin, tmp_path):
 
 def test_groups_of_equal_scores_teach_nothing(begin, tmp_path):
     """A constant reward: no advantage and, at the reference, no KL. The weights stay."""
-    job = grpo_job(
-        begin, tmp_path / "run", reward_models={}, scorers={"same": {"function": "test_grpo_wiring:same"}}, updates=1,
-        missing_end_penalty=0.0, average=0.0, inner_epochs=1,
-    )  # fmt: skip
+    job = rewarded_by(
+        grpo_job(begin, tmp_path / "run", updates=1, missing_end_penalty=0.0, average=0.0, inner_epochs=1),
+        same={"function": "test_grpo_wiring:same"},
+    )
     checkpoint = job.run()
     (row,) = rows(checkpoint)
     assert (row["equal_groups"], row["policy_loss"], row["grad_norm"]) == (1.0, 0.0, pytest.approx(0.0, abs=1e-6))
     before = load_decoder(begin.folder / "sft").state_dict()
     for name, weight in load_decoder(checkpoint).state_dict().items():
         torch.testing.assert_close(weight, before[name], atol=1e-6, rtol=0)
+
+
+def rewarded_by(job: Job, **scorers: Any) -> Job:
+    """The job without reward models, and with these scorers alone."""
+    knobs = type(job.knobs).model_validate(job.knobs.model_dump() | {"scorers": scorers})
+    return replace(job, knobs=knobs, inputs=job.inputs.model_copy(update={"reward_models": {}}))
 
 
 def same(prompt: object, answer: str) -> float:
@@ -229,10 +239,12 @@ def test_adapters_share_the_trunk_with_the_reference(begin, tmp_path):
 
 def test_what_cannot_be_is_said_in_one_line(begin, tmp_path):
     with pytest.raises(RecipeError, match="nothing adds to the reward: give reward_models, or scorers with a weight"):
-        grpo_job(begin, tmp_path / "a", reward_models={}, scorers={}).run()
+        rewarded_by(grpo_job(begin, tmp_path / "a")).run()
     with pytest.raises(DataError, match="7 prompts that fit are fewer than the 8 of an update"):
         grpo_job(begin, tmp_path / "b", prompts_per_update=8).run()
-    with pytest.raises(ValueError, match="minibatch 7 is larger than the 6 answers of an update, prompts_per_update x group"):
+    with pytest.raises(
+        ValueError, match="minibatch 7 is larger than the 6 answers of an update, prompts_per_update x group"
+    ):
         grpo_job(begin, tmp_path / "c", minibatch=7)
 
 
