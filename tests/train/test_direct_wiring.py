@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import toy_task
 from plain_adamw import Plain, assert_logged, assert_same_weights
 from random_start import Start, logprobs_of, make_start, talk
 from recording import recorded
@@ -240,3 +241,12 @@ def test_without_a_heldout_file_some_prompts_are_measured_on(begin, tmp_path):
     done = json.loads((job.run().parent / "done.json").read_text())
     assert done["heldout"] + done["prompts"] == 12
     assert done["heldout"] > 0
+
+
+def test_dpo_learns_to_prefer_the_right_answer_and_says_how_far_it_went(toy, tuned, tmp_path):
+    """On held-out prompts of the toy task, where SFT is right two times in three."""
+    done = json.loads(
+        (toy_task.direct_job(toy, tuned, tmp_path / "run", epochs=4).run().parent / "done.json").read_text()
+    )
+    assert done["heldout_accuracy"] > 0.75
+    assert done["kl_k3"] > 0.01

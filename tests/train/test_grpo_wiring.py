@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import toy_task
 from plain_ppo import distributions, logprobs_of, norm_of
 from random_start import Start, make_start, text_loss
 from recording import Drawn, recorded
@@ -249,9 +250,4 @@ def test_what_cannot_be_is_said_in_one_line(begin, tmp_path):
 
 
 def test_grpo_raises_the_reward(toy, tuned, scorer, tmp_path):
-    values = {
-        "checkpoint": tuned, "reward_models": {"main": scorer}, "prompts": toy.folder / "prompts.jsonl",
-        "prompts_per_update": 8, "group": 4, "minibatch": 16, "max_tokens": 8, "updates": 20, "lr": 5e-4,
-        "kl": {"coef": 0.02}, "machine": MACHINE,
-    }  # fmt: skip
-    assert_reward_rises(rows(make_job(grpo.main, tmp_path / "run", values, {}).run()))
+    assert_reward_rises(rows(toy_task.grpo_job(toy, tuned, scorer, tmp_path / "run", updates=20).run()))
