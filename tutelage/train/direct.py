@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.data.formats import ON_BAD, OnBad, read_conversations
-from tutelage.data.tokens.batches import cut_by_length
+from tutelage.data.tokens.batches import REFUSED, cut_by_length
 from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError, UsageError
 from tutelage.model.decoder import Decoder
@@ -222,6 +222,7 @@ def demonstrated(path: Path, tokenizer: Tokenizer, on_bad: OnBad) -> dict[tuple[
     """The ids of each prompt with a demonstration -> those of its first answer."""
     places: list[str] = []
     found: dict[tuple[int, ...], list[int]] = {}
+    refused = 0
     for conversation in read_conversations(path, on_bad=on_bad, places=places):
         *before, last = conversation.messages
         if last.role != "assistant":
@@ -231,8 +232,11 @@ def demonstrated(path: Path, tokenizer: Tokenizer, on_bad: OnBad) -> dict[tuple[
         except UsageError as error:
             if on_bad == "stop":
                 raise DataError(str(error), path=places[-1]) from None
+            refused += 1
             continue
         found.setdefault(tuple(prompt), answer)
+    if refused:
+        print(f"{path}: left out {refused} x {REFUSED}")
     return found
 
 
