@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,8 @@ def test_every_learner_is_in_one_table(folder):
         assert ("kl_bound" in figures, figures["kl"] is None) == ((name == "best_of_16"),) * 2
         assert ("reward" in figures) == (name != "best_of_16")
     page = (folder / "runs/learners/report/report.html").read_text()
-    assert all(label in page for label in ("Best of 16", "Rejection sampling", "DPO", "GRPO"))
+    assert all(label in page for label in ("Best of 16", "Rejection sampling", "DPO", "GRPO", "KL of picking, at most"))
+    assert models["best_of_16"]["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
 
 
 def test_nothing_of_the_demo_is_trained_again(folder):
