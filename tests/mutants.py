@@ -25,6 +25,10 @@ BESIDE = {
         "tests/train/test_stage_seeds.py",
     ],
     "tutelage/train/ppo_update.py": ["tests/train/test_ppo_wiring.py"],
+    "tutelage/train/rl.py": ["tests/train/test_ppo_wiring.py", "tests/train/test_grpo_wiring.py"],
+    "tutelage/train/grpo.py": ["tests/train/test_grpo_wiring.py"],
+    "tutelage/train/direct.py": ["tests/train/test_direct_wiring.py"],
+    "tutelage/train/best.py": ["tests/train/test_best.py"],
     "tutelage/train/rollouts.py": ["tests/train/test_ppo_wiring.py"],
     "tutelage/train/scorers.py": ["tests/train/test_scorers.py", "tests/train/test_ppo_wiring.py"],
     "tutelage/train": [

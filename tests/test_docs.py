@@ -123,7 +123,7 @@ def somebodys_folder(tmp_path, monkeypatch):
     (rule,) = (block for block in blocks("docs/guide.md", "python") if block.startswith("def brevity"))
     Path("rules.py").write_text(rule, encoding="utf-8")
     run = Path("runs/demo/ppo")
-    run.mkdir(parents=True)
+    run.mkdir(parents=True, exist_ok=True)
     knobs, inputs = KINDS["ppo"].classes()
     given = inputs(checkpoint="sft", reward_model="reward", prompts="prompts.jsonl")  # type: ignore[call-arg]
     (run / "recipe.yaml").write_text(write_yaml(recipe_of("ppo", knobs(), given)), encoding="utf-8")

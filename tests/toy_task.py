@@ -17,7 +17,7 @@ from tutelage.data.formats import write_jsonl
 from tutelage.records import Completion, Conversation, Document, Message, Prompt, Ranking
 from tutelage.settings import Inputs, Settings, merge
 from tutelage.text.tokenizer import Tokenizer
-from tutelage.train import ppo, pretrain, reward, sft
+from tutelage.train import direct, grpo, ppo, pretrain, reward, sft
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -173,6 +173,38 @@ def ppo_job(toy: Toy, tuned: Path, scorer: Path, out: Path, **changes: Any) -> J
         "machine": MACHINE,
     }
     return make_job(ppo.main, out, values, changes)
+
+
+def grpo_job(toy: Toy, tuned: Path, scorer: Path, out: Path, **changes: Any) -> Job:
+    values = {
+        "checkpoint": tuned,
+        "reward_models": {"main": scorer},
+        "prompts": toy.folder / "prompts.jsonl",
+        "text": {"toy": toy.folder / "documents.jsonl"},
+        "prompts_per_update": 8,
+        "group": 4,
+        "minibatch": 16,
+        "max_tokens": 8,
+        "lr": 5e-4,
+        "kl": {"coef": 0.02},
+        "ptx": {"windows": 4, "sequence": 64},
+        "machine": MACHINE,
+    }
+    return make_job(grpo.main, out, values, changes)
+
+
+def direct_job(toy: Toy, tuned: Path, out: Path, **changes: Any) -> Job:
+    values = {
+        "checkpoint": tuned,
+        "rankings": toy.folder / "rankings.jsonl",
+        "epochs": 2,
+        "batch_size": 16,
+        "lr": 1e-3,
+        "warmup": 2,
+        "max_tokens": 8,
+        "machine": MACHINE,
+    }
+    return make_job(direct.main, out, values, changes)
 
 
 def few_documents(toy: Toy, folder: Path) -> Path:

@@ -26,7 +26,7 @@ from tutelage.train import checkpointing
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(  # torch imports its compiler, four seconds of it, when the first optimiser is made
-    ["torch._dynamo", *(f"tutelage.train.{stage}" for stage in ("pretrain", "sft", "reward", "ppo"))]
+    ["torch._dynamo", *(f"tutelage.train.{stage}" for stage in ("pretrain", "sft", "reward", "ppo", "grpo", "direct"))]
 )
 
 SAVING = {"machine": MACHINE | {"save_every": 0.003}}

@@ -12,6 +12,8 @@ import pytest
 import torch
 from random_start import Start, make_start, talk
 from safetensors.torch import load_file
+from test_direct_wiring import direct_job
+from test_grpo_wiring import grpo_job
 from test_ppo_wiring import ppo_job
 from test_stage_wiring import DEMONSTRATIONS, RANKINGS, pretrain_job, reward_job, sft_job
 from toy_task import Job
@@ -37,6 +39,7 @@ def begin(tmp_path_factory) -> Start:
         refusing.save(start.folder / name)
     for name, records in (("demonstrations", DEMONSTRATIONS), ("heldout", DEMONSTRATIONS), ("rankings", RANKINGS)):
         write_jsonl(start.folder / f"{name}.jsonl", records)
+    write_jsonl(start.folder / "asked.jsonl", [talk(RANKINGS[0].prompt.messages[0].text, "yes and no")])
     write_jsonl(start.folder / "chinese.jsonl", [Document(text="红色的门，蓝色的帽子。") for _ in range(3)])
     return Start(start.folder, refusing)
 
@@ -58,6 +61,11 @@ STAGES: dict[str, Callable[..., Job]] = {
     "ppo": lambda begin, out, **more: ppo_job(
         begin, out, updates=1, scorers={}, batch_size=4, minibatch=4, ptx={"coef": 0.5}, **more
     ),
+    "direct": lambda begin, out, **more: direct_job(begin, out, **{"epochs": 1, **more}),
+    "diamante": lambda begin, out, **more: direct_job(
+        begin, out, **{"epochs": 1, "loss": "diamante", "demonstrations": begin.folder / "asked.jsonl", **more}
+    ),
+    "grpo": lambda begin, out, **more: grpo_job(begin, out, updates=1, ptx={"coef": 0.5}, **more),
 }  # fmt: skip
 INPUTS = [
     ("pretrain", "text", "text", None),
@@ -70,6 +78,11 @@ INPUTS = [
     ("reward", "demonstrations", "demonstrations", DEMONSTRATIONS[0]),
     ("ppo", "prompts", "prompts", Prompt(messages=(Message(role="user", content="?"),))),
     ("ppo", "text", "text", None),
+    ("direct", "rankings", "rankings", RANKINGS[0]),
+    ("direct", "heldout", "rankings", RANKINGS[0]),
+    ("diamante", "demonstrations", "asked", DEMONSTRATIONS[0]),
+    ("grpo", "prompts", "prompts", Prompt(messages=(Message(role="user", content="?"),))),
+    ("grpo", "text", "text", None),
 ]
 
 
@@ -103,12 +116,12 @@ def test_a_row_that_the_template_refuses_has_its_place_and_a_way_past_it(
     checkpoint = STAGES[stage](begin, tmp_path / "run", **{role: given}, on_bad="skip").run()
     done, said = json.loads((checkpoint.parent / "done.json").read_text()), capsys.readouterr().out
     if role in ("demonstrations", "rankings", "prompts") and (stage, role) not in (
-        ("reward", "demonstrations"), ("sft by reward", "prompts"),
+        ("reward", "demonstrations"), ("sft by reward", "prompts"), ("diamante", "demonstrations"),
     ):  # fmt: skip
         assert done["left_out"]["refused by the chat template"] == 1
         assert f"{path}: " in said
         assert "1 x refused by the chat template" in said
-    if (stage, role) == ("reward", "heldout"):
+    if role == "heldout" and stage in ("reward", "direct"):
         assert done["heldout_left_out"] == {"refused by the chat template": 1}
 
 
@@ -119,7 +132,7 @@ def test_rankings_of_which_none_is_left_are_named(begin, tmp_path):
         reward_job(begin, tmp_path / "run", rankings=path).run()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
 def test_adapters_are_drawn_from_the_seed(begin, tmp_path, stage):
     """At next to no learning rate they are as they were drawn."""
     still: dict[str, Any] = {"lr": 1e-12, "lora": {"r": 2}}

@@ -24,19 +24,10 @@ from tutelage.records import Completion, Message, Prompt, Ranking
 from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.models import new_scorer
-from tutelage.train.ppo_update import (
-    Models,
-    PPOSettings,
-    answer_metrics,
-    blend,
-    experience,
-    forward,
-    minibatch_backward,
-    minibatch_rows,
-    prompt_order,
-)
+from tutelage.train.ppo_update import Models, PPOSettings, experience, forward, minibatch_backward
 from tutelage.train.pretraining_text import Ptx, PtxSettings
 from tutelage.train.rankings import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
+from tutelage.train.rl import answer_metrics, blend, minibatch_rows, prompt_order
 from tutelage.train.rollouts import Rollouts, answer_logprobs, end_scores, sample
 from tutelage.train.settings import Machine
 from tutelage.train.sft import demonstration_loss

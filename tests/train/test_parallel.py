@@ -18,13 +18,25 @@ import torch
 from real_process import assert_same_end, die, finish, one_line, said, saved_step, start, start_ranks
 from safetensors.torch import load_file
 from torch import nn
-from toy_task import MACHINE, ROOT, Job, few_documents, logged, ppo_job, pretrain_job, reward_job, sft_job
+from toy_task import (
+    MACHINE,
+    ROOT,
+    Job,
+    direct_job,
+    few_documents,
+    grpo_job,
+    logged,
+    ppo_job,
+    pretrain_job,
+    reward_job,
+    sft_job,
+)
 
 from tutelage.runs.folder import holder
 from tutelage.train import checkpointing, loop, parallel
 from tutelage.train.optimizer import adamw
 
-STAGES = ["pretrain", "sft", "reward", "ppo"]
+STAGES = ["pretrain", "sft", "reward", "ppo", "direct", "grpo"]
 
 
 def length(prompt: object, answer: str) -> int:
@@ -47,6 +59,11 @@ def jobs(toy, base, tuned, scorer, few: Path, folder: Path) -> list[Job]:
             toy, tuned, scorer, folder / "ppo", updates=6, batch_size=10, minibatch=4, microbatch=3, text=text,
             ptx={"coef": 0.2, "windows": 1}, average=0.5,
             scorers={"length": {"weight": 0.1, "function": "test_parallel:length"}},
+        ),
+        direct_job(toy, tuned, folder / "direct", epochs=1, batch_size=11, microbatch=3, lr=5e-4),
+        grpo_job(
+            toy, tuned, scorer, folder / "grpo", updates=4, prompts_per_update=3, group=3, minibatch=4, microbatch=3,
+            lr=3e-4, text=text, ptx={"coef": 0.2, "windows": 1}, average=0.5,
         ),
     ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from real_process import SAVING, assert_same_end, finish, said, saved_step, start
-from toy_task import Job, few_documents, logged, ppo_job, pretrain_job, reward_job, sft_job
+from toy_task import Job, direct_job, few_documents, grpo_job, logged, ppo_job, pretrain_job, reward_job, sft_job
 
 KILLS = 3
 CASES = [
@@ -24,6 +24,9 @@ CASES = [
     "ppo shared",
     "ppo ptx adaptive",
     "ppo lora",
+    "grpo ptx adaptive",
+    "dpo lora",
+    "diamante",
 ]
 
 
@@ -45,6 +48,12 @@ def make(case: str, toy, base, tuned, scorer, few, out: Path) -> Job:
             kl={"coef": 0.05, "controller": "adaptive", "target": 0.2, "horizon": 100}, **SAVING,
         ),
         "ppo lora": lambda: ppo_job(toy, tuned, scorer, out, updates=8, lora={"r": 4}, average=0.5, **SAVING),
+        "grpo ptx adaptive": lambda: grpo_job(
+            toy, tuned, scorer, out, updates=8, ptx={"coef": 0.1}, average=0.9,
+            kl={"coef": 0.05, "controller": "adaptive", "target": 0.2, "horizon": 100}, **SAVING,
+        ),
+        "dpo lora": lambda: direct_job(toy, tuned, out, lora={"r": 4, "dropout": 0.1}, evaluate_every=5, **SAVING),
+        "diamante": lambda: direct_job(toy, tuned, out, loss="diamante", **SAVING),
     }  # fmt: skip
     return every[case]()
 

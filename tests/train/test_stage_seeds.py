@@ -89,7 +89,7 @@ def test_answers_to_other_prompts_have_a_stream_of_their_own_in_every_step_and_s
     assert len({*first[0], *first[1]}) == 4
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
 def test_dropout_has_a_seed_of_the_run_and_of_the_stage(begin, tmp_path, monkeypatch, stage):
     module = importlib.import_module(f"tutelage.train.{stage}")
     plain, drawn = module.Schedule, []
@@ -154,7 +154,7 @@ def test_memory_is_estimated_for_the_largest_pass(begin, tmp_path, monkeypatch, 
     assert said[-1][2:4] == (1, longest)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
 def test_every_row_of_the_log_says_how_fast(begin, tmp_path, stage):
     checkpoint: Path = STAGES[stage](begin, tmp_path / "run").run()
     log = [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]

@@ -68,6 +68,7 @@ class Ask(Settings):
     as_text: bool = Field(False, description="in plain text, as a base model, and not in the chat format")
     shots: int = Field(0, ge=0, description="demonstrations before the prompt; only in plain text")
     exchanged: bool = Field(False, description="each shot gets the answer of another one, as a control")
+    best_of: int = Field(1, ge=1, description="answers sampled, of which the reward model picks one")
 
 
 FEW_PROMPTS = 40
@@ -103,6 +104,14 @@ class EvaluateSettings(Settings):
             raise RecipeError("exchanged answers need 2 shots or more")
         if any(ask.shots and not ask.as_text for ask in self.ask.values()):
             raise RecipeError("shots are for models that are asked in plain text: give as_text too")
+        picking = [name for name, ask in self.ask.items() if ask.best_of > 1]
+        if picking and not inputs.reward_model:
+            raise RecipeError(f"ask.{picking[0]}.best_of: the reward model picks the best: give reward_model")
+        if picking and self.against and not inputs.world:
+            problem = "the reward model that picks cannot also decide who wins"
+            raise RecipeError(f"ask.{picking[0]}.best_of: {problem}: give a world whose judge decides, or no `against`")
+        if picking and not self.temperature:
+            raise RecipeError(f"ask.{picking[0]}.best_of: at temperature 0 all answers are the same")
         if self.compression and not inputs.heldout_text:
             raise RecipeError("compression is measured on held-out text: give heldout_text")
 
@@ -142,7 +151,9 @@ def main(
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
         rankings = {name: list(read_rankings(path, on_bad=knobs.on_bad)) for name, path in inputs.rankings.items()}
         labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
-        measured = measure_all(inputs.models, _fitting(knobs, inputs), sampling, measures, _shots(knobs, inputs))
+        best_of = {name: ask.best_of for name, ask in knobs.ask.items()}
+        prompts, shots = _fitting(knobs, inputs), _shots(knobs, inputs)
+        measured = measure_all(inputs.models, prompts, sampling, measures, shots, best_of)
         results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
             "reference": next((name for name, path in inputs.models.items() if path == reference), None),
             "reward_models": _reward_models(knobs, inputs.reward_models, rankings, labels),
@@ -163,8 +174,9 @@ def measure_all(
     sampling: Sampling,
     measures: Measures,
     shots: Mapping[str, Shots] | None = None,
+    best_of: Mapping[str, int] | None = None,
 ) -> dict[str, Measured]:
-    """Measure the models one after another. Models with ``shots`` are asked in plain text.
+    """Measure the models one after another. Models with ``shots`` are asked in plain text; ``best_of`` is 1 by default.
 
     Bits per byte are measured once per checkpoint; a model with the same checkpoint as an earlier one says so (``same_as``).
     """
@@ -172,7 +184,8 @@ def measure_all(
     for name, checkpoint in models.items():
         twin = next((other for other in measured if models[other] == checkpoint), None)
         with_text = measures if twin is None else replace(measures, heldout_text=None)
-        one = measure(checkpoint, prompts, sampling, with_text, (shots or {}).get(name))
+        count = (best_of or {}).get(name, 1)
+        one = measure(checkpoint, prompts, sampling, with_text, (shots or {}).get(name), count)
         if twin is not None:
             one.figures.update(same_as=twin, bits_per_byte=measured[twin].figures["bits_per_byte"])
         measured[name] = one

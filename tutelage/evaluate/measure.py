@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -107,15 +108,26 @@ def with_exchanged_answers(shots: Shots) -> Shots:
 
 
 def measure(
-    checkpoint: Path, prompts: Sequence[Prompt], sampling: Sampling, measures: Measures, shots: Shots | None = None
+    checkpoint: Path,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    measures: Measures,
+    shots: Shots | None = None,
+    best_of: int = 1,
 ) -> Measured:
     """Let a checkpoint answer the prompts, and measure the answers. Raises CheckpointError for a reward model.
 
-    ``shots`` asks in plain text, as base models are asked; then no KL is measured.
+    ``shots`` asks in plain text, as base models are asked; then no KL is measured. ``best_of`` answers are sampled and the reward
+    model picks one. Its score of that one is not reported: the highest of n noisy scores says little of the answer. In place of the
+    KL there is ``kl_bound``, what picking alone can add to it.
     """
     assistant = measures.load(checkpoint)
     model = assistant.decoder
-    answers = assistant.answers(prompts, sampling, shots=shots)
+    answers = assistant.answers(prompts, sampling.model_copy(update={"n": best_of}), shots=shots)
+    scorer = measures.load(measures.reward_model) if measures.reward_model else None
+    if best_of > 1:
+        assert scorer is not None, "nothing picks"
+        answers, scorer = picked(answers, scorer), None
     completions = [a.completions[0] for a in answers]
     lengths = [written_length(assistant.tokenizer, c) for c in completions]
     figures: dict[str, Any] = {
@@ -130,10 +142,12 @@ def measure(
         verdicts = [measures.judge(p, c.text, c.finished) for p, c in zip(prompts, completions, strict=True)]
         gold = [v.score for v in verdicts]
         figures |= gold_figures(prompts, gold, [v.success for v in verdicts])
-    if measures.reward_model:
-        reward = _rewards(measures.load(measures.reward_model), answers)
+    if scorer:
+        reward = _rewards(scorer, answers)
         figures["reward"] = mean_interval(reward).mean
-    if measures.reference and shots is None:
+    if best_of > 1:
+        figures["kl_bound"] = best_of_kl_bound(best_of)
+    elif measures.reference and shots is None:
         assistant.tokenizer.require_same(measures.reference)
         at_one = sampling.model_copy(update={"temperature": 1.0})
         own = answers if sampling == at_one else assistant.answers(prompts, at_one)
@@ -197,7 +211,27 @@ def divergence(assistant: Assistant, reference: Assistant, answers: Sequence[Ans
     return total / len(rows)
 
 
+def picked(answers: Sequence[Answers], scorer: Assistant) -> list[Answers]:
+    """Each prompt with the one of its answers that the reward model scores highest; of equal scores the first."""
+    scores = iter(_rewards(scorer, answers))
+    found = []
+    for one in answers:
+        values = [next(scores) for _ in one.completions]
+        chosen = one.completions[values.index(max(values))]
+        found.append(Answers(prompt=one.prompt, completions=(chosen,)))
+    return found
+
+
+def best_of_kl_bound(n: int) -> float:
+    """log n - (n - 1) / n, the most that KL(best of n || model) can be [nats per answer] (Stiennon et al. 2020, appendix G.3).
+
+    It is lower where two of the n answers may be the same (Beirami et al. 2024).
+    """
+    return math.log(n) - (n - 1) / n
+
+
 def _rewards(scorer: Assistant, answers: Sequence[Answers]) -> list[float]:
-    written = [(a.prompt.messages, a.completions[0]) for a in answers]
+    """The scores of all completions, one prompt's after the other's."""
+    written = [(a.prompt.messages, completion) for a in answers for completion in a.completions]
     dialogues = [(*messages, Message(role="assistant", content=c.text)) for messages, c in written]
     return scorer.scores(dialogues, finished=[c.finished for _, c in written])

@@ -54,6 +54,8 @@ class Kind:
     """Patterns of the files that it writes, for ``STEP/FILE``; its settings may say more (``Settings.writes``)."""
     makes: str = ""
     """What its result is, one of the marks of inputs (``Inputs.mark``); empty: files."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Further models that it may write: file -> what it is, likewise."""
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -109,6 +111,10 @@ KINDS: dict[str, Kind] = {
     "sample": Kind(
         "tutelage.recipes.sample:main", "sample several answers to each prompt", files=("answers.jsonl",),
     ),
+    "best": Kind(
+        "tutelage.recipes.world:keep_best", "sample answers, and keep the best as demonstrations (rejection sampling)",
+        files=("demonstrations.jsonl",),
+    ),
     "label": Kind(
         "tutelage.recipes.world:label", "let the embedded world's simulated labellers rank answers",
         files=("rankings.jsonl", "rankings_heldout.jsonl", "rankings_heldout_labellers.jsonl", "labellers.json"),
@@ -116,6 +122,11 @@ KINDS: dict[str, Kind] = {
     "reward": Kind("tutelage.train.reward:main", "train a reward model on rankings", "checkpoint", _FILES,
                    "reward model"),
     "ppo": Kind("tutelage.recipes.world:train_ppo", "PPO and PPO-ptx against a reward model", *_MODEL),
+    "grpo": Kind("tutelage.recipes.world:train_grpo", "GRPO against reward models or verifiers", *_MODEL),
+    "direct": Kind(
+        "tutelage.train.direct:main", "learn from rankings directly: DPO, IPO or Diamante's joint loss", "checkpoint",
+        (*_FILES, "scorer"), "model", {"scorer": "reward model"},
+    ),
     "evaluate": Kind(
         "tutelage.recipes.evaluate:main", "compare models on held-out prompts", files=("results.json", "samples.jsonl"),
     ),
@@ -279,8 +290,9 @@ def resolved(
             hint = nearest(rest, patterns) or f"; it writes {', '.join(patterns) or 'none that can be named'}"
             raise RecipeError(f"{where}: step {first!r} ({step.kind}) writes no {rest}{hint}")
         a_result = not rest or rest == kind.result or rest.startswith("checkpoints/")
-        if mark != "run" and kind.makes not in _ACCEPTED[mark] and (mark or a_result):
-            problem = f"step {first!r} ({step.kind}) makes {_CALLED[kind.makes]}"
+        makes = kind.beside.get(rest, kind.makes)
+        if mark != "run" and makes not in _ACCEPTED[mark] and (mark or a_result or rest in kind.beside):
+            problem = f"step {first!r} ({step.kind}) makes {_CALLED[makes]}"
             raise RecipeError(f"{where}: {problem}, and {_CALLED[mark] if mark else 'a file of data'} is needed")
         return step.out / (rest or ("" if mark == "run" else kind.result))
     if first in recipe.steps:

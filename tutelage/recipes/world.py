@@ -20,8 +20,11 @@ from tutelage.records import Answers, Ranking
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
 from tutelage.settings import Device, Inputs, ModelPath, Rows, Settings, WorldPath
-from tutelage.train import ppo
+from tutelage.train import best, grpo, ppo
+from tutelage.train.best import BestInputs, BestSettings
+from tutelage.train.grpo import GRPOInputs, GRPOSettings
 from tutelage.train.ppo_update import PPOInputs, PPOSettings
+from tutelage.train.scorers import Gold
 from tutelage.world.build import WorldSettings, build_world, load_judge
 from tutelage.world.judge import Judge
 from tutelage.world.labellers import Labeller, label_seen, make_labellers, see, with_agreement
@@ -163,5 +166,20 @@ def ranked(
 
 def train_ppo(knobs: PPOSettings, inputs: PPOInputs, out: Path) -> Path:
     """PPO, with the judge of ``inputs.world``, where there is one, as the scorer ``gold``."""
-    judge = load_judge(inputs.world) if inputs.world else None
-    return ppo.main(knobs, inputs, out, (lambda p, t, f: judge.judge(p, t, f).score) if judge else None)
+    return ppo.main(knobs, inputs, out, gold_of(inputs.world))
+
+
+def train_grpo(knobs: GRPOSettings, inputs: GRPOInputs, out: Path) -> Path:
+    """GRPO, with the judge of ``inputs.world``, where there is one, as the scorer ``gold``."""
+    return grpo.main(knobs, inputs, out, gold_of(inputs.world))
+
+
+def keep_best(knobs: BestSettings, inputs: BestInputs, out: Path) -> Path:
+    """Rejection sampling, with the judge of ``inputs.world``, where there is one, as the scorer ``gold``."""
+    return best.main(knobs, inputs, out, gold_of(inputs.world))
+
+
+def gold_of(world: Path | None) -> Gold | None:
+    """The scores of a world's judge."""
+    judge = load_judge(world) if world else None
+    return (lambda p, t, f: judge.judge(p, t, f).score) if judge else None

@@ -20,6 +20,8 @@ KEY_FIGURES = {
     "sft": ("reward", "heldout_loss", "loss"),
     "reward": ("heldout_accuracy", "accuracy"),
     "ppo": ("gold", "reward"),
+    "grpo": ("gold", "reward"),
+    "direct": ("heldout_accuracy", "accuracy"),
 }
 """Kind of step -> the metrics that people look for first; for other kinds, the first one in the log."""
 

@@ -47,7 +47,8 @@ def model_folder(path: Path) -> Path:
     trained = {
         name: path / name / "checkpoint"
         for name, step in steps.items()
-        if step.get("kind") in ("pretrain", "sft", "ppo") and (path / name / "checkpoint" / "config.json").is_file()
+        if step.get("kind") in ("pretrain", "sft", "ppo", "grpo", "direct")
+        and (path / name / "checkpoint" / "config.json").is_file()
     }
     if not trained:
         raise UsageError(f"{path}: this run has no model yet: finish it with `tutelage run`, or name a checkpoint")

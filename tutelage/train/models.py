@@ -7,6 +7,7 @@ A reward model trained with LoRA from the same checkpoint is another set of adap
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -83,6 +84,17 @@ def load_scorer(
     fit_vocabulary(own, tokenizer.vocab_size)
     own.decoder.recompute = machine.recompute
     return own
+
+
+def load_scoring(
+    reward_models: Mapping[str, Path], policy: Decoder, checkpoint: Path, tokenizer: Tokenizer, machine: Machine
+) -> dict[str, ScalarModel]:
+    """The reward models of a run by name, frozen. CheckpointError for one with another tokenizer than the policy's."""
+    found = {}
+    for name, path in reward_models.items():
+        tokenizer.require_same(path)
+        found[name] = load_scorer(path, policy, checkpoint, tokenizer, machine).eval().requires_grad_(False)
+    return found
 
 
 def new_critic(scorer: ScalarModel, lora: LoRA) -> ScalarModel:

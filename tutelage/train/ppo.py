@@ -22,17 +22,17 @@ from tutelage.data.tokens.batches import fitting_prompts
 from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
-from tutelage.objectives.ppo import AdaptiveKL, FixedKL
 from tutelage.runs.folder import RunFolder
 from tutelage.seeds import derive
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Schedule, Training, train
 from tutelage.train.memory import say_memory
-from tutelage.train.models import averaged_of, load_scorer, load_trainable, new_critic, reference_of
+from tutelage.train.models import averaged_of, load_scorer, load_scoring, load_trainable, new_critic, reference_of
 from tutelage.train.optimizer import adamw
-from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, over_budget, ppo_update
+from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, ppo_update
 from tutelage.train.pretraining_text import Ptx, text_mixture
+from tutelage.train.rl import over_budget
 from tutelage.train.scorers import Gold, make_scorers
 from tutelage.train.settings import rows_of
 
@@ -83,7 +83,7 @@ def make_models(
     knobs: PPOSettings, inputs: PPOInputs, policy: Decoder, tokenizer: Tokenizer, run: RunFolder, gold: Gold | None
 ) -> Models:
     """Policy, reference, critic and scorers. Dropout is off in all of them, because it would make the ratios noisy."""
-    machine, kl, ptx = knobs.machine, knobs.kl, None
+    machine, ptx = knobs.machine, None
     if knobs.ptx.coef:
         windows = derive(knobs.seed, "ppo.windows")
         mixture = text_mixture(
@@ -97,10 +97,7 @@ def make_models(
     torch.manual_seed(derive(knobs.seed, "ppo.critic"))
     critic = (ScalarModel(policy) if shared else new_critic(reward_model, knobs.lora)).eval()
     reward_models = {"reward_model": reward_model.requires_grad_(False)}
-    for name, path in inputs.reward_models.items():
-        tokenizer.require_same(path)
-        scorer = load_scorer(path, policy, inputs.checkpoint, tokenizer, machine)
-        reward_models[name] = scorer.requires_grad_(False)
+    reward_models |= load_scoring(inputs.reward_models, policy, inputs.checkpoint, tokenizer, machine)
     learning = [(policy, knobs.lr, knobs.value_warmup), (critic.head if shared else critic, knobs.value_lr, 0)]
     return Models(
         policy=policy,
@@ -109,7 +106,7 @@ def make_models(
         averaged=averaged_of(policy),
         scorers=make_scorers(knobs.scorers, reward_models, gold),
         optimizer=adamw(learning, weight_decay=0.0, eps=knobs.eps),
-        kl=AdaptiveKL(kl.coef, kl.target, kl.horizon) if kl.controller == "adaptive" else FixedKL(kl.coef),
+        kl=knobs.kl.make(),
         tokenizer=tokenizer,
         ptx=ptx,
     )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,35 +16,33 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.data.formats import ON_BAD, OnBad
-from tutelage.data.tokens.batches import cut_by_length
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives import ppo
 from tutelage.records import Prompt
-from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings, WorldPath, nearest
+from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings, WorldPath
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import Metrics, apply_gradients, shuffled
+from tutelage.train.loop import Metrics, apply_gradients
 from tutelage.train.optimizer import Optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings
-from tutelage.train.rollouts import Rollouts, answer_logprobs, logprobs_and_entropies, sample
-from tutelage.train.scorers import Scorer, ScorerSettings, file_of, score
+from tutelage.train.rl import (
+    KLSettings,
+    Sums,
+    before_update,
+    blend,
+    check_scorers,
+    code_of,
+    minibatch_rows,
+    over_budget,
+    prompt_order,
+    scored_answers,
+)
+from tutelage.train.rollouts import Rollouts, answer_logprobs
+from tutelage.train.scorers import Scorer, ScorerSettings
 from tutelage.train.settings import LoRA, Machine, require_microbatch, warn_of_warmup
-
-
-class KLSettings(Settings):
-    """The penalty for moving away from the SFT model."""
-
-    controller: Literal["fixed", "adaptive"] = Field("fixed", description="adaptive steers coef towards target")
-    coef: float = Field(0.1, ge=0, description="weight of the KL term per token; the initial weight, if adaptive")
-    target: float = Field(3.0, gt=0, description="target KL, adaptive only [nats per answer, summed over its tokens]")
-    horizon: int = Field(10_000, gt=0, description="how slowly coef follows, adaptive only [answers]")
-    budget: float = Field(
-        0.0, ge=0, description="end the run before training on a batch of higher KL; 0: never [nats per answer]"
-    )
 
 
 class PPOInputs(Inputs):
@@ -101,11 +99,7 @@ class PPOSettings(Settings):
             raise ValueError(
                 f"value_warmup {self.value_warmup} leaves none of the {self.updates} updates to the policy"
             )
-        adaptive, size, horizon = self.kl.controller == "adaptive", self.batch_size, self.kl.horizon
-        if adaptive and not self.kl.coef:
-            raise ValueError("an adaptive kl.coef is multiplied, so it cannot start at 0; give it, or controller fixed")
-        if adaptive and size >= 5 * horizon:  # at an error of -0.2 the coefficient would become 0 or negative
-            raise ValueError(f"kl.horizon {horizon} is too short for batch_size {size}; give more than a fifth of it")
+        self.kl.require_sense(self.batch_size)
         return self
 
     def check(self, inputs: Inputs) -> None:
@@ -118,12 +112,7 @@ class PPOSettings(Settings):
                     f"reward_models.{name}: {name} is a scorer already; give this reward model another name"
                 )
         models = ["reward_model", *inputs.reward_models, *(["gold"] if inputs.world else [])]
-        for name, scorer in self.scorers.items():
-            if scorer.function is None and name not in models:
-                problem = f"give a function, or a reward model of this name among the inputs{nearest(name, models)}"
-                raise RecipeError(f"scorers.{name}: {problem}")
-            if scorer.function is not None and name in models:
-                raise RecipeError(f"scorers.{name}: {name} is a scorer already; give the function another name")
+        check_scorers(self.scorers, models)
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An update needs ``batch_size`` different prompts, and the learning rate some updates after its warm-up."""
@@ -138,8 +127,7 @@ class PPOSettings(Settings):
 
     def code(self) -> dict[str, Path]:
         """The files of the scorers' functions."""
-        found = {f"scorers.{name}": file_of(one.function) for name, one in self.scorers.items() if one.function}
-        return {name: file for name, file in found.items() if file}
+        return code_of(self.scorers)
 
 
 @dataclass(frozen=True)
@@ -169,17 +157,12 @@ def ppo_update(
 
     A batch over the KL budget is measured, and not trained on.
     """
-    policy, dtype = models.policy, knobs.machine.dtype
-    chosen = prompt_order(len(prompts), knobs.batch_size, step, knobs.seed)
-    seeds = [derive(knobs.seed, "ppo.rollout", step, row) for row in range(len(chosen))]
-    chosen_ids = [prompt_ids[i] for i in chosen]
-    rollouts = sample(policy, chosen_ids, models.tokenizer, knobs.max_tokens, knobs.temperature, seeds, dtype)
-    tokens = zip(rollouts.answer_ids, rollouts.mask, strict=True)
-    texts = [models.tokenizer.decode(row[mask].tolist()) for row, mask in tokens]
-    scores, by_name = score(models.scorers, rollouts, [prompts[i] for i in chosen], texts, knobs.machine)
+    policy = models.policy
+    chosen = [(prompts[i], prompt_ids[i]) for i in prompt_order(len(prompts), knobs.batch_size, step, knobs.seed)]
+    rollouts, scores, of_answers = scored_answers(step, policy, models.tokenizer, models.scorers, chosen, knobs)
     minibatches, first_pass = minibatch_rows(rollouts.total_lengths.tolist(), knobs, step)
     batch, metrics = experience(rollouts, scores, models, models.kl.coef, knobs, first_pass)
-    metrics |= answer_metrics(rollouts, scores, by_name, texts)
+    metrics |= of_answers
     if over_budget(knobs.kl, metrics["kl"]):
         return metrics
 
@@ -202,37 +185,6 @@ def ppo_update(
     if not critic_alone:
         models.kl.update(metrics["kl"], knobs.batch_size)
     return metrics | losses
-
-
-def over_budget(kl: KLSettings, measured: float) -> bool:
-    """True if the KL per answer of a batch ends the run: the policy that sampled it is the result."""
-    return 0 < kl.budget < measured
-
-
-def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """The prompts of update ``step``: every pass over the prompts has its own order. Depends on seed and step only."""
-    epoch, place = divmod(step, total // batch_size)
-    return shuffled(total, derive(seed, "ppo.prompts", epoch))[place * batch_size : (place + 1) * batch_size].tolist()
-
-
-def minibatch_rows(lengths: Sequence[int], knobs: PPOSettings, step: int) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """The minibatches of an update, each as the rows of its forward passes, and all forward passes of the first inner epoch.
-
-    Each inner epoch has an order of its own. Rows of similar ``lengths`` within a minibatch share a forward pass, which saves
-    padding and does not change what the minibatch learns from.
-    """
-
-    def passes(rows: Tensor) -> list[Tensor]:
-        pieces = cut_by_length([lengths[row] for row in rows], knobs.microbatch, knobs.machine.pass_tokens)
-        return [rows[torch.tensor(piece)] for piece in pieces]
-
-    minibatches = [
-        passes(rows)
-        for epoch in range(knobs.inner_epochs)
-        for rows in shuffled(len(lengths), derive(knobs.seed, "ppo.minibatches", step, epoch)).split(knobs.minibatch)
-    ]
-    first_pass = minibatches[: len(minibatches) // knobs.inner_epochs]
-    return minibatches, [rows for pieces in first_pass for rows in pieces]
 
 
 @dataclass(frozen=True)
@@ -268,39 +220,19 @@ def forward(
 def experience(
     rollouts: Rollouts, scores: Tensor, models: Models, kl_coef: float, knobs: PPOSettings, pieces: Sequence[Tensor]
 ) -> tuple[Experience, Metrics]:
-    """Old log-probabilities and values, rewards, and advantages whitened over the whole batch.
+    """Old log-probabilities and values, from ``before_update``; rewards; and advantages whitened over the whole batch."""
 
-    The old log-probabilities do not come from the sampler, whose kernels round differently, but from the training forward pass on
-    ``pieces``, the same rows as in the first inner epoch. So the first ratio is 1, also in bf16.
-    """
-    mask, dtype = rollouts.mask, knobs.machine.dtype
-    logprobs, entropies, values, ref_logprobs = (torch.zeros(mask.shape, device=mask.device) for _ in range(4))
-    for rows in filter(len, map(parallel.shard, pieces)):
-        part = rollouts.select(rows)
-        a = part.mask.shape[1]
-        with autocast(mask.device, dtype):
-            hidden = models.policy(part.ids)
-            found = logprobs_and_entropies(models.policy, hidden, part, knobs.temperature)
-            logprobs[rows, :a], entropies[rows, :a] = found
-            scored = models.critic.score(hidden) if models.shares_trunk else models.critic(part.ids)
-            values[rows, :a] = part.at_answer(scored.float())
-            hidden = models.reference(part.ids)
-            ref_logprobs[rows, :a] = answer_logprobs(models.reference, hidden, part, knobs.temperature)
-    for field in (logprobs, entropies, values, ref_logprobs):
-        parallel.add_up(field)
+    def values(hidden: Tensor, part: Rollouts) -> Tensor:
+        return models.critic.score(hidden) if models.shares_trunk else models.critic(part.ids)
+
+    mask = rollouts.mask
+    before = before_update(rollouts, models.policy, models.reference, pieces, knobs.temperature, knobs.machine, values)
     penalised = scores - knobs.missing_end_penalty * (~rollouts.finished).float()
-    rewards = ppo.token_rewards(penalised, logprobs, ref_logprobs, mask, kl_coef)
-    advantages, returns = ppo.gae(rewards, values, mask, knobs.gamma, knobs.lam)
-    metrics = {
-        "kl": ppo.kl_per_answer(ppo.kl_k1(logprobs, ref_logprobs), mask).mean().item(),
-        "kl_k3": ppo.kl_per_answer(ppo.kl_k3(logprobs, ref_logprobs), mask).mean().item(),
-        "kl_coef": kl_coef,
-        "entropy": ppo.masked_mean(entropies, mask).item(),
-        "explained_variance": ppo.explained_variance(values, returns, mask).item(),
-        "sampler_mismatch": ppo.masked_mean((logprobs - rollouts.sampler_logprobs).abs(), mask).item(),
-        "tokens": float(mask.sum()),
-    }
-    return Experience(rollouts, logprobs, values, ppo.whiten(advantages, mask), returns), metrics
+    rewards = ppo.token_rewards(penalised, before.logprobs, before.ref_logprobs, mask, kl_coef)
+    advantages, returns = ppo.gae(rewards, before.values, mask, knobs.gamma, knobs.lam)
+    explained = ppo.explained_variance(before.values, returns, mask).item()
+    metrics = before.metrics(rollouts) | {"kl_coef": kl_coef, "explained_variance": explained}
+    return Experience(rollouts, before.logprobs, before.values, ppo.whiten(advantages, mask), returns), metrics
 
 
 def minibatch_backward(
@@ -312,8 +244,7 @@ def minibatch_backward(
     scalars of ``ppo.policy_loss``, and "farthest_ratio", the ratio farthest from 1 among the tokens.
     """
     count, dtype = batch.rollouts.mask[torch.cat(list(pieces))].sum(), knobs.machine.dtype
-    totals: Metrics = defaultdict(float)
-    ratios = [1.0]
+    sums = Sums()
     for rows in filter(len, map(parallel.shard, pieces)):
         part = batch.select(rows)
         mask = part.rollouts.mask
@@ -321,30 +252,6 @@ def minibatch_backward(
         policy_loss, stats = ppo.policy_loss(logprobs, part.logprobs, part.advantages, mask, knobs.clip, count)
         value_loss = ppo.value_loss(values, part.values, part.returns, mask, knobs.value_clip or None, count)
         (knobs.value_coef * value_loss if critic_alone else policy_loss + knobs.value_coef * value_loss).backward()
-        for name, value in (stats | {"policy_loss": policy_loss, "value_loss": value_loss}).items():
-            totals[name] += value.item()
-        ratio = (logprobs.detach() - part.logprobs)[mask].exp()
-        ratios.append(ratio[(ratio - 1).abs().argmax()].item())
-    ranks = parallel.gather((dict(totals), max(ratios, key=lambda ratio: abs(ratio - 1))))
-    summed = {name: sum(part.get(name, 0.0) for part, _ in ranks) for part, _ in ranks for name in part}
-    return summed | {"farthest_ratio": max((far for _, far in ranks), key=lambda ratio: abs(ratio - 1))}
-
-
-def answer_metrics(rollouts: Rollouts, scores: Tensor, by_name: dict[str, Tensor], texts: list[str]) -> Metrics:
-    """The proxy reward and signs of reward hacking, and the mean of each scorer; that of a judge is named ``gold``."""
-    counts = Counter(texts)
-    return {
-        "reward": scores.mean().item(),
-        "reward_std": scores.std(correction=0).item(),
-        "length": rollouts.lengths.float().mean().item(),
-        "finished": rollouts.finished.float().mean().item(),
-        "duplicates": sum(n for n in counts.values() if n > 1) / len(texts),
-    } | {name if name == "gold" else f"score_{name}": scores.mean().item() for name, scores in by_name.items()}
-
-
-@torch.no_grad()
-def blend(averaged: Decoder, policy: Decoder, decay: float) -> None:
-    """averaged <- decay averaged + (1 - decay) policy."""
-    for mean, live in zip(averaged.parameters(), policy.parameters(), strict=True):
-        if mean is not live:  # a frozen trunk is shared by both
-            mean.lerp_(live.to(mean.dtype), 1.0 - decay)
+        losses = {"policy_loss": policy_loss, "value_loss": value_loss}
+        sums.add(stats | losses, logprobs, part.logprobs, mask)
+    return sums.of_all_ranks()

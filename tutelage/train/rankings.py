@@ -6,16 +6,20 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tutelage.data.formats import OnBad
-from tutelage.data.prepare import text_of
+from tutelage.data.formats import OnBad, read_rankings
+from tutelage.data.prepare import opening, text_of
 from tutelage.data.tokens.batches import REFUSED, pack_ranking, pad_right, tree_mask
 from tutelage.errors import DataError, UsageError
+from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
+from tutelage.model.likelihood import per_token
+from tutelage.objectives.language import token_logprobs
 from tutelage.records import Ranking
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
@@ -33,6 +37,18 @@ class RankingExample:
     def size(self) -> int:
         """Tokens of the packed row."""
         return len(self.prompt) + sum(map(len, self.completions))
+
+
+def placed_rankings(path: Path, on_bad: OnBad) -> list[tuple[str, Ranking]]:
+    """The rankings of a file, each with its place."""
+    places: list[str] = []
+    rankings = list(read_rankings(path, on_bad=on_bad, places=places))
+    return list(zip(places, rankings, strict=True))
+
+
+def opening_of(placed: tuple[str, Ranking]) -> str:
+    """What a ranking's conversation begins with: those that begin alike stay on one side of a split."""
+    return opening(placed[1].prompt.messages)
 
 
 def encode_rankings(
@@ -100,15 +116,52 @@ def score_packed(
     model: ScalarModel, examples: Sequence[RankingExample], pad_id: int, dtype: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, ranks and mask, each [r, k] with one row per ranking. Each prompt runs once, and its rankings share the scores."""
-    device = next(model.parameters()).device
+    with autocast(model.head.weight.device, dtype):
+        hidden, last = run_packed(model.decoder, examples, pad_id)
+        values = model.score(hidden)
+    scores = values.float().gather(1, last)
+    ranks, mask, owner = ranks_of(examples, scores.device)
+    return scores[owner], ranks, mask
+
+
+def run_packed(decoder: Decoder, examples: Sequence[RankingExample], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Hidden states [e, s, d] of the packed rows, and [e, k] the index of each completion's last token."""
+    device = decoder.embed.weight.device
     packed = [pack_ranking(example.prompt, example.completions) for example in examples]
     ids, _ = pad_right([p.ids for p in packed], pad_id)
     positions, _ = pad_right([p.positions for p in packed], 0)
     segments, _ = pad_right([p.segments for p in packed], -1)
-    last, mask = pad_right([p.last for p in packed], 0, multiple=1)
-    ranks, _ = pad_right([list(ranks) for example in examples for ranks in example.ranks], 0, multiple=1)
+    last, _ = pad_right([p.last for p in packed], 0, multiple=1)
+    seen = tree_mask(segments.to(device))
+    return decoder(ids.to(device), positions=positions.to(device), attention_mask=seen), last.to(device)
+
+
+def ranks_of(examples: Sequence[RankingExample], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Ranks and mask, each [r, k] with one row per ranking, and [r] the example that each row is about."""
+    ranks, mask = pad_right([list(ranks) for example in examples for ranks in example.ranks], 0, multiple=1)
     owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.ranks])
-    with autocast(device, dtype):
-        values = model(ids.to(device), positions=positions.to(device), attention_mask=tree_mask(segments.to(device)))
-    scores = values.float().gather(1, last.to(device))
-    return scores[owner.to(device)], ranks.to(device), mask[owner].to(device)
+    return ranks.to(device), mask.to(device), owner.to(device)
+
+
+def completion_logprobs(decoder: Decoder, hidden: Tensor, examples: Sequence[RankingExample]) -> Tensor:
+    """[e, k] the log-probability of each completion given its prompt [nats], from ``run_packed``'s hidden states; 0 if absent.
+
+    A completion's first token is predicted at the end of the prompt, which all completions share.
+    """
+    at: list[tuple[int, int, int, int, int]] = []
+    for row, example in enumerate(examples):
+        start = len(example.prompt)
+        for number, completion in enumerate(example.completions):
+            before = [len(example.prompt) - 1, *range(start, start + len(completion) - 1)]
+            at += [(row, number, i, before[i], token) for i, token in enumerate(completion)]
+            start += len(completion)
+    rows, numbers, columns, places, tokens = torch.tensor(at, device=hidden.device).T
+    found = per_token(decoder, hidden[rows, places], token_logprobs, tokens)
+    every = torch.zeros(len(examples), int(numbers.max()) + 1, int(columns.max()) + 1, device=hidden.device)
+    every[rows, numbers, columns] = found  # and not index_add, whose order of addition differs from run to run on a GPU
+    return every.sum(-1)
+
+
+def completion_lengths(examples: Sequence[RankingExample], device: torch.device) -> Tensor:
+    """[e, k] tokens of each completion; 0 if absent."""
+    return pad_right([list(map(len, example.completions)) for example in examples], 0, multiple=1)[0].to(device)

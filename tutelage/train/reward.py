@@ -19,15 +19,13 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from tutelage.data.formats import ON_BAD, OnBad, read_conversations, read_rankings
-from tutelage.data.prepare import opening
+from tutelage.data.formats import ON_BAD, OnBad, read_conversations
 from tutelage.data.tokens.batches import cut_by_length, pad_right, render_each
 from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
-from tutelage.records import Ranking
 from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Rows, Settings
 from tutelage.text.tokenizer import Tokenizer
@@ -36,7 +34,15 @@ from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, sh
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
-from tutelage.train.rankings import NONCONTEXTUAL, RankingExample, encode_rankings, score_packed, with_noncontextual
+from tutelage.train.rankings import (
+    NONCONTEXTUAL,
+    RankingExample,
+    encode_rankings,
+    opening_of,
+    placed_rankings,
+    score_packed,
+    with_noncontextual,
+)
 from tutelage.train.settings import OPTIMIZER, LoRA, Machine, enough_rows, longest_row, rows_of, warn_of_few_rows
 
 
@@ -93,11 +99,11 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         torch.manual_seed(derive(knobs.seed, "reward.adapters"))
         decoder = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
-        rankings = _read(inputs.rankings, knobs.on_bad)
+        rankings = placed_rankings(inputs.rankings, knobs.on_bad)
         if inputs.heldout:
-            held = _read(inputs.heldout, knobs.on_bad)
+            held = placed_rankings(inputs.heldout, knobs.on_bad)
         else:
-            rankings, held = split_by_key(rankings, _opening, knobs.heldout_share, knobs.seed)
+            rankings, held = split_by_key(rankings, opening_of, knobs.heldout_share, knobs.seed)
         examples, left_out = encode_rankings(rankings, tokenizer, longest, knobs.on_bad)
         heldout, heldout_left_out = encode_rankings(held, tokenizer, longest, knobs.on_bad)
         why = "left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items())
@@ -146,17 +152,6 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         }
         run.finish(figures | outcome.measured)
         return run.checkpoint
-
-
-def _read(path: Path, on_bad: OnBad) -> list[tuple[str, Ranking]]:
-    """The rankings of a file, each with its place."""
-    places: list[str] = []
-    rankings = list(read_rankings(path, on_bad=on_bad, places=places))
-    return list(zip(places, rankings, strict=True))
-
-
-def _opening(placed: tuple[str, Ranking]) -> str:
-    return opening(placed[1].prompt.messages)
 
 
 def demonstration_ids(

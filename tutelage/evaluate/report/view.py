@@ -148,6 +148,7 @@ class Evaluation:
             column("reward", fixed(2), "reward"),
             column("bits_per_byte", fixed(3), "bits/byte"),
             column("kl", fixed(1), "KL", reference=against),
+            column("kl_bound", fixed(2)),
             column("length", fixed(1)),
             column("finished", percent),
         ]
