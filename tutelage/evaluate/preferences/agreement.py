@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -48,8 +49,8 @@ def krippendorff_alpha(values: ArrayLike, level: Level = "nominal") -> float:
     together = (counts / (each - 1)) @ counts.T - np.diag((counts / (each - 1)).sum(1))
     totals = together.sum(1)
     distance = _distances(known, totals, level)
-    chance = np.outer(totals, totals) - np.diag(totals)
-    return float(1 - (totals.sum() - 1) * (together * distance).sum() / (chance * distance).sum())
+    chance = totals @ distance @ totals
+    return float(1 - (totals.sum() - 1) * (together * distance).sum() / chance)
 
 
 def _distances(known: NDArray[np.float64], totals: NDArray[np.float64], level: Level) -> NDArray[np.float64]:
@@ -64,7 +65,7 @@ def agreement(judges: Mapping[str, Sequence[Comparison]]) -> list[dict[str, Any]
 
     ``raw`` counts a tie as a verdict of its own, ``decided`` is over the items where neither ties. Several verdicts of one
     judge on one item are averaged, and a mean of 1/2 is a tie. ``kappa`` and ``alpha`` (interval: 1, 1/2, 0) are None where
-    they are undefined. Kappa's and alpha's values depend on which model is called first, so the models are put in alphabetic order.
+    they are undefined; both depend on which side is called first, so sides are put in alphabetic order.
     """
     heard = {name: _verdicts(comparisons) for name, comparisons in judges.items()}
     names, rows = list(heard), []
@@ -107,22 +108,23 @@ def labellers_alpha(rankings: Sequence[Ranking]) -> float | None:
 def position_bias(rankings: Sequence[Ranking]) -> dict[str, Any] | None:
     """How often, in pairs that are not tied, the completion shown earlier won; the interval is over rankings.
 
-    ``meta["shown"]`` holds the place on the page of each completion; rankings without it are left out. None if no pair is left. DataError if
-    it is not an order of the completions.
+    ``meta["shown"]`` lists the completions in the order on the page, as the store exports them; equal ones may be there once.
+    Rankings without it are left out. None if no pair is left. DataError for something else in its place.
     """
     shares, pairs = [], 0
     for ranking in rankings:
-        shown, k = ranking.meta.get("shown"), len(ranking.completions)
-        if shown is None:
+        if (shown := ranking.meta.get("shown")) is None:
             continue
-        if not isinstance(shown, list | tuple) or sorted(shown) != list(range(k)):
-            raise DataError("is not an order of the completions", field="meta.shown", expected=f"0 to {k - 1}", found=shown)
-        earlier = [
-            ranking.ranks[i] < ranking.ranks[j]
-            for i in range(k)
-            for j in range(k)
-            if shown[i] < shown[j] and ranking.ranks[i] != ranking.ranks[j]
-        ]
+        known = range(len(ranking.completions))
+        if (
+            not isinstance(shown, list | tuple)
+            or len(set(map(str, shown))) < len(shown)
+            or not set(shown) <= set(known)
+        ):
+            expected = f"different numbers from 0 to {known[-1]}"
+            raise DataError("is not an order of the completions", field="meta.shown", expected=expected, found=shown)
+        ranks = [ranking.ranks[i] for i in shown]
+        earlier = [first < second for first, second in itertools.combinations(ranks, 2) if first != second]
         pairs += len(earlier)
         shares += [float(np.mean(earlier))] if earlier else []
     if not shares:

@@ -67,6 +67,20 @@ def by_rankings(rankings: Iterable[Ranking]) -> list[Comparison]:
     return found
 
 
+def by_answers(rankings: Sequence[Ranking], scores: Sequence[Sequence[float]] | None = None) -> list[Comparison]:
+    """Every pair of different texts, as sides, whoever wrote them; by the ranks, or by ``scores[i][j]`` of the completions.
+
+    So opinions on the same answers can be compared.
+    """
+    found = []
+    for i, ranking in enumerate(rankings):
+        values = [-rank for rank in ranking.ranks] if scores is None else scores[i]
+        for (c, x), (d, y) in itertools.combinations(zip(ranking.completions, values, strict=True), 2):
+            if c.text != d.text:
+                found.append(Comparison(prompt_name(ranking), c.text, d.text, outcome(x, y)))
+    return found
+
+
 def prompt_name(ranking: Ranking) -> str:
     """What pairs of one prompt have in common: what was said, which other files repeat, unlike ids."""
     return "\n".join(f"{message.role}: {message.text}" for message in ranking.prompt.messages)
@@ -86,7 +100,9 @@ def win_rates(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     for (a, b), prompts in sorted(shares.items(), key=lambda item: (order[item[0][0]], order[item[0][1]])):
         rate, *ends = mean_interval([float(np.mean(each)) for each in prompts.values()], bounds=(0.0, 1.0))
         every = [won for each in prompts.values() for won in each]
-        counts = {name: sum(won == value for won in every) for name, value in (("wins", 1), ("ties", 0.5), ("losses", 0))}
+        counts = {
+            name: sum(won == value for won in every) for name, value in (("wins", 1), ("ties", 0.5), ("losses", 0))
+        }
         rows.append({"a": a, "b": b, "win_rate": rate, "win_rate_ci": ends, **counts, "prompts": len(prompts)})
     return rows
 
@@ -164,7 +180,9 @@ def _check_identifiable(wins: Floats, names: Sequence[str]) -> None:
     meets, beats = reached((wins + wins.T) > 0), reached(wins > 0)
     if not meets[0].all():
         group, others = (", ".join(n for n, met in zip(names, meets[0], strict=True) if met == side) for side in (1, 0))
-        raise UsageError(f"{group} and {others} never meet, even through other models: compare them, or rate them apart")
+        raise UsageError(
+            f"{group} and {others} never meet, even through other models: compare them, or rate them apart"
+        )
     if not beats.all():
         i = int(np.argmin(beats.sum(1)))
         group, others = (", ".join(n for n, won in zip(names, beats[i], strict=True) if won == side) for side in (1, 0))
