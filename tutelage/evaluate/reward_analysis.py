@@ -115,10 +115,10 @@ def ensemble(
 ) -> dict[str, Any]:
     """Several reward models as one: accuracy of their mean, and whether their disagreement predicts its errors.
 
-    Reward models differ in scale, so each one's scores are divided by the standard deviation of what is left when the mean of every ranking
-    is taken away. Disagreement on a pair is the standard deviation of the models' differences. ``error_auroc`` is
-    the probability that a pair that the mean gets wrong has a larger one than a pair that it gets right, and ``margin_auroc`` the
-    same of minus the mean's absolute difference, a rival that needs no ensemble; None if all pairs are right, or all wrong.
+    Reward models differ in scale, so each one's scores are divided by their standard deviation within rankings. Disagreement
+    on a pair is the standard deviation of the models' differences. ``error_auroc`` is the probability that a pair that the mean
+    gets wrong has a larger one than a pair that it gets right, and ``margin_auroc`` the same of minus the mean's absolute
+    difference, a rival that needs no ensemble; None if all pairs are right, or all wrong.
     UsageError for fewer than two models, or weights that are negative or sum to 0.
     """
     weights = [1.0] * len(scores) if weights is None else list(weights)
