@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from tutelage.evaluate.preferences.outcomes import Comparison, outcome
 from tutelage.evaluate.statistics import mean_interval
 from tutelage.records import Ranking
 
+T = TypeVar("T")
 Level = Literal["nominal", "ordinal", "interval"]
 
 
@@ -79,8 +81,8 @@ def agreement(judges: Mapping[str, Sequence[Comparison]]) -> list[dict[str, Any]
             rows.append({
                 "a": first, "b": second, "items": len(shared), "raw": float(np.mean(np.equal(a, b))),
                 "decided": float(np.mean(decided)) if decided else None, "decided_items": len(decided),
-                "kappa": defined(lambda a=a, b=b: cohen_kappa(a, b)),
-                "alpha": defined(lambda a=a, b=b: krippendorff_alpha([a, b], "interval")),
+                "kappa": defined(partial(cohen_kappa, a, b)),
+                "alpha": defined(partial(krippendorff_alpha, [a, b], "interval")),
             })  # fmt: skip
     return rows
 
@@ -133,7 +135,7 @@ def position_bias(rankings: Sequence[Ranking]) -> dict[str, Any] | None:
     return {"first_wins": share, "first_wins_ci": ends, "pairs": pairs, "rankings": len(shares)}
 
 
-def defined(figure: Callable[[], float]) -> float | None:
+def defined(figure: Callable[[], T]) -> T | None:
     """A figure, or None where the data leave it undefined."""
     try:
         return figure()

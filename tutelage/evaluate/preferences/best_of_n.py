@@ -29,7 +29,8 @@ def exact_kl(probabilities: ArrayLike, scores: ArrayLike, n: int) -> float:
     """The KL [nats] of best-of-n from a distribution over finitely many answers, given each one's probability and score.
 
     With F(x) the probability of a score of at most that of x and F-(x) of a lower one, the best of n is x with probability
-    F(x)^n - F-(x)^n; equal scores share it in proportion to their probabilities. UsageError for a sum of probabilities that is not 1.
+    F(x)^n - F-(x)^n; equal scores share it in proportion to their probabilities. UsageError for probabilities that do not
+    add up to 1.
     """
     p, s = np.asarray(probabilities, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if (p < 0).any() or not math.isclose(p.sum(), 1.0, abs_tol=1e-9):
@@ -79,7 +80,7 @@ def fit(kl: ArrayLike, reward: ArrayLike, method: Method) -> dict[str, Any]:
     """Gao et al.'s curve through the gain in reward over the start (KL 0), by least squares over d = sqrt(kl).
 
     best_of_n: R(d) = d (alpha - beta d), with its peak at alpha / (2 beta); rl: R(d) = d (alpha - beta log d), at
-    exp(alpha / beta - 1). ``peak`` is None unless beta is above 0 and R is positive at it. ``peak_measured`` says whether it lies within the d that
+    exp(alpha / beta - 1). ``peak`` is None unless beta is above 0. ``peak_measured`` says whether it lies within the d that
     were measured. UsageError with fewer than three different d above 0, from which two parameters cannot be judged.
     """
     d, r = np.sqrt(np.maximum(np.asarray(kl, dtype=np.float64), 0)), np.asarray(reward, dtype=np.float64)

@@ -9,8 +9,9 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -42,6 +43,7 @@ from tutelage.seeds import derive
 from tutelage.settings import Device, Inputs, ModelPath, RewardModelPath, RunPath, Settings, WorldPath, nearest
 
 Models = Mapping[str, Assistant]
+R = TypeVar("R")
 
 
 class PreferencesInputs(Inputs):
@@ -112,18 +114,18 @@ def main(knobs: PreferencesSettings, inputs: PreferencesInputs, out: Path, *, ju
         }
         found: dict[str, Any] = {}
         if inputs.samples:
-            found["samples"] = _named(inputs.samples, lambda: of_samples(knobs, read_samples(inputs.samples), load))
+            found["samples"] = _named(inputs.samples, lambda rows: of_samples(knobs, rows, load), read_samples)
         if inputs.rankings:
+            read = partial(read_rankings, on_bad=knobs.on_bad)
             found["rankings"] = {
-                name: _named(
-                    path,
-                    lambda path=path: of_rankings(knobs, list(read_rankings(path, on_bad=knobs.on_bad)), load, judge),
-                )
+                name: _named(path, lambda rows: of_rankings(knobs, rows, load, judge), lambda path: list(read(path)))
                 for name, path in inputs.rankings.items()
             }
         if inputs.answers:
             found["best_of_n"] = _named(
-                inputs.answers, lambda: of_best(knobs, list(read_answers(inputs.answers)), load, judge)
+                inputs.answers,
+                lambda rows: of_best(knobs, rows, load, judge),
+                lambda path: list(read_answers(path, on_bad=knobs.on_bad)),
             )
         if inputs.runs:
             found["rl"] = {name: of_run(name, path) for name, path in inputs.runs.items()}
@@ -149,10 +151,9 @@ class Samples(NamedTuple):
         return ["\n".join(f"{message.role}: {message.text}" for message in messages) for messages in self.prompts]
 
 
-def read_samples(path: Path | None) -> Samples:
+def read_samples(path: Path) -> Samples:
     """The samples.jsonl of an evaluation. DataError names file and line of a row that is not of this shape."""
-    assert path is not None
-    rows = []
+    rows: list[tuple[tuple[Message, ...], dict[str, tuple[Any, ...]]]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         try:
             if line:
@@ -288,7 +289,7 @@ def of_run(name: str, path: Path) -> dict[str, Any]:
         if known:
             kl, values = zip(*known, strict=True)
             gains = [value - values[0] for value in values]
-            found[kind] = agreement.defined(lambda kl=kl, gains=gains: best_of_n.fit(kl, gains, "rl"))
+            found[kind] = agreement.defined(partial(best_of_n.fit, kl, gains, "rl"))
     if not found:
         raise UsageError(f"runs: {name!r} ({path}) logs no reward over KL: it is not an RL run")
     return found
@@ -305,11 +306,10 @@ def of_foreign(knobs: PreferencesSettings, inputs: PreferencesInputs, reward_mod
     return {name: novelty_figures(model, own, foreign) for name, model in {**reward_models, **encoders}.items()}
 
 
-def _named(path: Path, figures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Figures, or an error that names the file they are of."""
+def _named(path: Path, figures: Callable[[R], dict[str, Any]], read: Callable[[Path], R]) -> dict[str, Any]:
+    """Figures of what is read from a file, or an error that names it."""
+    rows = read(path)
     try:
-        return figures()
+        return figures(rows)
     except UsageError as error:
-        if str(path) in str(error):
-            raise
         raise UsageError(f"{path}: {error}") from None
