@@ -269,7 +269,7 @@ def of_best(
     fitted = {}
     for kind in kinds:
         gains = [row[kind] - rows[0][kind] for row in rows]
-        fitted[kind] = agreement.defined(lambda gains=gains: best_of_n.fit([r["kl"] for r in rows], gains, "best_of_n"))
+        fitted[kind] = agreement.defined(partial(best_of_n.fit, [r["kl"] for r in rows], gains, "best_of_n"))
     named = {"proxy": proxy, "gold": (knobs.gold or "gold") if gold is not None else None}
     return named | {"prompts": len(answers), "curve": rows, "fit": fitted}
 
