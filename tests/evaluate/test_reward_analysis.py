@@ -99,8 +99,8 @@ def test_features_do_not_depend_on_padding_and_foreign_prompts_are_told_apart(be
     assert found["novels"]["auroc"] >= 0.9
     assert found["own"]["auroc"] == pytest.approx(0.5)
     assert found["own"]["known"] == 6  # repeated prompts count once
-    with pytest.raises(UsageError, match="four different prompts"):
-        novelty_figures(model, OWN[:3], {"novels": OWN})
+    with pytest.raises(UsageError, match="three different prompts"):
+        novelty_figures(model, OWN[:2], {"novels": OWN})
 
 
 def test_the_step_measures_what_its_inputs_allow(begin, tmp_path):

@@ -81,7 +81,7 @@ def novelty_figures(
     different = list({prompt.messages: prompt for prompt in own}.values())
     known, others = different[::2], different[1::2]
     if len(known) < 2 or not others:
-        raise UsageError(f"novelty needs four different prompts of its own or more, found {len(different)}")
+        raise UsageError(f"novelty needs three different prompts of its own or more, found {len(different)}")
     gaussian = Known.of(features(assistant, known))
     usual = gaussian.distance(features(assistant, others))
     rows = {}
