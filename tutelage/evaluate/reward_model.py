@@ -27,7 +27,7 @@ def reward_model_figures(reward_model: Assistant, rankings: Sequence[Ranking]) -
 
     Rankings that do not fit in the model's context are left out and counted. Raises UsageError if none fits.
     """
-    given, rankings = len(rankings), [ranking for ranking in rankings if _fits(reward_model, ranking)]
+    given, rankings = len(rankings), [ranking for ranking in rankings if fits(reward_model, ranking)]
     if not rankings:
         raise UsageError(f"none of {given} rankings fits in the reward model's context: nothing to measure it on")
     scores = score_rankings(reward_model, rankings)
@@ -110,6 +110,7 @@ def _dialogue(ranking: Ranking, completion: Completion) -> tuple[Message, ...]:
     return (*ranking.prompt.messages, completion.message)
 
 
-def _fits(reward_model: Assistant, ranking: Ranking) -> bool:
+def fits(reward_model: Assistant, ranking: Ranking) -> bool:
+    """Whether every completion with its prompt fits in the reward model's context, by its own tokenizer."""
     rendered = render_batch(reward_model.tokenizer, [_dialogue(ranking, c) for c in ranking.completions])
     return all(len(row.ids) <= reward_model.context for row in rendered)

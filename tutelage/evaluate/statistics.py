@@ -165,6 +165,13 @@ def length_controlled_win_rate(a: ArrayLike, b: ArrayLike, lengths_a: ArrayLike,
     return Interval(rate, low, high)
 
 
+def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """P(a positive scores above a negative), equal scores half: the area under the ROC curve. ValueError if one class is empty."""
+    p, n = _numbers(positive, "scores of positives"), np.sort(_numbers(negative, "scores of negatives"))
+    below, up_to = np.searchsorted(n, p, "left"), np.searchsorted(n, p, "right")
+    return float((below + up_to).mean() / (2 * len(n)))
+
+
 def student_t_quantile(p: float, degrees: int) -> float:
     """The p-quantile of Student's t with a whole number of degrees of freedom.
 

@@ -29,6 +29,7 @@ class SampleSettings(Settings):
     """How answers are sampled."""
 
     completions: int = Field(4, ge=1, description="answers per prompt (InstructGPT ranked 4 to 9)")
+    distinct: bool = Field(True, description="leave out repeated answers; false: keep all, as best-of-n needs them")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
     on_bad: OnBad = Field("stop", description=ON_BAD)
@@ -42,7 +43,7 @@ class SampleSettings(Settings):
 
 
 def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:
-    """Write answers.jsonl: each prompt with its distinct answers. Returns the folder."""
+    """Write answers.jsonl: each prompt with its answers. Returns the folder."""
     inputs = inputs.local(resolve_model)
     with open_run(out, "sample", knobs, inputs) as run:
         if not run.finished:
@@ -55,7 +56,11 @@ def main(knobs: SampleSettings, inputs: SampleInputs, out: Path) -> Path:
             )
             room = (assistant.tokenizer, assistant.context - 1)
             prompts, _, _ = fitting_prompts(inputs.prompts, [room], knobs.on_bad)
-            answers = distinct_answers(assistant, prompts, sampling)
+            answers = (
+                distinct_answers(assistant, prompts, sampling)
+                if knobs.distinct
+                else assistant.answers(prompts, sampling)
+            )
             run.finish({"prompts": write_jsonl(out / "answers.jsonl", answers)})
     return out
 

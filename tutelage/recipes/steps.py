@@ -133,6 +133,10 @@ KINDS: dict[str, Kind] = {
     "tasks": Kind(
         "tutelage.recipes.tasks:main", "score models on tasks", files=("results.json", "*/samples.jsonl"),
     ),
+    "preferences": Kind(
+        "tutelage.recipes.preferences:main", "who is preferred by whom, where reward models err, best-of-n",
+        files=("preferences.json",),
+    ),
     "report": Kind(
         "tutelage.evaluate.report.page:main", "write the report and its plots",
         files=("report.html", "report.zh.html", "plots/*"),

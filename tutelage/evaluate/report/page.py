@@ -16,6 +16,7 @@ from pydantic import Field
 
 from tutelage.errors import UsageError
 from tutelage.evaluate.report.drawing import Colour
+from tutelage.evaluate.report.monitors import findings
 from tutelage.evaluate.report.plots import all_plots, kind_of
 from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span, update_figures
 from tutelage.evaluate.report.words import LANGUAGES, Language, Words
@@ -23,7 +24,7 @@ from tutelage.evaluate.seeds import spreads
 from tutelage.files import write_atomic
 from tutelage.runs.folder import open_run
 from tutelage.runs.state import Run
-from tutelage.settings import Inputs, RunPath, Settings, flat, nearest
+from tutelage.settings import Inputs, RunPath, Settings, flat, nearest, read_yaml
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -108,6 +109,11 @@ def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
                 plots={plot.name: plot for plot in plots},
                 curves=[plot.name for plot in plots if plot.name.startswith("training_")],
                 runs={name: facts(run) for name, run in runs.items()},
+                findings={
+                    name: findings(run.metrics, kl_budget(run))
+                    for name, run in runs.items()
+                    if kind_of(run.metrics) == "rl"
+                },
                 updates={
                     name: update_figures(run.metrics) for name, run in runs.items() if kind_of(run.metrics) == "rl"
                 },
@@ -157,6 +163,12 @@ def facts(run: Run) -> dict[str, Any]:
         "closing": flat(run.closing or {}),
         "recipe": (run.path / "recipe.yaml").read_text(encoding="utf-8"),
     }
+
+
+def kl_budget(run: Run) -> float:
+    """The KL budget that an RL run was made with; 0 for none [nats per answer]."""
+    kl = read_yaml(run.path / "recipe.yaml").get("kl")
+    return float(kl.get("budget") or 0) if isinstance(kl, dict) else 0.0
 
 
 def with_code(text: str) -> Markup:

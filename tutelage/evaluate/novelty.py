@@ -1,0 +1,110 @@
+"""Prompts unlike those that a model knows, found by its hidden states.
+
+The features of a prompt are the mean over its tokens of the last hidden states, and its novelty is their Mahalanobis distance from
+those of known prompts (Lee et al. 2018, arXiv 1807.03888; Bai et al. 2022, arXiv 2204.05862, detect foreign prompts so too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.errors import UsageError
+from tutelage.evaluate.statistics import auroc
+from tutelage.model.device import autocast
+from tutelage.model.heads import ScalarModel
+from tutelage.records import Document, Message, Prompt
+from tutelage.text.chat import render
+
+Floats = NDArray[np.float64]
+_ROWS = 32  # prompts in a forward pass
+
+
+class Known(NamedTuple):
+    """A Gaussian of the features of known prompts: mean [d] and inverse covariance [d, d]."""
+
+    mean: Floats
+    precision: Floats
+
+    @classmethod
+    def of(cls, features: Floats, shrink: float = 0.1) -> Known:
+        """From features [n, d]. The share ``shrink`` of the covariance is that of a sphere of the same trace.
+
+        So it can be inverted with fewer prompts than dimensions. UsageError for fewer than two different prompts.
+        """
+        x = np.asarray(features, dtype=np.float64)
+        if len(x) < 2 or not x.var(0).sum() > 0:
+            raise UsageError(f"novelty is measured against two known prompts or more that differ; found {len(x)}")
+        covariance = np.atleast_2d(np.cov(x, rowvar=False))
+        d = len(covariance)
+        sphere = np.eye(d) * np.trace(covariance) / d
+        return cls(x.mean(0), np.linalg.inv((1 - shrink) * covariance + shrink * sphere))
+
+    def distance(self, features: Floats) -> Floats:
+        """The Mahalanobis distances [n] of features [n, d]."""
+        away = np.asarray(features, dtype=np.float64) - self.mean
+        return np.sqrt(np.einsum("nd,de,ne->n", away, self.precision, away))
+
+
+@torch.no_grad()
+def features(assistant: Assistant, prompts: Sequence[Prompt]) -> Floats:
+    """[n, d] the mean of the last hidden states of each prompt, in the model's own tokens; too long a prompt is cut at its end."""
+    decoder = assistant.model.decoder if isinstance(assistant.model, ScalarModel) else assistant.model
+    rows = [
+        render(assistant.tokenizer, p.messages, add_generation_prompt=True).ids[: assistant.context] for p in prompts
+    ]
+    order, found = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}
+    for start in range(0, len(order), _ROWS):
+        members = order[start : start + _ROWS]
+        ids = pad_sequence([torch.tensor(rows[i]) for i in members], True, assistant.tokenizer.pad_id)
+        with autocast(assistant.device, assistant.dtype):
+            hidden = decoder(ids.to(assistant.device))
+        for place, i in enumerate(members):
+            found[i] = hidden[place, : len(rows[i])].float().mean(0).cpu().numpy()
+    return np.stack([found[i] for i in range(len(rows))]).astype(np.float64)
+
+
+def novelty_figures(
+    assistant: Assistant, own: Sequence[Prompt], foreign: Mapping[str, Sequence[Prompt]]
+) -> dict[str, dict[str, Any]]:
+    """Name of foreign prompts -> the AUROC of their novelty against that of known ones, and how many of each.
+
+    Every second one of the different ``own`` prompts is what is known, and the others are compared. UsageError if either
+    side has too few.
+    """
+    different = list({prompt.messages: prompt for prompt in own}.values())
+    known, others = different[::2], different[1::2]
+    if len(known) < 2 or not others:
+        raise UsageError(f"novelty needs three different prompts of its own or more, found {len(different)}")
+    gaussian = Known.of(features(assistant, known))
+    usual = gaussian.distance(features(assistant, others))
+    rows = {}
+    for name, prompts in foreign.items():
+        if not prompts:
+            raise UsageError(f"foreign prompts {name!r}: there are none")
+        unusual = gaussian.distance(features(assistant, prompts))
+        rows[name] = {"auroc": auroc(unusual, usual), "own": len(others), "foreign": len(prompts), "known": len(known)}
+    return rows
+
+
+def passages(documents: Sequence[Document], like: Sequence[Prompt], most: int = 500) -> list[Prompt]:
+    """Texts as prompts of the lengths of others, so that length does not give them away: one passage from each place in turn.
+
+    Each document is cut at evenly spread places into passages, at most ``most`` in all.
+    """
+    lengths = [max(1, len(prompt.messages[-1].text)) for prompt in like]
+    each = max(1, most // max(1, len(documents)))
+    found: list[Prompt] = []
+    for document in documents[:most]:
+        for i in range(each):
+            start = len(document.text) * i // each
+            text = document.text[start : start + lengths[len(found) % len(lengths)]].strip()
+            if text:
+                found.append(Prompt(messages=(Message(role="user", content=text),)))
+    return list({prompt.messages: prompt for prompt in found}.values())
