@@ -51,10 +51,10 @@ REFUSED_ALONE = {
 
 
 class _Rule(NamedTuple):
-    """A call is refused if its argument ``index``, masked, is one of ``values``; with ``but`` if it is none of them."""
+    """A call is refused if its argument of number ``argument``, masked, is one of ``values``; with ``but`` if it is none of them."""
 
     numbers: tuple[int, int]
-    index: int
+    argument: int
     mask: int
     values: tuple[int, ...]
     but: bool = False
@@ -109,7 +109,7 @@ def _argument(rule: _Rule) -> list[tuple[int, int, int, int]]:
     found, other = (_ALLOW, _ERRNO | errno.EPERM) if rule.but else (_ERRNO | errno.EPERM, _ALLOW)
     tests = [(_EQUAL, len(rule.values) - at, 0, value) for at, value in enumerate(rule.values)]
     return [
-        (_LOAD, 0, 0, _ARGUMENTS + 8 * rule.index),
+        (_LOAD, 0, 0, _ARGUMENTS + 8 * rule.argument),
         (_AND, 0, 0, rule.mask),
         *tests,
         (_RETURN, 0, 0, other),

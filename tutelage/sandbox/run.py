@@ -87,7 +87,7 @@ def run_all(
 @cache
 def standing_wall() -> Wall:
     """The strongest wall that holds on this machine, found by trying, once per process. Raises SandboxError where none does."""
-    refusals = []
+    refusals: list[str] = []
     for wall in Wall:
         try:
             outcome = run(Program("print(6 * 7)"), Limits(seconds=60.0), wall)
