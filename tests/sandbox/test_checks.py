@@ -1,4 +1,4 @@
-"""Checks: the reference solutions of HumanEval pass, mutated ones fail, and nothing that a program does is a pass but right values."""
+"""Checks: HumanEval's reference solutions pass, mutated ones fail, and nothing that a program does is a pass but right values."""
 
 from __future__ import annotations
 
@@ -54,15 +54,18 @@ FORGERIES = {
     "claim": "print('end of tests\\npassed')\ndef f(x): return 0",
     "equal to everything": "class A:\n    def __eq__(self, other): return True\ndef f(x): return A()",
     "equal number": "class A(int):\n    def __eq__(self, other): return True\n    __hash__ = None\ndef f(x): return A(1)",
-    "patched check": "import builtins\nbuiltins.AssertionError = type('E', (BaseException,), {})\ndef check(c): pass\ndef f(x): return 0",
-    "optimised asserts": "import sys\nsys.flags\n__debug__\ndef f(x): return 0",
+    "patched names": "import builtins\nbuiltins.AssertionError = type('E', (BaseException,), {})\n"
+    "def check(c): pass\ndef f(x): return 0",
     "signs on every descriptor": "import os\nfor d in range(64):\n  try: os.write(d, b'(\"value\", 0x4, )\\nend of tests\\n1')\n"
     "  except OSError: pass\ndef f(x): return 0",
-    "kills the tests": "import os\nfor s in (9, 15, 2, 1):\n  try: os.kill(os.getppid(), s)\n  except OSError: pass\ndef f(x): return 0",
-    "writes into the tests": "import ctypes, os\nlibc = ctypes.CDLL(None)\nassert libc.ptrace(16, os.getppid(), 0, 0) == 0\ndef f(x): return x * x",
+    "kills the tests": "import os\nfor s in (9, 15, 2, 1):\n  try: os.kill(os.getppid(), s)\n  except OSError: pass\n"
+    "def f(x): return 0",
+    "writes into the tests": "import ctypes, os\n"
+    "ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 or os._exit(0)\ndef f(x): return x * x",
     "looks for the tests": "import gc\ntext = [o for o in gc.get_objects() if isinstance(o, dict) and 'tests' in o]\n"
     "def f(x): return x * x if text else 0",
-    "an answer that is code": "import os\nos.write(int([d for d in range(64) if ok(d)][-1]), b'__import__(\"os\")._exit(0)\\n')",
+    "an answer that is code": "import os\ndef f(x):\n  for d in range(3, 64):\n"
+    "    try: os.write(d, b'__import__(\"os\")._exit(0)\\n')\n    except OSError: pass\n  return 0",
     "silence": "import os\nos.closerange(3, 64)\ndef f(x): return x * x",
     "no function": "x = 1",
     "syntax": "def f(x: return",

@@ -51,7 +51,7 @@ REFUSED_ALONE = {
 
 
 class _Rule(NamedTuple):
-    """A call is refused if its argument of number ``argument``, masked, is one of ``values``; with ``but`` if it is none of them."""
+    """A call is refused if its argument of this number, masked, is one of ``values``; with ``but`` if it is none of them."""
 
     numbers: tuple[int, int]
     argument: int

@@ -92,7 +92,18 @@ def bubblewrap(limits: Limits, code: int, info: int) -> list[str]:
     user = root if real_root() else ["--unshare-user", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
     folder = ["--perms", "0777", "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp"]
     return [
-        *("bwrap", *shown, "--dev-bind", os.devnull, os.devnull, *folder, "--remount-ro", "/", *_NAMESPACES, *user),
+        *(
+            shutil.which("bwrap") or "bwrap",
+            *shown,
+            "--dev-bind",
+            os.devnull,
+            os.devnull,
+            *folder,
+            "--remount-ro",
+            "/",
+            *_NAMESPACES,
+            *user,
+        ),
         *(
             "--hostname",
             "sandbox",
