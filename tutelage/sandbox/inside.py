@@ -7,15 +7,20 @@ while this one becomes the tests that call it; each reads its own job only.
 It imports nothing of the package, which is not visible here, and little else: starting Python is most of the time of a short run.
 """
 
+from __future__ import annotations
+
 import builtins
 import marshal
 import os
 import resource
 import sys
-from typing import Any, BinaryIO
+
+TYPE_CHECKING = False  # importing typing would double the time of a start
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 _AST_ONLY = 0x400
-"""ast.PyCF_ONLY_AST: importing ast would double the time of a start."""
+"""ast.PyCF_ONLY_AST; the module ast is slow to import too."""
 _LANDLOCK = 444
 
 
