@@ -28,16 +28,17 @@ ALLOWED = {
     "objectives": set(),
     "generate": EVERYBODY | {"model"},
     "train": EVERYBODY | {"data", "text", "model", "objectives", "runs"},
-    "assistant": EVERYBODY | {"generate", "text", "model", "screen"},
-    "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs"},
     "reproduce": EVERYBODY | {"evaluate", "recipes"},
+    "assistant": EVERYBODY | {"generate", "text", "model", "sandbox", "screen"},
+    "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs", "sandbox"},
     "export": EVERYBODY | {"text", "model"},
+    "sandbox": EVERYBODY,
     "store": EVERYBODY,
     "serve": EVERYBODY | {"assistant", "generate", "runs", "store", "text", "__version__"},
     "loop": EVERYBODY | {"assistant", "cli", "data", "model", "recipes", "runs", "serve", "store", "text", "world"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
-NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text", "store"}
+NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text", "store", "sandbox"}
 TIES = {"recipes", "cli", "__init__", "__main__"}
 
 

@@ -68,6 +68,10 @@ class Interrupted(TutelageError):
     exit_code = 0
 
 
+class SandboxError(TutelageError):
+    """Code that nobody trusts cannot be run here, because no wall would hold it; nothing was run."""
+
+
 class StoreError(TutelageError):
     """The database cannot be reached, is damaged, or belongs to another version of the package."""
 

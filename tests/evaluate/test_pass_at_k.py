@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tutelage.evaluate.pass_at_k import (
+    best_temperatures,
+    mean_pass_at_k,
+    pass_at_k,
+    pick_at_random,
+    pick_by_mean_logprob,
+    pick_by_tests,
+    truncate,
+)
+
+
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_the_estimate_is_one_minus_a_ratio_of_binomials(case: tuple[int, int, int]) -> None:
+    n, c, k = case
+    assert pass_at_k(n, c, k) == pytest.approx(1 - comb(n - c, k) / comb(n, k), abs=1e-12)
+
+
+def test_the_estimate_by_drawing_every_subset() -> None:
+    samples = [True, False, True, False, False, False]
+    for k in range(1, 7):
+        draws = [any(draw) for draw in combinations(samples, k)]
+        assert pass_at_k(6, 2, k) == pytest.approx(sum(draws) / len(draws))
+
+
+def test_large_numbers_do_not_overflow() -> None:
+    assert pass_at_k(100_000, 1, 50_000) == pytest.approx(0.5)
+    assert pass_at_k(200, 3, 1) == pytest.approx(0.015)
+
+
+@pytest.mark.parametrize("case", [(5, 6, 1), (5, -1, 1), (5, 1, 0), (5, 1, 6)])
+def test_impossible_counts(case: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=f"n={case[0]}, c={case[1]}, k={case[2]}"):
+        pass_at_k(*case)
+
+
+def test_the_best_temperature_rises_with_k() -> None:
+    # cold: one problem always, one never: 0.5 for every k. warm: two of ten each: 0.2 at k=1, 1 - C(8,5)/C(10,5) = 7/9 at k=5
+    counts = {0.8: [(10, 2), (10, 2)], 0.2: [(10, 10), (10, 0)], 1.4: [(3, 3), (3, 3)]}
+    best = best_temperatures(counts, [1, 5])
+    assert best[1] == (1.4, 1.0)
+    assert best[5] == (0.8, pytest.approx(7 / 9))  # 1.4 has too few samples
+    del counts[1.4]
+    assert best_temperatures(counts, [1])[1] == (0.2, 0.5)
+    assert best_temperatures({0.6: [(2, 1)], 0.3: [(2, 1)]}, [1])[1] == (0.3, 0.5)
+    with pytest.raises(ValueError, match="pass@11"):
+        best_temperatures(counts, [11])
+    with pytest.raises(ValueError, match="at least one"):
+        mean_pass_at_k([], 1)
+
+
+def test_truncation() -> None:
+    text = "    return x\n\n# next\ndef g(): pass\n"
+    assert truncate(text) == "    return x\n"
+    assert truncate(text, ("def", "x")) == "    return "
+    assert truncate("    if x:\n        print(x)\n    return") == "    if x:\n        print(x)\n    return"
+    assert truncate("\nclass A") == ""
+    with pytest.raises(ValueError, match="empty"):
+        truncate(text, ("",))
+
+
+@given(st.text("ab#\n"), st.lists(st.text("ab#\n", min_size=1), max_size=3))
+def test_truncation_leaves_a_prefix_without_any_stop(text: str, stops: list[str]) -> None:
+    kept = truncate(text, stops)
+    assert text.startswith(kept)
+    assert not any(stop in kept for stop in stops)
+    assert kept == text or any(text[len(kept) :].startswith(stop) for stop in stops)
+
+
+def test_picking() -> None:
+    assert pick_by_mean_logprob([[-1.0, -1.0, -1.0], [-0.5, -1.2], [], [-0.85]]) == 1  # means -1, -0.85, none, -0.85
+    assert pick_by_mean_logprob([[], []]) == 0
+    assert pick_by_tests([False, True, True]) == 1
+    assert pick_by_tests([False, False]) == 0
+    picks = [pick_at_random(4, 0, f"problem {i}") for i in range(400)]
+    assert picks == [pick_at_random(4, 0, f"problem {i}") for i in range(400)]
+    assert all(70 < picks.count(i) < 130 for i in range(4))
+    assert picks != [pick_at_random(4, 1, f"problem {i}") for i in range(400)]

@@ -1,0 +1,1 @@
+"""Running code that nobody trusts: what a model wrote runs behind a wall, within limits, and its end is reported."""
