@@ -28,7 +28,7 @@ ALLOWED = {
     "objectives": set(),
     "generate": EVERYBODY | {"model"},
     "train": EVERYBODY | {"data", "text", "model", "objectives", "runs"},
-    "reproduce": EVERYBODY | {"evaluate", "recipes"},
+    "reproduce": EVERYBODY | {"data", "evaluate", "recipes", "runs"},
     "assistant": EVERYBODY | {"generate", "text", "model", "sandbox", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs", "sandbox"},
     "export": EVERYBODY | {"text", "model"},
