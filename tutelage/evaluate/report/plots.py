@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tutelage.evaluate.report.drawing import INK, MUTED, PAPER, Look, Plot, drawing, finish, new_figure
 from tutelage.evaluate.report.view import Evaluation, Row, number, span
 from tutelage.evaluate.report.words import Words
+from tutelage.evaluate.statistics import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +86,7 @@ def calibration_plot(evaluation: Evaluation) -> Plot | None:
         ax.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle=_DASHED)
         for model, bins in reversed(first.items()):
             look, x, y = evaluation.looks[model], [b["predicted"] for b in bins], [b["observed"] for b in bins]
-            ends = zip(*(wilson(b["observed"], b["n"]) for b in bins), strict=True)
+            ends = zip(*(wilson(b["observed"] * b["n"], b["n"])[1:] for b in bins), strict=True)
             ax.vlines(x, *ends, color=look.light, linewidth=1.4)
             ax.plot(x, y, color=look.light, marker=look.marker, linewidth=1, label=look.label)
             lines += line_in_words(say, look.label, y)
@@ -208,13 +209,6 @@ def binned(x: Sequence[float], y: Sequence[float]) -> Series:
     parts = [order[start:end] for start, end in itertools.pairwise(cuts)]
     means = [[math.fsum(values[i] for i in part) / len(part) for part in parts] for values in (x, y)]
     return means[0], means[1]
-
-
-def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share observed ``n`` times; z = 1.96 for 95%."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
