@@ -42,12 +42,6 @@ def every() -> list[Plot]:
     return plots.all_plots(evaluation(), LOGS)
 
 
-def test_wilson_by_hand() -> None:
-    # 8 of 10: centre (0.8 + 0.19208) / 1.38416, half 1.96 sqrt(0.016 + 0.009604) / 1.38416
-    assert plots.wilson(0.8, 10) == pytest.approx((0.490, 0.943), abs=5e-4)
-    assert plots.wilson(1.0, 5)[1] == 1.0
-
-
 def test_running_mean_by_hand() -> None:
     assert plots.running_mean([0.0, 3.0, 6.0, 3.0], 3) == [1.5, 3.0, 4.0, 4.5]
     assert plots.running_mean([1.0, 2.0], 0) == [1.0, 2.0]
