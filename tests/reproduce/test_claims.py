@@ -19,7 +19,7 @@ from tutelage.cli.app import main
 from tutelage.errors import DataError, UsageError
 from tutelage.recipes.steps import Recipe, plan
 from tutelage.reproduce import sums
-from tutelage.reproduce.claim import Claim, Contrast, names, read_claim, recipe_of
+from tutelage.reproduce.claim import Claim, Contrast, Given, names, read_claim, recipe_of
 from tutelage.reproduce.page import in_words, page
 from tutelage.reproduce.running import KINDS_OF_CLAIMS, Found, figure, judged
 from tutelage.reproduce.verdict import verdict
@@ -62,7 +62,7 @@ def test_the_opposite_claim_has_the_opposite_verdict(differences):
 @pytest.mark.parametrize("name", names())
 def test_every_claim_is_a_recipe_whose_figures_its_steps_write(name, tmp_path):
     claim = read_claim(name)
-    recipe = recipe_of(name, claim, 1, tmp_path, tmp_path)
+    recipe = recipe_of(name, claim, 1, tmp_path, Given(tmp_path))
     (tmp_path / "100_english_novels" / "corpus").mkdir(parents=True)
     assert recipe["seed"] == 1
     steps = plan(validated(Recipe, recipe, name), name, KINDS_OF_CLAIMS)
@@ -86,7 +86,7 @@ def a_claim(**more) -> Claim:
 
 
 def test_a_claim_rests_on_the_demos_steps_and_its_own_are_named_after_it(tmp_path):
-    recipe = recipe_of("mine", a_claim(), 2, tmp_path, tmp_path / "data", {"base": {"steps": 7}})
+    recipe = recipe_of("mine", a_claim(), 2, tmp_path, Given(tmp_path / "data"), {"base": {"steps": 7}})
     assert list(recipe["steps"]) == ["world", "tokenizer", "base", "mine.few", "mine.evaluate"]
     assert recipe["out"] == str(tmp_path / "seed-2")
     assert recipe["steps"]["base"]["steps"] == 7
@@ -95,9 +95,21 @@ def test_a_claim_rests_on_the_demos_steps_and_its_own_are_named_after_it(tmp_pat
     assert recipe["steps"]["mine.few"]["inputs"]["checkpoint"] == "base"
 
 
+def test_a_model_is_the_claims_or_the_one_that_is_given(tmp_path):
+    asked = {"kind": "tasks", "inputs": {"models": {"it": "MODEL"}, "data": "DATA/"}, "tasks": ["gsm8k"]}
+    claim = a_claim(asked=asked).model_copy(update={"model": "owner/name"})
+    for outside, expected in ((Given(tmp_path), "owner/name"), (Given(tmp_path, "there"), "there")):
+        recipe = recipe_of("mine", claim, 0, tmp_path, outside)
+        assert recipe["steps"]["mine.asked"]["inputs"]["models"] == {"it": expected}
+    found = Found(claim.contrasts["a over b"], (0.1, 0.2), (0.0, 0.0), verdict([0.1, 0.2]))
+    assert "`MODEL` was there." in page("mine", claim, (0, 1), {"a over b": found}, [(0.0, 0.0)] * 2, "there")
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"give --data, the folder that has prompts\.jsonl"):
-        recipe_of("mine", a_claim(), 0, tmp_path, None)
+        recipe_of("mine", a_claim(), 0, tmp_path, Given())
+    with pytest.raises(UsageError, match="models that it trains itself: leave out --model"):
+        recipe_of("mine", a_claim(), 0, tmp_path, Given(tmp_path, "gpt2"))
     with pytest.raises(UsageError, match="there is no claim 'gpt33'; did you mean 'gpt3'"):
         read_claim("gpt33")
 
@@ -159,7 +171,7 @@ SMALL = {
     "tokenizer": {"vocab_size": 400},
     "base": {"steps": 12, "batch_size": 2, "compile": False, "model": {"layers": 1, "hidden_size": 32, "heads": 2}},
 }
-claim.recipe_of = lambda name, one, seed, out, data, overrides=None: whole(name, one, seed, out, data, SMALL)
+claim.recipe_of = lambda name, one, seed, out, given, overrides=None: whole(name, one, seed, out, given, SMALL)
 from tutelage.cli.app import main
 sys.exit(main(sys.argv[1:]))
 """

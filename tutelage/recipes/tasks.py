@@ -28,7 +28,7 @@ class TasksSettings(Settings):
     tasks: tuple[str, ...] = Field(min_length=1, description="names of tasks")
     shots: int = Field(0, ge=0, description="examples before each row")
     rows: int = Field(0, ge=0, description="a random sample of so many rows per task; 0: all")
-    templates: int = Field(1, ge=0, description="how many of a task's templates to ask with; 0: all")
+    templates: tuple[str, ...] = Field((), description="templates to ask with, or all; none: a task's first")
     chat: bool = Field(False, description="ask through the model's chat template, not in plain text")
     seed: int = Field(0, description="seed of samples and examples")
     device: Device = "auto"

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tutelage.errors import UsageError
 from tutelage.files import write_atomic
-from tutelage.reproduce.claim import Claim, names, read_claim, recipe_of
+from tutelage.reproduce.claim import Claim, Given, names, read_claim, recipe_of
 from tutelage.reproduce.verdict import Verdict
 
 
@@ -23,6 +23,9 @@ def reproduce(
     out: Annotated[Path, Field(description="folder of the runs, one per seed for all claims")] = Path("runs/reproduce"),
     pages: Annotated[Path | None, Field(description="folder that the page goes to; none: --out")] = None,
     data: Annotated[Path | None, Field(description="folder of real data, for the claims about it")] = None,
+    model: Annotated[
+        str, Field(description="folder or hub name to ask instead of the claim's model, where it has one")
+    ] = "",
 ) -> str:
     """Hold a paper's claim against what happens here: three seeds, a verdict, a page."""
     if name is None:
@@ -37,11 +40,12 @@ def reproduce(
     print(f"{name}: {claim.title}\n{claim.paper.strip()}", flush=True)
     for title, contrast in claim.contrasts.items():
         print(f"  {title}: {' '.join(contrast.says.split())}", flush=True)
-    found = run(name, claim, seeds, out, data)
-    took = [seconds_of(name, recipe_of(name, claim, seed, out, data)) for seed in seeds]
+    given = Given(data, model)
+    found = run(name, claim, seeds, out, given)
+    took = [seconds_of(name, recipe_of(name, claim, seed, out, given)) for seed in seeds]
     target = (pages or out) / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, page(name, claim, seeds, found, took).encode())
+    write_atomic(target, page(name, claim, seeds, found, took, Path(model).name).encode())
     verdicts = {title: _plain(one.verdict) for title, one in found.items()}
     write_atomic(out / f"{name}.json", json.dumps({"seeds": list(seeds), "verdicts": verdicts}, indent=2).encode())
     return "\n".join([*(f"{title}: {in_words(one)}" for title, one in found.items()), f"page: {target}"])

@@ -10,9 +10,14 @@ from tutelage.settings import write_yaml
 
 
 def page(
-    name: str, claim: Claim, seeds: Sequence[int], found: Mapping[str, Found], took: Sequence[tuple[float, float]]
+    name: str,
+    claim: Claim,
+    seeds: Sequence[int],
+    found: Mapping[str, Found],
+    took: Sequence[tuple[float, float]],
+    model: str = "",
 ) -> str:
-    """Markdown. ``took`` [seeds]: seconds of the claim's own steps, and of the demo's that it needs."""
+    """Markdown. ``took`` [seeds]: seconds of the claim's own steps, and of the demo's that it needs. ``model`` was asked."""
     own, shared = (sum(part) / 60 for part in zip(*took, strict=True))
     lines = [
         f"# {name}: {claim.title}",
@@ -35,6 +40,8 @@ def page(
         f"Seeds {', '.join(map(str, seeds))}; {own:.0f} minutes for the steps of this claim",
     ]
     lines[-1] += f", {shared:.0f} for those of the demo, which all claims share."
+    if claim.model:
+        lines.append(f"`MODEL` was {model or claim.model}.")
     lines += ["Intervals are 95%, of the mean over seeds (Student's t) of the paired differences.", ""]
     return "\n".join([*lines, "```yaml", write_yaml({"steps": claim.steps}).rstrip(), "```", ""])
 

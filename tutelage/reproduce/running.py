@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tutelage.errors import DataError
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import KINDS, Kind, Recipe, plan
-from tutelage.reproduce.claim import Claim, Contrast, recipe_of
+from tutelage.reproduce.claim import Claim, Contrast, Given, recipe_of
 from tutelage.reproduce.verdict import Verdict, verdict
 from tutelage.settings import validated
 
@@ -39,7 +39,7 @@ def reproduce(
     claim: Claim,
     seeds: Sequence[int],
     out: Path,
-    data: Path | None,
+    given: Given,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Found]:
     """Run what is missing of a claim, seed after seed, and judge its contrasts. A run that was killed goes on.
@@ -47,7 +47,7 @@ def reproduce(
     Every seed's recipe is validated before the first runs.
     """
     recipes = [
-        validated(Recipe, recipe_of(name, claim, seed, out, data, overrides), f"{name}, seed {seed}") for seed in seeds
+        validated(Recipe, recipe_of(name, claim, seed, out, given, overrides), f"{name}, seed {seed}") for seed in seeds
     ]
     plans = [plan(recipe, name, KINDS_OF_CLAIMS) for recipe in recipes]
     for recipe, steps in zip(recipes, plans, strict=True):
