@@ -26,7 +26,10 @@ TASK = Task(
     read=read,
     templates={
         "question": Template(
-            "Question: {question}\nAnswer:", " {steps}\n#### {result}", stop=("\nQuestion:", "\n\n\n")
+            "Question: {question}\nAnswer:",
+            " {steps}\n#### {result}",
+            chat="{question}",
+            stop=("\nQuestion:", "\n\n\n"),
         ),
         "direct": Template(
             "Question: {question}\nAnswer with a number:",
