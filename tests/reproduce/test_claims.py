@@ -102,7 +102,7 @@ def test_a_model_is_the_claims_or_the_one_that_is_given(tmp_path):
         recipe = recipe_of("mine", claim, 0, tmp_path, outside)
         assert recipe["steps"]["mine.asked"]["inputs"]["models"] == {"it": expected}
     found = Found(claim.contrasts["a over b"], (0.1, 0.2), (0.0, 0.0), verdict([0.1, 0.2]))
-    assert "`MODEL` was there." in page("mine", claim, (0, 1), {"a over b": found}, [(0.0, 0.0)] * 2, "there")
+    assert "`MODEL` was there." in page("mine", claim, (0, 1), {"a over b": found}, [(0.0, 0.0)] * 2, model="there")
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -154,7 +154,9 @@ def test_the_page_says_what_could_have_been_seen_and_that_one_seed_decides_nothi
     said = page("mine", a_claim(), (0, 1, 2), {"a over b": several}, [(60.0, 120.0)] * 3)
     assert "## A over b: undecided" in said
     assert "undecided: +0.200 [-0.048, +0.448]; a difference of 0.248 could have been seen." in said
-    assert "Seeds 0, 1, 2; 3 minutes for the steps of this claim, 6 for those of the demo" in said
+    assert (
+        "Seeds 0, 1, 2. The steps of this claim took 3.0 minutes, those of the demo, which all claims share, 6." in said
+    )
     assert in_words(Found(contrast, (0.3,), (0.0,), verdict([0.3]))) == "undecided: +0.300; one seed decides nothing."
 
 

@@ -32,6 +32,18 @@ class Contrast(Settings):
     must: bool = Field(False, description="whether it has to come out as the paper says")
 
 
+class Table(Settings):
+    """Figures of several models side by side, for the page; no verdict hangs on it."""
+
+    rows: dict[str, str] = Field(min_length=1, description="title -> the name that * stands for in the columns")
+    columns: dict[str, tuple[str, ...]] = Field(
+        min_length=1, description="title -> STEP/FILE#KEY.*.KEY; of several, the first that the row has"
+    )
+    seconds: dict[str, tuple[str, ...]] = Field(
+        {}, description="title of a row -> the steps that made it, which took so long"
+    )
+
+
 class Claim(Settings):
     """A claim as its file has it."""
 
@@ -41,6 +53,7 @@ class Claim(Settings):
     here: str = Field(description="what is done here, at what size, and what that can and cannot show")
     model: str = Field("", description="the model that is asked, where it is none of the demo's: its name on the hub")
     contrasts: dict[str, Contrast] = Field(min_length=1, description="what is compared, the main one first")
+    table: Table | None = None
     steps: dict[str, dict[str, Any]] = Field(description="steps of a recipe, beside those of the demo")
 
 

@@ -35,7 +35,7 @@ def reproduce(
     claim = read_claim(name)
     from tutelage.reproduce.page import in_words, page
     from tutelage.reproduce.running import reproduce as run
-    from tutelage.reproduce.running import seconds_of
+    from tutelage.reproduce.running import seconds_of, tabled
 
     print(f"{name}: {claim.title}\n{claim.paper.strip()}", flush=True)
     for title, contrast in claim.contrasts.items():
@@ -43,9 +43,10 @@ def reproduce(
     given = Given(data, model)
     found = run(name, claim, seeds, out, given)
     took = [seconds_of(name, recipe_of(name, claim, seed, out, given)) for seed in seeds]
+    rows = tabled(name, claim.table, [out / f"seed-{seed}" for seed in seeds]) if claim.table else []
     target = (pages or out) / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, page(name, claim, seeds, found, took, Path(model).name).encode())
+    write_atomic(target, page(name, claim, seeds, found, took, rows, Path(model).name).encode())
     verdicts = {title: _plain(one.verdict) for title, one in found.items()}
     write_atomic(out / f"{name}.json", json.dumps({"seeds": list(seeds), "verdicts": verdicts}, indent=2).encode())
     return "\n".join([*(f"{title}: {in_words(one)}" for title, one in found.items()), f"page: {target}"])
