@@ -198,6 +198,9 @@ def test_a_reproduction_that_is_killed_goes_on_to_the_same_verdict(tmp_path, cap
     verdicts = [json.loads((tmp_path / run / "gpt3.json").read_text()) for run in "ab"]
     assert verdicts[0] == verdicts[1]
     assert "one shot over none: " in again.stdout
+    shown = (tmp_path / "b" / "README.md").read_text().splitlines()
+    mean = verdicts[0]["verdicts"]["one shot over none"]["mean"]
+    assert f"| [gpt3](gpt3.md): shots against none | one shot over none * | undecided | {mean:+.3f} | 1 |" in shown
     assert "## One shot over none: " in (tmp_path / "b" / "gpt3.md").read_text()
     assert main(["reproduce", "--out", str(tmp_path / "b")]) == 0
     listed = capsys.readouterr().out

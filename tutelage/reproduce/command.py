@@ -33,7 +33,7 @@ def reproduce(
     if len(set(seeds)) != len(seeds):
         raise UsageError("a seed is given twice")
     claim = read_claim(name)
-    from tutelage.reproduce.page import in_words, page
+    from tutelage.reproduce.page import in_words, index, page
     from tutelage.reproduce.running import reproduce as run
     from tutelage.reproduce.running import seconds_of, tabled
 
@@ -49,6 +49,7 @@ def reproduce(
     write_atomic(target, page(name, claim, seeds, found, took, rows, Path(model).name).encode())
     verdicts = {title: _plain(one.verdict) for title, one in found.items()}
     write_atomic(out / f"{name}.json", json.dumps({"seeds": list(seeds), "verdicts": verdicts}, indent=2).encode())
+    write_atomic(target.with_name("README.md"), index(dict(_kept(out))).encode())
     return "\n".join([*(f"{title}: {in_words(one)}" for title, one in found.items()), f"page: {target}"])
 
 
@@ -57,12 +58,20 @@ def _plain(found: Verdict) -> dict[str, Any]:
     return {key: value if isinstance(value, str) or isfinite(value) else None for key, value in found._asdict().items()}
 
 
+def _kept(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each claim that was run, and what is kept of it: seeds and verdicts."""
+    for name in names():
+        path = out / f"{name}.json"
+        if path.exists():
+            yield name, json.loads(path.read_text(encoding="utf-8"))
+
+
 def _list(out: Path) -> Iterator[str]:
     """Each claim's name, title and, where it was run, verdicts."""
+    kept = dict(_kept(out))
     for name in names():
         claim: Claim = read_claim(name)
         yield f"{name}: {claim.title} ({claim.paper.strip()})"
-        found = out / f"{name}.json"
-        said = json.loads(found.read_text(encoding="utf-8"))["verdicts"] if found.exists() else {}
+        said = kept.get(name, {}).get("verdicts", {})
         for title in claim.contrasts:
             yield f"  {title}: {said[title]['word'] if title in said else 'not run'}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tutelage.reproduce.claim import Claim
+from tutelage.reproduce.claim import Claim, read_claim
 from tutelage.reproduce.running import Found
 from tutelage.settings import write_yaml
 
@@ -40,7 +41,12 @@ def page(
         lines += ["## Side by side", "", *_markdown(heads, table), ""]
         lines += ["Means over the seeds, with the standard deviation between them.", ""]
     for title, one in found.items():
-        lines += [f"## {title.capitalize()}: {one.verdict.word}", "", f"Expected: {one.contrast.says.strip()}", ""]
+        lines += [
+            f"## {title[0].upper()}{title[1:]}: {one.verdict.word}",
+            "",
+            f"Expected: {one.contrast.says.strip()}",
+            "",
+        ]
         lines += [*_table(seeds, one), "", in_words(one), ""]
     lines += [
         "## How it was run",
@@ -52,6 +58,25 @@ def page(
         lines.append(f"`MODEL` was {model or claim.model}.")
     lines += ["Intervals are 95%, of the mean over seeds (Student's t) of the paired differences.", ""]
     return "\n".join([*lines, "```yaml", write_yaml({"steps": claim.steps}).rstrip(), "```", ""])
+
+
+def index(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: every claim that was run, with its verdicts. Args: kept: claim -> what ``tutelage reproduce`` keeps of it."""
+    said = (
+        "Written by `tutelage reproduce`. A contrast is **reproduced** where the 95% interval of its mean difference over the seeds "
+        "is above 0 and so is every seed, **opposite** where both are below, and **undecided** otherwise; the page says how small a "
+        "difference could have been seen. Those with a star had to come out as the paper says."
+    )
+    rows = []
+    for name, found in kept.items():
+        claim = read_claim(name)
+        for i, (title, one) in enumerate(found["verdicts"].items()):
+            star = " *" if title in claim.contrasts and claim.contrasts[title].must else ""
+            interval = "" if one["low"] is None else f" [{one['low']:+.3f}, {one['high']:+.3f}]"
+            first = "" if i else f"[{name}]({name}.md): {claim.title}"
+            rows.append([first, title + star, one["word"], f"{one['mean']:+.3f}{interval}", str(len(found["seeds"]))])
+    heads = ["claim", "contrast", "verdict", "difference", "seeds"]
+    return "\n".join(["# What papers claim, and what comes out here", "", said, "", *_markdown(heads, rows), ""])
 
 
 def in_words(one: Found) -> str:
