@@ -64,8 +64,8 @@ def index(kept: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: every claim that was run, with its verdicts. Args: kept: claim -> what ``tutelage reproduce`` keeps of it."""
     said = (
         "Written by `tutelage reproduce`. A contrast is **reproduced** where the 95% interval of its mean difference over the "
-        "seeds is above 0 and so is every seed, **opposite** where both are below, and **undecided** otherwise; the page says how small "
-        "a difference could have been seen. Those with a star had to come out as the paper says."
+        "seeds is above 0 and so is every seed, **opposite** where both are below, and **undecided** otherwise; the page says "
+        "how small a difference could have been seen. Those with a star had to come out as the paper says."
     )
     rows = []
     for name, found in kept.items():
