@@ -198,19 +198,28 @@ class Assistant:
         sampling: Sampling | None = None,
         *,
         shots: Shots | None = None,
+        labelled: bool = False,
         max_batch: int = 128,
         **options: Any,
     ) -> list[Answers]:
         """n completions for each prompt, a record or its messages. Prompt i uses seed ``seed + i``.
 
         With ``shots`` prompts are plain text, for a base model that was never taught to chat; where it picks none, the answer is
-        all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
+        all that follows, unless the prompt is ``labelled`` as those with shots are. Raises UsageError naming a prompt that leaves
+        no room for an answer.
         """
         asked = _Options.of(sampling, options)
-        return self._answers([prompt_of(prompt) for prompt in prompts], asked, shots=shots, max_batch=max_batch)
+        texts = [prompt_of(prompt) for prompt in prompts]
+        return self._answers(texts, asked, shots=shots, labelled=labelled, max_batch=max_batch)
 
     def _answers(
-        self, prompts: Sequence[Prompt], asked: _Options, *, shots: Shots | None = None, max_batch: int
+        self,
+        prompts: Sequence[Prompt],
+        asked: _Options,
+        *,
+        shots: Shots | None = None,
+        labelled: bool = False,
+        max_batch: int,
     ) -> list[Answers]:
         chosen = [shots(prompt) if shots else () for prompt in prompts]
         if shots is None:
@@ -218,13 +227,13 @@ class Assistant:
             ids = [row.ids for row in rendered]
         else:
             room = asked.sampling.max_tokens
-            ids = [self._transcript_ids(p, c, room) for p, c in zip(prompts, chosen, strict=True)]
+            ids = [self._transcript_ids(p, c, room, labelled or bool(c)) for p, c in zip(prompts, chosen, strict=True)]
         for i, row in enumerate(ids):
             if len(row) >= self.context:
                 which = f"prompt {i + 1}" + f" ({prompts[i].id})" * bool(prompts[i].id)
                 raise UsageError(f"{which} has {len(row)} tokens; the model's context is {self.context}: shorten it")
-        labelled = [bool(examples) for examples in chosen]
-        written = self._complete(ids, asked, max_batch=max_batch, chat=shots is None, labelled=labelled)
+        with_labels = [labelled or bool(examples) for examples in chosen]
+        written = self._complete(ids, asked, max_batch=max_batch, chat=shots is None, labelled=with_labels)
         return [Answers(prompt=prompt, completions=found) for prompt, found in zip(prompts, written, strict=True)]
 
     def _complete(
@@ -340,10 +349,10 @@ class Assistant:
         with Service(self.decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
             yield service
 
-    def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
+    def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int, labelled: bool) -> list[int]:
         """The prompt after as many shots as leave room for the answer; the first ones are dropped first."""
         for first in range(len(shots) + 1):
-            text = transcript(prompt.messages, shots=shots[first:])
+            text = transcript(prompt.messages, shots=shots[first:], labelled=labelled)
             ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
             if len(ids) + room <= self.context:
                 break
