@@ -45,6 +45,9 @@ def evaluate(
     rows: Annotated[int, Field(ge=0, description="a random sample of so many rows per task; 0: all")] = 0,
     templates: Annotated[int, Field(ge=0, description="how many of a task's templates to ask with; 0: all")] = 1,
     chat: Annotated[bool, Field(description="ask through the model's chat template, not in plain text")] = False,
+    samples: Annotated[
+        int, Field(ge=0, description="with --tasks: samples of each answer that is a program; 0: the likeliest answer")
+    ] = 0,
     against: Annotated[str, Field(description="with --tasks: another model, for a paired test on the same rows")] = "",
     training: Annotated[
         tuple[Path, ...], Field(description="training texts, or a token shard (.npy), in which the rows are looked for")
@@ -73,11 +76,11 @@ def evaluate(
         return compare(
             Path(a), Path(b), prompts, sampling, world=world, reward_model=reward_model, on_bad=on_bad, device=device
         )
-    if b or sampling != Sampling(seed=sampling.seed):
-        raise UsageError(
-            "with --tasks the other model is given by --against, and answers are the likeliest: only --seed counts"
-        )
-    asking = Asking(shots, rows, templates, chat, sampling.seed, on_bad)
+    if b:
+        raise UsageError("with --tasks the other model is given by --against")
+    if sampling != Sampling(seed=sampling.seed, **({"temperature": sampling.temperature} if samples else {})):
+        raise UsageError("with --tasks answers are the likeliest: only --seed counts, and with --samples --temperature")
+    asking = Asking(shots, rows, templates, chat, sampling.seed, samples, sampling.temperature, on_bad)
     chosen: dict[str, Any] = {"against": against, "out": out, "training": training, "device": device, "dtype": dtype}
     results = evaluate_tasks(a, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
     table(a, HEADERS, [_row(name, figures) for name, figures in results["tasks"].items()])
