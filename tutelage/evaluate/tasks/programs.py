@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tutelage.errors import RecipeError, SandboxError, UsageError
+from tutelage.errors import RecipeError, SandboxError
 from tutelage.evaluate.pass_at_k import pass_at_k, pick_by_mean_logprob
 from tutelage.evaluate.tasks.task import Score, Task
 from tutelage.sandbox.programs import Check, Limits
@@ -26,13 +26,13 @@ def check_samples(tasks: Mapping[str, Task], samples: int, temperature: float) -
 
 
 def check_wall(tasks: Mapping[str, Task]) -> None:
-    """Raise UsageError, which says what to install, where a task's answers are programs and no wall would hold them."""
+    """Raise RecipeError, which says what to install, where a task's answers are programs and no wall would hold them."""
     named = [name for name, task in tasks.items() if task.program is not None]
     if named:
         try:
             standing_wall()
         except SandboxError as error:
-            raise UsageError(f"{', '.join(named)}: the answers are programs, and {error}") from None
+            raise RecipeError(f"{', '.join(named)}: the answers are programs, and {error}") from None
 
 
 def passes(checks: Sequence[Check]) -> list[bool]:
