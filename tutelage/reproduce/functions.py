@@ -49,7 +49,7 @@ class Function(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """Signature and docstring, up to the quotes: the line break belongs to what follows, as tokenizers join it to the indent."""
+        """Signature and docstring, without the line break after it: tokenizers join it to the spaces that follow."""
         *before, last = (functions()[index] for index in self.chain)
         after = [one["arguments"] for one in (*before[1:], last)]
         told = "".join(f"Let {name} be {one['en']}. " for one, name in zip(before, after, strict=False))

@@ -52,8 +52,9 @@ def figures_of(
     if any("finished" in sample for sample in samples):
         found["finished"] = fmean(sample["finished"] for sample in samples)
     if any("passed" in sample for sample in samples):
-        each = {name: interval_of(list(by_row(samples, name).values()), seed) for name in found["metrics"]}
-        found["intervals"] = {name: [one.low, one.high] for name, one in each.items()}
+        found["intervals"] = {
+            name: list(interval_of(list(by_row(samples, name).values()), seed)[1:]) for name in found["metrics"]
+        }
     return found | _calibration(samples, seed) | ({} if seen is None else _contamination(rows, seen, seed))
 
 
