@@ -19,7 +19,7 @@ from tutelage.cli.app import main
 from tutelage.errors import DataError, UsageError
 from tutelage.recipes.steps import Recipe, plan
 from tutelage.reproduce import sums
-from tutelage.reproduce.claim import Claim, Contrast, names, read_claim, recipe_of
+from tutelage.reproduce.claim import Claim, Contrast, Given, names, read_claim, recipe_of
 from tutelage.reproduce.page import in_words, page
 from tutelage.reproduce.running import KINDS_OF_CLAIMS, Found, figure, judged
 from tutelage.reproduce.verdict import verdict
@@ -62,7 +62,7 @@ def test_the_opposite_claim_has_the_opposite_verdict(differences):
 @pytest.mark.parametrize("name", names())
 def test_every_claim_is_a_recipe_whose_figures_its_steps_write(name, tmp_path):
     claim = read_claim(name)
-    recipe = recipe_of(name, claim, 1, tmp_path, tmp_path)
+    recipe = recipe_of(name, claim, 1, tmp_path, Given(tmp_path))
     (tmp_path / "100_english_novels" / "corpus").mkdir(parents=True)
     assert recipe["seed"] == 1
     steps = plan(validated(Recipe, recipe, name), name, KINDS_OF_CLAIMS)
@@ -86,7 +86,7 @@ def a_claim(**more) -> Claim:
 
 
 def test_a_claim_rests_on_the_demos_steps_and_its_own_are_named_after_it(tmp_path):
-    recipe = recipe_of("mine", a_claim(), 2, tmp_path, tmp_path / "data", {"base": {"steps": 7}})
+    recipe = recipe_of("mine", a_claim(), 2, tmp_path, Given(tmp_path / "data"), {"base": {"steps": 7}})
     assert list(recipe["steps"]) == ["world", "tokenizer", "base", "mine.few", "mine.evaluate"]
     assert recipe["out"] == str(tmp_path / "seed-2")
     assert recipe["steps"]["base"]["steps"] == 7
@@ -95,9 +95,21 @@ def test_a_claim_rests_on_the_demos_steps_and_its_own_are_named_after_it(tmp_pat
     assert recipe["steps"]["mine.few"]["inputs"]["checkpoint"] == "base"
 
 
+def test_a_model_is_the_claims_or_the_one_that_is_given(tmp_path):
+    asked = {"kind": "tasks", "inputs": {"models": {"it": "MODEL"}, "data": "DATA/"}, "tasks": ["gsm8k"]}
+    claim = a_claim(asked=asked).model_copy(update={"model": "owner/name"})
+    for outside, expected in ((Given(tmp_path), "owner/name"), (Given(tmp_path, "there"), "there")):
+        recipe = recipe_of("mine", claim, 0, tmp_path, outside)
+        assert recipe["steps"]["mine.asked"]["inputs"]["models"] == {"it": expected}
+    found = Found(claim.contrasts["a over b"], (0.1, 0.2), (0.0, 0.0), verdict([0.1, 0.2]))
+    assert "`MODEL` was there." in page("mine", claim, (0, 1), {"a over b": found}, [(0.0, 0.0)] * 2, model="there")
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"give --data, the folder that has prompts\.jsonl"):
-        recipe_of("mine", a_claim(), 0, tmp_path, None)
+        recipe_of("mine", a_claim(), 0, tmp_path, Given())
+    with pytest.raises(UsageError, match="models that it trains itself: leave out --model"):
+        recipe_of("mine", a_claim(), 0, tmp_path, Given(tmp_path, "gpt2"))
     with pytest.raises(UsageError, match="there is no claim 'gpt33'; did you mean 'gpt3'"):
         read_claim("gpt33")
 
@@ -142,7 +154,9 @@ def test_the_page_says_what_could_have_been_seen_and_that_one_seed_decides_nothi
     said = page("mine", a_claim(), (0, 1, 2), {"a over b": several}, [(60.0, 120.0)] * 3)
     assert "## A over b: undecided" in said
     assert "undecided: +0.200 [-0.048, +0.448]; a difference of 0.248 could have been seen." in said
-    assert "Seeds 0, 1, 2; 3 minutes for the steps of this claim, 6 for those of the demo" in said
+    assert (
+        "Seeds 0, 1, 2. The steps of this claim took 3.0 minutes, those of the demo, which all claims share, 6." in said
+    )
     assert in_words(Found(contrast, (0.3,), (0.0,), verdict([0.3]))) == "undecided: +0.300; one seed decides nothing."
 
 
@@ -159,7 +173,7 @@ SMALL = {
     "tokenizer": {"vocab_size": 400},
     "base": {"steps": 12, "batch_size": 2, "compile": False, "model": {"layers": 1, "hidden_size": 32, "heads": 2}},
 }
-claim.recipe_of = lambda name, one, seed, out, data, overrides=None: whole(name, one, seed, out, data, SMALL)
+claim.recipe_of = lambda name, one, seed, out, given, overrides=None: whole(name, one, seed, out, given, SMALL)
 from tutelage.cli.app import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -184,6 +198,9 @@ def test_a_reproduction_that_is_killed_goes_on_to_the_same_verdict(tmp_path, cap
     verdicts = [json.loads((tmp_path / run / "gpt3.json").read_text()) for run in "ab"]
     assert verdicts[0] == verdicts[1]
     assert "one shot over none: " in again.stdout
+    shown = (tmp_path / "b" / "README.md").read_text().splitlines()
+    mean = verdicts[0]["verdicts"]["one shot over none"]["mean"]
+    assert f"| [gpt3](gpt3.md): shots against none | one shot over none * | undecided | {mean:+.3f} | 1 |" in shown
     assert "## One shot over none: " in (tmp_path / "b" / "gpt3.md").read_text()
     assert main(["reproduce", "--out", str(tmp_path / "b")]) == 0
     listed = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,9 @@ def evaluate(
     ] = None,
     shots: Annotated[int, Field(ge=0, description="examples before each row")] = 0,
     rows: Annotated[int, Field(ge=0, description="a random sample of so many rows per task; 0: all")] = 0,
-    templates: Annotated[int, Field(ge=0, description="how many of a task's templates to ask with; 0: all")] = 1,
+    templates: Annotated[
+        tuple[str, ...], Field(description="templates to ask with, joined by commas, or all; none: a task's first")
+    ] = (),
     chat: Annotated[bool, Field(description="ask through the model's chat template, not in plain text")] = False,
     samples: Annotated[
         int, Field(ge=0, description="with --tasks: samples of each answer that is a program; 0: the likeliest answer")
@@ -67,7 +70,7 @@ def evaluate(
     device: Device = "auto",
 ) -> str | None:
     """Score a model on tasks (--tasks), or win rates of two checkpoints on the same prompts (--prompts)."""
-    names = [name.strip() for word in tasks for name in word.split(",") if name.strip()]
+    names = _joined(tasks)
     if bool(names) == (prompts is not None):
         raise UsageError("give either --tasks, or two checkpoints and --prompts")
     if prompts is not None:
@@ -80,7 +83,7 @@ def evaluate(
         raise UsageError("with --tasks the other model is given by --against")
     if sampling != Sampling(seed=sampling.seed, **({"temperature": sampling.temperature} if samples else {})):
         raise UsageError("with --tasks answers are the likeliest: only --seed counts, and with --samples --temperature")
-    asking = Asking(shots, rows, templates, chat, sampling.seed, samples, sampling.temperature, on_bad)
+    asking = Asking(shots, rows, tuple(_joined(templates)), chat, sampling.seed, samples, sampling.temperature, on_bad)
     chosen: dict[str, Any] = {"against": against, "out": out, "training": training, "device": device, "dtype": dtype}
     results = evaluate_tasks(a, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
     table(a, HEADERS, [_row(name, figures) for name, figures in results["tasks"].items()])
@@ -90,6 +93,10 @@ def evaluate(
         headers = ("task", "difference", "95% interval", "p", "rows")
         table(f"{a} - {against}", headers, [_difference(name, figures) for name, figures in theirs.items()])
     return str(out / "results.json") if out else None
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    return [name.strip() for word in words for name in word.split(",") if name.strip()]
 
 
 def _told(name: str, figures: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ class TasksSettings(Settings):
     tasks: tuple[str, ...] = Field(min_length=1, description="names of tasks")
     shots: int = Field(0, ge=0, description="examples before each row")
     rows: int = Field(0, ge=0, description="a random sample of so many rows per task; 0: all")
-    templates: int = Field(1, ge=0, description="how many of a task's templates to ask with; 0: all")
+    templates: tuple[str, ...] = Field((), description="templates to ask with, or all; none: a task's first")
     chat: bool = Field(False, description="ask through the model's chat template, not in plain text")
     samples: int = Field(0, ge=0, description="samples of each answer that is a program; 0: the likeliest answer")
     temperature: float = Field(1.0, ge=0, description="of the samples")

@@ -1,14 +1,15 @@
 """A claim: what a paper says, and the recipe and the differences that it is held against here (claims/NAME.yaml).
 
 A claim's steps may name steps of the demo (``base``, ``sft``, ``world/prompts.jsonl``): all claims of a seed share one run, so that
-those are made once. An input that begins with ``DATA/`` is in the folder of real data that is given with ``--data``.
+those are made once. An input that begins with ``DATA/`` is in the folder of real data that is given with ``--data``; the input
+``MODEL`` is the claim's ``model``, or the one given with ``--model``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -17,7 +18,7 @@ from tutelage.recipes.steps import shipped_recipe
 from tutelage.settings import Settings, merge, nearest, read_yaml, validated
 
 CLAIMS = Path(__file__).with_name("claims")
-DATA = "DATA/"
+DATA, MODEL = "DATA/", "MODEL"
 
 
 class Contrast(Settings):
@@ -31,6 +32,18 @@ class Contrast(Settings):
     must: bool = Field(False, description="whether it has to come out as the paper says")
 
 
+class Table(Settings):
+    """Figures of several models side by side, for the page; no verdict hangs on it."""
+
+    rows: dict[str, str] = Field(min_length=1, description="title -> the name that * stands for in the columns")
+    columns: dict[str, tuple[str, ...]] = Field(
+        min_length=1, description="title -> STEP/FILE#KEY.*.KEY; of several, the first that the row has"
+    )
+    seconds: dict[str, tuple[str, ...]] = Field(
+        {}, description="title of a row -> the steps that made it, which took so long"
+    )
+
+
 class Claim(Settings):
     """A claim as its file has it."""
 
@@ -38,8 +51,19 @@ class Claim(Settings):
     paper: str = Field(description="authors, year, title, section")
     claim: str = Field(description="what the paper says")
     here: str = Field(description="what is done here, at what size, and what that can and cannot show")
+    model: str = Field("", description="the model that is asked, where it is none of the demo's: its name on the hub")
     contrasts: dict[str, Contrast] = Field(min_length=1, description="what is compared, the main one first")
+    table: Table | None = None
     steps: dict[str, dict[str, Any]] = Field(description="steps of a recipe, beside those of the demo")
+
+
+class Given(NamedTuple):
+    """What a claim may need from outside."""
+
+    data: Path | None = None
+    """The folder of real data."""
+    model: str = ""
+    """A folder or a name on the hub, in place of the claim's."""
 
 
 def names() -> list[str]:
@@ -56,12 +80,20 @@ def read_claim(name: str) -> Claim:
 
 
 def recipe_of(
-    name: str, claim: Claim, seed: int, out: Path, data: Path | None, overrides: Mapping[str, Any] | None = None
+    name: str,
+    claim: Claim,
+    seed: int,
+    out: Path,
+    given: Given,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The recipe of a claim for a seed: the steps of the demo that it needs, and its own, named ``NAME.STEP``.
 
-    ``overrides``: by step of the demo or ``NAME.STEP``, knobs to change. Raises UsageError if it needs data that are not given.
+    ``overrides``: by step of the demo or ``NAME.STEP``, knobs to change. Raises UsageError if it needs data that are not given,
+    or is given a model that it does not need.
     """
+    if given.model and not claim.model:
+        raise UsageError(f"{name} is about models that it trains itself: leave out --model")
     demo = read_yaml(shipped_recipe("demo.yaml"))["steps"]
 
     def place(value: Any) -> Any:
@@ -70,9 +102,11 @@ def recipe_of(
         if not isinstance(value, str):
             return value
         if value.startswith(DATA):
-            if data is None:
+            if given.data is None:
                 raise UsageError(f"{name} is about real data: give --data, the folder that has {value[len(DATA) :]}")
-            return str(data / value[len(DATA) :])
+            return str(given.data / value[len(DATA) :])
+        if value == MODEL:
+            return given.model or claim.model
         return f"{name}.{value}" if value.partition("/")[0] in claim.steps else value
 
     own = {f"{name}.{step}": each | {"inputs": place(each.get("inputs", {}))} for step, each in claim.steps.items()}

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tutelage.errors import UsageError
 from tutelage.files import write_atomic
-from tutelage.reproduce.claim import Claim, names, read_claim, recipe_of
+from tutelage.reproduce.claim import Claim, Given, names, read_claim, recipe_of
 from tutelage.reproduce.verdict import Verdict
 
 
@@ -23,6 +23,9 @@ def reproduce(
     out: Annotated[Path, Field(description="folder of the runs, one per seed for all claims")] = Path("runs/reproduce"),
     pages: Annotated[Path | None, Field(description="folder that the page goes to; none: --out")] = None,
     data: Annotated[Path | None, Field(description="folder of real data, for the claims about it")] = None,
+    model: Annotated[
+        str, Field(description="folder or hub name to ask instead of the claim's model, where it has one")
+    ] = "",
 ) -> str:
     """Hold a paper's claim against what happens here: three seeds, a verdict, a page."""
     if name is None:
@@ -30,20 +33,23 @@ def reproduce(
     if len(set(seeds)) != len(seeds):
         raise UsageError("a seed is given twice")
     claim = read_claim(name)
-    from tutelage.reproduce.page import in_words, page
+    from tutelage.reproduce.page import in_words, index, page
     from tutelage.reproduce.running import reproduce as run
-    from tutelage.reproduce.running import seconds_of
+    from tutelage.reproduce.running import seconds_of, tabled
 
     print(f"{name}: {claim.title}\n{claim.paper.strip()}", flush=True)
     for title, contrast in claim.contrasts.items():
         print(f"  {title}: {' '.join(contrast.says.split())}", flush=True)
-    found = run(name, claim, seeds, out, data)
-    took = [seconds_of(name, recipe_of(name, claim, seed, out, data)) for seed in seeds]
+    given = Given(data, model)
+    found = run(name, claim, seeds, out, given)
+    took = [seconds_of(name, recipe_of(name, claim, seed, out, given)) for seed in seeds]
+    rows = tabled(name, claim.table, [out / f"seed-{seed}" for seed in seeds]) if claim.table else []
     target = (pages or out) / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, page(name, claim, seeds, found, took).encode())
+    write_atomic(target, page(name, claim, seeds, found, took, rows, Path(model).name).encode())
     verdicts = {title: _plain(one.verdict) for title, one in found.items()}
     write_atomic(out / f"{name}.json", json.dumps({"seeds": list(seeds), "verdicts": verdicts}, indent=2).encode())
+    write_atomic(target.with_name("README.md"), index(dict(_kept(out))).encode())
     return "\n".join([*(f"{title}: {in_words(one)}" for title, one in found.items()), f"page: {target}"])
 
 
@@ -52,12 +58,20 @@ def _plain(found: Verdict) -> dict[str, Any]:
     return {key: value if isinstance(value, str) or isfinite(value) else None for key, value in found._asdict().items()}
 
 
+def _kept(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each claim that was run, and what is kept of it: seeds and verdicts."""
+    for name in names():
+        path = out / f"{name}.json"
+        if path.exists():
+            yield name, json.loads(path.read_text(encoding="utf-8"))
+
+
 def _list(out: Path) -> Iterator[str]:
     """Each claim's name, title and, where it was run, verdicts."""
+    kept = dict(_kept(out))
     for name in names():
         claim: Claim = read_claim(name)
         yield f"{name}: {claim.title} ({claim.paper.strip()})"
-        found = out / f"{name}.json"
-        said = json.loads(found.read_text(encoding="utf-8"))["verdicts"] if found.exists() else {}
+        said = kept.get(name, {}).get("verdicts", {})
         for title in claim.contrasts:
             yield f"  {title}: {said[title]['word'] if title in said else 'not run'}"

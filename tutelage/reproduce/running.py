@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from tutelage.errors import DataError
 from tutelage.recipes.run import run_recipe
 from tutelage.recipes.steps import KINDS, Kind, Recipe, plan
-from tutelage.reproduce.claim import Claim, Contrast, recipe_of
+from tutelage.reproduce.claim import Claim, Contrast, Given, Table, recipe_of
 from tutelage.reproduce.verdict import Verdict, verdict
 from tutelage.settings import validated
 
@@ -43,7 +43,7 @@ def reproduce(
     claim: Claim,
     seeds: Sequence[int],
     out: Path,
-    data: Path | None,
+    given: Given,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Found]:
     """Run what is missing of a claim, seed after seed, and judge its contrasts. A run that was killed goes on.
@@ -51,7 +51,7 @@ def reproduce(
     Every seed's recipe is validated before the first runs.
     """
     recipes = [
-        validated(Recipe, recipe_of(name, claim, seed, out, data, overrides), f"{name}, seed {seed}") for seed in seeds
+        validated(Recipe, recipe_of(name, claim, seed, out, given, overrides), f"{name}, seed {seed}") for seed in seeds
     ]
     plans = [plan(recipe, name, KINDS_OF_CLAIMS) for recipe in recipes]
     for recipe, steps in zip(recipes, plans, strict=True):
@@ -74,10 +74,53 @@ def seconds_of(name: str, recipe: Mapping[str, Any]) -> tuple[float, float]:
     """Seconds of a claim's own steps, and of the demo's that it needs. Sessions that were killed are not counted."""
     took = {True: 0.0, False: 0.0}
     for step in recipe["steps"]:
-        rows = (Path(recipe["out"]) / step / "sessions.jsonl").read_text(encoding="utf-8").splitlines()
-        ends = (event for event in map(json.loads, rows) if event["event"] == "end")
-        took[step.startswith(f"{name}.")] += sum(event["seconds"] for event in ends)
+        took[step.startswith(f"{name}.")] += _seconds(Path(recipe["out"]) / step)
     return took[True], took[False]
+
+
+def tabled(name: str, table: Table, folders: Sequence[Path]) -> list[list[str]]:
+    """The rows of a claim's table: title, then each column's mean over the seeds, with its standard deviation between them.
+
+    What no seed has is a dash; the last column, where ``seconds`` are asked for, is their sum over the row's steps.
+    """
+    return [
+        [
+            title,
+            *(_over_seeds(name, places, row, folders) for places in table.columns.values()),
+            *_took(name, table, title, folders),
+        ]
+        for title, row in table.rows.items()
+    ]
+
+
+def _over_seeds(name: str, places: Sequence[str], row: str, folders: Sequence[Path]) -> str:
+    for place in places:
+        try:
+            values = [figure(folder, name, place.replace("*", row)) for folder in folders]
+        except DataError:
+            continue
+        return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return "–"
+
+
+def _took(name: str, table: Table, title: str, folders: Sequence[Path]) -> list[str]:
+    if not table.seconds:
+        return []
+    steps = table.seconds.get(title, ())
+    if not steps:
+        return ["–"]
+    return [f"{fmean(sum(_seconds(_of(folder, name, step)) for step in steps) for folder in folders):.0f}"]
+
+
+def _of(folder: Path, name: str, step: str) -> Path:
+    """A step's folder: the claim's own, or else the demo's."""
+    own = folder / f"{name}.{step}"
+    return own if own.exists() else folder / step
+
+
+def _seconds(step: Path) -> float:
+    rows = (step / "sessions.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(event["seconds"] for event in map(json.loads, rows) if event["event"] == "end")
 
 
 def _mean(folder: Path, name: str, figures: Sequence[str]) -> float:
@@ -87,7 +130,8 @@ def _mean(folder: Path, name: str, figures: Sequence[str]) -> float:
 def figure(folder: Path, name: str, place: str) -> float:
     """The number at ``STEP/FILE#KEY.KEY``; of a file of JSON lines, that of the last row. DataError if there is none."""
     file, _, keys = place.partition("#")
-    path = folder / (file if (folder / file).exists() else f"{name}.{file}")
+    step, _, inside = file.partition("/")
+    path = _of(folder, name, step) / inside
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text.splitlines()[-1] if path.suffix == ".jsonl" else text)

@@ -59,8 +59,30 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("question,contents", "arc_easy has no template question or contents; it has content, letters"),
+        ("letters,step,steps", "none of these tasks has a template 'step'; did you mean 'steps'?"),
+    ],
+)
+def test_a_template_that_no_task_has_is_named(run, wanted, said):
+    code, _, error = run("--tasks", "arc_easy,gsm8k", "--templates", wanted)
+    assert code == 2
+    assert said in error
+
+
 def test_a_table_and_files(run, tmp_path):
-    code, said, _ = run("--tasks", "arc_easy,gsm8k", "--templates", "2", "--rows", "4", "--out", tmp_path / "out")
+    code, said, _ = run(
+        "--tasks",
+        "arc_easy,gsm8k",
+        "--templates",
+        "content,letters,question,direct",
+        "--rows",
+        "4",
+        "--out",
+        tmp_path / "out",
+    )
     assert code == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     samples = lines(tmp_path / "out" / "samples.jsonl")

@@ -11,16 +11,18 @@ from typing import Any
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.assistant.remote import Remote
+from tutelage.errors import UsageError
 from tutelage.evaluate.tasks.contamination import contaminated, training_texts
 from tutelage.evaluate.tasks.models import Local, Server, Subject
 from tutelage.evaluate.tasks.programs import check_samples, check_wall
 from tutelage.evaluate.tasks.results import Figures, difference, figures_of
-from tutelage.evaluate.tasks.run import Asking, Folder, Sample, load_items, run_task
+from tutelage.evaluate.tasks.run import Asking, Folder, Sample, load_items, run_task, templates_of
 from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.evaluate.tasks.task import Item, Task
 from tutelage.files import write_atomic
 from tutelage.model.hub import resolve_model
 from tutelage.runs.hashes import hash_of
+from tutelage.settings import nearest
 from tutelage.text.tokenizer import Tokenizer
 
 
@@ -52,8 +54,16 @@ def evaluate_tasks(
     tasks = load_tasks(names)
     check_samples(tasks, asking.samples, asking.temperature)
     check_wall(tasks)
+    known = {wording for name, task in tasks.items() for wording, _ in templates_of(name, task, asking)} | {"all"}
+    if stray := set(asking.templates) - known:
+        raise UsageError(f"none of these tasks has a template {min(stray)!r}{nearest(min(stray), sorted(known))}")
     rows = {name: load_items(name, task, data, asking) for name, task in tasks.items()}
-    asked = {**asdict(asking), "data": str(data and data.resolve()), "dtype": dtype}
+    asked = {
+        **asdict(asking),
+        "templates": list(asking.templates),
+        "data": str(data and data.resolve()),
+        "dtype": dtype,
+    }
     tokenizer = None if is_server(model) or not training else Tokenizer.load(resolve_model(model))
     seen = _seen({name: items for name, (items, _) in rows.items()}, training, tokenizer)
     folder = Folder(out, asked | {"model": _identity(model)})

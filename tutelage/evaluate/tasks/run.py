@@ -36,8 +36,8 @@ class Asking:
     shots: int = 0
     rows: int = 0
     """A random sample of so many rows per task; 0: all."""
-    templates: int = 1
-    """How many of a task's templates; 0: all."""
+    templates: tuple[str, ...] = ()
+    """Names of the templates to ask with; none: a task's first, and "all": all it has."""
     chat: bool = False
     """Through the model's chat template, not as plain text."""
     seed: int = 0
@@ -110,6 +110,18 @@ def examples_of(name: str, item: Item, pool: Sequence[Item], asking: Asking, *, 
     return random.Random(derive(asking.seed, "tasks.shots", name, item.id)).sample(usable, asking.shots)
 
 
+def templates_of(name: str, task: Task, asking: Asking) -> list[tuple[str, Template]]:
+    """The templates that are asked with, in the task's order. UsageError if it has none of those that are named."""
+    every = list(task.templates.items())
+    if not asking.templates:
+        return every[:1]
+    chosen = [one for one in every if one[0] in asking.templates or "all" in asking.templates]
+    if not chosen:
+        wanted = " or ".join(asking.templates)
+        raise UsageError(f"{name} has no template {wanted}; it has {', '.join(task.templates)}")
+    return chosen
+
+
 def load_items(name: str, task: Task, data: Path | None, asking: Asking) -> tuple[list[Item], list[Item]]:
     """The rows that are asked, and the pool of their examples."""
     every = read_items(name, task, data)
@@ -124,7 +136,7 @@ def _questions(
     groups: dict[str, list[Item]] = {}
     for one in pool:
         groups.setdefault(one.group if task.grouped else "", []).append(one)
-    chosen = list(task.templates.items())[: asking.templates or None]
+    chosen = templates_of(name, task, asking)
     if asking.shots and not all(template.answer for _, template in chosen):
         raise UsageError(f"{name}: its rows have no answers to show as examples: leave out --shots")
     found = []

@@ -26,11 +26,21 @@ TASK = Task(
     read=read,
     templates={
         "question": Template(
-            "Question: {question}\nAnswer:", " {steps}\n#### {result}", stop=("\nQuestion:", "\n\n\n")
+            "Question: {question}\nAnswer:",
+            " {steps}\n#### {result}",
+            chat="{question}",
+            stop=("\nQuestion:", "\n\n\n"),
+        ),
+        "direct": Template(
+            "Question: {question}\nAnswer with a number:",
+            " {result}",
+            chat="{question}\nGive the final number alone, without any other word.",
+            stop=("\n",),
         ),
         "steps": Template(
             "Q: {question}\nA: Let's think step by step.",
             " {steps} So the answer is {result}.",
+            chat="{question}\nLet's think step by step, and end with the final number.",
             stop=("\nQ:", "\n\n\n"),
         ),
         "chinese": Template(
