@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import comb
 
 import pytest
@@ -13,7 +14,7 @@ from random_start import logprobs_of, make_start
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli import app as cli
-from tutelage.errors import RecipeError, SandboxError
+from tutelage.errors import RecipeError, SandboxError, UsageError
 from tutelage.evaluate.tasks import programs
 from tutelage.evaluate.tasks.models import Local, Wrote
 from tutelage.evaluate.tasks.run import Asking, run_task
@@ -221,7 +222,7 @@ def test_a_killed_run_of_samples_goes_on(monkeypatch):
 @pytest.mark.parametrize("words", [[], ["--samples", "2", "--temperature", "0.7"]])
 def test_programs_of_a_model(start, words, tmp_path, monkeypatch, capsys):
     """The test passes whatever runs, which is not all that a random model writes."""
-    monkeypatch.setitem(humaneval.TASK.__dict__, "max_tokens", 5)  # the context is short
+    monkeypatch.setitem(humaneval.TASK.__dict__, "max_tokens", 5)
     row = {
         "prompt": "def f():\n    '''f'''\n",
         "entry_point": "f",
@@ -245,6 +246,18 @@ def test_programs_of_a_model(start, words, tmp_path, monkeypatch, capsys):
         low, high = found["intervals"]["pass@2"]
         assert low <= found["metrics"]["pass@2"] <= high
         assert len({tuple(sample["answers"]) for sample in samples}) == 3  # equal problems, seeds of their own
+
+
+def test_an_answer_gets_half_of_a_short_context(start):
+    """A context of 64 tokens has room for 32 and an answer, whatever the task's longest."""
+    subject = Local(Assistant.load(start.folder / "sft", device="cpu", dtype="fp32"))
+    items = [Item({"prompt": "?" * n}, id=str(n)) for n in (31, 32)]
+    task = replace(humaneval.TASK, program=None, grade=lambda item, answer: {"pass@1": float(answer.finished)})
+    samples, left_out = run_task("t", task, items, [], subject, Asking(on_bad="skip"))
+    assert ([sample["id"] for sample in samples], left_out) == (["31"], 1)
+    assert samples[0]["written"] <= 32
+    with pytest.raises(UsageError, match="the first 32 with 65 and 32 for the answer"):
+        run_task("t", task, items, [], subject, Asking())
 
 
 def runs(source: str) -> bool:

@@ -151,16 +151,17 @@ def _questions(
 def _fitting(
     name: str, task: Task, questions: Sequence[tuple[Template, Asked]], subject: Subject, asking: Asking
 ) -> tuple[list[Asked], int]:
-    """The questions that leave room for an answer. A row is asked with all templates or with none."""
+    """The questions that leave room for an answer, half of a short context. A row is asked with all templates or with none."""
     asked = [one for _, one in questions]
     if subject.context is None:
         return asked, 0
-    lengths = [subject.longest(one.question.pairs, task.max_tokens) + task.max_tokens for one in asked]
+    answer = min(task.max_tokens, subject.context // 2)
+    lengths = [subject.longest(one.question.pairs, answer) + answer for one in asked]
     long = {one.item.id: tokens for one, tokens in zip(asked, lengths, strict=True) if tokens > subject.context}
     if long and (asking.on_bad == "stop" or len(long) == len({one.item.id for one in asked})):
         first, tokens = next(iter(long.items()))
         room = f" with {asking.shots} examples" if asking.shots else ""
-        room += f" and {task.max_tokens} for the answer" if task.max_tokens else ""
+        room += f" and {answer} for the answer" if answer else ""
         raise UsageError(
             f"{name}: {len(long)} rows are longer than the model's context of {subject.context} tokens, the first {first} with "
             f"{tokens}{room}; ask with fewer --shots, or leave such rows out with --on_bad skip"
