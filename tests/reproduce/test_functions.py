@@ -48,7 +48,7 @@ def test_a_chain_as_it_is_written():
 def test_each_function_takes_what_the_one_before_it_returns():
     """Of two: after 5 of (a, b) and 5 of (n) that return numbers 7 of (n); after 5 of (items) 7, after sorted 6; after 4 of (text)
     that return text 6, after len 7."""
-    assert Counter(map(len, chains(2))) == {1: 24, 2: 5 * 7 + 5 * 7 + 5 * 7 + 6 + 4 * 6 + 7}
+    assert (len(chains(1)), len(chains(2))) == (24, 5 * 7 + 5 * 7 + 5 * 7 + 6 + 4 * 6 + 7)
     for chain in chains(2):
         assert Function("f", chain).problem(0)["test"].count("assert") == 4
 
@@ -80,9 +80,10 @@ def test_no_problem_was_learned(made):
     asked = {unnamed(one["prompt"] + one["canonical_solution"]) for one in problems(made)}
     assert len(asked) == 60
     assert learned.isdisjoint(asked)
-    assert all(one["canonical_solution"].count("\n") in (2, 3) for one in problems(made))
+    assert all(one["canonical_solution"].count("\n") == 4 for one in problems(made))
     lines = Counter(text.count("\n") - 1 for text in learned)
-    assert set(lines) == {1, 2, 3}
+    assert set(lines) == {1, 2, 3, 4}
+    assert min(lines.values()) >= 20
     names = {document.text.split("(")[0] for document in read_documents(made / "functions.jsonl")}
     assert len(names) == 25
 
@@ -97,6 +98,6 @@ def test_the_seed_decides(made, tmp_path):
 
 
 def test_too_many_problems_are_refused(tmp_path):
-    with pytest.raises(DataError, match="200 problems are wanted, and there are 142 functions of that length"):
-        main(FunctionsSettings(problems=200, lines=2), NoInputs(), tmp_path / "x")
+    with pytest.raises(DataError, match="142 problems and others to train on are wanted of 142 functions of 2 lines"):
+        main(FunctionsSettings(problems=142, lines=2), NoInputs(), tmp_path / "x")
     assert not (tmp_path / "x").exists()

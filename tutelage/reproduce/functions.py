@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -36,8 +36,9 @@ class FunctionsSettings(Settings):
 
     rows: int = Field(3000, gt=0, description="functions to train on")
     problems: int = Field(80, gt=0, description="problems to be asked, none of which is among them")
-    shortest: int = Field(2, gt=0, description="fewest lines of a function that is asked")
-    lines: int = Field(3, gt=0, description="most lines of a function")
+    lines: int = Field(
+        4, gt=0, description="lines of a function to be asked; those to train on have from one to as many"
+    )
     seed: int = Field(0, description="seed of the functions")
 
 
@@ -90,19 +91,17 @@ def main(knobs: FunctionsSettings, inputs: NoInputs, out: Path) -> Path:
         if run.finished:
             return out
         rng = random.Random(derive(knobs.seed, "reproduce.functions"))
-        every = list(chains(knobs.lines))
-        long = [chain for chain in every if len(chain) >= knobs.shortest]
-        if len(long) <= knobs.problems:
-            raise DataError(
-                f"{knobs.problems:,} problems are wanted, and there are {len(long):,} functions of that length"
-            )
-        asked = rng.sample(long, knobs.problems)
-        learned = sorted(set(every) - set(asked))
+        every = {lines: chains(lines) for lines in range(1, knobs.lines + 1)}
+        if len(every[knobs.lines]) <= knobs.problems:
+            known = f"{len(every[knobs.lines]):,} functions of {knobs.lines} lines"
+            raise DataError(f"{knobs.problems:,} problems and others to train on are wanted of {known}")
+        asked = rng.sample(every[knobs.lines], knobs.problems)
+        every[knobs.lines] = [chain for chain in every[knobs.lines] if chain not in asked]
         names = wordings("tasks_code")["names"]
-        documents = (Function(rng.choice(names), rng.choice(learned)) for _ in range(knobs.rows))
-        write_jsonl(
-            out / "functions.jsonl", (Document(text=one.prompt + one.body, source="functions") for one in documents)
-        )
+        learned = (rng.choice(every[rng.randint(1, knobs.lines)]) for _ in range(knobs.rows))
+        documents = (Function(rng.choice(names), chain) for chain in learned)
+        texts = (Document(text=one.prompt + one.body, source="functions") for one in documents)
+        write_jsonl(out / "functions.jsonl", texts)
         problems = [Function(rng.choice(names), chain).problem(i) for i, chain in enumerate(asked)]
         (out / "humaneval").mkdir(exist_ok=True)
         lines = "".join(json.dumps(one) + "\n" for one in problems)
@@ -111,12 +110,12 @@ def main(knobs: FunctionsSettings, inputs: NoInputs, out: Path) -> Path:
     return out
 
 
-def chains(most: int) -> Iterator[Chain]:
-    """Every chain of up to ``most`` functions."""
+def chains(lines: int) -> list[Chain]:
+    """Every chain of so many functions."""
     found: list[Chain] = [(index,) for index in range(len(functions()))]
-    for _ in range(most):
-        yield from found
+    for _ in range(1, lines):
         found = [(*chain, index) for chain in found for index in _followers(chain[-1])]
+    return found
 
 
 @cache
