@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from math import comb
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tutelage.cli import app as cli
 from tutelage.errors import RecipeError, SandboxError, UsageError
 from tutelage.evaluate.tasks import programs
 from tutelage.evaluate.tasks.models import Local, Wrote
+from tutelage.evaluate.tasks.rows import read_items
 from tutelage.evaluate.tasks.run import Asking, run_task
 from tutelage.evaluate.tasks.sets import humaneval, mbpp
 from tutelage.evaluate.tasks.task import Answered, Fields, Item
@@ -26,6 +29,7 @@ from tutelage.records import Message
 from tutelage.sandbox.programs import Check, called_names, human_eval
 from tutelage.sandbox.run import standing_wall
 
+DATA = Path(os.environ.get("TUTELAGE_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ROOT = {
     "prompt": "from math import sqrt\n\n\ndef half(x):\n    return x / 2\n\n\ndef root(x):\n    '''The root.'''\n",
     "entry_point": "root",
@@ -77,6 +81,17 @@ CASES = [
 @pytest.mark.usefixtures("wall")
 def test_right_answers_pass_and_wrong_ones_do_not():
     assert programs.passes([check for check, _ in CASES]) == [right for _, right in CASES]
+
+
+@pytest.mark.usefixtures("wall")
+@pytest.mark.skipif(not (DATA / "humaneval").is_dir(), reason=f"there is no {DATA / 'humaneval'}")
+def test_whole_functions_of_humaneval_pass_and_mutated_ones_do_not():
+    items = read_items("humaneval", humaneval.TASK, DATA)[::12]
+    parts = [(item, item.fields["prompt"], item.fields["solution"]) for item in items]
+    right = [humaneval.program(item, CHAT.format(prompt + solution)) for item, prompt, solution in parts]
+    wrong = [humaneval.program(item, prompt + "    return\n" + solution) for item, prompt, solution in parts]
+    assert all(check.source.count(item.fields["prompt"]) == 1 for item, check in zip(items, right, strict=True))
+    assert programs.passes([*right, *wrong]) == [True] * len(items) + [False] * len(items)
 
 
 @pytest.mark.usefixtures("wall")
