@@ -61,7 +61,7 @@ class Subject(Protocol):
     def sample(
         self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int], stop: Sequence[str]
     ) -> list[list[Wrote]]:
-        """n samples for each context, which has its own seed. The prompt's tokens count with the first of them."""
+        """n samples for each context, which has its own seed. A prompt that is read once counts with the first of them."""
         ...
 
     def longest(self, pairs: Sequence[tuple[Context, str]], room: int) -> int:
