@@ -86,10 +86,10 @@ def evaluate(
     asking = Asking(shots, rows, tuple(_joined(templates)), chat, sampling.seed, samples, sampling.temperature, on_bad)
     chosen: dict[str, Any] = {"against": against, "out": out, "training": training, "device": device, "dtype": dtype}
     results = evaluate_tasks(a, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
-    table(a, HEADERS, [_row(name, figures) for name, figures in results["tasks"].items()])
+    _show(a, results["tasks"])
     if against:
         theirs = results["against"]["tasks"]
-        table(against, HEADERS, [_row(name, figures) for name, figures in theirs.items()])
+        _show(against, theirs)
         headers = ("task", "difference", "95% interval", "p", "rows")
         table(f"{a} - {against}", headers, [_difference(name, figures) for name, figures in theirs.items()])
     return str(out / "results.json") if out else None
@@ -102,6 +102,17 @@ def _joined(words: Sequence[str]) -> list[str]:
 def _told(name: str, figures: dict[str, Any]) -> None:
     left = f", {figures['left_out']} rows too long" if figures["left_out"] else ""
     print(f"{name}: {figures['score']:.1%} of {figures['rows']} rows{left}", flush=True)
+
+
+def _show(model: str, tasks: dict[str, dict[str, Any]]) -> None:
+    table(model, HEADERS, [_row(name, figures) for name, figures in tasks.items()])
+    of_samples = [
+        (name, metric, f"{figures['metrics'][metric]:.1%}", f"{low:.1%} to {high:.1%}")
+        for name, figures in tasks.items()
+        for metric, (low, high) in figures.get("intervals", {}).items()
+    ]
+    if of_samples:
+        table(f"{model}: of several samples", HEADERS[:4], of_samples)
 
 
 def _row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:

@@ -254,8 +254,11 @@ def test_programs_of_a_model(start, words, tmp_path, monkeypatch, capsys):
     assert len(answers) == (6 if words else 3)
     right = [runs(row["prompt"] + text) for text in answers]
     assert found["score"] == pytest.approx(sum(right) / len(right))
-    assert "humaneval\tpass@1\t" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "humaneval\tpass@1\t" in said
     if words:
+        low, high = found["intervals"]["oracle"]
+        assert f"humaneval\toracle\t{found['metrics']['oracle']:.1%}\t{low:.1%} to {high:.1%}\n" in said
         assert [one for sample in samples for one in sample["passed"]] == right
         assert set(found["intervals"]) == {"pass@1", "pass@2", "random", "oracle", "mean_logprob"}
         low, high = found["intervals"]["pass@2"]
