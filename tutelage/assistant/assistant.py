@@ -154,13 +154,21 @@ class Assistant:
         return _given(completions, asked)
 
     def complete(
-        self, rows: Sequence[Sequence[int]], sampling: Sampling, *, chat: bool, max_batch: int = 128, **options: Any
+        self,
+        rows: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        chat: bool,
+        max_batch: int = 128,
+        seeds: Sequence[int] | None = None,
+        **options: Any,
     ) -> list[tuple[Completion, ...]]:
         """What follows each row of ids, with the space between: n completions of each. Row i uses seed ``seed + i``.
 
-        ``chat``: whether the rows are prompts in the chat format (see ``stop_ids``).
+        ``chat``: whether the rows are prompts in the chat format (see ``stop_ids``). ``seeds``: the rows' own instead.
         """
-        return self._complete(rows, _Options.of(sampling, options), max_batch=max_batch, chat=chat, spaced=not chat)
+        asked = _Options.of(sampling, options)
+        return self._complete(rows, asked, max_batch=max_batch, chat=chat, spaced=not chat, seeds=seeds)
 
     def chat(self, messages: Messages, sampling: Sampling | None = None, **options: Any) -> Any:
         """Answer a conversation whose last message is the user's, or a tool's output.
@@ -182,7 +190,7 @@ class Assistant:
         if asked.sampling.n > 1:
             raise UsageError("stream writes one answer: leave n out, or call chat, which returns n")
         ids = render(self.tokenizer, prompt_of(messages).messages, add_generation_prompt=True).ids
-        return self._pieces(self._request(ids, asked, chat=True), asked)
+        return self._pieces(self._request(ids, asked, asked.sampling.seed, chat=True), asked)
 
     def _pieces(self, request: Request, asked: _Options) -> Iterator[Any]:
         with self._serving(FEW) as generator, generator.submit(request) as ticket:
@@ -245,10 +253,15 @@ class Assistant:
         chat: bool,
         labelled: Sequence[bool] | None = None,
         spaced: bool = False,
+        seeds: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """The n completions of each row of ids, ``spaced`` with the white space before them. Row i uses seed ``seed + i``."""
         labelled = labelled or [False] * len(rows)
-        requests = [self._request(row, asked, i, chat=chat, labelled=labelled[i]) for i, row in enumerate(rows)]
+        seeds = range(asked.sampling.seed, asked.sampling.seed + len(rows)) if seeds is None else seeds
+        requests = [
+            self._request(row, asked, seed, chat=chat, labelled=cut)
+            for row, seed, cut in zip(rows, seeds, labelled, strict=True)
+        ]
         with self._serving(max_batch, asked.sampling.n * len(rows)) as generator:
             written = generator.map(requests)
         settings = asked.sampling.model_dump(exclude_defaults=True, exclude={"seed"})
@@ -270,7 +283,7 @@ class Assistant:
         return follows[: len(follows) - len(follows.lstrip())]
 
     def _request(
-        self, ids: Sequence[int], asked: _Options, index: int = 0, *, chat: bool, labelled: bool = False
+        self, ids: Sequence[int], asked: _Options, seed: int, *, chat: bool, labelled: bool = False
     ) -> Request:
         """``chat``: whether ids are in the chat format; a plain text also ends where the next document begins.
 
@@ -278,7 +291,7 @@ class Assistant:
         """
         return Request(
             ids=ids,
-            sampling=asked.sampling.model_copy(update={"seed": asked.sampling.seed + index}),
+            sampling=asked.sampling.model_copy(update={"seed": seed}),
             stop_ids=self.stop_ids(chat=chat),
             stop=(*asked.stop, *TRANSCRIPT_STOPS) if labelled else asked.stop,
             top_logprobs=asked.top_logprobs,

@@ -93,7 +93,7 @@ ROWS = {
     "mbpp": (
         [
             {"text": "Add.", "code": "def f(): pass", "test_list": ["assert f() is None"]},
-            {"prompt": "Add.", "code": "x", "test_list": ["a", "b"]},
+            {"prompt": "Add.", "code": "x", "test_list": ["assert f(1)", "assert f(2)"]},
         ],
         [None, None],
     ),
