@@ -20,6 +20,10 @@ KINDS_OF_CLAIMS: dict[str, Kind] = KINDS | {
         "tutelage.reproduce.sums:main", "sums of three numbers, answered directly and step by step",
         files=("direct.jsonl", "steps.jsonl", "gsm8k/test.jsonl"),
     ),
+    "demonstrated": Kind(
+        "tutelage.reproduce.demonstrated:main", "demonstrations above a model's answers, those above answers to others",
+        files=("rankings.jsonl", "strangers.jsonl", "demonstrations.jsonl"),
+    ),
 }  # fmt: skip
 """The kinds of steps that claims may have: all, and those that make data for one claim."""
 
