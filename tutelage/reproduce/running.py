@@ -24,6 +24,10 @@ KINDS_OF_CLAIMS: dict[str, Kind] = KINDS | {
         "tutelage.reproduce.functions:main", "Python functions to train on, and others to be asked",
         files=("functions.jsonl", "humaneval/HumanEval.jsonl"),
     ),
+    "demonstrated": Kind(
+        "tutelage.reproduce.demonstrated:main", "demonstrations above a model's answers, those above answers to others",
+        files=("rankings.jsonl", "strangers.jsonl", "demonstrations.jsonl"),
+    ),
 }  # fmt: skip
 """The kinds of steps that claims may have: all, and those that make data for one claim."""
 
