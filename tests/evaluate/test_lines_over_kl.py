@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import fake_run
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
 from tutelage.evaluate.preferences.best_of_n import fit, line, over_kl
+from tutelage.reproduce.claim import read_claim
+from tutelage.reproduce.running import judged, tabled
 
 VALUES = st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=12)
 
@@ -90,3 +93,15 @@ def test_the_step_fits_the_proxy_and_the_gold_reward_of_a_log(tmp_path: Path):
     assert (proxy["sqrt_kl"]["slope"], proxy["sqrt_kl"]["r2"]) == pytest.approx((0.3, 1.0))
     assert (gold["kl"]["slope"], gold["kl"]["r2"]) == pytest.approx((0.01, 1.0))
     assert found["short"] == {"proxy": None, "gold": None}
+
+    made = tmp_path / "seed-0" / "sqrt-kl.curves"
+    shutil.copytree(out, made)
+    claim = read_claim("sqrt-kl")
+    scores, judges, rises = judged("sqrt-kl", claim, [made.parent]).values()
+    assert (scores.more[0], judges.less[0], rises.more[0], rises.less[0]) == pytest.approx((1.0, 1.0, 0.3, 0.0))
+    assert scores.less[0] == proxy["kl"]["r2"]
+    assert claim.table is not None
+    rows = tabled("sqrt-kl", claim.table, [made.parent])
+    assert rows[0] == ["the reward model's score", "1.000", f"{proxy['kl']['r2']:.3f}", *rows[0][3:]]
+    assert rows[1][-1] == "9.500"
+    assert "–" not in {cell for row in rows for cell in row}

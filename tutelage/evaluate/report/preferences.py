@@ -121,7 +121,7 @@ class Preferences:
         for r in self.rankings:
             if e := r.figures.get("ensemble"):
                 aurocs = {
-                    name: "–" if e[key] is None else percent(e[key])
+                    name: "–" if e[key] is None else fixed(2)(e[key])
                     for name, key in (("disagreement", "error_auroc"), ("margin", "margin_auroc"))
                 }
                 share, ends = percent(e["accuracy"]), span(e["accuracy_ci"])
