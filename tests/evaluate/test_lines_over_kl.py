@@ -97,8 +97,8 @@ def test_the_step_fits_the_proxy_and_the_gold_reward_of_a_log(tmp_path: Path):
     made = tmp_path / "seed-0" / "sqrt-kl.curves"
     shutil.copytree(out, made)
     claim = read_claim("sqrt-kl")
-    scores, judges, rises = judged("sqrt-kl", claim, [made.parent]).values()
-    assert (scores.more[0], judges.less[0], rises.more[0], rises.less[0]) == pytest.approx((1.0, 1.0, 0.3, 0.0))
+    scores, rises = judged("sqrt-kl", claim, [made.parent]).values()
+    assert (scores.more[0], rises.more[0], rises.less[0]) == pytest.approx((1.0, 0.3, 0.0))
     assert scores.less[0] == proxy["kl"]["r2"]
     assert claim.table is not None
     rows = tabled("sqrt-kl", claim.table, [made.parent])

@@ -33,12 +33,8 @@ def rankings(rng: random.Random) -> tuple[list[Ranking], list[list[float]]]:
     found, good = [], []
     for i in range(30):
         skill = [j + rng.gauss(0, 1) for j in range(3)]
-        prompt = Prompt(
-            messages=(Message(role="user", content=f"question {i}"),), meta={"family": FAMILIES[i % 3]}
-        )
-        texts = tuple(
-            Completion(text=f"answer {i} " + "word " * rng.randint(1, 9), model=name) for name in MODELS
-        )
+        prompt = Prompt(messages=(Message(role="user", content=f"question {i}"),), meta={"family": FAMILIES[i % 3]})
+        texts = tuple(Completion(text=f"answer {i} " + "word " * rng.randint(1, 9), model=name) for name in MODELS)
         for person in ("x", "y"):
             seen = [value + rng.gauss(0, 0.7) for value in skill]
             ranks = tuple(1 + sum(other > value for other in seen) for value in seen)

@@ -19,7 +19,7 @@ SMALL = {
         "model": {"layers": 1, "hidden_size": 32, "heads": 2, "context": 512},
     },
     "measured": {"resamples": 100},
-} | dict.fromkeys(("helpful", "harmless", "both"), {"epochs": 1, "batch_size": 8, "warmup": 1})  # fmt: skip
+} | {step: {"epochs": 1, "batch_size": 8, "warmup": 1} for step in ("helpful", "harmless", "both")}  # fmt: skip
 
 
 def write(folder: Path) -> None:

@@ -82,7 +82,8 @@ def fit(kl: ArrayLike, reward: ArrayLike, method: Method) -> dict[str, Any]:
 
     best_of_n: R(d) = d (alpha - beta d), with its peak at alpha / (2 beta); rl: R(d) = d (alpha - beta log d), at
     exp(alpha / beta - 1). ``peak`` is None unless beta is above 0. ``peak_measured`` says whether it lies within the d that
-    were measured; ``r2`` is the share of the gain's variance that the curve explains. UsageError with fewer than three different d above 0, from which two parameters cannot be judged.
+    were measured; ``r2`` is the share of the gain's variance that the curve explains. UsageError with fewer than three different
+    d above 0, from which two parameters cannot be judged.
     """
     d, r = np.sqrt(np.maximum(np.asarray(kl, dtype=np.float64), 0)), np.asarray(reward, dtype=np.float64)
     d, r = d[d > 0], r[d > 0]
@@ -131,8 +132,8 @@ def line(x: ArrayLike, reward: ArrayLike) -> dict[str, float | None]:
 def over_kl(kl: ArrayLike, reward: ArrayLike) -> dict[str, Any]:
     """An RL run's reward over its KL [nats], by update: ``fit`` of the gain over the first, and ``lines`` through the reward.
 
-    The lines are over d = sqrt(KL), in which Bai et al. (section 4.3) see reward grow linearly, and over the KL itself. Estimates of
-    the KL below 0 count as 0. UsageError as ``fit`` and ``line`` raise it.
+    The lines are over d = sqrt(KL), in which Bai et al. (section 4.3) see reward grow linearly, and over the KL itself. An
+    estimate of the KL below 0 counts as 0. UsageError as ``fit`` and ``line`` raise it.
     """
     far, r = np.maximum(np.asarray(kl, dtype=np.float64), 0), np.asarray(reward, dtype=np.float64)
     return fit(far, r - r[0], "rl") | {"lines": {"sqrt_kl": line(np.sqrt(far), r), "kl": line(far, r)}}

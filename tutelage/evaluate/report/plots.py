@@ -80,9 +80,7 @@ def interval_plot(
             ax.plot(ends, [y, y], color=look.light, linewidth=3, solid_capstyle="butt", alpha=0.6)
             ax.plot([value], [y], look.marker, color=look.light, markersize=7, markeredgecolor=PAPER, clip_on=False)
             ax.annotate(show(value), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=10)
-            points.append(
-                say("alt.point.interval", name=look.label, value=show(value), ends=span(ends, show))
-            )
+            points.append(say("alt.point.interval", name=look.label, value=show(value), ends=span(ends, show)))
         if middle is not None:
             ax.axvline(middle, color=MUTED, linewidth=1, linestyle=DASHED, zorder=0)
         ax.set_yticks(range(len(rows)), [look.label for look, _, _ in reversed(rows)])

@@ -56,7 +56,9 @@ def margin_plot(preferences: Preferences, rankings: Rankings, by: str) -> Plot:
             aside = 0.08 * (i - (len(rankings.models) - 1) / 2)
             x, figures = [groups.index(group) + aside for group in known], [row[by][group] for group in known]
             y = [found["accuracy"] for found in figures]
-            ax.vlines(x, *zip(*(found["accuracy_ci"] for found in figures), strict=True), color=look.light, linewidth=1.4)
+            ax.vlines(
+                x, *zip(*(found["accuracy_ci"] for found in figures), strict=True), color=look.light, linewidth=1.4
+            )
             ax.plot(x, y, color=look.light, marker=look.marker, linewidth=1, label=look.label)
             for group, found in zip(known, figures, strict=True):
                 value, ends = percent(found["accuracy"]), span(found["accuracy_ci"])
