@@ -11,7 +11,7 @@ from typing import Any
 import fake_run
 import numpy as np
 import pytest
-from test_report import Page
+from test_report import Page, bare
 from test_words import LATIN, Texts
 
 from tutelage.errors import UsageError
@@ -19,7 +19,7 @@ from tutelage.evaluate.preferences import best_of_n
 from tutelage.evaluate.preferences.agreement import agreement, labellers_alpha, position_bias
 from tutelage.evaluate.preferences.outcomes import by_answers, by_rankings, by_scores
 from tutelage.evaluate.preferences.step import PreferencesSettings, standing
-from tutelage.evaluate.report.page import main
+from tutelage.evaluate.report.page import ReportInputs, ReportSettings, Translation, main
 from tutelage.evaluate.reward_analysis import analysis, ensemble
 from tutelage.records import Completion, Message, Prompt, Ranking
 
@@ -91,15 +91,15 @@ def preferences() -> dict[str, Any]:
     }
 
 
-def reported(folder: Path, found: dict[str, Any], *, runs: bool = True) -> Path:
-    settings, inputs = fake_run.write_all(folder)
-    inputs = inputs if runs else inputs.model_copy(update={"runs": {}})
+def reported(folder: Path, found: dict[str, Any], results: dict[str, Any]) -> Path:
+    """The report of an evaluation without samples or runs."""
     (folder / "preferences").mkdir()
     (folder / "preferences" / "preferences.json").write_text(json.dumps(found))
-    labels = settings.labels | {"second": "Second RM", "novels": "Novels"}
-    zh = settings.zh.model_copy(update={"labels": settings.zh.labels | {"second": "第二个奖励模型", "novels": "小说"}})
-    settings = settings.model_copy(update={"labels": labels, "zh": zh})
-    return main(settings, inputs.model_copy(update={"preferences": folder / "preferences"}), folder / "report")
+    labels = fake_run.INSTRUCT.labels | {"second": "Second RM", "novels": "Novels"}
+    zh = fake_run.INSTRUCT.zh | {"second": "第二个奖励模型", "novels": "小说"}
+    settings = ReportSettings(labels=labels, zh=Translation(labels=zh))
+    made = fake_run.write_evaluation(folder / "evaluate", results, [])
+    return main(settings, ReportInputs(results=made, preferences=folder / "preferences"), folder / "report")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def found() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, found) -> Path:
-    return reported(tmp_path_factory.mktemp("preferences"), found)
+    return reported(tmp_path_factory.mktemp("preferences"), found, fake_run.results())
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def values(line: list[str]) -> list[float]:
 
 def test_the_section_stands_after_the_reward_models(page: Page) -> None:
     at = page.sections.index("preferences")
-    assert page.sections[at - 1 : at + 2] == ["reward-models", "preferences", "rl"]
+    assert page.sections[at - 1 : at + 2] == ["reward-models", "preferences", "samples"]
     assert "#preferences" in [a.get("href") for tag, a in page.tags if tag == "a"]
 
 
@@ -201,7 +201,8 @@ def test_the_chinese_page_says_the_same_in_chinese(report: Path) -> None:
 
 @pytest.mark.parametrize("kept", ["samples", "rankings", "best_of_n", "rl", "novelty"])
 def test_each_part_stands_alone(kept: str, found, tmp_path: Path) -> None:
-    page = Page((reported(tmp_path, {kept: found[kept]}, runs=False) / "report.html").read_text())
+    results = bare(**{name: {} for name in MODELS})
+    page = Page((reported(tmp_path, {kept: found[kept]}, results) / "report.html").read_text())
     tables = {
         "samples": {"wins-samples", "agreement-table"},
         "rankings": {"wins-rankings_1", "agreement-table", "length-table", "families-rankings_1"},
@@ -212,6 +213,6 @@ def test_each_part_stands_alone(kept: str, found, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    settings, inputs = fake_run.write_all(tmp_path)
+    made = fake_run.write_evaluation(tmp_path / "evaluate", bare(only={}), [])
     with pytest.raises(UsageError, match=r"preferences\.json not found"):
-        main(settings, inputs.model_copy(update={"preferences": tmp_path}), tmp_path / "out")
+        main(ReportSettings(), ReportInputs(results=made, preferences=tmp_path), tmp_path / "out")

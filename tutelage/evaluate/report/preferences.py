@@ -165,14 +165,18 @@ class Preferences:
 
 
 def names_in(found: Row) -> list[str]:
-    """The names in preferences.json that have a look: models, reward models, rankings, runs, foreign prompts."""
+    """The names in preferences.json that have a look: models, reward models, rankings, runs, foreign prompts.
+
+    As a judge of samples, "reward" may be the evaluation's own reward model, which has no name.
+    """
     rankings, samples = found.get("rankings", {}), found.get("samples", {}).get("judges", {})
     standings = [*samples.values(), *(r["people"] for r in rankings.values() if "people" in r)]
     best: Mapping[str, Any] = found.get("best_of_n", {})
-    scorers = [*samples, *chain(*(r["reward_models"] for r in rankings.values())), best.get("proxy"), best.get("gold")]
+    scorers = [best.get("proxy"), best.get("gold"), *chain(*(r["reward_models"] for r in rankings.values()))]
     novelty = found.get("novelty", {})
     every = [
         *chain(*(standing["ratings"] for standing in standings)),
+        *(name for name in samples if name not in (*JUDGES, "reward")),
         *(name for name in scorers if name and name not in JUDGES),
         *rankings, *found.get("rl", {}), *novelty, *chain(*novelty.values()),
     ]  # fmt: skip
