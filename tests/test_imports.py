@@ -28,7 +28,7 @@ ALLOWED = {
     "objectives": set(),
     "generate": EVERYBODY | {"model"},
     "train": EVERYBODY | {"data", "text", "model", "objectives", "runs"},
-    "reproduce": EVERYBODY | {"data", "evaluate", "recipes", "runs"},
+    "reproduce": EVERYBODY | {"data", "evaluate", "recipes", "runs", "world"},
     "assistant": EVERYBODY | {"generate", "text", "model", "sandbox", "screen"},
     "evaluate": EVERYBODY | {"assistant", "generate", "data", "objectives", "model", "text", "runs", "sandbox"},
     "export": EVERYBODY | {"text", "model"},

@@ -212,8 +212,9 @@ def test_what_a_base_model_invents_after_its_answer_is_cut(assistant, text, kept
 
     model = Assistant(assistant.model, assistant.tokenizer, generator=Recites())
     shots = [Conversation(messages=(Message(**ASKED[0]), Message(role="assistant", content="blue")))]
-    (made,) = model.answers([ASKED], shots=lambda prompt: shots)[0].completions
-    assert made.text == kept
+    for given, labelled in ((shots, False), ([], True)):
+        (made,) = model.answers([ASKED], shots=lambda prompt, given=given: given, labelled=labelled)[0].completions
+        assert made.text == kept
 
 
 def test_a_reward_model_prefers_right_answers(scorer, toy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.data.select import SelectInputs, SelectSettings, main
-from tutelage.errors import DataError
+from tutelage.errors import DataError, RecipeError
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"é {i}"}], "meta": {"language": ["en", "zh"][i % 2], "n": i % 3}}
@@ -55,3 +56,35 @@ def test_too_few_rows_are_an_error_that_names_the_file(tmp_path):
         selected(tmp_path, {"a": ROWS}, where={"language": ("zh",)}, limits={"a": 7})
     with pytest.raises(DataError, match="has 0 rows of this selection"):
         selected(tmp_path, {"a": ROWS}, where={"language": ("de",)})
+
+
+def test_a_mixture_is_that_of_another_file(tmp_path):
+    like = written(tmp_path / "like.jsonl", [ROWS[0], ROWS[1], ROWS[2], ROWS[3], ROWS[6]])
+    inputs = SelectInputs(rows={"a": written(tmp_path / "a.jsonl", ROWS)}, like=like)
+    out = main(SelectSettings(match=("language", "n")), inputs, tmp_path / "out")
+    kept = [json.loads(row)["meta"] for row in (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert Counter((meta["language"], meta["n"]) for meta in kept) == {
+        ("en", 0): 2, ("zh", 1): 1, ("en", 2): 1, ("zh", 0): 1,
+    }  # fmt: skip
+    more = SelectInputs(rows=inputs.rows, like=written(tmp_path / "more.jsonl", [ROWS[0]] * 3))
+    with pytest.raises(DataError, match="has 2 rows of language en, n 0, and 3 are wanted"):
+        main(SelectSettings(match=("language", "n")), more, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"limits": {"bb": 3}}, "limits.bb: no file is called 'bb'"),
+        ({"match": ("n",)}, "give both or neither"),
+        ({"limits": {"a": 0}}, "greater than 0"),
+    ],
+)
+def test_what_names_nothing_is_refused_before_anything_is_read(knobs, said):
+    with pytest.raises((RecipeError, ValueError), match=said):
+        SelectSettings(**knobs).check(SelectInputs(rows={"a": Path("a.jsonl")}))
+
+
+@pytest.mark.parametrize("knobs", [{"where": {"langage": ("en",)}}, {"without": {"langage": ("en",)}}])
+def test_a_key_that_no_row_has_is_named(tmp_path, knobs):
+    with pytest.raises(DataError, match=r"a\.jsonl.*no row says 'langage' in its meta; did you mean 'language'\?"):
+        selected(tmp_path, {"a": ROWS}, **knobs)

@@ -312,13 +312,22 @@ def test_compression_is_that_of_the_documents_with_an_empty_line_between_them(be
 def test_a_model_in_plain_text_sees_as_many_shots_as_it_is_asked_with(begin, tmp_path, asked):
     write_jsonl(tmp_path / "shown.jsonl", [talk("?", f"shown{i}") for i in range(6)])
     inputs = EvaluateInputs(
-        models={"sft": begin.folder / "sft", "again": begin.folder / "sft"}, prompts=begin.folder / "asked.jsonl",
+        models=dict.fromkeys(("sft", "labelled", "again"), begin.folder / "sft"), prompts=begin.folder / "asked.jsonl",
         demonstrations=tmp_path / "shown.jsonl",
     )  # fmt: skip
-    ask = {"sft": {"as_text": True}, "again": {"as_text": True, "shots": 2}}
+    ask = {
+        "sft": {"as_text": True},
+        "labelled": {"as_text": True, "labelled": True},
+        "again": {"as_text": True, "shots": 2},
+    }
     knobs = EvaluateSettings.model_validate({"ask": ask, "max_tokens": 4, "device": "cpu", "dtype": "fp32"})
     main(knobs, inputs, tmp_path / "run")
-    assert [begin.tokenizer.decode(request.ids).count("shown") for request in asked] == [0] * 6 + [2] * 6
+    texts = [begin.tokenizer.decode(request.ids) for request in asked]
+    assert [text.count("shown") for text in texts] == [0] * 12 + [2] * 6
+    assert [text.endswith("\nA:") for text in texts] == [False] * 6 + [True] * 12
+    assert all(
+        last.endswith(alone.removeprefix("<|endoftext|>")) for alone, last in zip(texts[6:12], texts[12:], strict=True)
+    )
 
 
 def test_a_reward_model_on_rankings_by_a_loop(begin):

@@ -11,10 +11,7 @@ from tutelage.evaluate.pass_at_k import (
     best_temperatures,
     mean_pass_at_k,
     pass_at_k,
-    pick_at_random,
     pick_by_mean_logprob,
-    pick_by_tests,
-    truncate,
 )
 
 
@@ -57,30 +54,5 @@ def test_the_best_temperature_rises_with_k() -> None:
         mean_pass_at_k([], 1)
 
 
-def test_truncation() -> None:
-    text = "    return x\n\n# next\ndef g(): pass\n"
-    assert truncate(text) == "    return x\n"
-    assert truncate(text, ("def", "x")) == "    return "
-    assert truncate("    if x:\n        print(x)\n    return") == "    if x:\n        print(x)\n    return"
-    assert truncate("\nclass A") == ""
-    with pytest.raises(ValueError, match="empty"):
-        truncate(text, ("",))
-
-
-@given(st.text("ab#\n"), st.lists(st.text("ab#\n", min_size=1), max_size=3))
-def test_truncation_leaves_a_prefix_without_any_stop(text: str, stops: list[str]) -> None:
-    kept = truncate(text, stops)
-    assert text.startswith(kept)
-    assert not any(stop in kept for stop in stops)
-    assert kept == text or any(text[len(kept) :].startswith(stop) for stop in stops)
-
-
-def test_picking() -> None:
-    assert pick_by_mean_logprob([[-1.0, -1.0, -1.0], [-0.5, -1.2], [], [-0.85]]) == 1  # means -1, -0.85, none, -0.85
-    assert pick_by_mean_logprob([[], []]) == 0
-    assert pick_by_tests([False, True, True]) == 1
-    assert pick_by_tests([False, False]) == 0
-    picks = [pick_at_random(4, 0, f"problem {i}") for i in range(400)]
-    assert picks == [pick_at_random(4, 0, f"problem {i}") for i in range(400)]
-    assert all(70 < picks.count(i) < 130 for i in range(4))
-    assert picks != [pick_at_random(4, 1, f"problem {i}") for i in range(400)]
+def test_the_sample_of_the_highest_mean_and_the_first_of_equal_ones() -> None:
+    assert pick_by_mean_logprob([-1.0, -0.85, -2.0, -0.85]) == 1

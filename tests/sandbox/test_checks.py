@@ -135,3 +135,11 @@ def test_values_that_are_hard_to_write() -> None:
     for line in (b"__import__('os')", b"[].append", b"(lambda: 1)()", b"open('x')", b"1 + 1", b"x", b"f'{1}'"):
         with pytest.raises((ValueError, KeyError, AttributeError)):
             inside._read(line)
+
+
+@pytest.mark.parametrize("wall", list(Wall))
+def test_a_program_that_kills_its_tests_at_once_fails_alone(wall: Wall) -> None:
+    """It does not begin before the tests stand: else their end would look like a wall that does not hold."""
+    kills = Check("import os\nos.kill(os.getppid(), 9)\ndef f(x): return x * x", TESTS, ("f",))
+    outcomes = run_all([kills, Check("def f(x): return x * x", TESTS, ("f",))] * 8, LIMITS, wall)
+    assert [outcome.ok for outcome in outcomes] == [False, True] * 8

@@ -15,6 +15,7 @@ from tutelage.assistant.remote import Remote
 from tutelage.cli import app as cli
 from tutelage.errors import UsageError
 from tutelage.evaluate.tasks.models import Local, Server
+from tutelage.generate.sampler import Sampling
 from tutelage.records import Message
 
 CHAT = (Message(role="user", content="Who are you?"),)
@@ -108,6 +109,19 @@ def test_answers_are_those_of_the_checkpoint(both):
     whole = local.write(["the cat"], 8, ())[0].answer.text
     stops = [*"￰￱￲￳", whole[3]]  # more than the API takes
     assert server.write(["the cat"], 8, stops)[0].answer.text == whole.split(whole[3])[0]
+
+
+def test_samples_are_those_of_the_checkpoint(both):
+    """The first of each; the others have seeds of their own."""
+    local, server, _ = both
+    for contexts in (["the cat", "Who are"], [CHAT, CHAT]):
+        asked = Sampling(temperature=0.9, max_tokens=8, n=3), [4, 2**40 + 50], ()
+        ours, found = local.sample(contexts, *asked), server.sample(contexts, *asked)
+        for mine, theirs in zip(ours, found, strict=True):
+            assert len({one.answer for one in theirs}) > 1
+            assert [one.mean_logprob for one in theirs] == [None] * 3
+            assert all(one.read == mine[0].read for one in theirs)
+        assert found[0][0].answer.text.strip() == ours[0][0].answer.text.strip()
 
 
 def test_the_command_asks_a_server(echoing, tmp_path, capsys):

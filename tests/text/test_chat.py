@@ -166,6 +166,7 @@ def test_transcript():
     q2 = Message(role="user", content="And 2 + 2?")
     assert transcript([q1]) == "1 + 1?\n"
     assert transcript([q1, a1, q2]) == "1 + 1?\n2\nAnd 2 + 2?\n"
+    assert transcript([q1, a1, q2], labelled=True) == "Q: 1 + 1?\nA: 2\nQ: And 2 + 2?\nA:"
     shot = Conversation(messages=(q1, a1))
     system = Message(role="system", content="Be brief.")
     with_shots = transcript([system, q2], shots=[shot, shot])

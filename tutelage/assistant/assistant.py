@@ -154,13 +154,21 @@ class Assistant:
         return _given(completions, asked)
 
     def complete(
-        self, rows: Sequence[Sequence[int]], sampling: Sampling, *, chat: bool, max_batch: int = 128, **options: Any
+        self,
+        rows: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        chat: bool,
+        max_batch: int = 128,
+        seeds: Sequence[int] | None = None,
+        **options: Any,
     ) -> list[tuple[Completion, ...]]:
         """What follows each row of ids, with the space between: n completions of each. Row i uses seed ``seed + i``.
 
-        ``chat``: whether the rows are prompts in the chat format (see ``stop_ids``).
+        ``chat``: whether the rows are prompts in the chat format (see ``stop_ids``). ``seeds``: the rows' own instead.
         """
-        return self._complete(rows, _Options.of(sampling, options), max_batch=max_batch, chat=chat, spaced=not chat)
+        asked = _Options.of(sampling, options)
+        return self._complete(rows, asked, max_batch=max_batch, chat=chat, spaced=not chat, seeds=seeds)
 
     def chat(self, messages: Messages, sampling: Sampling | None = None, **options: Any) -> Any:
         """Answer a conversation whose last message is the user's, or a tool's output.
@@ -182,7 +190,7 @@ class Assistant:
         if asked.sampling.n > 1:
             raise UsageError("stream writes one answer: leave n out, or call chat, which returns n")
         ids = render(self.tokenizer, prompt_of(messages).messages, add_generation_prompt=True).ids
-        return self._pieces(self._request(ids, asked, chat=True), asked)
+        return self._pieces(self._request(ids, asked, asked.sampling.seed, chat=True), asked)
 
     def _pieces(self, request: Request, asked: _Options) -> Iterator[Any]:
         with self._serving(FEW) as generator, generator.submit(request) as ticket:
@@ -198,19 +206,28 @@ class Assistant:
         sampling: Sampling | None = None,
         *,
         shots: Shots | None = None,
+        labelled: bool = False,
         max_batch: int = 128,
         **options: Any,
     ) -> list[Answers]:
         """n completions for each prompt, a record or its messages. Prompt i uses seed ``seed + i``.
 
         With ``shots`` prompts are plain text, for a base model that was never taught to chat; where it picks none, the answer is
-        all that follows. Raises UsageError naming a prompt that leaves no room for an answer.
+        all that follows, unless the prompt is ``labelled`` as those with shots are. Raises UsageError naming a prompt that leaves
+        no room for an answer.
         """
         asked = _Options.of(sampling, options)
-        return self._answers([prompt_of(prompt) for prompt in prompts], asked, shots=shots, max_batch=max_batch)
+        texts = [prompt_of(prompt) for prompt in prompts]
+        return self._answers(texts, asked, shots=shots, labelled=labelled, max_batch=max_batch)
 
     def _answers(
-        self, prompts: Sequence[Prompt], asked: _Options, *, shots: Shots | None = None, max_batch: int
+        self,
+        prompts: Sequence[Prompt],
+        asked: _Options,
+        *,
+        shots: Shots | None = None,
+        labelled: bool = False,
+        max_batch: int,
     ) -> list[Answers]:
         chosen = [shots(prompt) if shots else () for prompt in prompts]
         if shots is None:
@@ -218,13 +235,13 @@ class Assistant:
             ids = [row.ids for row in rendered]
         else:
             room = asked.sampling.max_tokens
-            ids = [self._transcript_ids(p, c, room) for p, c in zip(prompts, chosen, strict=True)]
+            ids = [self._transcript_ids(p, c, room, labelled or bool(c)) for p, c in zip(prompts, chosen, strict=True)]
         for i, row in enumerate(ids):
             if len(row) >= self.context:
                 which = f"prompt {i + 1}" + f" ({prompts[i].id})" * bool(prompts[i].id)
                 raise UsageError(f"{which} has {len(row)} tokens; the model's context is {self.context}: shorten it")
-        labelled = [bool(examples) for examples in chosen]
-        written = self._complete(ids, asked, max_batch=max_batch, chat=shots is None, labelled=labelled)
+        with_labels = [labelled or bool(examples) for examples in chosen]
+        written = self._complete(ids, asked, max_batch=max_batch, chat=shots is None, labelled=with_labels)
         return [Answers(prompt=prompt, completions=found) for prompt, found in zip(prompts, written, strict=True)]
 
     def _complete(
@@ -236,10 +253,15 @@ class Assistant:
         chat: bool,
         labelled: Sequence[bool] | None = None,
         spaced: bool = False,
+        seeds: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """The n completions of each row of ids, ``spaced`` with the white space before them. Row i uses seed ``seed + i``."""
         labelled = labelled or [False] * len(rows)
-        requests = [self._request(row, asked, i, chat=chat, labelled=labelled[i]) for i, row in enumerate(rows)]
+        seeds = range(asked.sampling.seed, asked.sampling.seed + len(rows)) if seeds is None else seeds
+        requests = [
+            self._request(row, asked, seed, chat=chat, labelled=cut)
+            for row, seed, cut in zip(rows, seeds, labelled, strict=True)
+        ]
         with self._serving(max_batch, asked.sampling.n * len(rows)) as generator:
             written = generator.map(requests)
         settings = asked.sampling.model_dump(exclude_defaults=True, exclude={"seed"})
@@ -261,7 +283,7 @@ class Assistant:
         return follows[: len(follows) - len(follows.lstrip())]
 
     def _request(
-        self, ids: Sequence[int], asked: _Options, index: int = 0, *, chat: bool, labelled: bool = False
+        self, ids: Sequence[int], asked: _Options, seed: int, *, chat: bool, labelled: bool = False
     ) -> Request:
         """``chat``: whether ids are in the chat format; a plain text also ends where the next document begins.
 
@@ -269,7 +291,7 @@ class Assistant:
         """
         return Request(
             ids=ids,
-            sampling=asked.sampling.model_copy(update={"seed": asked.sampling.seed + index}),
+            sampling=asked.sampling.model_copy(update={"seed": seed}),
             stop_ids=self.stop_ids(chat=chat),
             stop=(*asked.stop, *TRANSCRIPT_STOPS) if labelled else asked.stop,
             top_logprobs=asked.top_logprobs,
@@ -340,10 +362,10 @@ class Assistant:
         with Service(self.decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
             yield service
 
-    def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int) -> list[int]:
+    def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int, labelled: bool) -> list[int]:
         """The prompt after as many shots as leave room for the answer; the first ones are dropped first."""
         for first in range(len(shots) + 1):
-            text = transcript(prompt.messages, shots=shots[first:])
+            text = transcript(prompt.messages, shots=shots[first:], labelled=labelled)
             ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
             if len(ids) + room <= self.context:
                 break

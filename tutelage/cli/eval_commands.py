@@ -48,6 +48,9 @@ def evaluate(
         tuple[str, ...], Field(description="templates to ask with, joined by commas, or all; none: a task's first")
     ] = (),
     chat: Annotated[bool, Field(description="ask through the model's chat template, not in plain text")] = False,
+    samples: Annotated[
+        int, Field(ge=0, description="with --tasks: samples of each answer that is a program; 0: the likeliest answer")
+    ] = 0,
     against: Annotated[str, Field(description="with --tasks: another model, for a paired test on the same rows")] = "",
     training: Annotated[
         tuple[Path, ...], Field(description="training texts, or a token shard (.npy), in which the rows are looked for")
@@ -76,17 +79,17 @@ def evaluate(
         return compare(
             Path(a), Path(b), prompts, sampling, world=world, reward_model=reward_model, on_bad=on_bad, device=device
         )
-    if b or sampling != Sampling(seed=sampling.seed):
-        raise UsageError(
-            "with --tasks the other model is given by --against, and answers are the likeliest: only --seed counts"
-        )
-    asking = Asking(shots, rows, tuple(_joined(templates)), chat, sampling.seed, on_bad)
+    if b:
+        raise UsageError("with --tasks the other model is given by --against")
+    if sampling != Sampling(seed=sampling.seed, **({"temperature": sampling.temperature} if samples else {})):
+        raise UsageError("with --tasks answers are the likeliest: only --seed counts, and with --samples --temperature")
+    asking = Asking(shots, rows, tuple(_joined(templates)), chat, sampling.seed, samples, sampling.temperature, on_bad)
     chosen: dict[str, Any] = {"against": against, "out": out, "training": training, "device": device, "dtype": dtype}
     results = evaluate_tasks(a, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
-    table(a, HEADERS, [_row(name, figures) for name, figures in results["tasks"].items()])
+    _show(a, results["tasks"])
     if against:
         theirs = results["against"]["tasks"]
-        table(against, HEADERS, [_row(name, figures) for name, figures in theirs.items()])
+        _show(against, theirs)
         headers = ("task", "difference", "95% interval", "p", "rows")
         table(f"{a} - {against}", headers, [_difference(name, figures) for name, figures in theirs.items()])
     return str(out / "results.json") if out else None
@@ -99,6 +102,17 @@ def _joined(words: Sequence[str]) -> list[str]:
 def _told(name: str, figures: dict[str, Any]) -> None:
     left = f", {figures['left_out']} rows too long" if figures["left_out"] else ""
     print(f"{name}: {figures['score']:.1%} of {figures['rows']} rows{left}", flush=True)
+
+
+def _show(model: str, tasks: dict[str, dict[str, Any]]) -> None:
+    table(model, HEADERS, [_row(name, figures) for name, figures in tasks.items()])
+    of_samples = [
+        (name, metric, f"{figures['metrics'][metric]:.1%}", f"{low:.1%} to {high:.1%}")
+        for name, figures in tasks.items()
+        for metric, (low, high) in figures.get("intervals", {}).items()
+    ]
+    if of_samples:
+        table(f"{model}: of several samples", HEADERS[:4], of_samples)
 
 
 def _row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class Ask(Settings):
 
     as_text: bool = Field(False, description="in plain text, as a base model, and not in the chat format")
     shots: int = Field(0, ge=0, description="demonstrations before the prompt; only in plain text")
+    labelled: bool = Field(False, description="with the labels Q: and A: that shots have, even without any")
     exchanged: bool = Field(False, description="each shot gets the answer of another one, as a control")
     best_of: int = Field(1, ge=1, description="answers sampled, of which the reward model picks one")
 
@@ -102,8 +103,8 @@ class EvaluateSettings(Settings):
             raise RecipeError("shots are drawn from demonstrations: give that input, or ask with 0 shots")
         if any(ask.exchanged and ask.shots < 2 for ask in self.ask.values()):
             raise RecipeError("exchanged answers need 2 shots or more")
-        if any(ask.shots and not ask.as_text for ask in self.ask.values()):
-            raise RecipeError("shots are for models that are asked in plain text: give as_text too")
+        if any((ask.shots or ask.labelled) and not ask.as_text for ask in self.ask.values()):
+            raise RecipeError("shots and labels are for models that are asked in plain text: give as_text too")
         picking = [name for name, ask in self.ask.items() if ask.best_of > 1]
         if picking and not inputs.reward_model:
             raise RecipeError(f"ask.{picking[0]}.best_of: the reward model picks the best: give reward_model")
@@ -151,9 +152,8 @@ def main(
         sampling = Sampling(temperature=knobs.temperature, max_tokens=longest, seed=seed)
         rankings = {name: list(read_rankings(path, on_bad=knobs.on_bad)) for name, path in inputs.rankings.items()}
         labels = {name: dict(ranking_figures(name, rows)) if ranking_figures else {} for name, rows in rankings.items()}
-        best_of = {name: ask.best_of for name, ask in knobs.ask.items()}
         prompts, shots = _fitting(knobs, inputs), _shots(knobs, inputs)
-        measured = measure_all(inputs.models, prompts, sampling, measures, shots, best_of)
+        measured = measure_all(inputs.models, prompts, sampling, measures, shots, knobs.ask)
         results = results_of(measured, knobs.against, knobs.clear_difference if judge else None) | {
             "reference": next((name for name, path in inputs.models.items() if path == reference), None),
             "reward_models": _reward_models(knobs, inputs.reward_models, rankings, labels),
@@ -174,9 +174,9 @@ def measure_all(
     sampling: Sampling,
     measures: Measures,
     shots: Mapping[str, Shots] | None = None,
-    best_of: Mapping[str, int] | None = None,
+    ask: Mapping[str, Ask] | None = None,
 ) -> dict[str, Measured]:
-    """Measure the models one after another. Models with ``shots`` are asked in plain text; ``best_of`` is 1 by default.
+    """Measure the models one after another. Models with ``shots`` are asked in plain text; ``ask`` says the rest.
 
     Bits per byte are measured once per checkpoint; a model with the same checkpoint as an earlier one says so (``same_as``).
     """
@@ -184,8 +184,8 @@ def measure_all(
     for name, checkpoint in models.items():
         twin = next((other for other in measured if models[other] == checkpoint), None)
         with_text = measures if twin is None else replace(measures, heldout_text=None)
-        count = (best_of or {}).get(name, 1)
-        one = measure(checkpoint, prompts, sampling, with_text, (shots or {}).get(name), count)
+        way, own = (ask or {}).get(name, Ask()), (shots or {}).get(name)
+        one = measure(checkpoint, prompts, sampling, with_text, own, way.best_of, labelled=way.labelled)
         if twin is not None:
             one.figures.update(same_as=twin, bits_per_byte=measured[twin].figures["bits_per_byte"])
         measured[name] = one

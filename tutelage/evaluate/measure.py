@@ -114,16 +114,18 @@ def measure(
     measures: Measures,
     shots: Shots | None = None,
     best_of: int = 1,
+    *,
+    labelled: bool = False,
 ) -> Measured:
     """Let a checkpoint answer the prompts, and measure the answers. Raises CheckpointError for a reward model.
 
-    ``shots`` asks in plain text, as base models are asked; then no KL is measured. ``best_of`` answers are sampled and the reward
-    model picks one. Its score of that one is not reported: the highest of n noisy scores says little of the answer. In place of the
-    KL there is ``kl_bound``, what picking alone can add to it.
+    ``shots`` asks in plain text, as base models are asked, ``labelled`` or not; then no KL is measured. ``best_of`` answers are
+    sampled and the reward model picks one. Its score of that one is not reported: the highest of n noisy scores says little of the
+    answer. In place of the KL there is ``kl_bound``, what picking alone can add to it.
     """
     assistant = measures.load(checkpoint)
     model = assistant.decoder
-    answers = assistant.answers(prompts, sampling.model_copy(update={"n": best_of}), shots=shots)
+    answers = assistant.answers(prompts, sampling.model_copy(update={"n": best_of}), shots=shots, labelled=labelled)
     scorer = measures.load(measures.reward_model) if measures.reward_model else None
     if best_of > 1:
         assert scorer is not None, "nothing picks"

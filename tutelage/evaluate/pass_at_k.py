@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from tutelage.seeds import derive
-
-STOP_SEQUENCES = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-"""Where the completion of a Python function ends (section 2.2 of the paper)."""
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -52,24 +46,6 @@ def best_temperatures(
     return best
 
 
-def truncate(completion: str, stops: Sequence[str] = STOP_SEQUENCES) -> str:
-    """The completion before the first of the stop sequences. Raises ValueError for an empty one."""
-    if "" in stops:
-        raise ValueError("a stop sequence is not empty")
-    return completion[: min((at for stop in stops if (at := completion.find(stop)) >= 0), default=len(completion))]
-
-
-def pick_by_mean_logprob(logprobs: Sequence[Sequence[float]]) -> int:
-    """The sample with the highest mean log-probability per token; the first of those that tie, and one without tokens last."""
-    means = [float(np.mean(of)) if len(of) else -np.inf for of in logprobs]
+def pick_by_mean_logprob(means: Sequence[float]) -> int:
+    """The sample whose tokens have the highest mean log-probability; the first of those that tie."""
     return int(np.argmax(means))
-
-
-def pick_at_random(samples: int, seed: int, problem: str) -> int:
-    """One of ``samples``, the same for the same seed and problem."""
-    return random.Random(derive(seed, "pass_at_k.pick", problem)).randrange(samples)
-
-
-def pick_by_tests(passed: Sequence[bool]) -> int:
-    """The first sample that passes the tests, or the first of all: what an oracle would pick."""
-    return list(passed).index(True) if any(passed) else 0

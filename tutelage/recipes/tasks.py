@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
 from tutelage.evaluate.tasks.command import evaluate_tasks
+from tutelage.evaluate.tasks.programs import check_samples, check_wall
 from tutelage.evaluate.tasks.run import Asking
+from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.files import write_atomic
 from tutelage.model.hub import resolve_model
 from tutelage.runs.folder import open_run
-from tutelage.settings import Device, Inputs, ModelPath, Settings
+from tutelage.settings import Device, Inputs, ModelPath, Rows, Settings
 
 
 class TasksInputs(Inputs):
@@ -30,9 +33,20 @@ class TasksSettings(Settings):
     rows: int = Field(0, ge=0, description="a random sample of so many rows per task; 0: all")
     templates: tuple[str, ...] = Field((), description="templates to ask with, or all; none: a task's first")
     chat: bool = Field(False, description="ask through the model's chat template, not in plain text")
-    seed: int = Field(0, description="seed of samples and examples")
+    samples: int = Field(0, ge=0, description="samples of each answer that is a program; 0: the likeliest answer")
+    temperature: float = Field(1.0, ge=0, description="of the samples")
+    seed: int = Field(0, description="seed of rows, examples and samples")
     device: Device = "auto"
     dtype: str = Field("fp32", description="fp32, which tells near-ties apart, or bf16, which is faster; auto")
+
+    def check(self, inputs: Inputs) -> None:
+        """Raise RecipeError for samples of tasks whose answers are no programs."""
+        check_samples(load_tasks(self.tasks), self.samples, self.temperature)
+
+    def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
+        """Programs need a sandbox, without which the steps before this one would run in vain."""
+        check_wall(load_tasks(self.tasks))
+        yield from ()
 
 
 def main(knobs: TasksSettings, inputs: TasksInputs, out: Path) -> Path:
@@ -41,7 +55,9 @@ def main(knobs: TasksSettings, inputs: TasksInputs, out: Path) -> Path:
     with open_run(out, "tasks", knobs, inputs) as run:
         if run.finished:
             return out
-        asking = Asking(knobs.shots, knobs.rows, knobs.templates, knobs.chat, knobs.seed)
+        asking = Asking(
+            knobs.shots, knobs.rows, knobs.templates, knobs.chat, knobs.seed, knobs.samples, knobs.temperature
+        )
         models = {}
         for name, model in inputs.models.items():
             found = evaluate_tasks(

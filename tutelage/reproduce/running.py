@@ -20,6 +20,10 @@ KINDS_OF_CLAIMS: dict[str, Kind] = KINDS | {
         "tutelage.reproduce.sums:main", "sums of three numbers, answered directly and step by step",
         files=("direct.jsonl", "steps.jsonl", "gsm8k/test.jsonl"),
     ),
+    "functions": Kind(
+        "tutelage.reproduce.functions:main", "Python functions to train on, and others to be asked",
+        files=("functions.jsonl", "humaneval/HumanEval.jsonl"),
+    ),
 }  # fmt: skip
 """The kinds of steps that claims may have: all, and those that make data for one claim."""
 

@@ -35,15 +35,19 @@ def main(ready: int, job: int, program: int = -1) -> None:
         return
     questions, ask = os.pipe()
     answers, answer = os.pipe()
+    begin, go = os.pipe()
     if os.fork() == 0:
         os.dup2(2, 1)  # stdout belongs to the tests
         work = _take(program)
-        _confine(work, questions, answer)
+        _confine(work, questions, answer, begin)
+        os.read(begin, 1)  # until the tests stand, for a program may kill them, and that is its own failure
+        os.close(begin)
         _serve(work, os.fdopen(questions, "rb"), os.fdopen(answer, "wb"))
     else:
         work = _take(job)
-        _confine(work, ready, ask, answers)
+        _confine(work, ready, ask, answers, go)
         _say(ready)
+        _say(go)
         _test(work, os.fdopen(ask, "wb"), os.fdopen(answers, "rb"))
 
 

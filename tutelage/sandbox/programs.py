@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -48,9 +51,43 @@ class Check:
 
 
 def human_eval(problem: Mapping[str, Any], completion: str) -> Check:
-    """The check of a completion of a HumanEval problem (Chen et al. 2021, arXiv 2107.03374), a row of its file."""
+    """The check of a completion of a HumanEval problem (Chen et al. 2021, arXiv 2107.03374), a row of its file.
+
+    A completion goes on where the prompt ends, within the function; or it defines the whole function, and then what stands before
+    the function in the prompt, such as imports and other functions, comes before it.
+    """
     prompt, name = problem["prompt"], problem["entry_point"]
-    return Check(prompt + completion, f"{problem['test']}\ncheck({name})\n", (name,), setup=prompt)
+    defined = re.compile(rf"^def {re.escape(name)}\b", re.MULTILINE)
+    before = defined.split(prompt)[0]
+    source = (before if defined.search(completion) else prompt) + completion
+    return Check(source, f"{problem['test']}\ncheck({name})\n", (name,), setup=before)
+
+
+def asserted(source: str, assertions: str, setup: str = "") -> Check:
+    """The check of a source by assertions, as MBPP has them (Austin et al. 2021, arXiv 2108.07732).
+
+    Nothing but the assertions names the functions (see ``called_names``).
+    """
+    return Check(source, assertions, called_names(assertions, setup), setup=setup)
+
+
+def called_names(assertions: str, setup: str = "") -> tuple[str, ...]:
+    """The functions that assertions call, each once, but for builtins and what ``setup`` defines or imports.
+
+    Where they call builtins alone, the outermost: a problem of MBPP asks for a function ``sum``. Raises ValueError for what is not
+    Python, or calls nothing.
+    """
+    try:
+        tree, before = ast.parse(assertions), ast.parse(setup)
+    except SyntaxError as error:
+        raise ValueError(f"is not Python ({error.msg})") from None
+    known = {node.name for node in ast.walk(before) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    known |= {node.asname or node.name for node in ast.walk(before) if isinstance(node, ast.alias)}
+    called = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))  # outer calls before those within
+    names = tuple(dict.fromkeys(node.id for node in called if isinstance(node, ast.Name) and node.id not in known))
+    if not names:
+        raise ValueError("calls no function")
+    return tuple(name for name in names if not hasattr(builtins, name)) or names[:1]
 
 
 @dataclass(frozen=True)

@@ -84,16 +84,16 @@ def render_answers(
     return prompt, [ids + [tokenizer.end_id] * done for ids, done in pairs]
 
 
-def transcript(messages: Sequence[Message], *, shots: Sequence[Conversation] = ()) -> str:
+def transcript(messages: Sequence[Message], *, shots: Sequence[Conversation] = (), labelled: bool = False) -> str:
     """A prompt as plain text for a model never taught to chat, as GPT-3 was asked (Ouyang et al. 2022, section 3.5).
 
-    Without shots the bare texts, one per line: what follows is the answer, whatever it is. With shots, questions and answers
-    under labels common in web text, the shots first and ``A:`` last: the answer is what the model writes up to one of
-    ``TRANSCRIPT_STOPS``. Raises ValueError unless the last message is the user's, or a tool's output.
+    Without shots the bare texts, one per line: what follows is the answer, whatever it is. With shots, or ``labelled``, questions
+    and answers under labels common in web text, the shots first and ``A:`` last: the answer is what the model writes up to one
+    of ``TRANSCRIPT_STOPS``. Raises ValueError unless the last message is the user's, or a tool's output.
     """
     if not messages or messages[-1].role not in ("user", "tool"):
         raise ValueError("a transcript prompt ends with a user message")
-    if not shots:
+    if not shots and not labelled:
         return "".join(f"{message.text}\n" for message in messages)
     dialogues = [shot.messages for shot in shots] + [messages]
     texts = ("".join(f"{_LABELS[m.role]}: {m.text}\n" for m in dialogue) for dialogue in dialogues)

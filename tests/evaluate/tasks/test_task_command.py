@@ -182,6 +182,9 @@ def test_rows_that_stand_in_the_training_text(run, begin, tmp_path):
         ),
         (["--tasks", "arc_easy", "--shots", "8"], "ask with fewer --shots"),
         (["--tasks", "arc_easy", "--temperature", "1.5"], "only --seed counts"),
+        (["--tasks", "gsm8k,arc_easy", "--samples", "2"], "programs, and those of gsm8k, arc_easy are not"),
+        (["--tasks", "humaneval", "--samples", "2", "--temperature", "0"], "2 samples at temperature 0 are all the"),
+        (["--tasks", "humaneval", "--samples", "2", "--top_p", "0.9"], "only --seed counts"),
         (["--tasks", "arc_easy", "--prompts", "x"], "give either --tasks, or"),
         (["--tasks", "xstest"], "has no rows of xstest"),
         ([], "give either --tasks, or"),
@@ -192,33 +195,6 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, words, said, tmp_path):
     assert (code, error.count("\n")) == (2, 1)
     assert said in error
     assert not (tmp_path / "out").exists()
-
-
-def test_programs_need_a_sandbox(begin, tmp_path):
-    rows = [{"prompt": "def f():\n", "entry_point": "f", "test": "def check(c): assert c() == 1"}] * 2
-    (tmp_path / "humaneval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert (
-        cli.main(
-            ["eval", str(begin.folder / "sft"), "--tasks", "humaneval", "--data", str(tmp_path), "--device", "cpu"]
-        )
-        == 2
-    )
-    asked = []
-
-    def check(problem, completion):
-        asked.append((problem["entry_point"], completion))
-        return len(asked) == 1
-
-    task = load_tasks(["humaneval"])["humaneval"]
-    object.__setattr__(task, "max_tokens", 5)  # the context is short
-    try:
-        found = command.evaluate_tasks(
-            str(begin.folder / "sft"), ["humaneval"], tmp_path, Asking(), device="cpu", check=check
-        )
-    finally:
-        object.__setattr__(task, "max_tokens", 512)
-    assert found["tasks"]["humaneval"]["score"] == 0.5
-    assert [name for name, _ in asked] == ["f", "f"]
 
 
 def test_rows_that_are_too_long_can_be_left_out(begin):

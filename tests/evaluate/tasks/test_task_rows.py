@@ -13,7 +13,7 @@ from tutelage.evaluate.tasks.contamination import contaminated, units
 from tutelage.evaluate.tasks.rows import read_items
 from tutelage.evaluate.tasks.run import Asking, choose_rows, examples_of, load_items
 from tutelage.evaluate.tasks.table import TASKS, load_tasks
-from tutelage.evaluate.tasks.task import Item, Template, ask
+from tutelage.evaluate.tasks.task import Fields, Item, Template, ask
 from tutelage.records import Message
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -93,7 +93,7 @@ ROWS = {
     "mbpp": (
         [
             {"text": "Add.", "code": "def f(): pass", "test_list": ["assert f() is None"]},
-            {"prompt": "Add.", "code": "x", "test_list": ["a", "b"]},
+            {"prompt": "Add.", "code": "x", "test_list": ["assert f(1)", "assert f(2)"]},
         ],
         [None, None],
     ),
@@ -215,6 +215,7 @@ def test_a_braced_text_is_only_a_text():
     assert ask(item, Template("{question}", "{choice}"), [], chat=False).pairs[0] == ("{letter} {0} {x}", "{a}")
 
 
+LABELLED = {"question": "q", "answerKey": "A"}
 WRONG = [
     ("gsm8k", [{"question": "q", "answer": "#### 2"}, {"question": "q"}], "gsm8k.jsonl:2: field 'answer': is missing"),
     ("gsm8k", [{"question": "q", "answer": "two"}], "gsm8k.jsonl:1: field 'answer': has no result"),
@@ -227,6 +228,14 @@ WRONG = [
     ("truthfulqa_mc1", [{"question": "q", "mc1_targets": {"choices": ["x"], "labels": [0]}}], "mc1_targets.labels"),
     ("cmrc2018", [{"context": "c", "question": "q", "answers": []}], "field 'answers': has no answer"),
     ("boolq", [{"passage": "P", "question": "q"}], "field 'label': is missing"),
+    ("gsm8k", [{"question": "q", "answer": "x #### many"}], "gsm8k.jsonl:1: field 'answer': has no result"),
+    ("gsm8k", [{"question": "q", "answer": "x #### 3 or 4"}], "gsm8k.jsonl:1: field 'answer': has no result"),
+    ("arc_easy", [LABELLED | {"choices": {"text": ["a"], "label": ["A", "B"]}}], "field 'choices.label': is not a label"),
+    ("arc_easy", [LABELLED | {"choices": {"text": ["a", "b"], "label": ["A", "A"]}}], "field 'choices.label': is not a label"),
+    ("arc_easy", [LABELLED | {"choices": {"text": ["a", " "], "label": ["A", "B"]}}], "arc_easy.jsonl:1: has an empty choice"),
+    ("mmlu", [ROWS["mmlu"][0][0] | {"choices": [str(i) for i in range(27)]}], "mmlu.jsonl:1: has 27 choices"),
+    ("truthfulqa_mc1", [{"question": "q", "mc1_targets": 5}], "field 'mc1_targets': is not an object"),
+    ("winogrande", [{"instruction": ["x"], "answer": "option1"}], "field 'instruction': is not text"),
     ("gsm8k", [3], "gsm8k.jsonl:1: is not an object"),
 ]  # fmt: skip
 
@@ -327,3 +336,19 @@ def test_contamination_by_words_and_by_characters():
     seen = contaminated(items, [inside, "话说天地玄黄，宇宙洪荒。日月", ""])
     assert seen == {"copied": True, "changed": False, "chinese": True, "other": False}
     assert contaminated(items, [" ".join(words[3:15])]) == dict.fromkeys(seen, False)  # twelve words
+
+
+@pytest.mark.parametrize(
+    ("name", "stereotyped"),
+    [("lowSES", "low SES"), ("African American", "Black"), ("F-Black", "African American"), ("old", "old")],
+)
+def test_a_group_of_bbq_is_known_however_it_is_written(name, stereotyped):
+    row = ROWS["bbq"][0][0] | {
+        "answer_info": {"ans0": ["x", name], "ans1": ["y", "other"], "ans2": ["?", "unknown"]},
+        "additional_metadata": {"stereotyped_groups": [stereotyped]},
+        "question_polarity": "neg",
+    }
+    read = load_tasks(["bbq"])["bbq"].read
+    assert read(Fields(row)).source == {"unknown": 2, "biased": 0}
+    assert read(Fields(row | {"question_polarity": "nonneg"})).source == {"unknown": 2, "biased": 1}
+    assert read(Fields(row | {"answer_info": {"ans0": [], "ans1": ["y"], "ans2": ["?"]}})).source is None

@@ -116,30 +116,16 @@ def test_refusals(group, text, acc):
     assert scorers.refusal(Item(group=group), Answered(text))["acc"] == acc
 
 
-def run_it(problem, completion):
-    """The part of a sandbox; these programs are the test's own."""
-    try:
-        exec(scorers.program(problem, completion), {})
-    except Exception:
-        return False
-    return True
-
-
 @pytest.mark.parametrize(
-    ("completion", "passes"),
+    ("text", "code"),
     [
-        ("    return sqrt(x)", 1),
-        ("    return x", 0),
-        ("Here it is:\n```python\ndef root(x):\n    return sqrt(x)\n```\nDone.", 1),
-        ("```python\ndef root(x):\n    return x ** 0.25\n```", 0),
+        ("    return x", "    return x"),
+        ("Here it is:\n```python\ndef f(x):\n    return x\n```\nDone.\n```\nf(1)\n```", "def f(x):\n    return x\n"),
+        ("```\nreturn x", "return x"),  # cut at its length limit
     ],
 )
-def test_code(completion, passes):
-    problem = {
-        "prompt": "from math import sqrt\n\ndef root(x):\n    '''The root.'''\n", "entry_point": "root",
-        "test": "assert root(16) == 4",
-    }  # fmt: skip
-    assert scorers.code(run_it)(Item(source=problem), Answered(completion)) == {"pass": passes}
+def test_the_code_of_an_answer(text, code):
+    assert scorers.code_block(text) == code
 
 
 def test_stereotypes_are_counted_among_names():

@@ -14,9 +14,9 @@ from tutelage.assistant.remote import Remote
 from tutelage.errors import UsageError
 from tutelage.evaluate.tasks.contamination import contaminated, training_texts
 from tutelage.evaluate.tasks.models import Local, Server, Subject
+from tutelage.evaluate.tasks.programs import check_samples, check_wall
 from tutelage.evaluate.tasks.results import Figures, difference, figures_of
-from tutelage.evaluate.tasks.run import Asking, Folder, Sample, load_items, run_task, templates_of, with_check
-from tutelage.evaluate.tasks.scorers import Check
+from tutelage.evaluate.tasks.run import Asking, Folder, Sample, load_items, run_task, templates_of
 from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.evaluate.tasks.task import Item, Task
 from tutelage.files import write_atomic
@@ -42,17 +42,18 @@ def evaluate_tasks(
     training: Sequence[Path] = (),
     device: str = "auto",
     dtype: str = "fp32",
-    check: Check | None = None,
     told: Callable[[str, Figures], None] = lambda name, figures: None,
 ) -> dict[str, Any]:
     """The figures of a model on tasks; ``told`` hears of each task as it is done.
 
     A model is a checkpoint, a name on the hub, or the URL of a server, whose key is read from TUTELAGE_API_KEY. Rows that are
     done are kept in ``out``, and results.json is written there. ``against`` is another model for a paired test on the same rows;
-    its rows are kept in ``out``/against. ``training``: texts or token shards in which the rows are looked for. ``check`` runs
-    programs (see scorers.py). Raises UsageError, DataError and CheckpointError before the first row is asked where it can.
+    its rows are kept in ``out``/against. ``training``: texts or token shards in which the rows are looked for. Raises UsageError,
+    DataError and CheckpointError before the first row is asked where it can.
     """
-    tasks = {name: with_check(task, check) if check else task for name, task in load_tasks(names).items()}
+    tasks = load_tasks(names)
+    check_samples(tasks, asking.samples, asking.temperature)
+    check_wall(tasks)
     known = {wording for name, task in tasks.items() for wording, _ in templates_of(name, task, asking)} | {"all"}
     if stray := set(asking.templates) - known:
         raise UsageError(f"none of these tasks has a template {min(stray)!r}{nearest(min(stray), sorted(known))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tutelage.assistant.assistant import Assistant
@@ -12,6 +13,7 @@ from tutelage.errors import UsageError
 from tutelage.evaluate.likelihoods import likelihoods
 from tutelage.evaluate.tasks.task import Answered, Context
 from tutelage.generate.sampler import Sampling
+from tutelage.records import Completion
 from tutelage.text.chat import render, render_answers, render_texts
 
 _TOGETHER = 8  # requests that a server gets at the same time
@@ -38,6 +40,8 @@ class Wrote(NamedTuple):
     read: int
     """Tokens of the prompt."""
     written: int
+    mean_logprob: float | None = None
+    """Of a sample: the mean of its tokens' log-probabilities under the model as it is, whatever the temperature [nats]."""
 
 
 class Subject(Protocol):
@@ -52,6 +56,12 @@ class Subject(Protocol):
 
     def write(self, contexts: Sequence[Context], max_tokens: int, stop: Sequence[str]) -> list[Wrote]:
         """The likeliest token after another until an end, a stop string or ``max_tokens``."""
+        ...
+
+    def sample(
+        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int], stop: Sequence[str]
+    ) -> list[list[Wrote]]:
+        """n samples for each context, which has its own seed. A prompt that is read once counts with the first of them."""
         ...
 
     def longest(self, pairs: Sequence[tuple[Context, str]], room: int) -> int:
@@ -74,15 +84,41 @@ class Local:
 
     def write(self, contexts: Sequence[Context], max_tokens: int, stop: Sequence[str]) -> list[Wrote]:
         rows = [self._prompt(context) for context in contexts]
-        sampling, chat = (
-            Sampling(temperature=0, max_tokens=max_tokens),
-            bool(contexts) and not isinstance(contexts[0], str),
-        )
-        written = self._assistant.complete(rows, sampling, chat=chat, stop=stop, logprobs=True)
+        written = self._complete(contexts, rows, Sampling(temperature=0, max_tokens=max_tokens), stop)
         return [
             Wrote(Answered(one.text, one.finished), len(row), len(one.ids or ()))
             for (one,), row in zip(written, rows, strict=True)
         ]
+
+    def sample(
+        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int], stop: Sequence[str]
+    ) -> list[list[Wrote]]:
+        rows = [self._prompt(context) for context in contexts]
+        written = self._complete(contexts, rows, sampling, stop, seeds)
+        pairs = [(row, one.ids or ()) for row, several in zip(rows, written, strict=True) for one in several]
+        # The log-probabilities that come with samples are of the distribution at their temperature.
+        weighed = iter(likelihoods(self._decoder, pairs, pad_id=self._tokenizer.pad_id, dtype=self._assistant.dtype))
+        samples = []
+        for row, several in zip(rows, written, strict=True):
+            means = [own.logprob / own.tokens for own in islice(weighed, len(several))]
+            samples.append(
+                [
+                    Wrote(Answered(one.text, one.finished), 0 if i else len(row), len(one.ids or ()), mean)
+                    for i, (one, mean) in enumerate(zip(several, means, strict=True))
+                ]
+            )
+        return samples
+
+    def _complete(
+        self,
+        contexts: Sequence[Context],
+        rows: Sequence[list[int]],
+        sampling: Sampling,
+        stop: Sequence[str],
+        seeds: Sequence[int] | None = None,
+    ) -> list[tuple[Completion, ...]]:
+        chat = bool(contexts) and not isinstance(contexts[0], str)
+        return self._assistant.complete(rows, sampling, chat=chat, seeds=seeds, stop=stop, logprobs=True)
 
     def longest(self, pairs: Sequence[tuple[Context, str]], room: int) -> int:
         if all(isinstance(context, str) for context, _ in pairs):  # a token has a byte at least
@@ -129,20 +165,35 @@ class Server:
         return _together(self._weigh, pairs)
 
     def write(self, contexts: Sequence[Context], max_tokens: int, stop: Sequence[str]) -> list[Wrote]:
-        def one(context: Context) -> Wrote:
-            body: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0, "stop": list(stop)[:_STOPS] or None}
-            if isinstance(context, str):
-                reply = self._remote.post("/v1/completions", body | {"prompt": context})
-                text = _first(reply)["text"]
-            else:
-                said = [{"role": message.role, "content": message.text} for message in context]
-                reply = self._remote.post("/v1/chat/completions", body | {"messages": said})
-                text = _first(reply)["message"]["content"] or ""
-            usage, cut = reply.get("usage") or {}, [place for mark in stop if (place := text.find(mark)) >= 0]
-            answer = Answered(text[: min(cut)] if cut else text, _first(reply)["finish_reason"] == "stop" or bool(cut))
-            return Wrote(answer, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+        body = {"max_tokens": max_tokens, "temperature": 0}
+        return _together(lambda context: self._answer(context, body, stop), contexts)
 
-        return _together(one, contexts)
+    def sample(
+        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int], stop: Sequence[str]
+    ) -> list[list[Wrote]]:
+        """A request per sample, as not every server knows ``n``; no log-probabilities, whose temperature is the server's affair."""
+
+        def one(asked: tuple[Context, int]) -> Wrote:
+            context, seed = asked
+            body = {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "seed": seed % 2**31}
+            return self._answer(context, body, stop)
+
+        pairs = [(context, seed + i) for context, seed in zip(contexts, seeds, strict=True) for i in range(sampling.n)]
+        found = iter(_together(one, pairs))
+        return [list(islice(found, sampling.n)) for _ in contexts]
+
+    def _answer(self, context: Context, body: Mapping[str, Any], stop: Sequence[str]) -> Wrote:
+        asked = {**body, "stop": list(stop)[:_STOPS] or None}
+        if isinstance(context, str):
+            reply = self._remote.post("/v1/completions", asked | {"prompt": context})
+            text = _first(reply)["text"]
+        else:
+            said = [{"role": message.role, "content": message.text} for message in context]
+            reply = self._remote.post("/v1/chat/completions", asked | {"messages": said})
+            text = _first(reply)["message"]["content"] or ""
+        usage, cut = reply.get("usage") or {}, [place for mark in stop if (place := text.find(mark)) >= 0]
+        answer = Answered(text[: min(cut)] if cut else text, _first(reply)["finish_reason"] == "stop" or bool(cut))
+        return Wrote(answer, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
 
     def longest(self, pairs: Sequence[tuple[Context, str]], room: int) -> int:
         raise NotImplementedError("a server does not tell its tokens")

@@ -19,7 +19,7 @@ Figures = dict[str, Any]
 def figures_of(
     samples: Sequence[Sample], metric: str, *, left_out: int = 0, seen: Mapping[str, bool] | None = None, seed: int = 0
 ) -> Figures:
-    """The figures of a task. A row's score is its mean over the templates.
+    """The figures of a task. A row's score is its mean over the templates. Of several samples each metric has its interval.
 
     ``seen``: id -> whether the row stands in the training text; rows without an entry were too short to tell.
     """
@@ -51,6 +51,10 @@ def figures_of(
     }
     if any("finished" in sample for sample in samples):
         found["finished"] = fmean(sample["finished"] for sample in samples)
+    if any("passed" in sample for sample in samples):
+        found["intervals"] = {
+            name: list(interval_of(list(by_row(samples, name).values()), seed)[1:]) for name in found["metrics"]
+        }
     return found | _calibration(samples, seed) | ({} if seen is None else _contamination(rows, seen, seed))
 
 

@@ -17,7 +17,7 @@ from tutelage.data.read.json_rows import one_line
 from tutelage.data.read.rows import Row, RowError
 from tutelage.data.read.sources import read_rows
 from tutelage.errors import DataError
-from tutelage.evaluate.tasks.task import Fields, Item, Task
+from tutelage.evaluate.tasks.task import LETTERS, Fields, Item, Task
 
 _PART = re.compile(r"[_-](dev|val|test|train|validation)$")
 _PATIENCE = 15  # seconds for the hub to answer
@@ -43,10 +43,19 @@ def read_items(name: str, task: Task, data: Path | None, *, pool: bool = False) 
                 item = task.read(Fields(row.value, **({"file": group} if task.grouped else {})))
             except RowError as error:
                 raise error.at(row.where) from None
+            _require_choices(item, row.where)
             items.append(replace(item, id=f"{where}:{row.line}", group=item.group or (group if task.grouped else "")))
     if not items:
         raise DataError(f"{name}: there are no rows", path=data or task.hub)
     return items
+
+
+def _require_choices(item: Item, where: str) -> None:
+    """Every choice has a text, and a letter."""
+    if "" in (choice.strip() for choice in item.choices):
+        raise DataError("has an empty choice", path=where, expected="a text for each choice", found=list(item.choices))
+    if len(item.choices) > len(LETTERS):
+        raise DataError(f"has {len(item.choices)} choices", path=where, expected=f"at most {len(LETTERS)}")
 
 
 def _sources(name: str, task: Task, data: Path | None, pool: bool) -> Sequence[Path | HubSplit]:

@@ -6,24 +6,27 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from tutelage.data.formats import OnBad
 from tutelage.errors import RunFolderError, UsageError
-from tutelage.evaluate.tasks.models import Subject
+from tutelage.evaluate.tasks.models import Subject, Wrote
+from tutelage.evaluate.tasks.programs import passes, sample_scores
 from tutelage.evaluate.tasks.rows import read_items
-from tutelage.evaluate.tasks.scorers import Check, code
-from tutelage.evaluate.tasks.task import Compared, Item, Question, Task, Template, ask
+from tutelage.evaluate.tasks.task import Compared, Context, Item, Question, Task, Template, ask
 from tutelage.files import write_atomic
+from tutelage.generate.sampler import Sampling
 from tutelage.seeds import derive
 from tutelage.settings import as_written
 
 Sample = dict[str, Any]
 """A row of samples.jsonl: task, template, id, group, prompt, what the model made of it, scores, tokens, seconds."""
-_CHUNK = 64  # rows that are computed together and then kept
+_CHUNK = 64  # answers that are computed together and then kept
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Asking:
     chat: bool = False
     """Through the model's chat template, not as plain text."""
     seed: int = 0
+    samples: int = 0
+    """Samples of each answer that is a program; 0: the likeliest answer."""
+    temperature: float = 1.0
+    """Of the samples."""
     on_bad: OnBad = "stop"
     """What becomes of a row that is too long with its examples."""
 
@@ -63,18 +70,17 @@ def run_task(
     """The samples of all rows in their order, and how many rows were too long and left out.
 
     ``known`` are samples of an earlier run, which are not computed again; ``keep`` is called with new ones as they are done.
-    Raises UsageError where rows are too long for the model, and where the task needs a sandbox (see ``with_check``).
+    Raises UsageError where rows are too long for the model, and SandboxError where the answers are programs and no wall stands.
     """
-    if task.compare is None and task.grade is None:
-        raise UsageError(f"{name}: its answers are programs, and there is no sandbox to run them in")
     asked, left_out = _fitting(name, task, _questions(name, task, items, pool, asking), subject, asking)
     done = {(sample["template"], sample["id"]): sample for sample in known if sample["task"] == name}
     todo = [one for one in asked if (one.template, one.item.id) not in done]
     todo.sort(key=lambda one: -len(one.question.shown))  # the longest first: if memory is short, that shows at once
-    for start in range(0, len(todo), _CHUNK):
-        chunk = todo[start : start + _CHUNK]
+    together = max(1, _CHUNK // max(1, asking.samples))
+    for start in range(0, len(todo), together):
+        chunk = todo[start : start + together]
         began = time.perf_counter()
-        samples = _compared(task, chunk, subject) if task.compare else _written(task, chunk, subject)
+        samples = _answered(name, task, chunk, subject, asking)
         seconds = (time.perf_counter() - began) / len(chunk)
         for one, sample in zip(chunk, samples, strict=True):
             place = {"task": name, "template": one.template, "id": one.item.id, "group": one.item.group}
@@ -116,11 +122,6 @@ def templates_of(name: str, task: Task, asking: Asking) -> list[tuple[str, Templ
     return chosen
 
 
-def with_check(task: Task, check: Check) -> Task:
-    """A task whose answers are programs, with the sandbox that runs them."""
-    return replace(task, grade=code(check)) if task.compare is None and task.grade is None else task
-
-
 def load_items(name: str, task: Task, data: Path | None, asking: Asking) -> tuple[list[Item], list[Item]]:
     """The rows that are asked, and the pool of their examples."""
     every = read_items(name, task, data)
@@ -150,21 +151,28 @@ def _questions(
 def _fitting(
     name: str, task: Task, questions: Sequence[tuple[Template, Asked]], subject: Subject, asking: Asking
 ) -> tuple[list[Asked], int]:
-    """The questions that leave room for an answer. A row is asked with all templates or with none."""
+    """The questions that leave room for an answer, half of a short context. A row is asked with all templates or with none."""
     asked = [one for _, one in questions]
     if subject.context is None:
         return asked, 0
-    lengths = [subject.longest(one.question.pairs, task.max_tokens) + task.max_tokens for one in asked]
+    answer = min(task.max_tokens, subject.context // 2)
+    lengths = [subject.longest(one.question.pairs, answer) + answer for one in asked]
     long = {one.item.id: tokens for one, tokens in zip(asked, lengths, strict=True) if tokens > subject.context}
     if long and (asking.on_bad == "stop" or len(long) == len({one.item.id for one in asked})):
         first, tokens = next(iter(long.items()))
         room = f" with {asking.shots} examples" if asking.shots else ""
-        room += f" and {task.max_tokens} for the answer" if task.max_tokens else ""
+        room += f" and {answer} for the answer" if answer else ""
         raise UsageError(
             f"{name}: {len(long)} rows are longer than the model's context of {subject.context} tokens, the first {first} with "
             f"{tokens}{room}; ask with fewer --shots, or leave such rows out with --on_bad skip"
         )
     return [one for one in asked if one.item.id not in long], len(long)
+
+
+def _answered(name: str, task: Task, chunk: Sequence[Asked], subject: Subject, asking: Asking) -> list[Sample]:
+    if task.compare:
+        return _compared(task, chunk, subject)
+    return _sampled(name, task, chunk, subject, asking) if asking.samples else _written(task, chunk, subject)
 
 
 def _compared(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Sample]:
@@ -184,19 +192,54 @@ def _compared(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Samp
     return samples
 
 
-def _written(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Sample]:
-    assert task.grade is not None
-    by_template: dict[str, list[int]] = {}
+def _by_template(task: Task, chunk: Sequence[Asked]) -> Iterator[tuple[list[int], list[Context], tuple[str, ...]]]:
+    """For each template the places of its rows in the chunk, their contexts, and what ends an answer."""
+    places: dict[str, list[int]] = {}
     for i, one in enumerate(chunk):
-        by_template.setdefault(one.template, []).append(i)
-    samples: list[Sample] = [{} for _ in chunk]
-    for key, places in by_template.items():
-        stop = task.templates[key].stop if isinstance(chunk[places[0]].question.pairs[0][0], str) else ()
-        contexts = [chunk[i].question.pairs[0][0] for i in places]
-        for i, wrote in zip(places, subject.write(contexts, task.max_tokens, stop), strict=True):
-            item, answer = chunk[i].item, wrote.answer
-            made = {"answer": answer.text, "finished": answer.finished, "gold": list(item.answers)}
-            samples[i] = {**made, "scores": task.grade(item, answer), "read": wrote.read, "written": wrote.written}
+        places.setdefault(one.template, []).append(i)
+    for key, own in places.items():
+        contexts = [chunk[i].question.pairs[0][0] for i in own]
+        yield own, contexts, task.templates[key].stop if isinstance(contexts[0], str) else ()
+
+
+def _written(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Sample]:
+    wrote: dict[int, Wrote] = {}
+    for places, contexts, stop in _by_template(task, chunk):
+        wrote |= zip(places, subject.write(contexts, task.max_tokens, stop), strict=True)
+    answers = [(one.item, wrote[i].answer) for i, one in enumerate(chunk)]
+    if task.program:
+        passed = passes([task.program(item, answer.text) for item, answer in answers])
+        scores = [{task.metric: float(one)} for one in passed]
+    else:
+        assert task.grade is not None
+        scores = [task.grade(item, answer) for item, answer in answers]
+    return [
+        {"answer": answer.text, "finished": answer.finished, "gold": list(item.answers), "scores": score,
+         "read": wrote[i].read, "written": wrote[i].written}
+        for i, ((item, answer), score) in enumerate(zip(answers, scores, strict=True))
+    ]  # fmt: skip
+
+
+def _sampled(name: str, task: Task, chunk: Sequence[Asked], subject: Subject, asking: Asking) -> list[Sample]:
+    """Several samples of each row; a row's draws depend on no other row."""
+    assert task.program is not None
+    sampling = Sampling(temperature=asking.temperature, max_tokens=task.max_tokens, n=asking.samples)
+    wrote: dict[int, list[Wrote]] = {}
+    for places, contexts, stop in _by_template(task, chunk):
+        keys = [(name, chunk[i].template, chunk[i].item.id) for i in places]
+        seeds = [derive(asking.seed, "tasks.samples", *key) for key in keys]
+        wrote |= zip(places, subject.sample(contexts, sampling, seeds, stop), strict=True)
+    every = [task.program(one.item, each.answer.text) for i, one in enumerate(chunk) for each in wrote[i]]
+    passed = iter(passes(every))
+    samples: list[Sample] = []
+    for i in range(len(chunk)):
+        own, right = wrote[i], list(islice(passed, asking.samples))
+        means = [each.mean_logprob for each in own if each.mean_logprob is not None]
+        samples.append(
+            {"answers": [each.answer.text for each in own], "passed": right, "mean_logprobs": means,
+             "finished": fmean(each.answer.finished for each in own), "scores": sample_scores(right, means),
+             "read": sum(each.read for each in own), "written": sum(each.written for each in own)}
+        )  # fmt: skip
     return samples
 
 

@@ -7,15 +7,11 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
 
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.tasks.task import Answered, Compared, Grade, Item, Score
-
-Check = Callable[[Mapping[str, Any], str], bool]
-"""``check(problem, completion)``: whether a completion passes a problem's tests. It runs code that nobody trusts: a sandbox's."""
 
 # ---- likelihoods of choices
 
@@ -139,28 +135,10 @@ def refusal(item: Item, answer: Answered) -> Score:
     return {"acc": float(refused == (item.group == "unsafe")), "refused": float(refused)}
 
 
-def code(check: Check) -> Grade:
-    """Whether the completion passes the tests of the row's problem."""
-    return lambda item, answer: {"pass": float(check(item.source, code_block(answer.text)))}
-
-
 def code_block(text: str) -> str:
     """What stands in the first block of code of a chat answer; another text as it is."""
     found = re.search(r"```[\w+-]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
     return found[1] if found else text
-
-
-def program(problem: Mapping[str, Any], completion: str) -> str:
-    """A program that ends without an error if the completion passes the problem's tests.
-
-    ``problem``: ``prompt`` (the beginning of a function, or nothing), ``entry_point`` and ``test``. A completion that defines the
-    function itself follows what stands before its definition in the prompt, such as imports.
-    """
-    prompt, name = problem["prompt"], problem["entry_point"]
-    whole = bool(name) and re.search(rf"^def {re.escape(name)}\b", completion, re.MULTILINE)
-    if whole:
-        prompt = re.split(rf"^def {re.escape(name)}\b", prompt, flags=re.MULTILINE)[0]
-    return f"{prompt}{completion}\n{problem['test']}\n"
 
 
 def judged(judge: Judge) -> Grade:

@@ -31,5 +31,7 @@ def labelled(row: Fields) -> Item:
     """``question``, ``choices`` {text, label} and ``answerKey``, as ARC and OpenBookQA are on the hub."""
     check(isinstance(row.get("choices"), dict), "is not an object", "choices", "an object with text and label", None)
     inner = Fields(row["choices"])
-    gold = row.choice("answerKey", inner.texts("label"))
-    return Item({"question": row.text("question", "question_stem")}, inner.texts("text"), (gold,))
+    labels, choices = inner.texts("label"), inner.texts("text")
+    paired = len(set(labels)) == len(choices) == len(labels)
+    check(paired, "is not a label of its own for each text", "choices.label", f"{len(choices)} labels", labels)
+    return Item({"question": row.text("question", "question_stem")}, choices, (row.choice("answerKey", labels),))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tutelage.data.read.rows import check
 from tutelage.records import Message, Prompt
+from tutelage.sandbox.programs import Check
 
 Context = str | tuple[Message, ...]
 """What a model continues: a plain text, or a conversation that waits for the assistant."""
@@ -153,7 +154,9 @@ class Task:
     compare: Compare | None = None
     """Scores the likelihoods of the choices ..."""
     grade: Grade | None = None
-    """... or this scores what the model writes. A task has one of the two."""
+    """... or this scores what the model writes ..."""
+    program: Callable[[Item, str], Check] | None = None
+    """... or what the model writes is a program: this makes the check that a sandbox runs. A task has one of the three."""
     pool: tuple[str, ...] = ()
     """Files of the examples; empty: the rows themselves, each without itself."""
     hub: str = ""

@@ -1,4 +1,7 @@
-"""BoolQ: questions that a passage answers with yes or no (Clark et al. 2019, arXiv 1905.10044)."""
+"""BoolQ: questions that a passage answers with yes or no (Clark et al. 2019, arXiv 1905.10044).
+
+In the commonsense sets of Hu et al. 2023 the questions stand without their passages: another and harder task, closed-book.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def read(row: Fields) -> Item:
 
 
 TASK = Task(
-    summary="questions that a passage answers with yes or no",
+    summary="questions that a passage answers with yes or no; closed-book where the file has no passages",
     files=("boolq/dev.jsonl", "commonsense-math/boolq/test.json", "commonsense-math/boolq/train.json"),
     pool=("boolq/train.jsonl", "commonsense-math/boolq/train.json"),
     hub="google/boolq/default/validation",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 
 from tutelage.data.read.rows import check
-from tutelage.evaluate.tasks.scorers import number
+from tutelage.evaluate.tasks.scorers import number, numbers_of
 from tutelage.evaluate.tasks.task import Fields, Item, Task, Template
 
 
 def read(row: Fields) -> Item:
     worked = row.text("answer")
     steps, mark, gold = worked.rpartition("####")
-    check(mark and gold.strip(), "has no result", "answer", "a solution that ends in '#### NUMBER'", worked)
+    check(
+        mark and len(numbers_of(gold)) == 1, "has no result", "answer", "a solution that ends in '#### NUMBER'", worked
+    )
     steps = re.sub(r"<<.*?>>", "", steps).strip()  # what a calculator would fill in
     return Item({"question": row.text("question"), "steps": steps, "result": gold.strip()}, answers=(gold.strip(),))
 

@@ -1,20 +1,22 @@
-"""HumanEval: Python functions from their descriptions, judged by unit tests (Chen et al. 2021, arXiv 2107.03374).
-
-Its scorer runs what a model wrote: give ``run_task`` a ``Check`` (see scorers.py), which only a sandbox can be.
-"""
+"""HumanEval: Python functions from their descriptions, judged by unit tests (Chen et al. 2021, arXiv 2107.03374)."""
 
 from __future__ import annotations
 
+from tutelage.evaluate.tasks.scorers import code_block
 from tutelage.evaluate.tasks.task import Fields, Item, Task, Template
+from tutelage.sandbox.programs import Check, human_eval
 
 STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n```")
 
 
 def read(row: Fields) -> Item:
-    name, prompt = row.text("entry_point"), str(row.get("prompt", ""))
-    row.text("prompt")  # which must be there; its spaces count
-    problem = {"prompt": prompt, "entry_point": name, "test": f"{row.text('test')}\ncheck({name})"}
-    return Item({"prompt": prompt, "solution": str(row.get("canonical_solution", ""))}, source=problem)
+    problem = {name: row.text(name) for name in ("entry_point", "test", "prompt")} | {"prompt": str(row.get("prompt"))}
+    fields = {"prompt": problem["prompt"], "solution": str(row.get("canonical_solution", ""))}
+    return Item(fields, source=problem)
+
+
+def program(item: Item, answer: str) -> Check:
+    return human_eval(item.source, code_block(answer))
 
 
 TASK = Task(
@@ -30,6 +32,7 @@ TASK = Task(
             stop=STOPS,
         ),
     },
-    metric="pass",
+    metric="pass@1",
+    program=program,
     max_tokens=512,
 )

@@ -1,15 +1,28 @@
-"""MBPP: short Python functions from one sentence and three assertions (Austin et al. 2021, arXiv 2108.07732). See humaneval.py."""
+"""MBPP: short Python functions from one sentence and three assertions (Austin et al. 2021, arXiv 2108.07732)."""
 
 from __future__ import annotations
 
+from tutelage.data.read.rows import check
+from tutelage.evaluate.tasks.scorers import code_block
 from tutelage.evaluate.tasks.task import Fields, Item, Task, Template
+from tutelage.sandbox.programs import Check, asserted, called_names
 
 
 def read(row: Fields) -> Item:
     asserts = "\n".join(row.texts("test_list"))
-    test = "\n".join(filter(None, (str(row.get("test_setup_code") or ""), asserts)))
+    setup = "\n".join(
+        [*(row.texts("test_imports") if row.get("test_imports") else ()), str(row.get("test_setup_code") or "")]
+    )
+    try:
+        called_names(asserts, setup)
+    except ValueError as error:
+        check(False, str(error), "test_list", "assertions that call the function", asserts)
     fields = {"text": row.text("text", "prompt"), "tests": asserts, "solution": str(row.get("code", "")).strip()}
-    return Item(fields, source={"prompt": "", "entry_point": "", "test": test})
+    return Item(fields, source={"assertions": asserts, "setup": setup})
+
+
+def program(item: Item, answer: str) -> Check:
+    return asserted(code_block(answer), **item.source)
 
 
 _ASK = "{text}\nThe function passes these tests:\n\n{tests}\n\n"
@@ -25,6 +38,7 @@ TASK = Task(
             _ASK + "```python\n", "{solution}\n```", chat=_ASK + "Write it in one block of code.", stop=("\n```",)
         ),
     },
-    metric="pass",
+    metric="pass@1",
+    program=program,
     max_tokens=384,
 )

@@ -1,5 +1,8 @@
 """TruthfulQA: questions that people answer with misconceptions (Lin et al. 2021, arXiv 2109.07958), by likelihood.
 
+Without examples it is asked by the bare question; lm-eval's task of this name puts six fixed questions and answers before each,
+so the two differ.
+
 mc1: is the best answer likelier than every false one. mc2: the share of the true answers in the probability of all.
 """
 
@@ -23,6 +26,7 @@ def read_mc2(row: Fields) -> Item:
 
 
 def _from_hub(row: Fields, name: str) -> Item:
+    check(isinstance(row[name], dict), "is not an object", name, "an object with choices and labels", row[name])
     targets = Fields(row[name])
     choices, labels = targets.texts("choices"), targets.get("labels")
     good = isinstance(labels, list) and len(labels) == len(choices) and 1 in labels and set(labels) <= {0, 1}

@@ -14,13 +14,9 @@ from tutelage.evaluate.tasks.task import Fields, Item, Task, Template
 
 def read(row: Fields) -> Item:
     if "instruction" in row:
-        found = re.search(
-            r"Sentence:\s*(.*?)\s*Option1:\s*(.*?)\s*Option2:\s*(.*?)\s*Answer format", row["instruction"], re.S
-        )
-        found = found or re.search(
-            r"sentence:\s*(.*?)\s*Option1:\s*(.*?)\s*Option2:\s*(.*?)\s*Answer format", row["instruction"], re.S
-        )
-        check(found, "names no options", "instruction", "Option1: ... Option2: ...", row["instruction"])
+        text, parts = row.text("instruction"), r":\s*(.*?)\s*Option1:\s*(.*?)\s*Option2:\s*(.*?)\s*Answer format"
+        found = re.search(f"Sentence{parts}", text, re.S) or re.search(f"sentence{parts}", text, re.S)
+        check(found, "names no options", "instruction", "Option1: ... Option2: ...", text)
         assert found is not None
         sentence, *choices = found.groups()
         gold = row.choice("answer", ("option1", "option2"))
