@@ -150,12 +150,12 @@ class Preferences:
 
     @property
     def runs(self) -> list[tuple[str, str, Row]]:
-        """(RL run, what its reward is called, fitted curves); runs of too few updates have none."""
+        """(RL run, what its reward is called, fitted curves); runs of too few updates have none, nor has a file without lines."""
         return [
             (run, self.who("gold" if kind == "gold" else "reward"), fit)
             for run, fits in self.found.get("rl", {}).items()
             for kind, fit in fits.items()
-            if fit
+            if fit and "lines" in fit
         ]
 
     @property
