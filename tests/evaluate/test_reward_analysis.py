@@ -103,6 +103,21 @@ def test_features_do_not_depend_on_padding_and_foreign_prompts_are_told_apart(be
         novelty_figures(model, OWN[:2], {"novels": OWN})
 
 
+def test_passages_are_whole_sentences_of_about_the_lengths_of_prompts():
+    text = "One is here. Two\nis “there.” Three is a somewhat longer sentence! 四在这里。五也在。Six"
+    whole = ["One is here.", "Two is “there.”", "Three is a somewhat longer sentence!", "四在这里。", "五也在。", "Six"]
+    like = [Prompt(messages=(Message(role="user", content="x" * n),)) for n in (4, 28)]
+    found = [one.messages[0].text for one in passages([Document(text=text)], like, most=12)]
+    assert found[:2] == [whole[0], " ".join(whole[1:2])]
+    joined = {" ".join(whole[i:j]) for i in range(6) for j in range(i + 1, 7)} | {
+        "四在这里。五也在。",
+        "四在这里。五也在。Six",
+        "五也在。Six",
+    }
+    assert set(found) <= joined, set(found) - joined
+    assert len(found) > 3
+
+
 def test_the_step_measures_what_its_inputs_allow(begin, tmp_path):
     folder = begin.folder
     rankings = [ranking(f"{i}?", [1, 2] if i % 3 else [2, 1], [f"text {i}", "another"]) for i in range(12)]

@@ -149,3 +149,36 @@ def test_a_server_without_echo_is_said(both):
         with pytest.raises(UsageError, match="no log-probabilities of a prompt: likelihoods need echo and logprobs"):
             plain.weigh([("a", "b")])
         assert plain.write(["a"], 1, ())[0].answer.text == "x"
+
+
+def test_a_busy_server_is_asked_again(monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("tutelage.assistant.remote.time.sleep", waits.append)
+
+    class Late(Reply):
+        def do_POST(self):
+            if len(waits) < 3:
+                self.send_response((429, 503, 429)[len(waits)])
+                for name, value in (("Retry-After", "7"),) * (len(waits) == 0):
+                    self.send_header(name, value)
+                self.end_headers()
+            else:
+                super().do_POST()
+
+    with answering(Late) as url:
+        assert Server(Remote(url)).write(["a"], 1, ())[0].answer.text == "x"
+    assert waits == [7, 2, 4]
+
+
+def test_a_server_that_stays_busy_is_said(monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("tutelage.assistant.remote.time.sleep", waits.append)
+
+    class Full(Reply):
+        def do_POST(self):
+            self.send_response(429)
+            self.end_headers()
+
+    with answering(Full) as url, pytest.raises(UsageError, match="HTTP 429 Too Many Requests"):
+        Server(Remote(url)).write(["a"], 1, ())
+    assert waits == [1, 2, 4, 8, 16]

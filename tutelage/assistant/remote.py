@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,17 @@ from tutelage.records import Message
 
 PATIENCE = 120.0
 """Seconds without a byte after which a server counts as gone; ours sends a comment every 10."""
+TRIES = 6
 _SENT = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
+
+
+class Busy(UsageError):
+    """A server has no room now."""
+
+    def __init__(self, message: str, wait: float) -> None:
+        """``wait``: the seconds it asks for, or 0."""
+        super().__init__(message)
+        self.wait = wait
 
 
 class Remote:
@@ -56,10 +67,20 @@ class Remote:
         raise TutelageError(f"{self.url}: the answer broke off")
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The whole reply to a request that streams nothing. Raises as ``stream`` does."""
-        with self._open(path, {"model": self.model, **body}) as reply:
-            found: dict[str, Any] = json.load(reply)
-            return found
+        """The whole reply to a request that streams nothing. Raises as ``stream`` does.
+
+        A server that is too busy (429, 503) is asked ``TRIES`` times at most, after as long as it says, or a second, two, four ...
+        """
+        for attempt in range(TRIES):
+            try:
+                with self._open(path, {"model": self.model, **body}) as reply:
+                    found: dict[str, Any] = json.load(reply)
+                    return found
+            except Busy as error:
+                if attempt + 1 == TRIES:
+                    raise
+                time.sleep(min(error.wait or 2.0**attempt, PATIENCE))
+        raise AssertionError("unreachable")
 
     @contextmanager
     def _open(self, path: str, body: dict[str, Any] | None = None) -> Iterator[HTTPResponse]:
@@ -70,6 +91,8 @@ class Remote:
             with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
                 yield reply
         except urllib.error.HTTPError as error:
+            if error.code in (429, 503):
+                raise Busy(f"{self.url}: {_said(error)}", _wait(error)) from None
             raise UsageError(f"{self.url}: {_said(error)}") from None
         except urllib.error.URLError as error:
             reason = getattr(error.reason, "strerror", None) or error.reason
@@ -78,6 +101,14 @@ class Remote:
             raise TutelageError(f"{self.url}: the connection broke ({error or type(error).__name__})") from None
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise UsageError(f"{self.url}: what answers there is not an OpenAI-compatible server") from None
+
+
+def _wait(error: urllib.error.HTTPError) -> float:
+    """The seconds of Retry-After, or 0 where there is none or it is a date."""
+    try:
+        return max(0.0, float(error.headers.get("Retry-After", "")))
+    except ValueError:
+        return 0.0
 
 
 def _said(error: urllib.error.HTTPError) -> str:

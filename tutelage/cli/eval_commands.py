@@ -100,8 +100,10 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def _told(name: str, figures: dict[str, Any]) -> None:
-    left = f", {figures['left_out']} rows too long" if figures["left_out"] else ""
-    print(f"{name}: {figures['score']:.1%} of {figures['rows']} rows{left}", flush=True)
+    files = figures["files"]
+    where = files[0] if len(files) == 1 else f"{len(files)} files, the first {files[0]}"
+    left = f"; {figures['left_out']} rows left out, too long or bad" if figures["left_out"] else ""
+    print(f"{name}: {figures['score']:.1%} of {figures['rows']} rows of {where}{left}", flush=True)
 
 
 def _show(model: str, tasks: dict[str, dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ those of known prompts (Lee et al. 2018, arXiv 1807.03888; Bai et al. 2022, arXi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -94,17 +95,33 @@ def novelty_figures(
 
 
 def passages(documents: Sequence[Document], like: Sequence[Prompt], most: int = 500) -> list[Prompt]:
-    """Texts as prompts of the lengths of others, so that length does not give them away: one passage from each place in turn.
+    """Texts as prompts of about the lengths of others, so that neither length nor a cut within a sentence gives them away.
 
-    Each document is cut at evenly spread places into passages, at most ``most`` in all.
+    From evenly spread places of each document, at most ``most`` in all: the next whole sentences, one or as many as come nearest
+    to the length of a prompt.
     """
     lengths = [max(1, len(prompt.messages[-1].text)) for prompt in like]
     each = max(1, most // max(1, len(documents)))
     found: list[Prompt] = []
     for document in documents[:most]:
         for i in range(each):
-            start = len(document.text) * i // each
-            text = document.text[start : start + lengths[len(found) % len(lengths)]].strip()
+            text = _sentences(document.text, len(document.text) * i // each, lengths[len(found) % len(lengths)])
             if text:
                 found.append(Prompt(messages=(Message(role="user", content=text),)))
     return list({prompt.messages: prompt for prompt in found}.values())
+
+
+_ENDS = re.compile(r"""[.!?…]+["'”’)]*(?=\s)|[。！？]+[”’」』）]*|\n{2,}|\Z""")
+
+
+def _sentences(text: str, place: int, length: int) -> str:
+    """Whole sentences after ``place``, together about as long as ``length``; empty if there is none."""
+    ends = (found.end() for found in _ENDS.finditer(text, place))
+    start = 0 if place == 0 else next(ends, len(text))
+    best = ""
+    for end in ends:
+        passage = " ".join(text[start:end].split())  # lines that are broken at a width would tell too
+        if best and abs(len(passage) - length) >= abs(len(best) - length):
+            break
+        best = passage
+    return best

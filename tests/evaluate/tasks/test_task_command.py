@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from random_start import make_start, random_decoder, save
@@ -47,8 +48,8 @@ def run(begin, capsys, monkeypatch):
     for task in load_tasks(["gsm8k"]).values():
         monkeypatch.setitem(task.__dict__, "max_tokens", 4)
 
-    def run(*words, model="sft"):
-        given = [str(begin.folder / model), "--data", begin.folder / "data", "--device", "cpu", *words]
+    def run(*words, model="sft", data=begin.folder / "data"):
+        given = [str(begin.folder / model), "--data", data, "--device", "cpu", *words]
         code = cli.main(["eval", *map(str, given)])
         return code, *capsys.readouterr()
 
@@ -134,6 +135,29 @@ def test_a_killed_run_goes_on_with_the_rows_that_it_kept(run, tmp_path, monkeypa
     assert code == 2
     assert "made with other settings (shots: 0 there, 1 now): give another --out" in error
     assert "(model: " in run("--tasks", "arc_easy", "--out", out, model="other")[2]
+
+
+def test_rows_that_were_changed_are_not_taken_for_those_that_were_asked(run, begin, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(begin.folder / "data", data)
+    words = ("--tasks", "arc_easy", "--out", tmp_path / "out")
+    assert run(*words, data=data)[0] == run(*words, data=data)[0] == 0
+    turned = [row | {"answerKey": "BA"["AB".index(row["answerKey"])]} for row in ARC]
+    (data / "arc_easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turned))
+    code, _, error = run(*words, data=data)
+    assert code != 0
+    assert "arc_easy.jsonl:1 was asked or answered otherwise in this folder: give another --out" in error
+
+
+def test_a_bad_row_stops_or_is_left_out_and_counted(run, begin, tmp_path):
+    (tmp_path / "arc_easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*ARC[:3], {"question": "q"})))
+    assert "arc_easy.jsonl:4" in run("--tasks", "arc_easy", data=tmp_path)[2]
+    words = ("--tasks", "arc_easy", "--on_bad", "skip", "--out", tmp_path / "out")
+    code, said, _ = run(*words, data=tmp_path)
+    assert code == 0
+    assert "of 3 rows of arc_easy.jsonl; 1 rows left out, too long or bad" in said
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["arc_easy"]
+    assert (figures["left_out"], figures["files"]) == (1, ["arc_easy.jsonl"])
 
 
 def test_two_models_on_the_same_rows(run, begin, tmp_path):

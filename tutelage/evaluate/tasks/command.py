@@ -11,6 +11,7 @@ from typing import Any
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.assistant.remote import Remote
+from tutelage.data.read.rows import Rejects
 from tutelage.errors import UsageError
 from tutelage.evaluate.tasks.contamination import contaminated, training_texts
 from tutelage.evaluate.tasks.models import Local, Server, Subject
@@ -57,7 +58,9 @@ def evaluate_tasks(
     known = {wording for name, task in tasks.items() for wording, _ in templates_of(name, task, asking)} | {"all"}
     if stray := set(asking.templates) - known:
         raise UsageError(f"none of these tasks has a template {min(stray)!r}{nearest(min(stray), sorted(known))}")
-    rows = {name: load_items(name, task, data, asking) for name, task in tasks.items()}
+    bad = {name: Rejects() for name in tasks}
+    rows = {name: load_items(name, task, data, asking, bad[name]) for name, task in tasks.items()}
+    skipped = {name: sum(rejects.counts.values()) for name, rejects in bad.items()}
     asked = {
         **asdict(asking),
         "templates": list(asking.templates),
@@ -71,7 +74,7 @@ def evaluate_tasks(
     results: dict[str, Any] = {"model": model, "asked": asked, "tasks": {}}
     mine: dict[str, list[Sample]] = {}
     for name, task in tasks.items():
-        mine[name], figures = _one(name, task, rows[name], subject, asking, folder, seen.get(name))
+        mine[name], figures = _one(name, task, rows[name], skipped[name], subject, asking, folder, seen.get(name))
         results["tasks"][name] = figures
         told(name, figures)
     if against:
@@ -79,7 +82,7 @@ def evaluate_tasks(
         rival = load_subject(against, device, dtype)
         results["against"] = {"model": against, "tasks": {}}
         for name, task in tasks.items():
-            theirs, figures = _one(name, task, rows[name], rival, asking, other, None)
+            theirs, figures = _one(name, task, rows[name], skipped[name], rival, asking, other, None)
             paired, count = difference(mine[name], theirs, task.metric, asking.seed)
             figures |= {"difference": paired._asdict(), "rows_of_both": count}
             results["against"]["tasks"][name] = figures
@@ -100,13 +103,14 @@ def _one(
     name: str,
     task: Task,
     rows: tuple[list[Item], list[Item]],
+    skipped: int,
     subject: Subject,
     asking: Asking,
     folder: Folder,
     seen: Mapping[str, bool] | None,
 ) -> tuple[list[Sample], Figures]:
     samples, left_out = run_task(name, task, *rows, subject, asking, folder.samples, folder.keep)
-    return samples, figures_of(samples, task.metric, left_out=left_out, seen=seen, seed=asking.seed)
+    return samples, figures_of(samples, task.metric, left_out=left_out + skipped, seen=seen, seed=asking.seed)
 
 
 def _identity(model: str) -> str:

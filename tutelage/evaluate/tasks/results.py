@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from tutelage.evaluate.statistics import Interval, Paired, bootstrap, calibration_error, paired_difference, wilson
 from tutelage.evaluate.tasks.run import Sample
 from tutelage.seeds import derive
@@ -42,6 +40,7 @@ def figures_of(
         "ci": [score.low, score.high],
         "rows": len(rows),
         "left_out": left_out,
+        "files": sorted({key.rpartition(":")[0] for key in rows}),
         "metrics": {name: fmean(values) for name, values in sorted(metrics.items()) if name != "confidence"},
         "templates": each,
         "spread": max(means) - min(means),
@@ -55,7 +54,7 @@ def figures_of(
         found["intervals"] = {
             name: list(interval_of(list(by_row(samples, name).values()), seed)[1:]) for name in found["metrics"]
         }
-    return found | _calibration(samples, seed) | ({} if seen is None else _contamination(rows, seen, seed))
+    return found | _calibration(samples) | ({} if seen is None else _contamination(rows, seen, seed))
 
 
 def by_row(samples: Sequence[Sample], metric: str) -> dict[str, float]:
@@ -81,21 +80,21 @@ def difference(mine: Sequence[Sample], theirs: Sequence[Sample], metric: str, se
     a, b = by_row(mine, metric), by_row(theirs, metric)
     both = [key for key in a if key in b]
     found = paired_difference([a[key] for key in both], [b[key] for key in both], derive(seed, "tasks.paired"))
-    return found, len(both)
+    return found._replace(low=max(found.low, -1.0), high=min(found.high, 1.0)), len(both)
 
 
-def _calibration(samples: Sequence[Sample], seed: int) -> Figures:
+def _calibration(samples: Sequence[Sample]) -> Figures:
+    """Without an interval: the error of a perfect model is above 0 in every sample, so its bootstrap never holds the truth."""
     pairs = [(s["scores"]["confidence"], s["scores"]["acc"]) for s in samples if "confidence" in s["scores"]]
     if not pairs:
         return {}
-    error = bootstrap(pairs, lambda x: calibration_error(x[:, 0], x[:, 1]), derive(seed, "tasks.calibration"))
-    confidence = float(np.mean([p for p, _ in pairs]))
-    return {"calibration": {"error": error.mean, "ci": [error.low, error.high], "confidence": confidence}}
+    confidences, right = zip(*pairs, strict=True)
+    return {"calibration": {"error": calibration_error(confidences, right), "confidence": fmean(confidences)}}
 
 
 def _contamination(rows: Mapping[str, float], seen: Mapping[str, bool], seed: int) -> Figures:
     judged = [key for key in rows if key in seen]
-    clean = [rows[key] for key in rows if not seen.get(key, False)]
+    clean = [rows[key] for key in judged if not seen[key]]
     share = sum(seen[key] for key in judged) / len(judged) if judged else None
     found: Figures = {"rows": len(judged), "share": share, "clean_rows": len(clean)}
     if clean:

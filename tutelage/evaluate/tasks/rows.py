@@ -14,7 +14,7 @@ from typing import Any
 from tutelage.data.read.files import ending, open_file
 from tutelage.data.read.hub import HubSplit, hub_splits, read_hub
 from tutelage.data.read.json_rows import one_line
-from tutelage.data.read.rows import Row, RowError
+from tutelage.data.read.rows import Rejects, Row, RowError
 from tutelage.data.read.sources import read_rows
 from tutelage.errors import DataError
 from tutelage.evaluate.tasks.task import LETTERS, Fields, Item, Task
@@ -24,30 +24,44 @@ _PATIENCE = 15  # seconds for the hub to answer
 _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def read_items(name: str, task: Task, data: Path | None, *, pool: bool = False) -> list[Item]:
+def read_items(
+    name: str, task: Task, data: Path | None, *, pool: bool = False, rejects: Rejects | None = None
+) -> list[Item]:
     """The rows of a task, or of its ``pool`` of examples (where there is none, the rows again), in the order of the files.
 
     Below ``data`` the task's own patterns are tried first, then ``NAME.jsonl`` (.json, .csv, .parquet) and a folder NAME. Without
-    ``data`` the rows come from the hub. DataError names file, line and field of what is wrong, or what was looked for.
+    ``data`` the rows come from the hub. DataError names file, line and field of what is wrong, or what was looked for; a wrong
+    row is counted in ``rejects`` and left out instead, where they are given.
     """
     items: list[Item] = []
     for source in _sources(name, task, data, pool):
         group = _group(source)
         where = source.relative_to(data) if isinstance(source, Path) and data is not None else source
         for row in _rows(source, task):
-            if isinstance(row.value, DataError):
-                raise row.value
-            if not isinstance(row.value, dict):
-                raise DataError("is not an object", path=row.where, expected="an object", found=row.value)
             try:
-                item = task.read(Fields(row.value, **({"file": group} if task.grouped else {})))
-            except RowError as error:
-                raise error.at(row.where) from None
-            _require_choices(item, row.where)
+                item = _item(row, task, group)
+            except DataError as error:
+                if rejects is None:
+                    raise
+                rejects.add("rows that cannot be scored", str(error))
+                continue
             items.append(replace(item, id=f"{where}:{row.line}", group=item.group or (group if task.grouped else "")))
     if not items:
         raise DataError(f"{name}: there are no rows", path=data or task.hub)
     return items
+
+
+def _item(row: Row, task: Task, group: str) -> Item:
+    if isinstance(row.value, DataError):
+        raise row.value
+    if not isinstance(row.value, dict):
+        raise DataError("is not an object", path=row.where, expected="an object", found=row.value)
+    try:
+        item = task.read(Fields(row.value, **({"file": group} if task.grouped else {})))
+    except RowError as error:
+        raise error.at(row.where) from None
+    _require_choices(item, row.where)
+    return item
 
 
 def _require_choices(item: Item, where: str) -> None:

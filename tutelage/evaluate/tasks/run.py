@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from tutelage.data.formats import OnBad
+from tutelage.data.read.rows import Rejects
 from tutelage.errors import RunFolderError, UsageError
 from tutelage.evaluate.tasks.models import Subject, Wrote
 from tutelage.evaluate.tasks.programs import passes, sample_scores
@@ -70,10 +72,15 @@ def run_task(
     """The samples of all rows in their order, and how many rows were too long and left out.
 
     ``known`` are samples of an earlier run, which are not computed again; ``keep`` is called with new ones as they are done.
-    Raises UsageError where rows are too long for the model, and SandboxError where the answers are programs and no wall stands.
+    Raises UsageError where rows are too long for the model, RunFolderError where a known sample is of another question or another
+    right answer than the row has now, and SandboxError where the answers are programs and no wall stands.
     """
     asked, left_out = _fitting(name, task, _questions(name, task, items, pool, asking), subject, asking)
     done = {(sample["template"], sample["id"]): sample for sample in known if sample["task"] == name}
+    for one in asked:
+        kept = done.get((one.template, one.item.id))
+        if kept is not None and kept["asked"] != _fingerprint(one):
+            raise RunFolderError(f"{one.item.id} was asked or answered otherwise in this folder: give another --out")
     todo = [one for one in asked if (one.template, one.item.id) not in done]
     todo.sort(key=lambda one: -len(one.question.shown))  # the longest first: if memory is short, that shows at once
     together = max(1, _CHUNK // max(1, asking.samples))
@@ -84,9 +91,16 @@ def run_task(
         seconds = (time.perf_counter() - began) / len(chunk)
         for one, sample in zip(chunk, samples, strict=True):
             place = {"task": name, "template": one.template, "id": one.item.id, "group": one.item.group}
-            done[one.template, one.item.id] = {**place, "prompt": one.question.shown, **sample, "seconds": seconds}
+            place |= {"asked": _fingerprint(one), "prompt": one.question.shown}
+            done[one.template, one.item.id] = {**place, **sample, "seconds": seconds}
         keep([done[one.template, one.item.id] for one in chunk])
     return [done[one.template, one.item.id] for one in asked], left_out
+
+
+def _fingerprint(one: Asked) -> str:
+    """A hash of all that a row's score rests on beside the model."""
+    rests_on = (one.question, one.item.gold, one.item.answers, one.item.group, one.item.source)
+    return hashlib.sha256(repr(rests_on).encode()).hexdigest()[:16]
 
 
 def choose_rows(name: str, items: Sequence[Item], asking: Asking) -> list[Item]:
@@ -122,10 +136,15 @@ def templates_of(name: str, task: Task, asking: Asking) -> list[tuple[str, Templ
     return chosen
 
 
-def load_items(name: str, task: Task, data: Path | None, asking: Asking) -> tuple[list[Item], list[Item]]:
-    """The rows that are asked, and the pool of their examples."""
-    every = read_items(name, task, data)
-    pool = [] if not asking.shots else read_items(name, task, data, pool=True) if task.pool or task.hub_pool else every
+def load_items(
+    name: str, task: Task, data: Path | None, asking: Asking, rejects: Rejects | None = None
+) -> tuple[list[Item], list[Item]]:
+    """The rows that are asked, and the pool of their examples. With ``on_bad`` skip bad rows are left out and go to ``rejects``."""
+    left = (rejects or Rejects()) if asking.on_bad != "stop" else None
+    every = read_items(name, task, data, rejects=left)
+    own = task.pool or task.hub_pool
+    spare = left and Rejects()  # of examples none is missed
+    pool = [] if not asking.shots else read_items(name, task, data, pool=True, rejects=spare) if own else every
     return choose_rows(name, every, asking), pool
 
 
@@ -254,7 +273,10 @@ class Folder:
         self.path, self.settings, self.samples = path, dict(settings), list[Sample]()
         if path is None or not (path / "settings.json").is_file():
             return
-        before = json.loads((path / "settings.json").read_text(encoding="utf-8"))
+        try:
+            before = json.loads((path / "settings.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunFolderError(f"{path / 'settings.json'} is not JSON ({error}): give another --out") from None
         for name, value in settings.items():
             if before.get(name) != value:
                 change = f"{name}: {as_written(before.get(name))} there, {as_written(value)} now"

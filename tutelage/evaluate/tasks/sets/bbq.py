@@ -22,8 +22,8 @@ def _stereotype(row: Fields) -> dict[str, Any] | None:
     if not isinstance(info, dict) or not isinstance(more, dict):
         return None
     named = more.get("stereotyped_groups")
-    told = [info.get(f"ans{i}") for i in range(3)]
-    if not isinstance(named, list) or not all(isinstance(each, list) and each for each in told):
+    told = [each for i in range(3) if isinstance(each := info.get(f"ans{i}"), list) and each]
+    if not isinstance(named, list) or len(told) < 3:
         return None
     groups, stereotyped = [_group(each[-1]) for each in told], {_group(each) for each in named}
     unknown = [i for i, group in enumerate(groups) if group == "unknown"]
