@@ -25,10 +25,10 @@ class Contrast(Settings):
     """Two figures of a run, and which of them the paper expects to be larger."""
 
     says: str = Field(description="the direction, in words")
-    more: tuple[str, ...] = Field(
-        description="the figure that should be larger: STEP/FILE#KEY.KEY; of several, their mean"
+    more: tuple[str | float, ...] = Field(
+        description="the figure that should be larger: STEP/FILE#KEY.KEY, or a number; of several, their mean"
     )
-    less: tuple[str, ...] = Field((), description="the figure that should be smaller; none: 0")
+    less: tuple[str | float, ...] = Field((), description="the figure that should be smaller; none: 0")
     must: bool = Field(False, description="whether it has to come out as the paper says")
 
 

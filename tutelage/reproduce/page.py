@@ -104,5 +104,5 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def _called(figures: Sequence[str]) -> str:
-    return ", ".join(f"`{place.rpartition('#')[2]}`" for place in figures)
+def _called(figures: Sequence[str | float]) -> str:
+    return ", ".join(f"`{one.rpartition('#')[2]}`" if isinstance(one, str) else f"{one:g}" for one in figures)

@@ -127,12 +127,17 @@ def _seconds(step: Path) -> float:
     return sum(event["seconds"] for event in map(json.loads, rows) if event["event"] == "end")
 
 
-def _mean(folder: Path, name: str, figures: Sequence[str]) -> float:
+def _mean(folder: Path, name: str, figures: Sequence[str | float]) -> float:
     return fmean(figure(folder, name, one) for one in figures) if figures else 0.0
 
 
-def figure(folder: Path, name: str, place: str) -> float:
-    """The number at ``STEP/FILE#KEY.KEY``; of a file of JSON lines, that of the last row. DataError if there is none."""
+def figure(folder: Path, name: str, place: str | float) -> float:
+    """The number at ``STEP/FILE#KEY.KEY``; of a file of JSON lines, that of the last row. DataError if there is none.
+
+    A number, such as what chance would give, is itself.
+    """
+    if not isinstance(place, str):
+        return float(place)
     file, _, keys = place.partition("#")
     step, _, inside = file.partition("/")
     path = _of(folder, name, step) / inside

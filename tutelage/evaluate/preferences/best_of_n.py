@@ -1,6 +1,7 @@
 """Best-of-n: its KL, its reward from a fixed number of samples, and over-optimisation curves over d = sqrt(KL).
 
-Nakano et al. 2021 (arXiv 2112.09332), Gao et al. 2022 (arXiv 2210.10760), Beirami et al. 2024 (arXiv 2401.01879).
+Nakano et al. 2021 (arXiv 2112.09332), Bai et al. 2022 (arXiv 2204.05862), Gao et al. 2022 (arXiv 2210.10760), Beirami et al. 2024
+(arXiv 2401.01879).
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def fit(kl: ArrayLike, reward: ArrayLike, method: Method) -> dict[str, Any]:
 
     best_of_n: R(d) = d (alpha - beta d), with its peak at alpha / (2 beta); rl: R(d) = d (alpha - beta log d), at
     exp(alpha / beta - 1). ``peak`` is None unless beta is above 0. ``peak_measured`` says whether it lies within the d that
-    were measured. UsageError with fewer than three different d above 0, from which two parameters cannot be judged.
+    were measured; ``r2`` is the share of the gain's variance that the curve explains. UsageError with fewer than three different
+    d above 0, from which two parameters cannot be judged.
     """
     d, r = np.sqrt(np.maximum(np.asarray(kl, dtype=np.float64), 0)), np.asarray(reward, dtype=np.float64)
     d, r = d[d > 0], r[d > 0]
@@ -89,7 +91,7 @@ def fit(kl: ArrayLike, reward: ArrayLike, method: Method) -> dict[str, Any]:
         raise UsageError(f"a curve of two parameters needs three different KL above 0, found {len(np.unique(d))}")
     rows = np.stack([d, -np.square(d) if method == "best_of_n" else -d * np.log(d)], axis=1)
     (alpha, beta), *_ = np.linalg.lstsq(rows, r, rcond=None)
-    left = float(np.square(r - rows @ np.array([alpha, beta])).mean())
+    left = r - rows @ np.array([alpha, beta])
     peak = None
     if beta > 1e-9 * abs(alpha):
         at = alpha / (2 * beta) if method == "best_of_n" else alpha / beta - 1
@@ -98,7 +100,8 @@ def fit(kl: ArrayLike, reward: ArrayLike, method: Method) -> dict[str, Any]:
         "method": method,
         "alpha": float(alpha),
         "beta": float(beta),
-        "rmse": math.sqrt(left),
+        "rmse": float(np.sqrt(np.square(left).mean())),
+        "r2": _explained(r, left),
         "measured": [float(d.min()), float(d.max())],
         "peak": peak,
         "peak_measured": peak is not None and bool(d.min() <= peak <= d.max()),
@@ -109,3 +112,33 @@ def fitted(d: ArrayLike, alpha: float, beta: float, method: Method) -> NDArray[n
     """R(d) of ``fit`` at d > 0."""
     x = np.asarray(d, dtype=np.float64)
     return x * (alpha - beta * (x if method == "best_of_n" else np.log(x)))
+
+
+def line(x: ArrayLike, reward: ArrayLike) -> dict[str, float | None]:
+    """reward = intercept + slope x by least squares, with ``rmse`` and ``r2``, the share of the variance that it explains.
+
+    ``r2`` is None for a constant reward. UsageError with fewer than three different x, of which no line can be judged.
+    """
+    at, r = np.asarray(x, dtype=np.float64), np.asarray(reward, dtype=np.float64)
+    if len(np.unique(at)) < 3:
+        raise UsageError(f"a line needs three different places, found {len(np.unique(at))}")
+    rows = np.stack([np.ones_like(at), at], axis=1)
+    (intercept, slope), *_ = np.linalg.lstsq(rows, r, rcond=None)
+    left = r - intercept - slope * at
+    rmse = float(np.sqrt(np.square(left).mean()))
+    return {"intercept": float(intercept), "slope": float(slope), "rmse": rmse, "r2": _explained(r, left)}
+
+
+def over_kl(kl: ArrayLike, reward: ArrayLike) -> dict[str, Any]:
+    """An RL run's reward over its KL [nats], by update: ``fit`` of the gain over the first, and ``lines`` through the reward.
+
+    The lines are over d = sqrt(KL), in which Bai et al. (section 4.3) see reward grow linearly, and over the KL itself. An
+    estimate of the KL below 0 counts as 0. UsageError as ``fit`` and ``line`` raise it.
+    """
+    far, r = np.maximum(np.asarray(kl, dtype=np.float64), 0), np.asarray(reward, dtype=np.float64)
+    return fit(far, r - r[0], "rl") | {"lines": {"sqrt_kl": line(np.sqrt(far), r), "kl": line(far, r)}}
+
+
+def _explained(values: NDArray[np.float64], left: NDArray[np.float64]) -> float | None:
+    total = float(np.square(values - values.mean()).sum())
+    return 1 - float(np.square(left).sum()) / total if total > 0 else None

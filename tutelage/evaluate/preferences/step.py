@@ -281,15 +281,14 @@ def _scores(model: Assistant, answers: Sequence[Answers]) -> list[list[float]]:
 
 
 def of_run(name: str, path: Path) -> dict[str, Any]:
-    """The curve of Gao et al. through an RL run's proxy and gold reward over its KL, each from its first value on."""
+    """Curves through an RL run's proxy and gold reward over its KL (``over_kl``); None where there are too few updates."""
     rows = [row for row in Run.read(path).metrics if "kl" in row]
     found: dict[str, Any] = {}
     for kind, key in (("proxy", "reward"), ("gold", "gold")):
         known = [(row["kl"], row[key]) for row in rows if row.get(key) is not None]
         if known:
             kl, values = zip(*known, strict=True)
-            gains = [value - values[0] for value in values]
-            found[kind] = agreement.defined(partial(best_of_n.fit, kl, gains, "rl"))
+            found[kind] = agreement.defined(partial(best_of_n.over_kl, kl, values))
     if not found:
         raise UsageError(f"runs: {name!r} ({path}) logs no reward over KL: it is not an RL run")
     return found

@@ -18,6 +18,8 @@ from tutelage.errors import UsageError
 from tutelage.evaluate.report.drawing import Colour
 from tutelage.evaluate.report.monitors import findings
 from tutelage.evaluate.report.plots import all_plots, kind_of
+from tutelage.evaluate.report.preference_plots import preference_plots
+from tutelage.evaluate.report.preferences import Preferences, names_in
 from tutelage.evaluate.report.view import Evaluation, choose_samples, fixed, percent, span, update_figures
 from tutelage.evaluate.report.words import LANGUAGES, Language, Words
 from tutelage.evaluate.seeds import spreads
@@ -35,6 +37,7 @@ class ReportInputs(Inputs):
 
     results: Path = Field(description="folder of an evaluation")
     runs: dict[str, RunPath] = Field({}, description="name -> run folder whose training curves are shown")
+    preferences: Path | None = Field(None, description="folder of a step preferences, whose tables and plots are shown")
     seeds: dict[str, Path] = Field(
         {}, description="seed -> evaluation of the same recipe with that seed, for the spread"
     )
@@ -83,7 +86,8 @@ def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
     """
     runs = {name: Run.read(path) for name, path in inputs.runs.items()}
     others = [folder / "results.json" for folder in inputs.seeds.values()]
-    for file in (inputs.results / "results.json", inputs.results / "samples.jsonl", *others):
+    measured = [inputs.preferences / "preferences.json"] if inputs.preferences else []
+    for file in (inputs.results / "results.json", inputs.results / "samples.jsonl", *others, *measured):
         if not file.exists():
             raise UsageError(f"report: {file.name} not found: {file}")
     with open_run(out, "report", knobs, inputs) as run:
@@ -93,10 +97,13 @@ def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
         rows = (inputs.results / "samples.jsonl").read_text(encoding="utf-8").split("\n")
         samples = [json.loads(row) for row in rows if row]
         over_seeds = spreads({"results": results} | {name: read_results(path) for name, path in inputs.seeds.items()})
+        found = json.loads(measured[0].read_text(encoding="utf-8")) if measured else {}
         for language in LANGUAGES:
             settings, say = knobs.in_language(language), Words(language)
-            evaluation = Evaluation.of(results, settings.labels, settings.colours, runs, say)
+            evaluation = Evaluation.of(results, settings.labels, settings.colours, [*runs, *names_in(found)], say)
+            preferences = Preferences(found, evaluation.looks, say)
             plots = all_plots(evaluation, {name: run.metrics for name, run in runs.items()})
+            plots += preference_plots(preferences)
             for plot in plots:
                 write_atomic(out / "plots" / say.file(f"{plot.name}.svg"), plot.svg.encode())
             page = render(
@@ -104,6 +111,7 @@ def main(knobs: ReportSettings, inputs: ReportInputs, out: Path) -> Path:
                 others=[other for other in map(Words, LANGUAGES) if other != say],
                 settings=settings,
                 evaluation=evaluation,
+                preferences=preferences,
                 seeds={"count": 1 + len(inputs.seeds), "models": over_seeds},
                 samples=choose_samples(evaluation, samples),
                 plots={plot.name: plot for plot in plots},

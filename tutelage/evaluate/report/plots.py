@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tutelage.evaluate.report.drawing import INK, MUTED, PAPER, Look, Plot, drawing, finish, new_figure
-from tutelage.evaluate.report.view import Evaluation, Row, number, span
+from tutelage.evaluate.report.view import Evaluation, Row, Show, number, span
 from tutelage.evaluate.report.words import Words
 from tutelage.evaluate.statistics import wilson
 
@@ -35,8 +35,8 @@ CURVES = (
     ),
     *("clip_fraction", "approx_kl_k3", "explained_variance", "value_loss", "ptx_loss"),
 )
-_HALF, _THIRD = 5.6, 4.0  # inches: half of a desktop page, and a third
-_DASHED = (0, (4, 3))
+HALF, _THIRD = 5.6, 4.0  # inches: half of a desktop page, and a third
+DASHED = (0, (4, 3))
 
 
 def all_plots(evaluation: Evaluation, logs: Logs) -> list[Plot]:
@@ -49,43 +49,66 @@ def all_plots(evaluation: Evaluation, logs: Logs) -> list[Plot]:
 
 def model_plots(evaluation: Evaluation) -> list[Plot]:
     """The judge's score and each win rate: an axis from 0 to 1, with a row for each model's value and interval."""
-    plots, say = [], evaluation.say
+    plots = []
     for c in evaluation.columns:
         if c.key != "gold" and not c.key.startswith("win_rate"):
             continue
-        rows = [(m, v) for m in reversed(evaluation.models) if (v := evaluation.value(m, c)) is not None]
-        points = []
-        with drawing():
-            figure, (ax,) = new_figure(_HALF, 0.9 + 0.36 * len(rows))
-            for y, (model, value) in enumerate(rows):
-                look, ends = evaluation.looks[model], evaluation.models[model][f"{c.key}_ci"]
-                ax.plot(ends, [y, y], color=look.light, linewidth=3, solid_capstyle="butt", alpha=0.6)
-                ax.plot([value], [y], look.marker, color=look.light, markersize=7, markeredgecolor=PAPER, clip_on=False)
-                ax.annotate(c.show(value), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=10)
-                point = {"name": look.label, "value": c.show(value), "ends": span(ends, c.show)}
-                points.append(say("alt.point.interval", **point))
-            if c.key != "gold":
-                ax.axvline(0.5, color=MUTED, linewidth=1, linestyle=_DASHED, zorder=0)
-            ax.set_yticks(range(len(rows)), [evaluation.label(model) for model, _ in rows])
-            ax.grid(axis="y", visible=False)
-            ax.tick_params(axis="y", length=0, labelcolor=INK)
-            ax.set_ylim(-0.6, len(rows) - 0.4)
-            ax.set_xlim(0, 1)
-            plots.append(finish(figure, f"models_{c.key}", c.title, described(say, c.title, points[::-1])))
+        rows = [
+            (evaluation.looks[m], v, evaluation.models[m][f"{c.key}_ci"])
+            for m in evaluation.models
+            if (v := evaluation.value(m, c)) is not None
+        ]
+        middle = None if c.key == "gold" else 0.5
+        plots.append(interval_plot(f"models_{c.key}", c.title, rows, c.show, evaluation.say, middle, (0, 1)))
     return plots
 
 
+def interval_plot(
+    name: str,
+    title: str,
+    rows: Sequence[tuple[Look, float, Sequence[float]]],
+    show: Show,
+    say: Words,
+    middle: float | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Plot:
+    """A row for each look with its value and the ends of its interval, the first above; dashed: ``middle``."""
+    points = []
+    with drawing():
+        figure, (ax,) = new_figure(HALF, 0.9 + 0.36 * len(rows))
+        for y, (look, value, ends) in enumerate(reversed(rows)):
+            ax.plot(ends, [y, y], color=look.light, linewidth=3, solid_capstyle="butt", alpha=0.6)
+            ax.plot([value], [y], look.marker, color=look.light, markersize=7, markeredgecolor=PAPER, clip_on=False)
+            ax.annotate(show(value), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=10)
+            points.append(say("alt.point.interval", name=look.label, value=show(value), ends=span(ends, show)))
+        if middle is not None:
+            ax.axvline(middle, color=MUTED, linewidth=1, linestyle=DASHED, zorder=0)
+        ax.set_yticks(range(len(rows)), [look.label for look, _, _ in reversed(rows)])
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0, labelcolor=INK)
+        ax.set_ylim(-0.6, len(rows) - 0.4)
+        if limits:
+            ax.set_xlim(*limits)
+        return finish(figure, name, title, described(say, title, points[::-1]))
+
+
 def calibration_plot(evaluation: Evaluation) -> Plot | None:
-    """Observed against predicted share of pairs won, with Wilson intervals, on each reward model's first rankings."""
+    """Observed against predicted share of pairs won, on each reward model's first rankings."""
     first = {model: row["calibration"] for model, _, row in reversed(evaluation.rankings)}
     if not first:
         return None
-    say, lines = evaluation.say, []
+    bins = [(evaluation.looks[model], first[model]) for model in reversed(first)]
+    return calibration_of("calibration", evaluation.say("calibration.title"), bins, evaluation.say)
+
+
+def calibration_of(name: str, title: str, models: Sequence[tuple[Look, Sequence[Row]]], say: Words) -> Plot:
+    """Observed against predicted share of pairs won, with Wilson intervals, from the bins of each model."""
+    lines = []
     with drawing():
-        figure, (ax,) = new_figure(_HALF, 3.9)
-        ax.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle=_DASHED)
-        for model, bins in reversed(first.items()):
-            look, x, y = evaluation.looks[model], [b["predicted"] for b in bins], [b["observed"] for b in bins]
+        figure, (ax,) = new_figure(HALF, 3.9)
+        ax.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle=DASHED)
+        for look, bins in models:
+            x, y = [b["predicted"] for b in bins], [b["observed"] for b in bins]
             ends = zip(*(wilson(b["observed"] * b["n"], b["n"])[1:] for b in bins), strict=True)
             ax.vlines(x, *ends, color=look.light, linewidth=1.4)
             ax.plot(x, y, color=look.light, marker=look.marker, linewidth=1, label=look.label)
@@ -95,8 +118,7 @@ def calibration_plot(evaluation: Evaluation) -> Plot | None:
         ax.set_xlabel(say("calibration.x"))
         ax.set_ylabel(say("calibration.y"))
         ax.legend(loc="best")
-        title = say("calibration.title")
-        return finish(figure, "calibration", title, described(say, title, lines))
+        return finish(figure, name, title, described(say, title, lines))
 
 
 def overoptimisation_plot(logs: Logs, looks: Mapping[str, Look], say: Words = Words()) -> Plot | None:  # noqa: B008
@@ -114,7 +136,7 @@ def overoptimisation_plot(logs: Logs, looks: Mapping[str, Look], say: Words = Wo
         return None
     title, words = say("over.plot"), list[str]()
     with drawing():
-        figure, axes = new_figure(_HALF, 0.6 + 2.5 * len(panels), rows=[1] * len(panels))
+        figure, axes = new_figure(HALF, 0.6 + 2.5 * len(panels), rows=[1] * len(panels))
         for ax, (label, lines) in zip(axes, panels.items(), strict=True):
             for name, (x, y) in lines.items():
                 look, apart = looks[name], math.ceil(len(x) / 160)
@@ -154,7 +176,7 @@ def training_plots(logs: Logs, looks: Mapping[str, Look], say: Words = Words()) 
                 for name in names:
                     _draw_curve(ax, lines[name], looks[name])
                     colour = looks[name].light if len(names) > 1 else INK
-                    ax.plot(*checks[name], color=colour, marker=".", linewidth=1.2, linestyle=_DASHED)
+                    ax.plot(*checks[name], color=colour, marker=".", linewidth=1.2, linestyle=DASHED)
                     words += line_in_words(say, looks[name].label, lines[name][1])
                     words += line_in_words(say, say("alt.heldout", name=looks[name].label), checks[name][1])
                 ax.set_title(title)
