@@ -12,7 +12,7 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.data.formats import write_jsonl
 from tutelage.errors import RecipeError, UsageError
 from tutelage.evaluate.novelty import Known, features, novelty_figures, passages
-from tutelage.evaluate.preferences.step import PreferencesInputs, PreferencesSettings, main
+from tutelage.evaluate.preferences.step import PreferencesInputs, PreferencesSettings, main, of_best
 from tutelage.evaluate.reward_analysis import analysis, ensemble
 from tutelage.evaluate.statistics import auroc
 from tutelage.records import Answers, Completion, Document, Message, Prompt, Ranking
@@ -116,6 +116,15 @@ def test_passages_are_whole_sentences_of_about_the_lengths_of_prompts():
     }
     assert set(found) <= joined, set(found) - joined
     assert len(found) > 3
+
+
+def test_answers_of_which_equal_ones_were_left_out_are_no_sample():
+    answers = [
+        Answers(prompt=p, completions=tuple(Completion(text="x" * i) for i in range(n)))
+        for n, p in ((3, OWN[0]), (8, OWN[1]))
+    ]
+    with pytest.raises(UsageError, match="prompts have 3 to 8 answers.*--distinct false"):
+        of_best(PreferencesSettings(), answers, {}, None)
 
 
 def test_the_step_measures_what_its_inputs_allow(begin, tmp_path):

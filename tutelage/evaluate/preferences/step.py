@@ -256,7 +256,16 @@ def of_rankings(
 def of_best(
     knobs: PreferencesSettings, answers: Sequence[Answers], reward_models: Models, judge: Judge | None
 ) -> dict[str, Any]:
-    """The best-of-n curve by the proxy, with gold where there is one, and the curve of Gao et al. through each."""
+    """The best-of-n curve by the proxy, with gold where there is one, and the curve of Gao et al. through each.
+
+    UsageError if prompts have different numbers of answers: those that are alike were left out, and what is left is no sample.
+    """
+    counts = {len(each.completions) for each in answers}
+    if len(counts) > 1:
+        raise UsageError(
+            f"answers: prompts have {min(counts)} to {max(counts)} answers, and best of n needs as many of each, equal ones too: "
+            "sample them with --distinct false"
+        )
     proxy = knobs.proxy or next(iter(reward_models))
     scores = _scores(reward_models[proxy], answers)
     gold = None
