@@ -123,7 +123,7 @@ def test_answers_of_which_equal_ones_were_left_out_are_no_sample():
         Answers(prompt=p, completions=tuple(Completion(text="x" * i) for i in range(n)))
         for n, p in ((3, OWN[0]), (8, OWN[1]))
     ]
-    with pytest.raises(UsageError, match="prompts have 3 to 8 answers.*--distinct false"):
+    with pytest.raises(UsageError, match=r"prompts have 3 to 8 answers.*--distinct false"):
         of_best(PreferencesSettings(), answers, {}, None)
 
 
