@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tutelage"
-EVERYBODY = {"errors", "records", "settings", "files", "seeds"}
+EVERYBODY = {"errors", "records", "settings", "files", "seeds", "statistics"}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
     "settings": {"errors"},
     "files": set(),
     "seeds": set(),
+    "statistics": set(),
     "screen": set(),
     "runs": {"errors", "settings", "files", "seeds", "screen", "__version__"},
     "world": EVERYBODY,
@@ -38,7 +39,20 @@ ALLOWED = {
     "loop": EVERYBODY | {"assistant", "cli", "data", "model", "recipes", "runs", "serve", "store", "text", "world"},
 }
 """What each part may import of the package, itself aside; those that tie the parts together (TIES) may import all."""
-NO_TORCH = {"errors", "records", "settings", "files", "seeds", "screen", "runs", "world", "text", "store", "sandbox"}
+NO_TORCH = {
+    "errors",
+    "records",
+    "settings",
+    "files",
+    "seeds",
+    "statistics",
+    "screen",
+    "runs",
+    "world",
+    "text",
+    "store",
+    "sandbox",
+}
 TIES = {"recipes", "cli", "__init__", "__main__"}
 
 

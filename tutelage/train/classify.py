@@ -25,18 +25,12 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import Classifier
 from tutelage.model.likelihood import per_token
-from tutelage.objectives.classification import (
-    calibration_error,
-    class_loss,
-    confusion,
-    macro_f1,
-    precision_recall_f1,
-    wilson_interval,
-)
+from tutelage.objectives.classification import class_loss, confusion, macro_f1, precision_recall_f1
 from tutelage.objectives.language import over_count, token_nll
 from tutelage.records import TaskFormat
 from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Rows, Settings
+from tutelage.statistics import calibration_error, wilson
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.labelled import Item, encode_labelled, labels_of, read_split, require_classes, require_some
@@ -263,7 +257,7 @@ def heldout_metrics(found: Sequence[Sequence[float]], items: Sequence[Item], lab
     predicted = torch.tensor([max(range(len(row)), key=row.__getitem__) for row in found])
     given = torch.tensor([row[item.label] for row, item in zip(found, items, strict=True)], dtype=torch.float64)
     right = predicted == classes
-    low, high = wilson_interval(int(right.sum()), len(items))
+    _, low, high = wilson(int(right.sum()), len(items))
     metrics = {
         "heldout_loss": -given.clamp(min=1e-300).log().mean().item(),
         "heldout_accuracy": right.double().mean().item(),

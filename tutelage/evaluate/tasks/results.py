@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.evaluate.statistics import Interval, Paired, bootstrap, calibration_error, paired_difference, wilson
 from tutelage.evaluate.tasks.run import Sample
 from tutelage.seeds import derive
+from tutelage.statistics import Interval, Paired, bootstrap, calibration_error, paired_difference, wilson
 
 Figures = dict[str, Any]
 
