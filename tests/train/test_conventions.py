@@ -65,7 +65,7 @@ def some_settings(**changes) -> PPOSettings:
 def some_models(policy: Decoder, critic: ScalarModel, reference: Decoder | None = None) -> Models:
     """What an update reads of the networks; it samples and scores nothing, and takes no step."""
     return Models(
-        policy, reference or tiny(5), critic, averaged=policy, scorers=(), optimizer=None, kl=FixedKL(0.1),
+        policy=policy, reference=reference or tiny(5), critic=critic, averaged=policy, scorers=(), optimizer=None, kl=FixedKL(0.1),
         tokenizer=None, ptx=None,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import random
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from test_stage_wiring import DEMONSTRATIONS, RANKINGS, reward_job, sft_job
 from tutelage.data.formats import write_jsonl
 from tutelage.records import Document
 from tutelage.text.chat import render, render_answers
+from tutelage.train import ppo, pretraining_text
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,11 @@ def begin(tmp_path_factory) -> Start:
         write_jsonl(start.folder / f"{name}.jsonl", records)
     write_jsonl(start.folder / "chinese.jsonl", [Document(text="红色的门，蓝色的帽子。") for _ in range(3)])
     return start
+
+
+def module_of(stage: str) -> ModuleType:
+    """The module that starts the loop of a stage."""
+    return importlib.import_module(f"tutelage.train.{'rl' if stage in ('ppo', 'grpo') else stage}")
 
 
 def sequences(begin: Start, stage: str) -> list[list[int]]:
@@ -91,7 +98,7 @@ def test_answers_to_other_prompts_have_a_stream_of_their_own_in_every_step_and_s
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
 def test_dropout_has_a_seed_of_the_run_and_of_the_stage(begin, tmp_path, monkeypatch, stage):
-    module = importlib.import_module(f"tutelage.train.{stage}")
+    module = module_of(stage)
     plain, drawn = module.Schedule, []
 
     def noted(*words: Any, **named: Any) -> Any:
@@ -107,10 +114,9 @@ def test_dropout_has_a_seed_of_the_run_and_of_the_stage(begin, tmp_path, monkeyp
 
 
 def test_pretraining_text_and_new_adapters_of_a_critic_have_seeds_of_the_run(begin, tmp_path, monkeypatch):
-    module = importlib.import_module("tutelage.train.ppo")
-    mixture, critic, texts, critics = module.text_mixture, module.new_critic, [], []
-    monkeypatch.setattr(module, "text_mixture", lambda *given: texts.append(given[3]) or mixture(*given))
-    monkeypatch.setattr(module, "new_critic", lambda *given: critics.append(torch.initial_seed()) or critic(*given))
+    mixture, critic, texts, critics = pretraining_text.text_mixture, ppo.new_critic, [], []
+    monkeypatch.setattr(pretraining_text, "text_mixture", lambda *given: texts.append(given[3]) or mixture(*given))
+    monkeypatch.setattr(ppo, "new_critic", lambda *given: critics.append(torch.initial_seed()) or critic(*given))
     for number, seed in enumerate((0, 1, 0)):
         STAGES["ppo"](begin, tmp_path / str(number), seed=seed, lora={"r": 2}).run()
     for drawn in (texts, critics):
@@ -134,7 +140,7 @@ WIDTHS = {
 
 @pytest.mark.parametrize("stage", WIDTHS)
 def test_memory_is_estimated_for_the_largest_pass(begin, tmp_path, monkeypatch, stage):
-    module = importlib.import_module(f"tutelage.train.{stage}")
+    module = module_of(stage)
     said: list[Any] = []
     monkeypatch.setattr(module, "say_memory", lambda *words: said.append(words))
     more: dict[str, Any] = {} if stage == "ppo" else {"optimizer": "muon"}

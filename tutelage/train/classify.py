@@ -34,7 +34,7 @@ from tutelage.statistics import calibration_error, wilson
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.labelled import Item, encode_labelled, labels_of, read_split, require_classes, require_some
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
@@ -42,7 +42,6 @@ from tutelage.train.settings import (
     OPTIMIZER,
     LoRA,
     Machine,
-    enough_rows,
     longest_row,
     require_microbatch,
     rows_of,
@@ -104,8 +103,8 @@ class ClassifySettings(Settings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """Training should outlast the warm-up."""
         assert isinstance(inputs, ClassifyInputs)
-        count = rows(self.format, inputs.train, enough_rows(self.batch_size, self.epochs, self.warmup))
-        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "examples")
+        sizes = {"batch_size": self.batch_size, "epochs": self.epochs, "warmup": self.warmup}
+        yield from warn_of_few_rows(rows, self.format, inputs.train, what="examples", **sizes)
 
 
 def main(knobs: ClassifySettings, inputs: ClassifyInputs, out: Path) -> Path:
@@ -129,8 +128,7 @@ def main(knobs: ClassifySettings, inputs: ClassifyInputs, out: Path) -> Path:
         for path, reasons in ((inputs.train, left_out), (inputs.heldout or inputs.train, heldout_left_out)):
             if reasons:
                 print(f"{path}: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.items()))
-        orders = [shuffled(len(examples.items), derive(knobs.seed, "classify.order", i)) for i in range(knobs.epochs)]
-        batches = [[examples.items[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
+        batches = epoch_batches(examples.items, knobs.batch_size, knobs.epochs, knobs.seed, "classify.order")
 
         # model and optimiser
         torch.manual_seed(derive(knobs.seed, "classify.head"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from tutelage.data.formats import ON_BAD, OnBad, read_conversations
 from tutelage.data.tokens.batches import REFUSED, cut_by_length
-from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError, UsageError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
@@ -37,25 +36,24 @@ from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.checkpointing import write_checkpoint
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer, reference_of
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
 from tutelage.train.rankings import (
     NONCONTEXTUAL,
     RankingExample,
+    RankingSplit,
+    check_rankings,
     completion_lengths,
     completion_logprobs,
-    encode_rankings,
-    opening_of,
-    placed_rankings,
     ranks_of,
     run_packed,
     with_noncontextual,
 )
 from tutelage.train.rl import before_update
 from tutelage.train.rollouts import sample
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, enough_rows, longest_row, rows_of, warn_of_few_rows
+from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row, rows_of
 
 DEMONSTRATED = 0
 """The rank of a demonstration, which is better than any rank that a labeller gives."""
@@ -111,10 +109,8 @@ class DirectSettings(Settings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An answer must be preferred to another, and training should outlast the warm-up."""
         assert isinstance(inputs, DirectInputs)
-        if rows("preferences", inputs.rankings, 1) == 0:
-            raise RecipeError(f"{inputs.rankings} has no ranking that prefers one answer to another")
-        count = rows("rankings", inputs.rankings, enough_rows(self.batch_size, self.epochs, self.warmup))
-        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "rankings")
+        sizes = {"batch_size": self.batch_size, "epochs": self.epochs, "warmup": self.warmup}
+        yield from check_rankings(inputs.rankings, rows, **sizes)
 
     def writes(self, inputs: Inputs) -> tuple[str, ...]:
         """Only Diamante's loss trains a head."""
@@ -145,27 +141,17 @@ def main(knobs: DirectSettings, inputs: DirectInputs, out: Path) -> Path:
         longest = longest_row(knobs.max_length, context)
 
         # data
-        rankings = placed_rankings(inputs.rankings, knobs.on_bad)
-        if inputs.heldout:
-            held = placed_rankings(inputs.heldout, knobs.on_bad)
-        else:
-            rankings, held = split_by_key(rankings, opening_of, knobs.heldout_share, knobs.seed)
-        examples, left_out = encode_rankings(rankings, tokenizer, longest, knobs.on_bad)
-        heldout, heldout_left_out = encode_rankings(held, tokenizer, longest, knobs.on_bad)
+        share, seed = knobs.heldout_share, knobs.seed
+        split = RankingSplit.read(inputs.rankings, inputs.heldout, share, seed, tokenizer, longest, knobs.on_bad)
         if inputs.demonstrations:
             answers = demonstrated(inputs.demonstrations, tokenizer, knobs.on_bad)
-            examples, without = with_demonstrations(examples, answers, longest)
-            left_out |= {"no demonstration of this prompt that fits": without} if without else {}
-        why = "left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items())
-        if not examples:
-            raise DataError(f"no ranking with a preference fits in {longest} tokens: {why}", path=inputs.rankings)
-        if left_out:
-            print(f"{inputs.rankings}: {why}")
+            split = with_demonstrations(split, answers, longest)
+        split.require_some(longest, inputs.rankings)
+        examples, heldout = split.examples, split.heldout
         compared, held_compared = (
             with_reference(reference, rows, tokenizer.pad_id, knobs) for rows in (examples, heldout)
         )
-        orders = [shuffled(len(examples), derive(knobs.seed, "direct.order", epoch)) for epoch in range(knobs.epochs)]
-        batches = [[compared[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
+        batches = epoch_batches(compared, knobs.batch_size, knobs.epochs, knobs.seed, "direct.order")
 
         # model and optimiser
         torch.manual_seed(derive(knobs.seed, "direct.head"))
@@ -207,14 +193,7 @@ def main(knobs: DirectSettings, inputs: DirectInputs, out: Path) -> Path:
             scorer = new_scorer(policy)
             scorer.head = model.head
             write_checkpoint(run, out / "scorer", scorer, tokenizer)
-        figures = {
-            "prompts": len(examples),
-            "rankings": sum(len(example.ranks) for example in examples),
-            "left_out": left_out,
-            "heldout": len(heldout),
-            "heldout_left_out": heldout_left_out,
-        }
-        run.finish(figures | outcome.measured)
+        run.finish(split.figures() | outcome.measured)
         return run.checkpoint
 
 
@@ -240,17 +219,17 @@ def demonstrated(path: Path, tokenizer: Tokenizer, on_bad: OnBad) -> dict[tuple[
     return found
 
 
-def with_demonstrations(
-    examples: Sequence[RankingExample], answers: dict[tuple[int, ...], list[int]], longest: int
-) -> tuple[list[RankingExample], int]:
-    """The rankings with the demonstration of their prompt ranked first, and the number of those without one that fits."""
+def with_demonstrations(split: RankingSplit, answers: dict[tuple[int, ...], list[int]], longest: int) -> RankingSplit:
+    """The rankings to learn from with the demonstration of their prompt ranked first; without one that fits they are left out."""
     found = []
-    for example in examples:
+    for example in split.examples:
         answer = answers.get(tuple(example.prompt))
         if answer and len(example.prompt) + len(answer) <= longest:
             ranks = [(*one, DEMONSTRATED) for one in example.ranks]
             found.append(RankingExample(example.prompt, [*example.completions, answer], ranks))
-    return found, len(examples) - len(found)
+    without = len(split.examples) - len(found)
+    left_out = split.left_out | ({"no demonstration of this prompt that fits": without} if without else {})
+    return replace(split, examples=found, left_out=left_out)
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -33,6 +33,7 @@ from tutelage.train.settings import Machine
 from tutelage.train.trackers import tracking
 
 Metrics = dict[str, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,12 @@ def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics,
 def shuffled(count: int, seed: int) -> Tensor:
     """A permutation of ``count`` items, int64 [count], that depends on the seed only."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def epoch_batches(rows: Sequence[T], batch_size: int, epochs: int, seed: int, purpose: str) -> list[list[T]]:
+    """The batches of all epochs. Each epoch has an order of its own, which depends on (seed, purpose, epoch)."""
+    orders = (shuffled(len(rows), derive(seed, purpose, epoch)) for epoch in range(epochs))
+    return [[rows[i] for i in batch] for order in orders for batch in order.split(batch_size)]
 
 
 def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:

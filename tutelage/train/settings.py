@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from tutelage.model.lora import TARGETS
-from tutelage.settings import Device, Settings
+from tutelage.settings import Device, Rows, Settings
 
 OPTIMIZER = "adamw, or muon for the matrices of the layers and AdamW for the rest"
 
@@ -72,14 +73,12 @@ def warn_of_warmup(steps: int, warmup: int, why: str = "") -> Iterator[str]:
         yield f"{why}training ends after step {steps}, within the warm-up of {warmup} steps, so lr is never reached"
 
 
-def warn_of_few_rows(rows: int | None, batch_size: int, epochs: int, warmup: int, what: str) -> Iterator[str]:
-    """The same for a run over ``rows`` (counted up to ``enough_rows``) in batches; none if their number is unknown."""
-    if rows is not None:
-        why = f"with {rows} {what}, batch_size {batch_size} and epochs {epochs}, "
-        for warning in warn_of_warmup(epochs * -(-rows // batch_size), warmup, why):
+def warn_of_few_rows(
+    rows: Rows, kind: str, path: Path, *, batch_size: int, epochs: int, warmup: int, what: str = ""
+) -> Iterator[str]:
+    """The same for a run over the rows of a file in batches; none if their number is unknown. ``what``: their name."""
+    count = rows(kind, path, warmup // epochs * batch_size + 1)  # so many are enough
+    if count is not None:
+        why = f"with {count} {what or kind}, batch_size {batch_size} and epochs {epochs}, "
+        for warning in warn_of_warmup(epochs * -(-count // batch_size), warmup, why):
             yield f"{warning}: lower batch_size or warmup, or raise epochs"
-
-
-def enough_rows(batch_size: int, epochs: int, warmup: int) -> int:
-    """The fewest rows with which a run is longer than its warm-up."""
-    return warmup // epochs * batch_size + 1

@@ -29,17 +29,16 @@ from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
 from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
-from tutelage.train.pretraining_text import Ptx, PtxSettings, text_mixture
+from tutelage.train.pretraining_text import Ptx, PtxSettings, ptx_of
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import (
     OPTIMIZER,
     LoRA,
     Machine,
-    enough_rows,
     longest_row,
     require_microbatch,
     rows_of,
@@ -95,9 +94,8 @@ class SFTSettings(Settings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """Training should outlast the warm-up."""
         assert isinstance(inputs, SFTInputs)
-        enough = enough_rows(self.batch_size, self.epochs, self.warmup)
-        count = rows("conversations", inputs.demonstrations, enough)
-        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "conversations")
+        sizes = {"batch_size": self.batch_size, "epochs": self.epochs, "warmup": self.warmup}
+        yield from warn_of_few_rows(rows, "conversations", inputs.demonstrations, **sizes)
 
 
 def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
@@ -124,14 +122,9 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
             prompts = [fitting[i] for i in order[:256]]
         examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest, knobs.on_bad)
         heldout = fitting_conversations(inputs.heldout, tokenizer, longest, knobs.on_bad)[0] if inputs.heldout else []
-        orders = [shuffled(len(examples), derive(knobs.seed, "sft.order", epoch)) for epoch in range(knobs.epochs)]
-        batches = [[examples[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
-        ptx = None
-        if knobs.ptx.coef:
-            weights, sequence = knobs.ptx.weights, knobs.ptx.sequence
-            windows = derive(knobs.seed, "sft.windows")
-            mixture = text_mixture(inputs.text, weights, sequence, windows, model, tokenizer, run, knobs.on_bad)
-            ptx = Ptx(knobs.ptx, mixture, knobs.machine)
+        batches = epoch_batches(examples, knobs.batch_size, knobs.epochs, knobs.seed, "sft.order")
+        windows = derive(knobs.seed, "sft.windows")
+        ptx = ptx_of(knobs.ptx, inputs.text, windows, model, tokenizer, run, knobs.machine, knobs.on_bad)
 
         # optimiser
         model.dropout = knobs.dropout
