@@ -17,7 +17,7 @@ ALLOWED = {
     "errors": set(),
     "records": {"errors"},
     "settings": {"errors"},
-    "files": set(),
+    "files": {"errors"},
     "seeds": set(),
     "statistics": set(),
     "screen": set(),

@@ -7,12 +7,15 @@ whose name begins with a dot and ends in ``.tmp``.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from tutelage.errors import CheckpointError
 
 
 def temporary_name(path: Path) -> Path:
@@ -98,3 +101,16 @@ def sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's file. FileNotFoundError as usual; CheckpointError if it cannot be read or is not an object."""
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
+        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content

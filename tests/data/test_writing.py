@@ -11,6 +11,7 @@ from record_strategies import (
     answers,
     conversation,
     conversations,
+    detect,
     document,
     message,
     pairs,
@@ -21,7 +22,6 @@ from record_strategies import (
 
 from tutelage.data.formats import (
     WRITERS,
-    detect,
     read_answers,
     read_conversations,
     read_documents,

@@ -243,9 +243,7 @@ def test_what_cannot_be_is_said_in_one_line(begin, tmp_path):
         rewarded_by(grpo_job(begin, tmp_path / "a")).run()
     with pytest.raises(DataError, match="7 prompts that fit are fewer than prompts_per_update 8"):
         grpo_job(begin, tmp_path / "b", prompts_per_update=8).run()
-    with pytest.raises(
-        ValueError, match="minibatch 7 is larger than prompts_per_update x group 6"
-    ):
+    with pytest.raises(ValueError, match="minibatch 7 is larger than prompts_per_update x group 6"):
         grpo_job(begin, tmp_path / "c", minibatch=7)
 
 

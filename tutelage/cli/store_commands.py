@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from tutelage.errors import NotFound, StoreError, UsageError
 from tutelage.settings import Settings
 from tutelage.store import backup as backups
 from tutelage.store import erase, people
+from tutelage.store.audit import entries
 from tutelage.store.database import Store
 from tutelage.store.export import PER_USER
 from tutelage.store.export import export as write_export
@@ -141,6 +142,16 @@ def _named(store: Store, name: str) -> people.User:
     if user is None:
         raise NotFound(f"nobody here is called {name!r}; see: tutelage store users")
     return user
+
+
+def audit(*, last: Annotated[int, Field(ge=1, description="how many lines to show")] = 20, store: Where = None) -> str:
+    """Who did what and when, newest first: promotions, roll-backs, new roles and erasures."""
+    with _existing(store) as opened:
+        lines = [
+            f"{datetime.fromtimestamp(entry.created):%Y-%m-%d %H:%M}  {entry.actor}: {entry.action} {entry.subject}"
+            for entry in entries(opened, last)
+        ]
+        return "\n".join(lines) or f"{opened}: nothing is on record yet"
 
 
 class ExportSettings(Settings):
