@@ -18,7 +18,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import ON_BAD, OnBad
 from tutelage.data.tokens.batches import cut_by_length, pad_right
 from tutelage.files import write_atomic
 from tutelage.model.decoder import Decoder
@@ -29,7 +28,7 @@ from tutelage.objectives.classification import class_loss, confusion, macro_f1, 
 from tutelage.objectives.language import over_count, token_nll
 from tutelage.records import TaskFormat
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, Rows
 from tutelage.statistics import calibration_error, wilson
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
@@ -37,11 +36,10 @@ from tutelage.train.labelled import Item, encode_labelled, labels_of, read_split
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import Optimizer, make_optimizer
 from tutelage.train.settings import (
-    OPTIMIZER,
-    LoRA,
-    Machine,
+    LearningSettings,
+    WeightDecay,
     longest_row,
     require_microbatch,
     rows_of,
@@ -60,7 +58,7 @@ class ClassifyInputs(Inputs):
     heldout: Path | None = Field(None, description="labelled examples to measure on; none: a share of those")
 
 
-class ClassifySettings(Settings):
+class ClassifySettings(LearningSettings):
     """Knobs of ``tutelage classify``."""
 
     format: TaskFormat = Field("classification", description="what an example is")
@@ -74,18 +72,11 @@ class ClassifySettings(Settings):
     batch_size: int = Field(32, gt=0, description="examples per step")
     microbatch: int = Field(0, ge=0, description="most examples per forward pass; 0: no limit")
     max_length: int = Field(512, ge=8, description="longest row; of longer texts the beginning is cut off [tokens]")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(5e-4, gt=0, description="peak learning rate (GPT-1, 117 M parameters: 6.25e-5)")
-    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
     floor: float = Field(0.0, ge=0, le=1, description="last learning rate, as a share of the peak (linear in between)")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
+    weight_decay: WeightDecay = 0.01
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout while training, before the head too")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of the split, head, fresh weights, adapters, dropout and data order")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> ClassifySettings:

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import ON_BAD, OnBad, read_conversations
+from tutelage.data.formats import OnBad, read_conversations
 from tutelage.data.tokens.batches import REFUSED, cut_by_length
 from tutelage.errors import DataError, RecipeError, UsageError
 from tutelage.model.decoder import Decoder
@@ -31,7 +31,7 @@ from tutelage.model.heads import ScalarModel
 from tutelage.objectives import direct as objectives
 from tutelage.objectives.ranking import pairwise_accuracy
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, Rows
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
@@ -39,7 +39,7 @@ from tutelage.train.checkpointing import write_checkpoint
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer, reference_of
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import Optimizer, make_optimizer
 from tutelage.train.rankings import (
     NONCONTEXTUAL,
     RankingExample,
@@ -53,7 +53,7 @@ from tutelage.train.rankings import (
 )
 from tutelage.train.rl import before_update
 from tutelage.train.rollouts import sample
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row, rows_of
+from tutelage.train.settings import LearningRate, LearningSettings, WeightDecay, longest_row, rows_of
 
 DEMONSTRATED = 0
 """The rank of a demonstration, which is better than any rank that a labeller gives."""
@@ -70,7 +70,7 @@ class DirectInputs(Inputs):
     demonstrations: Path | None = Field(None, description="diamante: human answers to the rankings' prompts")
 
 
-class DirectSettings(Settings):
+class DirectSettings(LearningSettings):
     """Knobs of ``tutelage direct``."""
 
     loss: Literal["dpo", "ipo", "diamante"] = Field("dpo", description="what is learned from a ranking")
@@ -81,18 +81,10 @@ class DirectSettings(Settings):
     batch_size: int = Field(32, gt=0, description="prompts per step")
     microbatch: int = Field(8, ge=0, description="most prompts per forward pass; 0: no limit")
     max_length: int = Field(512, gt=1, description="longest prompt and completion; longer are left out [tokens]")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
-    lr: float = Field(5e-5, gt=0, description="peak learning rate")
-    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
-    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    lr: LearningRate = 5e-5
+    weight_decay: WeightDecay = 0.0
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
     max_tokens: int = Field(96, gt=0, description="longest answer that the KL is measured on [tokens]")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of head, adapters, data order and sampling")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> DirectSettings:

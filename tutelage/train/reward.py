@@ -19,20 +19,20 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from tutelage.data.formats import ON_BAD, OnBad, read_conversations
+from tutelage.data.formats import read_conversations
 from tutelage.data.tokens.batches import cut_by_length, pad_right, render_each
 from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, Rows
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import Optimizer, make_optimizer
 from tutelage.train.rankings import (
     NONCONTEXTUAL,
     RankingExample,
@@ -41,7 +41,7 @@ from tutelage.train.rankings import (
     score_packed,
     with_noncontextual,
 )
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, longest_row, rows_of
+from tutelage.train.settings import LearningSettings, longest_row, rows_of
 
 
 class RewardInputs(Inputs):
@@ -53,7 +53,7 @@ class RewardInputs(Inputs):
     demonstrations: Path | None = Field(None, description="conversations whose last answers score 0 on average")
 
 
-class RewardSettings(Settings):
+class RewardSettings(LearningSettings):
     """Knobs of ``tutelage reward``."""
 
     heldout_share: float = Field(0.1, gt=0, lt=1, description="share of prompts to measure on without a held-out file")
@@ -63,17 +63,7 @@ class RewardSettings(Settings):
     max_length: int = Field(512, gt=1, description="longest prompt and completion; longer are left out [tokens]")
     ties: Literal["skip", "half"] = Field("half", description="what equal ranks count: nothing, or half a win each")
     noncontextual: int = Field(0, ge=0, description="answers to other prompts ranked last (RRM, Liu et al. 2024)")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
-    lr: float = Field(5e-4, gt=0, description="peak learning rate")
-    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
-    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of head, adapters and data order")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An answer must be preferred to another, and training should outlast the warm-up."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tutelage.data.formats import ON_BAD, OnBad
 from tutelage.model.lora import TARGETS
 from tutelage.settings import Device, Rows, Settings
+from tutelage.train.optimizer import OptimizerName
 
-OPTIMIZER = "adamw, or muon for the matrices of the layers and AdamW for the rest"
+LearningRate = Annotated[float, Field(gt=0, description="peak learning rate")]
+Warmup = Annotated[int, Field(ge=0, description="steps of linear warm-up")]
+Floor = Annotated[float, Field(ge=0, le=1, description="last learning rate, as a share of the peak")]
+WeightDecay = Annotated[float, Field(ge=0, description="AdamW's decay of matrices")]
 
 
 class Machine(Settings):
@@ -49,6 +54,23 @@ class LoRA(Settings):
         if changed and not self.r:
             raise ValueError(f"{changed[0]} applies to adapters only: set lora.r, their rank, as well")
         return self
+
+
+class LearningSettings(Settings):
+    """The knobs of every stage that learns from data which is there, whatever its loss. A stage may have other defaults."""
+
+    optimizer: OptimizerName = Field(
+        "adamw", description="adamw, or muon for the layers' matrices and AdamW for the rest"
+    )
+    lr: LearningRate = 5e-4
+    warmup: Warmup = 10
+    floor: Floor = 0.1
+    weight_decay: WeightDecay = 0.1
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
+    seed: int = Field(0, description="seed of data order, and of fresh weights, adapters, dropout and samples")
+    machine: Machine = Field(Machine(), description="where it runs")
 
 
 def longest_row(max_length: int, context: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import ON_BAD, OnBad, read_conversations
+from tutelage.data.formats import OnBad, read_conversations
 from tutelage.data.tokens.batches import Example, cut_by_tokens, encode_conversations, fitting_prompts, pack_examples
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
@@ -26,19 +26,20 @@ from tutelage.model.heads import fit_vocabulary
 from tutelage.model.likelihood import per_token
 from tutelage.objectives.language import over_count, token_nll
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import Optimizer, make_optimizer
 from tutelage.train.pretraining_text import Ptx, PtxSettings, ptx_of
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import (
-    OPTIMIZER,
-    LoRA,
+    LearningRate,
+    LearningSettings,
     Machine,
+    Warmup,
     longest_row,
     require_microbatch,
     rows_of,
@@ -58,26 +59,18 @@ class SFTInputs(Inputs):
     text: dict[str, Path] = Field({}, description="sources of pretraining text to mix in, by name")
 
 
-class SFTSettings(Settings):
+class SFTSettings(LearningSettings):
     """Knobs of ``tutelage sft``."""
 
     epochs: int = Field(2, gt=0, description="passes over the demonstrations")
     batch_size: int = Field(32, gt=0, description="conversations per step")
     microbatch: int = Field(0, ge=0, description="most conversations per forward pass; 0: no limit")
     max_length: int = Field(256, gt=1, description="longest conversation; longer ones are cut or left out [tokens]")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    warmup: int = Field(20, ge=0, description="steps of linear warm-up")
-    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
+    lr: LearningRate = 1e-3
+    warmup: Warmup = 20
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training (InstructGPT: 0.2)")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     max_tokens: int = Field(96, gt=0, description="longest answer if a reward model selects the epoch [tokens]")
     ptx: PtxSettings = Field(PtxSettings(), description="pretraining text mixed into the gradient")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of data order, dropout and adapters")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> SFTSettings:
