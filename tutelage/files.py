@@ -24,6 +24,20 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
+def folders_above(path: Path) -> Iterator[None]:
+    """Make the folders that ``path`` needs. Those that were made are deleted if the block raises and they are empty."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):  # another process may have put something there
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """The temporary path to write. It is renamed to ``path`` if the block succeeds, and deleted if it raises.
 
@@ -31,22 +45,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written", str(path))
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
-    try:
-        yield temporary
-        sync_file(temporary)
-        temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename = str(path)  # the name that the user knows
-        with suppress(OSError):
-            temporary.unlink()
-        with suppress(OSError):  # another process may have put something there
-            for folder in made:
-                folder.rmdir()
-        raise
+    with folders_above(path):
+        try:
+            yield temporary
+            sync_file(temporary)
+            temporary.replace(path)
+        except BaseException as error:
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(path)  # the name that the user knows
+            with suppress(OSError):
+                temporary.unlink()
+            raise
     sync_folder(path.parent)
 
 
@@ -64,20 +74,17 @@ def atomic_folder(path: Path, clear: Callable[[Path], None] | None = None) -> It
     ``path`` may be an empty folder; anything else that is there is first removed by ``clear``. Files are flushed by whoever
     writes them.
     """
-    made = [folder for folder in path.parents if not folder.exists()]
     temporary = temporary_name(path)
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if clear is not None and path.exists():
-            clear(path)
-        temporary.replace(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # another process may have put something there
-            for folder in made:
-                folder.rmdir()
-        raise
+    with folders_above(path):
+        try:
+            temporary.mkdir(exist_ok=True)
+            yield temporary
+            if clear is not None and path.exists():
+                clear(path)
+            temporary.replace(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     sync_folder(path.parent)
 
 
@@ -85,6 +92,15 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write ``path`` atomically."""
     with atomic_file(path) as file:
         file.write(content)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` another name of a file: a hard link, or a copy on file systems without them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def sync_file(path: Path) -> None:
