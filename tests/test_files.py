@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tutelage.files import atomic_file, atomic_folder, atomic_path, temporary_name, write_atomic
+from tutelage.files import atomic_file, atomic_folder, atomic_path, read_object, temporary_name, write_atomic
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
@@ -109,3 +109,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with atomic_folder(out, clear=shutil.rmtree) as temporary:
         (temporary / "b").write_text("other")
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "model", "b"]
+
+
+def test_a_byte_order_mark_before_an_object_is_passed_over(tmp_path):
+    (tmp_path / "config.json").write_bytes('\ufeff{"a": "中"}'.encode())
+    assert read_object(tmp_path / "config.json") == {"a": "中"}

@@ -1,12 +1,7 @@
-"""Records drawn by hypothesis, and what a file is recognised as: shared by the tests of reading and writing."""
-
-from pathlib import Path
+"""Records drawn by hypothesis, shared by the tests of reading and writing."""
 
 from hypothesis import strategies as st
 
-from tutelage.data.formats import what_is_in
-from tutelage.data.read.rows import Rejects
-from tutelage.data.read.sources import ANY_FILE, data_files
 from tutelage.records import Answers, Completion, Conversation, Document, Message, Prompt, Ranking
 
 letters = st.characters(exclude_categories=["Cs"])
@@ -89,8 +84,3 @@ def pairs(content=some, *, asked=None, **options):
     return ranked.filter(
         lambda r: r.ranks[0] != r.ranks[1] and r.completions[0].text.strip() != r.completions[1].text.strip()
     )
-
-
-def detect(path: Path) -> str:
-    """The format of a file by its first row; of a folder, all that are in it."""
-    return " + ".join(sorted({what_is_in(source)[0] for source in data_files(path, ANY_FILE, Rejects())}))

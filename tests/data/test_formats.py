@@ -2,9 +2,8 @@ import json
 import logging
 
 import pytest
-from record_strategies import detect
 
-from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.formats import detect, read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.read.rows import Rejects
 from tutelage.errors import DataError
 

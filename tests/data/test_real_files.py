@@ -5,9 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from record_strategies import detect
 
-from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.formats import detect, read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.inspect import inspect_data
 from tutelage.data.read.rows import Rejects
 from tutelage.data.writing import write_records

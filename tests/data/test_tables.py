@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
-from record_strategies import detect
 
-from tutelage.data.formats import read_conversations, read_documents, read_prompts, read_rankings
+from tutelage.data.formats import detect, read_conversations, read_documents, read_prompts, read_rankings
 from tutelage.data.read import tables
 from tutelage.data.read.rows import Rejects, RowError
 from tutelage.data.read.sources import data_files, read_rows

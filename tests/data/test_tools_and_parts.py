@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from record_strategies import detect
 
 from tutelage.data.formats import (
+    detect,
     read_answers,
     read_conversations,
     read_prompts,

@@ -11,7 +11,6 @@ from record_strategies import (
     answers,
     conversation,
     conversations,
-    detect,
     document,
     message,
     pairs,
@@ -22,6 +21,7 @@ from record_strategies import (
 
 from tutelage.data.formats import (
     WRITERS,
+    detect,
     read_answers,
     read_conversations,
     read_documents,

@@ -113,6 +113,14 @@ def _read(
         _logger.warning("%s: left out %s", path, left_out)
 
 
+def detect(path: Path) -> str:
+    """The format of a file by ending and first row (``text``, ``alpaca``, ``hh`` ...); of a folder, all that are in it.
+
+    Raises DataError if nothing can be recognised.
+    """
+    return " + ".join(sorted({what_is_in(source)[0] for source in data_files(Path(path), ANY_FILE, Rejects())}))
+
+
 def recognise(row: Any) -> str | None:
     """The name of a row's format, or None."""
     return next((format.name for format in FORMATS if format.recognise(row)), None)
