@@ -94,8 +94,9 @@ class ClassifySettings(LearningSettings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """Training should outlast the warm-up."""
         assert isinstance(inputs, ClassifyInputs)
-        sizes = {"batch_size": self.batch_size, "epochs": self.epochs, "warmup": self.warmup}
-        yield from warn_of_few_rows(rows, self.format, inputs.train, what="examples", **sizes)
+        yield from warn_of_few_rows(
+            rows, self.format, inputs.train, self.batch_size, self.epochs, self.warmup, "examples"
+        )
 
 
 def main(knobs: ClassifySettings, inputs: ClassifyInputs, out: Path) -> Path:

@@ -101,8 +101,7 @@ class DirectSettings(LearningSettings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An answer must be preferred to another, and training should outlast the warm-up."""
         assert isinstance(inputs, DirectInputs)
-        sizes = {"batch_size": self.batch_size, "epochs": self.epochs, "warmup": self.warmup}
-        yield from check_rankings(inputs.rankings, rows, **sizes)
+        yield from check_rankings(inputs.rankings, rows, self.batch_size, self.epochs, self.warmup)
 
     def writes(self, inputs: Inputs) -> tuple[str, ...]:
         """Only Diamante's loss trains a head."""

@@ -99,11 +99,11 @@ def _placed(path: Path, on_bad: OnBad) -> list[tuple[str, Ranking]]:
     return list(zip(places, rankings, strict=True))
 
 
-def check_rankings(path: Path, rows: Rows, *, batch_size: int, epochs: int, warmup: int) -> Iterator[str]:
+def check_rankings(path: Path, rows: Rows, batch_size: int, epochs: int, warmup: int) -> Iterator[str]:
     """RecipeError if no answer is preferred to another; a warning if training ends within the warm-up."""
     if rows("preferences", path, 1) == 0:
         raise RecipeError(f"{path} has no ranking that prefers one answer to another")
-    yield from warn_of_few_rows(rows, "rankings", path, batch_size=batch_size, epochs=epochs, warmup=warmup)
+    yield from warn_of_few_rows(rows, "rankings", path, batch_size, epochs, warmup)
 
 
 def encode_rankings(

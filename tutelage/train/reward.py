@@ -68,8 +68,7 @@ class RewardSettings(LearningSettings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An answer must be preferred to another, and training should outlast the warm-up."""
         assert isinstance(inputs, RewardInputs)
-        sizes = {"batch_size": self.batch_size, "epochs": self.epochs, "warmup": self.warmup}
-        yield from check_rankings(inputs.rankings, rows, **sizes)
+        yield from check_rankings(inputs.rankings, rows, self.batch_size, self.epochs, self.warmup)
 
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:

@@ -96,7 +96,7 @@ def warn_of_warmup(steps: int, warmup: int, why: str = "") -> Iterator[str]:
 
 
 def warn_of_few_rows(
-    rows: Rows, kind: str, path: Path, *, batch_size: int, epochs: int, warmup: int, what: str = ""
+    rows: Rows, kind: str, path: Path, batch_size: int, epochs: int, warmup: int, what: str = ""
 ) -> Iterator[str]:
     """The same for a run over the rows of a file in batches; none if their number is unknown. ``what``: their name."""
     count = rows(kind, path, warmup // epochs * batch_size + 1)  # so many are enough

@@ -87,8 +87,9 @@ class SFTSettings(LearningSettings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """Training should outlast the warm-up."""
         assert isinstance(inputs, SFTInputs)
-        sizes = {"batch_size": self.batch_size, "epochs": self.epochs, "warmup": self.warmup}
-        yield from warn_of_few_rows(rows, "conversations", inputs.demonstrations, **sizes)
+        yield from warn_of_few_rows(
+            rows, "conversations", inputs.demonstrations, self.batch_size, self.epochs, self.warmup
+        )
 
 
 def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
