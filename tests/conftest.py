@@ -7,6 +7,8 @@ Hypothesis has no deadline here: on a busy machine it would fail tests that are 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
 
 settings.register_profile("tutelage", deadline=None)
 settings.load_profile("tutelage")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What is flushed to the disk outlives a power cut, which no test makes; a killed process loses nothing that it wrote.
+
+    A small run flushes forty times and would wait for the disk as long as it computes. test_files.py holds what is flushed when.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

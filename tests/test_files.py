@@ -1,9 +1,11 @@
 """Atomic files: whole or not there, whatever interrupts the writer."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,20 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     assert [p.suffix for p in tmp_path.iterdir() if p != path] == [".tmp"]
+
+
+def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_afterwards(tmp_path, monkeypatch):
+    """So that a power cut leaves the old file or the new one, whole."""
+    path, seen = tmp_path / "file", []
+    write_atomic(path, b"old")
+
+    def flush(descriptor: int) -> None:
+        flushed = os.readlink(f"/proc/self/fd/{descriptor}")
+        seen.append((Path(flushed).is_dir(), path.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write_atomic(path, b"new")
+    assert seen == [(False, b"old"), (True, b"new")]
 
 
 def test_the_temporary_name_is_hidden_beside_the_file(tmp_path):
