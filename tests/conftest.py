@@ -7,6 +7,7 @@ Hypothesis has no deadline here: on a busy machine it would fail tests that are 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 settings.register_profile("tutelage", deadline=None)
 settings.load_profile("tutelage")
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that the imports made out of garbage collections: a recipe makes one after each step, of a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
