@@ -17,7 +17,6 @@ from typing import Any
 
 from tests.proof import ROOT, RUNS, SEEDS, command, demo, results
 from tutelage.data.formats import read_rankings, write_jsonl
-from tutelage.evaluate.statistics import Interval, mean_interval
 from tutelage.loop import gate, training
 from tutelage.loop.comparing import gate_figures
 from tutelage.loop.rounds import run_round
@@ -25,6 +24,7 @@ from tutelage.loop.settings import LoopSettings
 from tutelage.reproduce.verdict import verdict
 from tutelage.serve.choose import model_folder
 from tutelage.settings import merge, read_yaml, write_yaml
+from tutelage.statistics import Interval, mean_interval
 from tutelage.store import models
 from tutelage.store.opening import open_store
 

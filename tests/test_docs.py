@@ -173,6 +173,10 @@ def with_its_files(recipe: Path) -> Path:
     return recipe
 
 
+TYPED: set[tuple[str, ...]] = set()
+"""The command lines that were tried: the page in the other language has most of them again."""
+
+
 @pytest.mark.usefixtures("somebodys_folder")
 @pytest.mark.parametrize("name", [*READMES, *GUIDES, *SERVING, *LOOP])
 def test_every_command_could_be_typed(name, perform, capsys):
@@ -182,6 +186,10 @@ def test_every_command_could_be_typed(name, perform, capsys):
             Path("ours.yaml").write_text(printed, encoding="utf-8")
             with_its_files(Path("ours.yaml"))
     for words in command_lines(name):
+        if "ours.yaml" not in words:
+            if tuple(words) in TYPED:
+                continue
+            TYPED.add(tuple(words))
         given = perform(words)
         if "--help" in words:
             assert name_of(words) in capsys.readouterr().out

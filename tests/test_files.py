@@ -1,13 +1,15 @@
 """Atomic files: whole or not there, whatever interrupts the writer."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tutelage.files import atomic_file, atomic_folder, atomic_path, temporary_name, write_atomic
+from tutelage.files import atomic_file, atomic_folder, atomic_path, read_object, temporary_name, write_atomic
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
@@ -63,6 +65,20 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert [p.suffix for p in tmp_path.iterdir() if p != path] == [".tmp"]
 
 
+def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_afterwards(tmp_path, monkeypatch):
+    """So that a power cut leaves the old file or the new one, whole."""
+    path, seen = tmp_path / "file", []
+    write_atomic(path, b"old")
+
+    def flush(descriptor: int) -> None:
+        flushed = os.readlink(f"/proc/self/fd/{descriptor}")
+        seen.append((Path(flushed).is_dir(), path.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write_atomic(path, b"new")
+    assert seen == [(False, b"old"), (True, b"new")]
+
+
 def test_the_temporary_name_is_hidden_beside_the_file(tmp_path):
     name = temporary_name(tmp_path / "file")
     assert name.parent == tmp_path
@@ -109,3 +125,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with atomic_folder(out, clear=shutil.rmtree) as temporary:
         (temporary / "b").write_text("other")
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "model", "b"]
+
+
+def test_a_byte_order_mark_before_an_object_is_passed_over(tmp_path):
+    (tmp_path / "config.json").write_bytes('\ufeff{"a": "中"}'.encode())
+    assert read_object(tmp_path / "config.json") == {"a": "中"}

@@ -5,11 +5,13 @@ A step has *knobs*, a ``Settings`` class of numbers and choices, and *inputs*, a
 
 from __future__ import annotations
 
+import copy
 import difflib
 import io
 import json
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
@@ -131,7 +133,7 @@ S = TypeVar("S", bound=BaseModel)
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML 1.2 file. Raises RecipeError, with the line, for bad YAML or a repeated key."""
     try:
-        loaded = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
+        loaded = copy.deepcopy(_parsed(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -146,6 +148,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = "nothing" if loaded is None else type(loaded).__name__
         raise RecipeError(f"{path}: a mapping of settings is expected, found {found}")
     return loaded
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """The values of a text in YAML. Parsing is slow, and a run of a recipe reads the same few files again at every step."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:

@@ -42,6 +42,10 @@ def test_a_store_from_the_command_line(place: Path, capsys: pytest.CaptureFixtur
     assert "1 messages" in said
     assert str(Path("out").resolve()) in said
     assert main(["store", "erase-user", "ann", "--yes"]) == 0
+    capsys.readouterr()
+    assert main(["store", "audit", "--last", "1"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "  command line: erase user " in line
     assert main(["store", "restore", "b.db", "--force"]) == 0
     store = open_store(place)
     assert people.list_users(store) == []

@@ -14,8 +14,8 @@ from tutelage.errors import RecipeError, UsageError
 from tutelage.evaluate.novelty import Known, features, novelty_figures, passages
 from tutelage.evaluate.preferences.step import PreferencesInputs, PreferencesSettings, main, of_best
 from tutelage.evaluate.reward_analysis import analysis, ensemble
-from tutelage.evaluate.statistics import auroc
 from tutelage.records import Answers, Completion, Document, Message, Prompt, Ranking
+from tutelage.statistics import auroc
 from tutelage.text.chat import render
 
 

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,16 @@ def test_a_round_leaves_all_it_used_in_the_store_and_no_word_of_anybody(after):
     leaves_all_it_used(after)
 
 
+def in_this_process(recipe: Mapping[str, Any], settings: LoopSettings, say: Callable[[str], None]) -> None:
+    """What ``training.run`` does in a process of its own."""
+    values = steps.Recipe.model_validate(recipe)
+    run_recipe(values, steps.plan(values))
+
+
 @pytest.mark.slow
-def test_so_does_one_on_postgresql(database, settings, tmp_path):
+def test_so_does_one_on_postgresql(database, settings, tmp_path, monkeypatch):
+    """Whose processes are those of the others; here the store is what differs."""
+    monkeypatch.setattr(training, "run", in_this_process)
     store = open_store(database, ledger=tmp_path / "ledger.jsonl")
     with store.write() as db:
         for table in reversed(tables.metadata.sorted_tables):

@@ -15,7 +15,7 @@ from tutelage.model import compiling
 from tutelage.model.compiling import compile_layers, compiled
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
-from tutelage.objectives.language import next_token_loss
+from tutelage.objectives.language import token_nll
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler"
@@ -29,7 +29,7 @@ def test_a_compiled_step_has_the_plain_gradients_and_the_same_ones_each_time():
     windows = torch.randint(0, 500, (8, 257)) ** 2 // 500  # some tokens often: many threads add to one row
 
     def loss(hidden: Tensor, targets: Tensor) -> Tensor:
-        return next_token_loss(model.logits(hidden).flatten(0, 1), targets.flatten(), targets.numel())
+        return token_nll(model.logits(hidden).flatten(0, 1), targets.flatten()).mean()
 
     def gradients(function) -> list[Tensor]:
         model.zero_grad()

@@ -9,14 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.objectives.classification import (
-    calibration_error,
-    class_loss,
-    confusion,
-    macro_f1,
-    precision_recall_f1,
-    wilson_interval,
-)
+from tutelage.objectives.classification import class_loss, confusion, macro_f1, precision_recall_f1
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 
@@ -30,16 +23,6 @@ def test_the_loss_by_hand():
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert logits.grad[1, 2:].tolist() == [0.0, 0.0]
-
-
-def test_wilson_by_hand():
-    """Of 8 in 10, published as 0.490 to 0.943; of all and none, the ends are 0 and 1 and the interval is no point."""
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    low, high = wilson_interval(10, 10)
-    assert (round(low, 4), high) == (0.7225, 1.0)
-    assert wilson_interval(0, 10) == pytest.approx((0.0, 1 - low))
-    with pytest.raises(ValueError, match="share of nothing"):
-        wilson_interval(0, 0)
 
 
 @given(PAIRS)
@@ -61,15 +44,3 @@ def test_precision_and_recall_by_hand():
     assert precision.tolist() == [0.6, 0.0]
     assert recall.tolist() == [0.75, 0.0]
     assert f1[0].item() == pytest.approx(2 / 3)
-
-
-def test_calibration_by_hand():
-    """Two in the bin from 0.9 (one of them right: 0.95 against 0.5), two in that from 0.6 (both right: 0.65 against 1)."""
-    confidence = torch.tensor([0.95, 0.95, 0.62, 0.68])
-    right = torch.tensor([True, False, True, True])
-    assert calibration_error(confidence, right) == pytest.approx(0.5 * 0.45 + 0.5 * 0.35, abs=1e-6)
-
-
-def test_certainty_that_is_right_is_calibrated():
-    assert calibration_error(torch.ones(5), torch.ones(5, dtype=torch.bool)) == 0
-    assert calibration_error(torch.ones(5), torch.zeros(5, dtype=torch.bool)) == 1

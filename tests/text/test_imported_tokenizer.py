@@ -421,8 +421,8 @@ def test_folders_that_cannot_be_read(tmp_path):
         Tokenizer.load(tmp_path / "nowhere")
     folder = write_folder(FORMATS["llama-2"], tmp_path / "damaged")
     for name, data, words in [
-        ("tokenizer_config.json", b"{", "tokenizer_config.json: not JSON"),
-        ("tokenizer_config.json", b"[]", "tokenizer_config.json: not a JSON object"),
+        ("tokenizer_config.json", b"{", "tokenizer_config.json cannot be read: "),
+        ("tokenizer_config.json", b"[]", "tokenizer_config.json must hold a JSON object, not list"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": 1}}', "not the configuration of a tokenizer"),
         ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}', "not the configuration of a tokenizer"),
         ("tokenizer.json", b"{}", "tokenizer.json: not a tokenizer"),

@@ -1,4 +1,4 @@
-"""What each stage does with bad rows of each of its inputs, and what its seed draws besides the order of its data."""
+"""What each stage does with bad rows of each of its inputs; and which demonstrations centre a reward model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from random_start import Start, make_start, talk
-from safetensors.torch import load_file
 from test_direct_wiring import direct_job
 from test_grpo_wiring import grpo_job
 from test_ppo_wiring import ppo_job
@@ -86,41 +84,41 @@ INPUTS = [
 ]
 
 
-def spoilt(begin: Start, tmp_path: Path, name: str, role: str, row: str) -> tuple[Path, Any]:
-    """A copy of a good file with one more row, and the input that names it."""
-    path = tmp_path / f"{name}.jsonl"
+def spoilt(begin: Start, folder: Path, name: str, role: str, *rows: str) -> tuple[Path, Any]:
+    """A copy of a good file with more rows, and the input that names it."""
+    path = folder / f"{name}.jsonl"
+    folder.mkdir()
     shutil.copy(begin.folder / f"{name}.jsonl", path)
     with path.open("a") as file:
-        file.write(row + "\n")
+        file.writelines(f"{row}\n" for row in rows)
     return path, {"one": path} if role == "text" else path
 
 
+WRONG = '{"messages": 3, "text": 4, "prompt": 5}'
+
+
 @pytest.mark.parametrize(("stage", "role", "name", "record"), INPUTS)
-def test_a_wrong_row_has_its_place_and_a_way_past_it(begin, tmp_path, stage, role, name, record):
-    path, given = spoilt(begin, tmp_path, name, role, '{"messages": 3, "text": 4, "prompt": 5}')
-    count = len(path.read_text().splitlines())
-    with pytest.raises(DataError, match=rf"{name}\.jsonl:{count}: "):
-        STAGES[stage](begin, tmp_path / "stopped", **{role: given}).run()
-    STAGES[stage](begin, tmp_path / "run", **{role: given}, on_bad="skip").run()
-
-
-@pytest.mark.parametrize(("stage", "role", "name", "record"), [given for given in INPUTS if given[3]])
-def test_a_row_that_the_template_refuses_has_its_place_and_a_way_past_it(
+def test_a_wrong_row_and_one_that_the_template_refuses_have_their_place_and_a_way_past_them(
     begin, tmp_path, capsys, stage, role, name, record
 ):
-    path, given = spoilt(begin, tmp_path, name, role, with_system(record).model_dump_json(exclude_defaults=True))
-    count = len(path.read_text().splitlines())
-    with pytest.raises(DataError, match=rf"{name}\.jsonl:{count}: .*no system messages here"):
-        STAGES[stage](begin, tmp_path / "stopped", **{role: given}).run()
+    bad = {"": WRONG}
+    if record:
+        bad |= {".*no system messages here": with_system(record).model_dump_json(exclude_defaults=True)}
+    for number, (said, row) in enumerate(bad.items()):
+        path, given = spoilt(begin, tmp_path / f"only{number}", name, role, row)
+        count = len(path.read_text().splitlines())
+        with pytest.raises(DataError, match=rf"{name}\.jsonl:{count}: {said}"):
+            STAGES[stage](begin, tmp_path / f"stopped{number}", **{role: given}).run()
+    path, given = spoilt(begin, tmp_path / "all", name, role, *bad.values())
     capsys.readouterr()
     checkpoint = STAGES[stage](begin, tmp_path / "run", **{role: given}, on_bad="skip").run()
-    done, said = json.loads((checkpoint.parent / "done.json").read_text()), capsys.readouterr().out
+    done, printed = json.loads((checkpoint.parent / "done.json").read_text()), capsys.readouterr().out
     if role in ("demonstrations", "rankings", "prompts") and (stage, role) not in (
         ("reward", "demonstrations"), ("sft by reward", "prompts"), ("diamante", "demonstrations"),
     ):  # fmt: skip
         assert done["left_out"]["refused by the chat template"] == 1
-        assert f"{path}: " in said
-        assert "1 x refused by the chat template" in said
+        assert f"{path}: " in printed
+        assert "1 x refused by the chat template" in printed
     if role == "heldout" and stage in ("reward", "direct"):
         assert done["heldout_left_out"] == {"refused by the chat template": 1}
 
@@ -130,22 +128,6 @@ def test_rankings_of_which_none_is_left_are_named(begin, tmp_path):
     write_jsonl(path, [RANKINGS[0].model_copy(update={"ranks": (1, 1, 1)})])
     with pytest.raises(DataError, match=r"tied\.jsonl: no ranking with a preference fits in .* left out 1 x all tied"):
         reward_job(begin, tmp_path / "run", rankings=path).run()
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
-def test_adapters_are_drawn_from_the_seed(begin, tmp_path, stage):
-    """At next to no learning rate they are as they were drawn."""
-    still: dict[str, Any] = {"lr": 1e-12, "lora": {"r": 2}}
-    if stage == "pretrain":
-        still |= {"checkpoint": begin.folder / "sft", "tokenizer": None, "model": {}}
-    drawn = []
-    for number, seed in enumerate((0, 1, 0)):
-        checkpoint = STAGES[stage](begin, tmp_path / str(number), seed=seed, **still).run()
-        tensors = load_file(next((checkpoint / "adapter").glob("*.safetensors")))
-        drawn.append({name: tensor for name, tensor in tensors.items() if "lora_A" in name})
-    one, other, again = drawn
-    assert all(torch.allclose(one[name], again[name], atol=1e-6) for name in one)
-    assert not any(torch.allclose(one[name], other[name], atol=1e-3) for name in one)
 
 
 def answered(count: int) -> list[Conversation]:

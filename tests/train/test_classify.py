@@ -26,7 +26,7 @@ from tutelage.settings import validated
 from tutelage.train import classify
 from tutelage.train.classify import ClassifySettings, classify_backward, forward, probabilities, starting_point
 from tutelage.train.labelled import Item, encode_labelled
-from tutelage.train.loop import cosine, linear
+from tutelage.train.loop import lr_factor
 
 FORMATS = ("classification", "entailment", "similarity", "choice")
 LABELS = ("a", "b", "c")
@@ -148,9 +148,9 @@ def test_dropout_acts_while_training_alone(begin):
 
 
 def test_the_decay_is_linear():
-    given = [linear(step, 10, warmup=2, floor=0.2) for step in (0, 1, 2, 6, 10, 99)]
+    given = [lr_factor(step, 10, warmup=2, floor=0.2, decay="linear") for step in (0, 1, 2, 6, 10, 99)]
     assert given == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2, 0.2])
-    assert linear(1, 10, warmup=4, floor=0.0) == cosine(1, 10, warmup=4, floor=0.0) == 0.5
+    assert lr_factor(1, 10, warmup=4, floor=0.0, decay="linear") == lr_factor(1, 10, warmup=4, floor=0.0) == 0.5
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,9 @@ def test_it_learns_and_reports(begin, learned):
     assert rows[-1]["heldout_accuracy"] == done["heldout_accuracy"]
     assert rows[-1]["lm_loss"] < rows[0]["lm_loss"]
     for row in rows:
-        assert row["lr"] == pytest.approx(1e-2 * linear(int(row["step"]) - 1, 96, warmup=2, floor=0.0))
+        assert row["lr"] == pytest.approx(
+            1e-2 * lr_factor(int(row["step"]) - 1, 96, warmup=2, floor=0.0, decay="linear")
+        )
     assert sum("heldout_accuracy" in row for row in rows) > 2
     assert {name: (figures["trained"], figures["heldout"]) for name, figures in done["classes"].items()} == {
         "little": (90, 30), "more": (90, 30),

@@ -17,7 +17,6 @@ from tutelage.data.tokens.batches import Example
 from tutelage.model.config import ModelConfig
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
-from tutelage.objectives.language import next_token_loss
 from tutelage.objectives.ppo import FixedKL, policy_loss, value_loss
 from tutelage.objectives.ranking import kwise_loss
 from tutelage.records import Completion, Message, Prompt, Ranking
@@ -65,7 +64,7 @@ def some_settings(**changes) -> PPOSettings:
 def some_models(policy: Decoder, critic: ScalarModel, reference: Decoder | None = None) -> Models:
     """What an update reads of the networks; it samples and scores nothing, and takes no step."""
     return Models(
-        policy, reference or tiny(5), critic, averaged=policy, scorers=(), optimizer=None, kl=FixedKL(0.1),
+        policy=policy, reference=reference or tiny(5), critic=critic, averaged=policy, scorers=(), optimizer=None, kl=FixedKL(0.1),
         tokenizer=None, ptx=None,
     )  # fmt: skip
 
@@ -366,7 +365,7 @@ def test_the_ptx_gradient_is_the_sum_of_the_two(rollouts):
         minibatch_backward(some_models(model, critic), batch, WHOLE, some_settings())
     loss = ptx.backward(joint, 0)
     logits = text.logits(text(windows[:, :-1]))
-    expected = next_token_loss(logits.flatten(0, 1), windows[:, 1:].flatten(), 48)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for both, one, other in zip(gradients(joint), gradients(alone), gradients(text), strict=True):

@@ -241,11 +241,9 @@ def test_adapters_share_the_trunk_with_the_reference(begin, tmp_path):
 def test_what_cannot_be_is_said_in_one_line(begin, tmp_path):
     with pytest.raises(RecipeError, match="nothing adds to the reward: give reward_models, or scorers with a weight"):
         rewarded_by(grpo_job(begin, tmp_path / "a")).run()
-    with pytest.raises(DataError, match="7 prompts that fit are fewer than the 8 of an update"):
+    with pytest.raises(DataError, match="7 prompts that fit are fewer than prompts_per_update 8"):
         grpo_job(begin, tmp_path / "b", prompts_per_update=8).run()
-    with pytest.raises(
-        ValueError, match="minibatch 7 is larger than the 6 answers of an update, prompts_per_update x group"
-    ):
+    with pytest.raises(ValueError, match="minibatch 7 is larger than prompts_per_update x group 6"):
         grpo_job(begin, tmp_path / "c", minibatch=7)
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import importlib
 import json
 import random
-from pathlib import Path
+from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from random_start import PROMPTS, Start, make_start
 from recording import recorded
+from safetensors.torch import load_file
 from test_bad_rows import STAGES
 from test_stage_wiring import DEMONSTRATIONS, RANKINGS, reward_job, sft_job
+from torch import Tensor
 
 from tutelage.data.formats import write_jsonl
 from tutelage.records import Document
 from tutelage.text.chat import render, render_answers
+from tutelage.train import ppo, pretraining_text
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,11 @@ def begin(tmp_path_factory) -> Start:
         write_jsonl(start.folder / f"{name}.jsonl", records)
     write_jsonl(start.folder / "chinese.jsonl", [Document(text="红色的门，蓝色的帽子。") for _ in range(3)])
     return start
+
+
+def module_of(stage: str) -> ModuleType:
+    """The module that starts the loop of a stage."""
+    return importlib.import_module(f"tutelage.train.{'rl' if stage in ('ppo', 'grpo') else stage}")
 
 
 def sequences(begin: Start, stage: str) -> list[list[int]]:
@@ -89,28 +98,60 @@ def test_answers_to_other_prompts_have_a_stream_of_their_own_in_every_step_and_s
     assert len({*first[0], *first[1]}) == 4
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
-def test_dropout_has_a_seed_of_the_run_and_of_the_stage(begin, tmp_path, monkeypatch, stage):
-    module = importlib.import_module(f"tutelage.train.{stage}")
-    plain, drawn = module.Schedule, []
+@dataclass
+class Drawn:
+    """What runs of one stage with the seeds 0, 1 and 0 drew, at next to no learning rate: adapters are as they were drawn."""
+
+    adapters: list[dict[str, Tensor]] = field(default_factory=list)
+    dropout: list[int] = field(default_factory=list)
+    log: list[dict[str, float]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module", params=["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
+def drawn(request, begin, tmp_path_factory) -> Drawn:
+    stage, folder, found = request.param, tmp_path_factory.mktemp(request.param), Drawn()
+    still: dict[str, Any] = {"lr": 1e-12, "lora": {"r": 2}}
+    if stage == "pretrain":
+        still |= {"checkpoint": begin.folder / "sft", "tokenizer": None, "model": {}}
+    module = module_of(stage)
+    plain = module.Schedule
 
     def noted(*words: Any, **named: Any) -> Any:
         schedule = plain(*words, **named)
-        drawn.append(schedule.seed)
+        found.dropout.append(schedule.seed)
         return schedule
 
-    monkeypatch.setattr(module, "Schedule", noted)
-    for number, seed in enumerate((0, 1, 0)):
-        STAGES[stage](begin, tmp_path / str(number), seed=seed).run()
-    assert isinstance(drawn[0], int)
-    assert drawn[0] == drawn[2] != drawn[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Schedule", noted)
+        for number, seed in enumerate((0, 1, 0)):
+            checkpoint = STAGES[stage](begin, folder / str(number), seed=seed, **still).run()
+            tensors = load_file(next((checkpoint / "adapter").glob("*.safetensors")))
+            found.adapters.append({name: tensor for name, tensor in tensors.items() if "lora_A" in name})
+            found.log += [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
+    return found
+
+
+def test_dropout_has_a_seed_of_the_run_and_of_the_stage(drawn):
+    one, other, again = drawn.dropout
+    assert isinstance(one, int)
+    assert one == again != other
+
+
+def test_adapters_are_drawn_from_the_seed(drawn):
+    one, other, again = drawn.adapters
+    assert all(torch.allclose(one[name], again[name], atol=1e-6) for name in one)
+    assert not any(torch.allclose(one[name], other[name], atol=1e-3) for name in one)
+
+
+def test_every_row_of_the_log_says_how_fast(drawn):
+    assert drawn.log
+    assert all(row["tokens_per_second"] > 0 for row in drawn.log)
 
 
 def test_pretraining_text_and_new_adapters_of_a_critic_have_seeds_of_the_run(begin, tmp_path, monkeypatch):
-    module = importlib.import_module("tutelage.train.ppo")
-    mixture, critic, texts, critics = module.text_mixture, module.new_critic, [], []
-    monkeypatch.setattr(module, "text_mixture", lambda *given: texts.append(given[3]) or mixture(*given))
-    monkeypatch.setattr(module, "new_critic", lambda *given: critics.append(torch.initial_seed()) or critic(*given))
+    mixture, critic, texts, critics = pretraining_text.text_mixture, ppo.new_critic, [], []
+    monkeypatch.setattr(pretraining_text, "text_mixture", lambda *given: texts.append(given[3]) or mixture(*given))
+    monkeypatch.setattr(ppo, "new_critic", lambda *given: critics.append(torch.initial_seed()) or critic(*given))
     for number, seed in enumerate((0, 1, 0)):
         STAGES["ppo"](begin, tmp_path / str(number), seed=seed, lora={"r": 2}).run()
     for drawn in (texts, critics):
@@ -134,7 +175,7 @@ WIDTHS = {
 
 @pytest.mark.parametrize("stage", WIDTHS)
 def test_memory_is_estimated_for_the_largest_pass(begin, tmp_path, monkeypatch, stage):
-    module = importlib.import_module(f"tutelage.train.{stage}")
+    module = module_of(stage)
     said: list[Any] = []
     monkeypatch.setattr(module, "say_memory", lambda *words: said.append(words))
     more: dict[str, Any] = {} if stage == "ppo" else {"optimizer": "muon"}
@@ -152,11 +193,3 @@ def test_memory_is_estimated_for_the_largest_pass(begin, tmp_path, monkeypatch, 
     tight = STAGES[stage](begin, tmp_path / "tight", machine={"pass_tokens": longest, "dtype": "fp32", "device": "cpu"})
     tight.run()
     assert said[-1][2:4] == (1, longest)
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "direct", "grpo"])
-def test_every_row_of_the_log_says_how_fast(begin, tmp_path, stage):
-    checkpoint: Path = STAGES[stage](begin, tmp_path / "run").run()
-    log = [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
-    assert log
-    assert all(row["tokens_per_second"] > 0 for row in log)

@@ -85,6 +85,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "store backup": Command("cli.store_commands:backup", "copy the store into a file while servers use it"),
         "store restore": Command("cli.store_commands:restore", "bring a backup back; what was erased stays erased"),
         "store check": Command("cli.store_commands:check", "look for damage"),
+        "store audit": Command("cli.store_commands:audit", "who did what and when"),
         "store users": Command("cli.store_commands:users", "the people, and their API keys"),
         "store key": Command("cli.store_commands:key", "make an API key for a person, or revoke one"),
         "store password": Command("cli.store_commands:password", "give a person a new password"),

@@ -90,18 +90,9 @@ def generate(
 
 
 def compare(
-    a: Model,
-    b: Model,
-    prompts: Annotated[Path, Field(description="held-out prompts")],
-    sampling: Sampling = Sampling(),  # noqa: B008
-    *,
-    world: Annotated[Path | None, Field(description="folder of an embedded world, whose judge decides")] = None,
-    reward_model: Annotated[
-        ModelPath | None, Field(description="reward model that decides if there is no judge")
-    ] = None,
-    on_bad: Bad = "stop",
-    device: Device = "auto",
-) -> str:
+    a: Path, b: Path, prompts: Path, sampling: Sampling, *, world: Path | None, reward_model: Path | None, on_bad: OnBad,
+    device: str,
+) -> str:  # fmt: skip
     """Win rates of two checkpoints on the same prompts; the judge or the reward model decides prompt by prompt."""
     from tutelage.world.build import load_judge
     from tutelage.world.labellers import TIE_THRESHOLD

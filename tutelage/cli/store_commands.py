@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import date
+from collections.abc import Mapping
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from tutelage.errors import NotFound, StoreError, UsageError
+from tutelage.errors import NotFound, StoreError
 from tutelage.settings import Settings
 from tutelage.store import backup as backups
 from tutelage.store import erase, people
+from tutelage.store.audit import entries
 from tutelage.store.database import Store
 from tutelage.store.export import PER_USER
 from tutelage.store.export import export as write_export
-from tutelage.store.opening import default_store, open_store
+from tutelage.store.opening import Where, default_store, existing_store
 from tutelage.store.prompts import HELD_OUT
-
-Where = Annotated[
-    str | None,
-    Field(description="path of a SQLite file or postgresql:// URL; none: TUTELAGE_STORE, or store/tutelage.db"),
-]
-
-
-@contextmanager
-def _existing(where: str | None) -> Iterator[Store]:
-    """Open a store that is there already."""
-    store = Store(where or default_store())
-    if store.path and not store.path.exists():
-        raise UsageError(f"{store}: there is no store here; give --store, or set TUTELAGE_STORE")
-    opened = open_store(where)
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 def backup(
@@ -46,7 +28,7 @@ def backup(
     store: Where = None,
 ) -> str:
     """Copy the store into a file while servers go on using it."""
-    with _existing(store) as opened:
+    with existing_store(store) as opened:
         backups.backup(opened, file)
         return f"{file}: a copy of {opened}"
 
@@ -65,7 +47,7 @@ def restore(
 
 def check(*, store: Where = None) -> str:
     """Look for damage in the store."""
-    with _existing(store) as opened:
+    with existing_store(store) as opened:
         problems = backups.check(opened)
         if problems:
             more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
@@ -80,7 +62,7 @@ def erase_user(
     yes: Annotated[bool, Field(description="erase, and not only list what would be erased")] = False,
 ) -> str:
     """Erase a person and all their words, or without --yes list what would be erased and which models saw it."""
-    with _existing(store) as opened:
+    with existing_store(store) as opened:
         user = _named(opened, name)
         found = erase.erase_user(opened, user.id, actor="command line") if yes else erase.traces(opened, user.id)
         lines = [f"{name}: {'erased' if yes else 'would be erased; --yes erases'}", _counted(found.rows)]
@@ -96,7 +78,7 @@ def erase_user(
 
 def users(*, store: Where = None) -> str:
     """The people of the store, since when, and their API keys by their first characters."""
-    with _existing(store) as opened:
+    with existing_store(store) as opened:
         lines = []
         for user in people.list_users(opened):
             keys = ", ".join(f"{key.prefix}... {key.label}".strip() for key in people.list_api_keys(opened, user.id))
@@ -112,7 +94,7 @@ def key(
     store: Where = None,
 ) -> str:
     """Make an API key for a person, which is shown this once, or revoke one."""
-    with _existing(store) as opened:
+    with existing_store(store) as opened:
         user = _named(opened, name)
         if not revoke:
             return people.create_api_key(opened, user.id, label)[1]
@@ -128,7 +110,7 @@ def password(name: Annotated[str, Field(description="name of the person")], *, s
     """Give a person who has forgotten theirs a new password, which is shown this once; they are logged out everywhere."""
     from argon2 import PasswordHasher
 
-    with _existing(store) as opened:
+    with existing_store(store) as opened:
         user = _named(opened, name)
         made = secrets.token_urlsafe(12)
         people.update_user(opened, user.id, actor="command line", password_hash=PasswordHasher().hash(made))
@@ -141,6 +123,16 @@ def _named(store: Store, name: str) -> people.User:
     if user is None:
         raise NotFound(f"nobody here is called {name!r}; see: tutelage store users")
     return user
+
+
+def audit(*, last: Annotated[int, Field(ge=1, description="how many lines to show")] = 20, store: Where = None) -> str:
+    """Who did what and when, newest first: promotions, roll-backs, new roles and erasures."""
+    with existing_store(store) as opened:
+        lines = [
+            f"{datetime.fromtimestamp(entry.created):%Y-%m-%d %H:%M}  {entry.actor}: {entry.action} {entry.subject}"
+            for entry in entries(opened, last)
+        ]
+        return "\n".join(lines) or f"{opened}: nothing is on record yet"
 
 
 class ExportSettings(Settings):
@@ -156,7 +148,7 @@ def export(
     folder: Annotated[Path, Field(description="folder to make")], how: ExportSettings, *, store: Where = None
 ) -> str:
     """Write rankings, demonstrations and prompts for training, by InstructGPT's rules."""
-    with _existing(store) as opened:
+    with existing_store(store) as opened:
         made = write_export(opened, folder, **how.model_dump())
     lines = [f"{folder}: export {made.id}: {_counted(made.rows)}"]
     lines += [f"left out: {_counted(made.left_out)}"] if made.left_out else []

@@ -33,7 +33,6 @@ from tutelage.evaluate.measure import (
     with_exchanged_answers,
 )
 from tutelage.evaluate.reward_model import reward_model_figures
-from tutelage.evaluate.statistics import length_controlled_win_rate, win_rate
 from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import context_of
@@ -42,6 +41,7 @@ from tutelage.records import Message, Prompt, Ranking, TextPart
 from tutelage.runs.folder import open_run
 from tutelage.seeds import derive
 from tutelage.settings import Device, Inputs, ModelPath, RewardModelPath, Rows, Settings, WorldPath, nearest
+from tutelage.statistics import length_controlled_win_rate, win_rate
 from tutelage.text.tokenizer import Tokenizer
 
 RankingFigures = Callable[[str, Sequence[Ranking]], Mapping[str, float]]

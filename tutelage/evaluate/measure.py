@@ -16,12 +16,12 @@ from tutelage.assistant.assistant import Assistant, Shots
 from tutelage.data.tokens.batches import cut_by_length, pad_right
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.evaluate.judge import Judge
-from tutelage.evaluate.statistics import mean_interval
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import param_count
 from tutelage.model.likelihood import READ_TOKENS, negative_log_likelihood
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.seeds import derive
+from tutelage.statistics import mean_interval
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
 

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
-from tutelage.evaluate.statistics import auroc
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Document, Message, Prompt
+from tutelage.statistics import auroc
 from tutelage.text.chat import render
 
 Floats = NDArray[np.float64]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tutelage.errors import DataError, UsageError
 from tutelage.evaluate.reward_model import Scores, calibration
-from tutelage.evaluate.statistics import auroc, mean_interval
 from tutelage.records import Ranking
+from tutelage.statistics import auroc, mean_interval
 
 Floats = NDArray[np.float64]
 EQUAL_LENGTH = 0.1

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import DataError, UsageError
-from tutelage.evaluate.statistics import Interval, mean_interval
 from tutelage.objectives.ranking import better_pairs
 from tutelage.records import Completion, Message, Ranking
+from tutelage.statistics import Interval, mean_interval
 from tutelage.text.chat import render_batch
 
 Scores = Sequence[Sequence[float]]

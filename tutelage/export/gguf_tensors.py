@@ -27,7 +27,7 @@ FREQUENCIES = "rope_freqs.weight"
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 _TENSORS = {
-    "embed": "token_embd", "places": "position_embd", "unembed": "output", "final_norm": "output_norm",
+    "embed": "token_embd", "position_embedding": "position_embd", "unembed": "output", "final_norm": "output_norm",
     "attention_norm": "attn_norm", "mlp_norm": "ffn_norm", "mlp.up": "ffn_up", "mlp.down": "ffn_down",
     "attention.q_norm": "attn_q_norm", "attention.k_norm": "attn_k_norm", "attention.out": "attn_output",
     "attention.qkv": "attn_qkv",

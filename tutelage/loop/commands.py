@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,13 +19,7 @@ from tutelage.settings import flat, merge, read_yaml, validated
 from tutelage.store import models, tasks
 from tutelage.store.database import Store
 from tutelage.store.models import Round
-from tutelage.store.opening import default_store, open_store
-
-Where = Annotated[
-    str | None,
-    Field(description="path of a SQLite file or postgresql:// URL; none: TUTELAGE_STORE, or store/tutelage.db"),
-]
-
+from tutelage.store.opening import Where, existing_store, open_store, require_store
 
 _LOGS = {"collected": "{}/answers.log", "exported": "{}.log", "planned": "{}/gate.log"}
 """State -> what the process says that trains or samples in it, beside or below the round's folder."""
@@ -51,7 +44,7 @@ def run(
     source = recipe or shipped_recipe("loop.yaml")
     settings = validated(LoopSettings, merge(read_yaml(source), overrides), str(source), given_by("", flat(overrides)))
     if not simulate:
-        _existing(store)
+        require_store(store)
     opened = open_store(store)
     ended: list[Round] = []
 
@@ -81,7 +74,7 @@ def run_options(words: Sequence[str]) -> list[Option]:
 
 def status(*, store: Where = None) -> str:
     """The model that serves, and the rounds with their verdicts."""
-    with _opened(store) as opened:
+    with existing_store(store) as opened:
         rounds = models.list_rounds(opened)
         said = [*_serving(opened)]
         for one in rounds:
@@ -93,25 +86,9 @@ def rollback(
     *, reason: Annotated[str, Field(description="why, for the log of promotions")] = "", store: Where = None
 ) -> str:
     """Let the model that served before the present one serve again; a server takes it within seconds."""
-    with _opened(store) as opened:
+    with existing_store(store) as opened:
         models.roll_back(opened, actor="command line", reason=reason)
         return "\n".join(_serving(opened))
-
-
-def _existing(where: str | None) -> None:
-    store = Store(where or default_store())
-    if store.path and not store.path.exists():
-        raise UsageError(f"{store}: there is no store here; serve with it first, or give --store, or --simulate")
-
-
-@contextmanager
-def _opened(where: str | None) -> Iterator[Store]:
-    _existing(where)
-    opened = open_store(where)
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 def _serving(store: Store) -> Iterator[str]:

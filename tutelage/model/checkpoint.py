@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tutelage.errors import CheckpointError
+from tutelage.files import read_object
 from tutelage.model import huggingface as hf
 from tutelage.model import weight_files as files
 from tutelage.model.config import ModelConfig
@@ -183,7 +184,7 @@ def model_config(model: Model) -> ModelConfig:
 def read_config(folder: Path) -> dict[str, Any]:
     """The raw config.json of a model folder. CheckpointError if it is missing or not a JSON object."""
     try:
-        return files.read_object(folder / CONFIG)
+        return read_object(folder / CONFIG)
     except FileNotFoundError:
         problem = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
         if (folder / "adapter_config.json").exists():

@@ -168,7 +168,7 @@ class Decoder(nn.Module):
         self.config, self.dropout, self.recompute = config, 0.0, False
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
-        self.places = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
         self.final_norm = make_norm(config)
         tied = config.tie_embeddings
@@ -218,8 +218,8 @@ class Decoder(nn.Module):
                 positions = cache.positions(s)
         shared, windowless = self._prepare(ids, positions, attention_mask, cache, longest + s)
         x = self.embed(ids)
-        if self.places is not None:
-            x = x + self._learned(self.places, s, positions)
+        if self.position_embedding is not None:
+            x = x + self._learned(self.position_embedding, s, positions)
         recompute = self.recompute and torch.is_grad_enabled() and cache is None
         for i, layer in enumerate(self.layers):
             extra = windowless if i in self._windowless else shared
@@ -265,13 +265,13 @@ class Decoder(nn.Module):
                 passes.append(Pass(cos, sin, mask, False, cache, slots, length, dropout))
         return passes[0], passes[-1]
 
-    def _learned(self, places: nn.Embedding, s: int, positions: Tensor | None) -> Tensor:
+    def _learned(self, embedding: nn.Embedding, s: int, positions: Tensor | None) -> Tensor:
         if positions is not None:
-            return places(positions)
+            return embedding(positions)
         limit = self.config.max_position_embeddings
         if s > limit:
             raise ValueError(f"{s} tokens, but the model has positions for {limit}: shorten the batch")
-        return places.weight[:s]
+        return embedding.weight[:s]
 
     @staticmethod
     def _mask(

@@ -69,7 +69,7 @@ def entries(config: ModelConfig, kind: Kind) -> list[Entry]:
     trunk = "" if kind == "causal" else "decoder."
     found = [Entry(f"{trunk}embed.weight", (f"{prefix}.{embedding}.weight",))]
     if config.positions == "learned":
-        found.append(Entry(f"{trunk}places.weight", (f"{prefix}.wpe.weight",)))
+        found.append(Entry(f"{trunk}position_embedding.weight", (f"{prefix}.wpe.weight",)))
     for i in range(config.num_layers):
         layer = [
             _entry(config, f"{trunk}layers.{i}", module, f"{prefix}.{layers}.{i}", names[column].split(), end)

@@ -14,13 +14,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.errors import CheckpointError
-from tutelage.files import write_atomic
+from tutelage.files import read_object, write_atomic
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import Model, ScalarModel
 from tutelage.model.hf_weights import Entry, entries
 from tutelage.model.huggingface import OFFSET_KEY
 from tutelage.model.lora import TARGETS, LoRALinear, adapters, add_adapters
-from tutelage.model.weight_files import opened, read_object
+from tutelage.model.weight_files import opened
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

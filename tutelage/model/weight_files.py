@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tutelage.errors import CheckpointError
-from tutelage.files import sync_file
+from tutelage.files import read_object, sync_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -38,19 +38,6 @@ class Stored:
     shape: tuple[int, ...]
     dtype: torch.dtype | None
     kind: str
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. FileNotFoundError as usual; CheckpointError if it cannot be read or is not an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not JSON
-        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
 
 
 def find_weights(folder: Path) -> dict[str, Stored]:

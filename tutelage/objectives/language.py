@@ -28,17 +28,6 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def next_token_loss(logits: Tensor, targets: Tensor, count: Count) -> Tensor:
-    """Sum of the negative log-likelihoods over ``count``, the number of counted tokens in the whole batch.
-
-    Args:
-        logits: [n, v]; targets: [n]. n may be a microbatch's share of the tokens, or a chunk of it.
-        count: the global number of counted tokens.
-    Returns: a scalar in nats per token.
-    """
-    return over_count(token_nll(logits, targets).sum(), count)
-
-
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature)[id]: the log-probability of each id in the distribution it was sampled from.
 

@@ -5,7 +5,7 @@ the token) and the reward of the token at t. They share one mask, which is True 
 the end-of-turn token.
 
 PPO-ptx (Ouyang et al. 2022, equation 2) takes one gradient of
-``policy_loss + value_coef * value_loss + ptx_coef * next_token_loss``, the last on pretraining text.
+``policy_loss + value_coef * value_loss + ptx_coef * next-token loss``, the last on pretraining text.
 """
 
 from __future__ import annotations

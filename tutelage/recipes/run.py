@@ -58,13 +58,14 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
         require_inputs(f"step {step.name!r}", inputs)
         aside = make_way(step, inputs)
         amounts.check()
+        runs = not (step.out / "done.json").exists()
         try:
             kinds[step.kind].load()(step.knobs, step.inputs, step.out)
         except UsageError:
             if aside and not step.out.exists():  # refused before it began
                 aside.rename(step.out)
             raise
-        if "torch" in sys.modules:
+        if runs and "torch" in sys.modules:
             from tutelage.model.device import release_heap
 
             release_heap()

@@ -22,8 +22,9 @@ from tutelage.seeds import derive
 from tutelage.settings import Device, Inputs, ModelPath, Rows, Settings, WorldPath
 from tutelage.train import best, grpo, ppo
 from tutelage.train.best import BestInputs, BestSettings
-from tutelage.train.grpo import GRPOInputs, GRPOSettings
+from tutelage.train.grpo import GRPOSettings
 from tutelage.train.ppo_update import PPOInputs, PPOSettings
+from tutelage.train.rl_settings import RLInputs
 from tutelage.train.scorers import Gold
 from tutelage.world.build import WorldSettings, build_world, load_judge
 from tutelage.world.judge import Judge
@@ -169,7 +170,7 @@ def train_ppo(knobs: PPOSettings, inputs: PPOInputs, out: Path) -> Path:
     return ppo.main(knobs, inputs, out, gold_of(inputs.world))
 
 
-def train_grpo(knobs: GRPOSettings, inputs: GRPOInputs, out: Path) -> Path:
+def train_grpo(knobs: GRPOSettings, inputs: RLInputs, out: Path) -> Path:
     """GRPO, with the judge of ``inputs.world``, where there is one, as the scorer ``gold``."""
     return grpo.main(knobs, inputs, out, gold_of(inputs.world))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from tutelage.evaluate.statistics import mean_interval
+from tutelage.statistics import mean_interval
 
 Word = Literal["reproduced", "opposite", "undecided"]
 

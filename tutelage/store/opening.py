@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from tutelage.errors import UsageError
 from tutelage.store.database import DEFAULT, Store, upgrade
 from tutelage.store.erase import replay
+
+Where = Annotated[
+    str | None,
+    Field(description="path of a SQLite file or postgresql:// URL; none: TUTELAGE_STORE, or store/tutelage.db"),
+]
 
 
 def default_store() -> str:
@@ -28,3 +38,23 @@ def open_store(
     upgrade(store)
     replay(store)
     return store
+
+
+def require_store(where: str | None) -> None:
+    """Raise UsageError where no store is; that of a database server is looked for when it is opened."""
+    store = Store(where or default_store())
+    if store.path and not store.path.exists():
+        raise UsageError(
+            f"{store}: there is no store here; serve with it first, or give --store, or set TUTELAGE_STORE"
+        )
+
+
+@contextmanager
+def existing_store(where: str | None) -> Iterator[Store]:
+    """Open a store that is there already."""
+    require_store(where)
+    opened = open_store(where)
+    try:
+        yield opened
+    finally:
+        opened.close()

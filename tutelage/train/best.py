@@ -23,7 +23,8 @@ from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.models import load_scoring, load_trainable
-from tutelage.train.rl import check_reward, code_of, scored_answers, texts_of
+from tutelage.train.rl import scored_answers, texts_of
+from tutelage.train.rl_settings import check_reward, code_of
 from tutelage.train.scorers import Gold, ScorerSettings, make_scorers
 from tutelage.train.settings import LoRA, Machine
 
@@ -62,7 +63,7 @@ class BestSettings(Settings):
     def check(self, inputs: Inputs) -> None:
         """Raise RecipeError for an unknown scorer, or a score to which nothing adds."""
         assert isinstance(inputs, BestInputs)
-        check_reward(self.scorers, list(inputs.reward_models), inputs.world)
+        check_reward(self.scorers, inputs.reward_models, inputs.world)
 
     def most_rows(self, file: str, inputs: Inputs, rows: Rows, enough: int) -> int | None:
         """``best`` rows per prompt."""

@@ -11,7 +11,6 @@ import math
 import os
 import pickle
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from tutelage.errors import RunFolderError
-from tutelage.files import atomic_folder, atomic_path, temporary_name, write_atomic
+from tutelage.files import atomic_folder, atomic_path, link, temporary_name, write_atomic
 from tutelage.model.checkpoint import save_model
 from tutelage.model.heads import Model
 from tutelage.model.lora import adapters, load_own_weights, merged, own_weights
@@ -186,14 +185,9 @@ def _base_of(run: RunFolder) -> str:
 
 
 def _link_tree(folder: Path, target: Path) -> None:
-    """Make ``target`` a second folder of the same files: linked, or copied on file systems without hard links."""
+    """Make ``target`` a second folder of the same files."""
     for source in sorted(path for path in folder.rglob("*") if path.is_file()):
-        copy = target / source.relative_to(folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, copy)
-        except OSError:
-            shutil.copy2(source, copy)
+        link(source, target / source.relative_to(folder))
 
 
 @contextmanager

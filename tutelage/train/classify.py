@@ -18,37 +18,28 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import ON_BAD, OnBad
 from tutelage.data.tokens.batches import cut_by_length, pad_right
 from tutelage.files import write_atomic
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import Classifier
 from tutelage.model.likelihood import per_token
-from tutelage.objectives.classification import (
-    calibration_error,
-    class_loss,
-    confusion,
-    macro_f1,
-    precision_recall_f1,
-    wilson_interval,
-)
+from tutelage.objectives.classification import class_loss, confusion, macro_f1, precision_recall_f1
 from tutelage.objectives.language import over_count, token_nll
 from tutelage.records import TaskFormat
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, Rows
+from tutelage.statistics import calibration_error, wilson
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.labelled import Item, encode_labelled, labels_of, read_split, require_classes, require_some
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import Optimizer, make_optimizer
 from tutelage.train.settings import (
-    OPTIMIZER,
-    LoRA,
-    Machine,
-    enough_rows,
+    LearningSettings,
+    WeightDecay,
     longest_row,
     require_microbatch,
     rows_of,
@@ -67,7 +58,7 @@ class ClassifyInputs(Inputs):
     heldout: Path | None = Field(None, description="labelled examples to measure on; none: a share of those")
 
 
-class ClassifySettings(Settings):
+class ClassifySettings(LearningSettings):
     """Knobs of ``tutelage classify``."""
 
     format: TaskFormat = Field("classification", description="what an example is")
@@ -81,18 +72,11 @@ class ClassifySettings(Settings):
     batch_size: int = Field(32, gt=0, description="examples per step")
     microbatch: int = Field(0, ge=0, description="most examples per forward pass; 0: no limit")
     max_length: int = Field(512, ge=8, description="longest row; of longer texts the beginning is cut off [tokens]")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
     lr: float = Field(5e-4, gt=0, description="peak learning rate (GPT-1, 117 M parameters: 6.25e-5)")
-    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
     floor: float = Field(0.0, ge=0, le=1, description="last learning rate, as a share of the peak (linear in between)")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
+    weight_decay: WeightDecay = 0.01
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout while training, before the head too")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of the split, head, fresh weights, adapters, dropout and data order")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> ClassifySettings:
@@ -110,8 +94,9 @@ class ClassifySettings(Settings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """Training should outlast the warm-up."""
         assert isinstance(inputs, ClassifyInputs)
-        count = rows(self.format, inputs.train, enough_rows(self.batch_size, self.epochs, self.warmup))
-        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "examples")
+        yield from warn_of_few_rows(
+            rows, self.format, inputs.train, self.batch_size, self.epochs, self.warmup, "examples"
+        )
 
 
 def main(knobs: ClassifySettings, inputs: ClassifyInputs, out: Path) -> Path:
@@ -135,8 +120,7 @@ def main(knobs: ClassifySettings, inputs: ClassifyInputs, out: Path) -> Path:
         for path, reasons in ((inputs.train, left_out), (inputs.heldout or inputs.train, heldout_left_out)):
             if reasons:
                 print(f"{path}: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.items()))
-        orders = [shuffled(len(examples.items), derive(knobs.seed, "classify.order", i)) for i in range(knobs.epochs)]
-        batches = [[examples.items[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
+        batches = epoch_batches(examples.items, knobs.batch_size, knobs.epochs, knobs.seed, "classify.order")
 
         # model and optimiser
         torch.manual_seed(derive(knobs.seed, "classify.head"))
@@ -263,7 +247,7 @@ def heldout_metrics(found: Sequence[Sequence[float]], items: Sequence[Item], lab
     predicted = torch.tensor([max(range(len(row)), key=row.__getitem__) for row in found])
     given = torch.tensor([row[item.label] for row, item in zip(found, items, strict=True)], dtype=torch.float64)
     right = predicted == classes
-    low, high = wilson_interval(int(right.sum()), len(items))
+    _, low, high = wilson(int(right.sum()), len(items))
     metrics = {
         "heldout_loss": -given.clamp(min=1e-300).log().mean().item(),
         "heldout_accuracy": right.double().mean().item(),

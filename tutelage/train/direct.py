@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,9 +22,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import ON_BAD, OnBad, read_conversations
+from tutelage.data.formats import OnBad, read_conversations
 from tutelage.data.tokens.batches import REFUSED, cut_by_length
-from tutelage.data.tokens.mixing import split_by_key
 from tutelage.errors import DataError, RecipeError, UsageError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
@@ -32,30 +31,29 @@ from tutelage.model.heads import ScalarModel
 from tutelage.objectives import direct as objectives
 from tutelage.objectives.ranking import pairwise_accuracy
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, Rows
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
 from tutelage.train.checkpointing import write_checkpoint
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer, reference_of
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import Optimizer, make_optimizer
 from tutelage.train.rankings import (
     NONCONTEXTUAL,
     RankingExample,
+    RankingSplit,
+    check_rankings,
     completion_lengths,
     completion_logprobs,
-    encode_rankings,
-    opening_of,
-    placed_rankings,
     ranks_of,
     run_packed,
     with_noncontextual,
 )
 from tutelage.train.rl import before_update
 from tutelage.train.rollouts import sample
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, enough_rows, longest_row, rows_of, warn_of_few_rows
+from tutelage.train.settings import LearningRate, LearningSettings, WeightDecay, longest_row, rows_of
 
 DEMONSTRATED = 0
 """The rank of a demonstration, which is better than any rank that a labeller gives."""
@@ -72,7 +70,7 @@ class DirectInputs(Inputs):
     demonstrations: Path | None = Field(None, description="diamante: human answers to the rankings' prompts")
 
 
-class DirectSettings(Settings):
+class DirectSettings(LearningSettings):
     """Knobs of ``tutelage direct``."""
 
     loss: Literal["dpo", "ipo", "diamante"] = Field("dpo", description="what is learned from a ranking")
@@ -83,18 +81,10 @@ class DirectSettings(Settings):
     batch_size: int = Field(32, gt=0, description="prompts per step")
     microbatch: int = Field(8, ge=0, description="most prompts per forward pass; 0: no limit")
     max_length: int = Field(512, gt=1, description="longest prompt and completion; longer are left out [tokens]")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
-    lr: float = Field(5e-5, gt=0, description="peak learning rate")
-    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
-    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    lr: LearningRate = 5e-5
+    weight_decay: WeightDecay = 0.0
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
     max_tokens: int = Field(96, gt=0, description="longest answer that the KL is measured on [tokens]")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of head, adapters, data order and sampling")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> DirectSettings:
@@ -111,10 +101,7 @@ class DirectSettings(Settings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An answer must be preferred to another, and training should outlast the warm-up."""
         assert isinstance(inputs, DirectInputs)
-        if rows("preferences", inputs.rankings, 1) == 0:
-            raise RecipeError(f"{inputs.rankings} has no ranking that prefers one answer to another")
-        count = rows("rankings", inputs.rankings, enough_rows(self.batch_size, self.epochs, self.warmup))
-        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "rankings")
+        yield from check_rankings(inputs.rankings, rows, self.batch_size, self.epochs, self.warmup)
 
     def writes(self, inputs: Inputs) -> tuple[str, ...]:
         """Only Diamante's loss trains a head."""
@@ -145,27 +132,17 @@ def main(knobs: DirectSettings, inputs: DirectInputs, out: Path) -> Path:
         longest = longest_row(knobs.max_length, context)
 
         # data
-        rankings = placed_rankings(inputs.rankings, knobs.on_bad)
-        if inputs.heldout:
-            held = placed_rankings(inputs.heldout, knobs.on_bad)
-        else:
-            rankings, held = split_by_key(rankings, opening_of, knobs.heldout_share, knobs.seed)
-        examples, left_out = encode_rankings(rankings, tokenizer, longest, knobs.on_bad)
-        heldout, heldout_left_out = encode_rankings(held, tokenizer, longest, knobs.on_bad)
+        share, seed = knobs.heldout_share, knobs.seed
+        split = RankingSplit.read(inputs.rankings, inputs.heldout, share, seed, tokenizer, longest, knobs.on_bad)
         if inputs.demonstrations:
             answers = demonstrated(inputs.demonstrations, tokenizer, knobs.on_bad)
-            examples, without = with_demonstrations(examples, answers, longest)
-            left_out |= {"no demonstration of this prompt that fits": without} if without else {}
-        why = "left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items())
-        if not examples:
-            raise DataError(f"no ranking with a preference fits in {longest} tokens: {why}", path=inputs.rankings)
-        if left_out:
-            print(f"{inputs.rankings}: {why}")
+            split = with_demonstrations(split, answers, longest)
+        split.require_some(longest, inputs.rankings)
+        examples, heldout = split.examples, split.heldout
         compared, held_compared = (
             with_reference(reference, rows, tokenizer.pad_id, knobs) for rows in (examples, heldout)
         )
-        orders = [shuffled(len(examples), derive(knobs.seed, "direct.order", epoch)) for epoch in range(knobs.epochs)]
-        batches = [[compared[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
+        batches = epoch_batches(compared, knobs.batch_size, knobs.epochs, knobs.seed, "direct.order")
 
         # model and optimiser
         torch.manual_seed(derive(knobs.seed, "direct.head"))
@@ -207,14 +184,7 @@ def main(knobs: DirectSettings, inputs: DirectInputs, out: Path) -> Path:
             scorer = new_scorer(policy)
             scorer.head = model.head
             write_checkpoint(run, out / "scorer", scorer, tokenizer)
-        figures = {
-            "prompts": len(examples),
-            "rankings": sum(len(example.ranks) for example in examples),
-            "left_out": left_out,
-            "heldout": len(heldout),
-            "heldout_left_out": heldout_left_out,
-        }
-        run.finish(figures | outcome.measured)
+        run.finish(split.figures() | outcome.measured)
         return run.checkpoint
 
 
@@ -240,17 +210,17 @@ def demonstrated(path: Path, tokenizer: Tokenizer, on_bad: OnBad) -> dict[tuple[
     return found
 
 
-def with_demonstrations(
-    examples: Sequence[RankingExample], answers: dict[tuple[int, ...], list[int]], longest: int
-) -> tuple[list[RankingExample], int]:
-    """The rankings with the demonstration of their prompt ranked first, and the number of those without one that fits."""
+def with_demonstrations(split: RankingSplit, answers: dict[tuple[int, ...], list[int]], longest: int) -> RankingSplit:
+    """The rankings to learn from with the demonstration of their prompt ranked first; without one that fits they are left out."""
     found = []
-    for example in examples:
+    for example in split.examples:
         answer = answers.get(tuple(example.prompt))
         if answer and len(example.prompt) + len(answer) <= longest:
             ranks = [(*one, DEMONSTRATED) for one in example.ranks]
             found.append(RankingExample(example.prompt, [*example.completions, answer], ranks))
-    return found, len(examples) - len(found)
+    without = len(split.examples) - len(found)
+    left_out = split.left_out | ({"no demonstration of this prompt that fits": without} if without else {})
+    return replace(split, examples=found, left_out=left_out)
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -33,6 +33,8 @@ from tutelage.train.settings import Machine
 from tutelage.train.trackers import tracking
 
 Metrics = dict[str, float]
+Decay = Literal["cosine", "linear"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Schedule:
     seed: int  # of dropout; derived for this stage
     evaluate_every: int = 0  # steps between held-out measurements; 0: only after the last step
     log_every: int = 1
-    decay: Literal["cosine", "linear"] = "cosine"  # from the peak to the floor
+    decay: Decay = "cosine"  # from the peak to the floor
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ def _one_update(run: RunFolder, training: Training, step: int) -> tuple[Metrics,
     began = time.perf_counter()
     for group in training.optimizer.param_groups:
         wait = group.get("wait", 0)  # steps before this group trains at all
-        decayed = linear if schedule.decay == "linear" else cosine
-        factor = decayed(step - wait, schedule.steps - wait, warmup=schedule.warmup, floor=schedule.floor)
+        steps, warmup, floor = schedule.steps - wait, schedule.warmup, schedule.floor
+        factor = lr_factor(step - wait, steps, warmup=warmup, floor=floor, decay=schedule.decay)
         group["lr"] = group["peak"] * (factor if step >= wait else 0.0)
     torch.manual_seed(derive(schedule.seed, "train.step", step))
     metrics = training.update(step)
@@ -142,20 +144,18 @@ def shuffled(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def cosine(step: int, steps: int, *, warmup: int, floor: float) -> float:
-    """Factor on the peak learning rate at ``step``: linear warm-up, then a cosine from 1 down to ``floor``."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def epoch_batches(rows: Sequence[T], batch_size: int, epochs: int, seed: int, purpose: str) -> list[list[T]]:
+    """The batches of all epochs. Each epoch has an order of its own, which depends on (seed, purpose, epoch)."""
+    orders = (shuffled(len(rows), derive(seed, purpose, epoch)) for epoch in range(epochs))
+    return [[rows[i] for i in batch] for order in orders for batch in order.split(batch_size)]
 
 
-def linear(step: int, steps: int, *, warmup: int, floor: float) -> float:
-    """The same with a straight line from 1 down to ``floor``, which it would reach after the last step."""
+def lr_factor(step: int, steps: int, *, warmup: int, floor: float, decay: Decay = "cosine") -> float:
+    """Factor on the peak learning rate at ``step``: linear warm-up, then a cosine or a straight line from 1 down to ``floor``."""
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * (1 - min(1.0, progress))
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * (1 - progress if decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def apply_gradients(optimizer: Optimizer, clip: float, *modules: nn.Module) -> float:

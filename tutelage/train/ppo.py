@@ -18,23 +18,19 @@ from pathlib import Path
 
 import torch
 
-from tutelage.data.tokens.batches import fitting_prompts
-from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import ScalarModel
 from tutelage.runs.folder import RunFolder
 from tutelage.seeds import derive
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import Schedule, Training, train
-from tutelage.train.memory import say_memory
-from tutelage.train.models import averaged_of, load_scorer, load_scoring, load_trainable, new_critic, reference_of
+from tutelage.train.loop import Metrics
+from tutelage.train.models import averaged_of, load_scorer, load_scoring, new_critic, reference_of
 from tutelage.train.optimizer import adamw
 from tutelage.train.ppo_update import Models, PPOInputs, PPOSettings, ppo_update
-from tutelage.train.pretraining_text import Ptx, text_mixture
-from tutelage.train.rl import over_budget
+from tutelage.train.pretraining_text import ptx_of
+from tutelage.train.rl import policy_and_prompts, train_policy
 from tutelage.train.scorers import Gold, make_scorers
-from tutelage.train.settings import rows_of
 
 
 def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = None) -> Path:
@@ -42,54 +38,25 @@ def main(knobs: PPOSettings, inputs: PPOInputs, out: Path, gold: Gold | None = N
     with parallel.open_stage(out, "ppo", knobs, inputs) as (run, inputs):
         if run.finished:
             return run.checkpoint
-
-        # policy and prompts
         tokenizer = Tokenizer.load(inputs.checkpoint)
         tokenizer.require_same(inputs.reward_model)
-        torch.manual_seed(derive(knobs.seed, "ppo.adapters"))
-        policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
-        room = policy.config.max_position_embeddings - knobs.max_tokens
-        room = min(room, knobs.max_prompt or room)
-        prompts, prompt_ids, left_out = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)
-        if len(prompts) < knobs.batch_size:
-            problem = f"{len(prompts)} prompts that fit are fewer than batch_size {knobs.batch_size}"
-            raise DataError(problem, path=inputs.prompts)
-
-        # the other models
+        needed = knobs.batch_size
+        policy, prompts, left_out = policy_and_prompts("ppo", knobs, inputs, tokenizer, needed, "batch_size")
         models = make_models(knobs, inputs, policy, tokenizer, run, gold)
-        trained = [policy] if models.shares_trunk else [policy, models.critic.decoder]
-        held = [policy, models.reference, models.critic, models.averaged, *(s.model for s in models.scorers if s.model)]
-        longest = max(map(len, prompt_ids)) + knobs.max_tokens
-        rows = rows_of(longest, knobs.microbatch or knobs.minibatch, knobs.machine.pass_tokens)
-        say_memory(held, trained, rows, longest, knobs.machine.dtype, "adamw")
 
-        training = Training(
-            modules={"policy": policy, "critic": models.critic, "averaged": models.averaged},
-            optimizer=models.optimizer,
-            update=lambda step: ppo_update(step, knobs, models, prompts, prompt_ids),
-            schedule=Schedule(knobs.updates, knobs.warmup, knobs.floor, derive(knobs.seed, "ppo.dropout")),
-            result=(models.averaged, tokenizer),
-            state={"kl": models.kl},
-            stop_when=lambda metrics: over_budget(knobs.kl, metrics["kl"]),
-            show=("reward", "gold", "kl", "length", "finished"),
-        )
-        outcome = train(run, training, knobs.machine)
-        figures = {"updates": outcome.steps - outcome.stopped, "prompts": len(prompts), "left_out": left_out}
-        run.finish(figures | {"stopped_by_kl_budget": outcome.stopped})
+        def update(step: int) -> Metrics:
+            return ppo_update(step, knobs, models, prompts)
+
+        train_policy(run, "ppo", knobs, models, models.critic, prompts, left_out, update)
         return run.checkpoint
 
 
 def make_models(
     knobs: PPOSettings, inputs: PPOInputs, policy: Decoder, tokenizer: Tokenizer, run: RunFolder, gold: Gold | None
 ) -> Models:
-    """Policy, reference, critic and scorers. Dropout is off in all of them, because it would make the ratios noisy."""
-    machine, ptx = knobs.machine, None
-    if knobs.ptx.coef:
-        windows = derive(knobs.seed, "ppo.windows")
-        mixture = text_mixture(
-            inputs.text, knobs.ptx.weights, knobs.ptx.sequence, windows, policy, tokenizer, run, knobs.on_bad
-        )
-        ptx = Ptx(knobs.ptx, mixture, machine)
+    """Policy, reference, critic and scorers."""
+    machine, windows = knobs.machine, derive(knobs.seed, "ppo.windows")
+    ptx = ptx_of(knobs.ptx, inputs.text, windows, policy, tokenizer, run, machine, knobs.on_bad)
     policy.eval()
     reference = reference_of(policy)
     reward_model = load_scorer(inputs.reward_model, policy, inputs.checkpoint, tokenizer, machine)

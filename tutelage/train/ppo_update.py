@@ -5,144 +5,83 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import ON_BAD, OnBad
-from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives import ppo
-from tutelage.records import Prompt
-from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings, WorldPath
-from tutelage.text.tokenizer import Tokenizer
+from tutelage.settings import Inputs, RewardModelPath, Rows
 from tutelage.train import parallel
 from tutelage.train.loop import Metrics, apply_gradients
-from tutelage.train.optimizer import Optimizer
-from tutelage.train.pretraining_text import Ptx, PtxSettings
 from tutelage.train.rl import (
-    KLSettings,
+    Asked,
+    Networks,
     Sums,
     before_update,
     blend,
-    check_scorers,
-    code_of,
     minibatch_rows,
     over_budget,
+    over_minibatches,
     prompt_order,
     scored_answers,
 )
+from tutelage.train.rl_settings import RLInputs, RLSettings, check_reward
 from tutelage.train.rollouts import Rollouts, answer_logprobs
-from tutelage.train.scorers import Scorer, ScorerSettings
-from tutelage.train.settings import LoRA, Machine, require_microbatch, warn_of_warmup
+from tutelage.train.settings import warn_of_warmup
 
 
-class PPOInputs(Inputs):
+class PPOInputs(RLInputs):
     """What PPO reads."""
 
-    checkpoint: ModelPath = Field(description="policy to start from and KL reference: the SFT model")
     reward_model: RewardModelPath = Field(description="reward model; the critic starts from it")
-    prompts: Path = Field(description="prompts to answer")
-    reward_models: dict[str, RewardModelPath] = Field({}, description="further reward models to score with, by name")
-    world: WorldPath | None = Field(None, description="folder of an embedded world, whose judge is the scorer `gold`")
-    text: dict[str, Path] = Field({}, description="sources of pretraining text for PPO-ptx, by name")
 
 
-class PPOSettings(Settings):
+class PPOSettings(RLSettings):
     """Knobs of ``tutelage ppo``. A minibatch is one optimiser step."""
 
-    updates: int = Field(60, gt=0, description="batches of rollouts")
     batch_size: int = Field(128, gt=0, description="answers per update")
-    minibatch: int = Field(32, gt=0, description="answers per optimiser step")
-    microbatch: int = Field(0, ge=0, description="most answers per forward pass; 0: no limit")
-    inner_epochs: int = Field(1, gt=0, description="passes over each batch of rollouts (InstructGPT: 1)")
-    max_tokens: int = Field(96, gt=0, description="longest answer [tokens]")
-    max_prompt: int = Field(0, ge=0, description="longest prompt; longer are left out; 0: all that fit [tokens]")
-    temperature: float = Field(1.0, gt=0, description="of sampling, and of every log-probability")
-    missing_end_penalty: float = Field(2.0, ge=0, description="subtracted from the score of an unfinished answer")
     trunk: Literal["separate", "shared"] = Field("separate", description="the critic's network: own, or the policy's")
-    lr: float = Field(5e-5, gt=0, description="policy's learning rate")
     value_lr: float = Field(1e-4, gt=0, description="critic's learning rate; of its head only, if the trunk is shared")
     value_coef: float = Field(0.1, ge=0, description="weight of the value loss (it matters for a shared trunk)")
     value_warmup: int = Field(0, ge=0, description="first updates that train the critic alone, before the warm-up")
-    warmup: int = Field(3, ge=0, description="updates of linear learning-rate warm-up, of each network's first")
-    floor: float = Field(1.0, ge=0, le=1, description="last learning rate as a share of the peak; 1: constant")
-    clip: float = Field(0.2, gt=0, description="PPO's clip of the ratio")
     value_clip: float = Field(0.2, ge=0, description="clip of the values' change; 0: none")
-    gradient_clip: float = Field(1.0, ge=0, description="largest gradient norm of policy and of critic; 0: no clipping")
     gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
     lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
-    eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
-    average: float = Field(0.0, ge=0, lt=1, description="decay of saved mean weights (InstructGPT: 0.992); 0: none")
-    kl: KLSettings = Field(KLSettings(), description="the penalty for moving away from the SFT model")
-    ptx: PtxSettings = Field(PtxSettings(), description="pretraining text in the joint gradient; coef above 0: PPO-ptx")
-    scorers: dict[str, ScorerSettings] = Field({}, description="terms of the reward: reward models, functions and gold")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights, for policy and critic")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of prompt order, sampling and adapters")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> PPOSettings:
-        if self.minibatch > self.batch_size:
-            raise ValueError(f"minibatch {self.minibatch} is larger than batch_size {self.batch_size}")
-        require_microbatch(self.microbatch, self.minibatch, "minibatch")
+        self.require_sense(self.batch_size, "batch_size")
         if self.value_warmup >= self.updates:
             raise ValueError(
                 f"value_warmup {self.value_warmup} leaves none of the {self.updates} updates to the policy"
             )
-        self.kl.require_sense(self.batch_size)
         return self
 
     def check(self, inputs: Inputs) -> None:
-        """Raise RecipeError for ptx without text, or a scorer that is neither a function nor a reward model of the inputs."""
+        """Raise RecipeError for ptx without text, an unknown scorer, or a reward to which nothing adds."""
         assert isinstance(inputs, PPOInputs)
         self.ptx.check_text(inputs.text)
-        for name in ("reward_model", *(["gold"] if inputs.world else [])):
-            if name in inputs.reward_models:
-                raise RecipeError(
-                    f"reward_models.{name}: {name} is a scorer already; give this reward model another name"
-                )
-        models = ["reward_model", *inputs.reward_models, *(["gold"] if inputs.world else [])]
-        check_scorers(self.scorers, models)
+        check_reward(self.scorers, inputs.reward_models, inputs.world, own=["reward_model"])
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An update needs ``batch_size`` different prompts, and the learning rate some updates after its warm-up."""
         assert isinstance(inputs, PPOInputs)
-        count = rows("prompts", inputs.prompts, self.batch_size)
-        if count is not None and count < self.batch_size:
-            raise RecipeError(
-                f"{inputs.prompts} has {count} prompts, fewer than batch_size {self.batch_size}: give more prompts, or a "
-                f"batch_size (and minibatch) of at most {count}"
-            )
+        self.check_prompts(inputs, rows, self.batch_size, "batch_size")
         yield from warn_of_warmup(self.updates - self.value_warmup, self.warmup)
 
-    def code(self) -> dict[str, Path]:
-        """The files of the scorers' functions."""
-        return code_of(self.scorers)
 
+@dataclass(frozen=True, kw_only=True)
+class Models(Networks):
+    """The networks of PPO."""
 
-@dataclass(frozen=True)
-class Models:
-    """The networks of PPO, and what belongs to them."""
-
-    policy: Decoder
-    reference: Decoder
     critic: ScalarModel
-    averaged: Decoder  # the running mean of the policy's weights, which is saved
-    scorers: Sequence[Scorer]
-    optimizer: Optimizer
-    kl: ppo.FixedKL
-    tokenizer: Tokenizer
-    ptx: Ptx | None
 
     @property
     def shares_trunk(self) -> bool:
@@ -150,15 +89,13 @@ class Models:
         return self.critic.decoder is self.policy
 
 
-def ppo_update(
-    step: int, knobs: PPOSettings, models: Models, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]]
-) -> Metrics:
+def ppo_update(step: int, knobs: PPOSettings, models: Models, prompts: Asked) -> Metrics:
     """Sample and score a batch of answers, and take an optimiser step for each of its minibatches. Returns the metrics.
 
     A batch over the KL budget is measured, and not trained on.
     """
     policy = models.policy
-    chosen = [(prompts[i], prompt_ids[i]) for i in prompt_order(len(prompts), knobs.batch_size, step, knobs.seed)]
+    chosen = [prompts[i] for i in prompt_order(len(prompts), knobs.batch_size, step, knobs.seed)]
     rollouts, scores, of_answers = scored_answers(step, policy, models.tokenizer, models.scorers, chosen, knobs)
     minibatches, first_pass = minibatch_rows(rollouts.total_lengths.tolist(), knobs, step)
     batch, metrics = experience(rollouts, scores, models, models.kl.coef, knobs, first_pass)
@@ -167,24 +104,25 @@ def ppo_update(
         return metrics
 
     critic_alone = step < knobs.value_warmup
-    losses: Metrics = defaultdict(float)
-    for number, pieces in enumerate(minibatches):
-        stats = minibatch_backward(models, batch, pieces, knobs, critic_alone=critic_alone)
-        first_ratio = stats.pop("farthest_ratio")
-        if number == 0:
-            metrics["first_ratio"] = first_ratio
-        if models.ptx and not critic_alone:
-            stats["ptx_loss"] = models.ptx.backward(policy, step * len(minibatches) + number)
-        for name, value in stats.items():
-            losses[name] += value / len(minibatches)
+    critic = models.critic.head if models.shares_trunk else models.critic
+
+    def apply() -> float:
         if critic_alone:
             policy.zero_grad(set_to_none=True)  # of a shared trunk
-        critic = models.critic.head if models.shares_trunk else models.critic
-        metrics["grad_norm"] = apply_gradients(models.optimizer, knobs.gradient_clip, policy, critic)
+        return apply_gradients(models.optimizer, knobs.gradient_clip, policy, critic)
+
+    metrics |= over_minibatches(
+        step,
+        minibatches,
+        lambda pieces: minibatch_backward(models, batch, pieces, knobs, critic_alone=critic_alone),
+        apply,
+        policy,
+        None if critic_alone else models.ptx,
+    )
     blend(models.averaged, policy, knobs.average)
     if not critic_alone:
         models.kl.update(metrics["kl"], knobs.batch_size)
-    return metrics | losses
+    return metrics
 
 
 @dataclass(frozen=True)

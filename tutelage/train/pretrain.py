@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from pydantic import Field, ValidationError, model_validator
 
-from tutelage.data.formats import ON_BAD, OnBad
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.errors import RecipeError
 from tutelage.model.compiling import compile_layers, compiled
@@ -29,9 +28,9 @@ from tutelage.train import parallel
 from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import TYPES, load_trainable
-from tutelage.train.optimizer import OptimizerName, make_optimizer
+from tutelage.train.optimizer import make_optimizer
 from tutelage.train.pretraining_text import check_weights, text_backward, text_loss, text_mixture
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, require_microbatch, rows_of, warn_of_warmup
+from tutelage.train.settings import LearningRate, LearningSettings, Warmup, require_microbatch, rows_of, warn_of_warmup
 
 
 class Shape(Settings):
@@ -89,7 +88,7 @@ class PretrainInputs(Inputs):
         return self
 
 
-class PretrainSettings(Settings):
+class PretrainSettings(LearningSettings):
     """Knobs of ``tutelage pretrain``."""
 
     model: Shape = Field(Shape(), description="the decoder's shape")
@@ -98,18 +97,10 @@ class PretrainSettings(Settings):
     batch_size: int = Field(16, gt=0, description="windows per step")
     microbatch: int = Field(0, ge=0, description="windows per forward pass; 0: the whole batch")
     steps: int = Field(1000, gt=0, description="optimiser steps")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
-    lr: float = Field(3e-3, gt=0, description="peak learning rate")
-    warmup: int = Field(50, ge=0, description="steps of linear warm-up")
-    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak (cosine in between)")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    lr: LearningRate = 3e-3
+    warmup: Warmup = 50
     compile: bool = Field(False, description="use torch.compile: half a minute at the start, faster steps afterwards")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights, if a checkpoint is trained further")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of weights and data order")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainSettings:

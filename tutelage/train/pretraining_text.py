@@ -124,3 +124,20 @@ class Ptx:
         windows = torch.from_numpy(self.mixture.batch(step, self.settings.windows))
         rows = rows_of(self.settings.sequence, self.settings.windows, self.machine.pass_tokens)
         return text_backward(model, windows, self.machine.dtype, coef=self.settings.coef, microbatch=rows)
+
+
+def ptx_of(
+    settings: PtxSettings,
+    text: Mapping[str, Path],
+    seed: int,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    run: RunFolder,
+    machine: Machine,
+    on_bad: OnBad,
+) -> Ptx | None:
+    """The text that these settings mix in, ``seed`` that of its windows; None without any."""
+    if not settings.coef:
+        return None
+    mixture = text_mixture(text, settings.weights, settings.sequence, seed, model, tokenizer, run, on_bad)
+    return Ptx(settings, mixture, machine)

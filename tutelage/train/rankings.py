@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +15,18 @@ from torch import Tensor
 from tutelage.data.formats import OnBad, read_rankings
 from tutelage.data.prepare import opening, text_of
 from tutelage.data.tokens.batches import REFUSED, pack_ranking, pad_right, tree_mask
-from tutelage.errors import DataError, UsageError
+from tutelage.data.tokens.mixing import split_by_key
+from tutelage.errors import DataError, RecipeError, UsageError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.model.likelihood import per_token
 from tutelage.objectives.language import token_logprobs
 from tutelage.records import Ranking
+from tutelage.settings import Rows
 from tutelage.text.chat import render_answers
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.train.settings import warn_of_few_rows
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,67 @@ class RankingExample:
         return len(self.prompt) + sum(map(len, self.completions))
 
 
-def placed_rankings(path: Path, on_bad: OnBad) -> list[tuple[str, Ranking]]:
+@dataclass(frozen=True)
+class RankingSplit:
+    """Rankings to learn from and to measure on, and how many were left out of each by reason."""
+
+    examples: list[RankingExample]
+    left_out: dict[str, int]
+    heldout: list[RankingExample]
+    heldout_left_out: dict[str, int]
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        heldout: Path | None,
+        share: float,
+        seed: int,
+        tokenizer: Tokenizer,
+        longest: int,
+        on_bad: OnBad,
+    ) -> RankingSplit:
+        """Both files, or one of which a ``share`` of the prompts is held out; those that begin alike stay on one side."""
+        rankings = _placed(path, on_bad)
+        if heldout:
+            held = _placed(heldout, on_bad)
+        else:
+            rankings, held = split_by_key(rankings, lambda one: opening(one[1].prompt.messages), share, seed)
+        return cls(
+            *encode_rankings(rankings, tokenizer, longest, on_bad), *encode_rankings(held, tokenizer, longest, on_bad)
+        )
+
+    def require_some(self, longest: int, path: Path) -> None:
+        """Say what was left out; DataError if nothing remains to learn from."""
+        why = "left out " + ", ".join(f"{n} x {reason}" for reason, n in self.left_out.items())
+        if not self.examples:
+            raise DataError(f"no ranking with a preference fits in {longest} tokens: {why}", path=path)
+        if self.left_out:
+            print(f"{path}: {why}")
+
+    def figures(self) -> dict[str, Any]:
+        """What there is, for the run's result."""
+        return {
+            "prompts": len(self.examples),
+            "rankings": sum(len(example.ranks) for example in self.examples),
+            "left_out": self.left_out,
+            "heldout": len(self.heldout),
+            "heldout_left_out": self.heldout_left_out,
+        }
+
+
+def _placed(path: Path, on_bad: OnBad) -> list[tuple[str, Ranking]]:
     """The rankings of a file, each with its place."""
     places: list[str] = []
     rankings = list(read_rankings(path, on_bad=on_bad, places=places))
     return list(zip(places, rankings, strict=True))
 
 
-def opening_of(placed: tuple[str, Ranking]) -> str:
-    """What a ranking's conversation begins with: those that begin alike stay on one side of a split."""
-    return opening(placed[1].prompt.messages)
+def check_rankings(path: Path, rows: Rows, batch_size: int, epochs: int, warmup: int) -> Iterator[str]:
+    """RecipeError if no answer is preferred to another; a warning if training ends within the warm-up."""
+    if rows("preferences", path, 1) == 0:
+        raise RecipeError(f"{path} has no ranking that prefers one answer to another")
+    yield from warn_of_few_rows(rows, "rankings", path, batch_size, epochs, warmup)
 
 
 def encode_rankings(

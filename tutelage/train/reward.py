@@ -19,31 +19,29 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from tutelage.data.formats import ON_BAD, OnBad, read_conversations
+from tutelage.data.formats import read_conversations
 from tutelage.data.tokens.batches import cut_by_length, pad_right, render_each
-from tutelage.data.tokens.mixing import split_by_key
-from tutelage.errors import DataError, RecipeError
+from tutelage.errors import DataError
 from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.objectives.ranking import centring_offset, kwise_loss, pairwise_accuracy
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, Rows
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable, new_scorer
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
+from tutelage.train.optimizer import Optimizer, make_optimizer
 from tutelage.train.rankings import (
     NONCONTEXTUAL,
     RankingExample,
-    encode_rankings,
-    opening_of,
-    placed_rankings,
+    RankingSplit,
+    check_rankings,
     score_packed,
     with_noncontextual,
 )
-from tutelage.train.settings import OPTIMIZER, LoRA, Machine, enough_rows, longest_row, rows_of, warn_of_few_rows
+from tutelage.train.settings import LearningSettings, longest_row, rows_of
 
 
 class RewardInputs(Inputs):
@@ -55,7 +53,7 @@ class RewardInputs(Inputs):
     demonstrations: Path | None = Field(None, description="conversations whose last answers score 0 on average")
 
 
-class RewardSettings(Settings):
+class RewardSettings(LearningSettings):
     """Knobs of ``tutelage reward``."""
 
     heldout_share: float = Field(0.1, gt=0, lt=1, description="share of prompts to measure on without a held-out file")
@@ -65,25 +63,12 @@ class RewardSettings(Settings):
     max_length: int = Field(512, gt=1, description="longest prompt and completion; longer are left out [tokens]")
     ties: Literal["skip", "half"] = Field("half", description="what equal ranks count: nothing, or half a win each")
     noncontextual: int = Field(0, ge=0, description="answers to other prompts ranked last (RRM, Liu et al. 2024)")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
-    lr: float = Field(5e-4, gt=0, description="peak learning rate")
-    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
-    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     evaluate_every: int = Field(0, ge=0, description="steps between held-out measurements; 0: only at the end")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of head, adapters and data order")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """An answer must be preferred to another, and training should outlast the warm-up."""
         assert isinstance(inputs, RewardInputs)
-        if rows("preferences", inputs.rankings, 1) == 0:
-            raise RecipeError(f"{inputs.rankings} has no ranking that prefers one answer to another")
-        count = rows("rankings", inputs.rankings, enough_rows(self.batch_size, self.epochs, self.warmup))
-        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "rankings")
+        yield from check_rankings(inputs.rankings, rows, self.batch_size, self.epochs, self.warmup)
 
 
 def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
@@ -99,22 +84,13 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
         torch.manual_seed(derive(knobs.seed, "reward.adapters"))
         decoder = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
         longest = longest_row(knobs.max_length, decoder.config.max_position_embeddings)
-        rankings = placed_rankings(inputs.rankings, knobs.on_bad)
-        if inputs.heldout:
-            held = placed_rankings(inputs.heldout, knobs.on_bad)
-        else:
-            rankings, held = split_by_key(rankings, opening_of, knobs.heldout_share, knobs.seed)
-        examples, left_out = encode_rankings(rankings, tokenizer, longest, knobs.on_bad)
-        heldout, heldout_left_out = encode_rankings(held, tokenizer, longest, knobs.on_bad)
-        why = "left out " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items())
-        if not examples:
-            raise DataError(f"no ranking with a preference fits in {longest} tokens: {why}", path=inputs.rankings)
-        if left_out:
-            print(f"{inputs.rankings}: {why}")
+        share, seed = knobs.heldout_share, knobs.seed
+        split = RankingSplit.read(inputs.rankings, inputs.heldout, share, seed, tokenizer, longest, knobs.on_bad)
+        split.require_some(longest, inputs.rankings)
+        examples, heldout = split.examples, split.heldout
         demonstrations = inputs.demonstrations
         shown = demonstration_ids(demonstrations, tokenizer, longest, knobs) if demonstrations else []
-        orders = [shuffled(len(examples), derive(knobs.seed, "reward.order", epoch)) for epoch in range(knobs.epochs)]
-        batches = [[examples[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
+        batches = epoch_batches(examples, knobs.batch_size, knobs.epochs, knobs.seed, "reward.order")
 
         # model and optimiser
         torch.manual_seed(derive(knobs.seed, "reward.head"))
@@ -143,14 +119,7 @@ def main(knobs: RewardSettings, inputs: RewardInputs, out: Path) -> Path:
             show=("loss", "accuracy", "heldout_accuracy"),
         )
         outcome = train(run, training, knobs.machine)
-        figures = {
-            "prompts": len(examples),
-            "rankings": sum(len(example.ranks) for example in examples),
-            "left_out": left_out,
-            "heldout": len(heldout),
-            "heldout_left_out": heldout_left_out,
-        }
-        run.finish(figures | outcome.measured)
+        run.finish(split.figures() | outcome.measured)
         return run.checkpoint
 
 

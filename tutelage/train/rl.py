@@ -1,58 +1,53 @@
-"""What PPO and GRPO share: drawing and scoring answers, measuring them against the reference, and cutting them into minibatches."""
+"""What PPO and GRPO share: drawing and scoring answers, measuring them against the reference, and minibatches."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from tutelage.data.tokens.batches import cut_by_length
-from tutelage.errors import RecipeError
+from tutelage.data.tokens.batches import cut_by_length, fitting_prompts
+from tutelage.errors import DataError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
+from tutelage.model.heads import ScalarModel
 from tutelage.objectives import ppo
 from tutelage.records import Prompt
+from tutelage.runs.folder import RunFolder
 from tutelage.seeds import derive
-from tutelage.settings import Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import Metrics, shuffled
+from tutelage.train.loop import Metrics, Schedule, Training, shuffled, train
+from tutelage.train.memory import say_memory
+from tutelage.train.models import load_trainable
+from tutelage.train.optimizer import Optimizer
+from tutelage.train.pretraining_text import Ptx
+from tutelage.train.rl_settings import KLSettings, RLInputs, RLSettings
 from tutelage.train.rollouts import Rollouts, answer_logprobs, logprobs_and_entropies, sample
-from tutelage.train.scorers import Scorer, ScorerSettings, file_of, score
-from tutelage.train.settings import Machine
+from tutelage.train.scorers import Scorer, score
+from tutelage.train.settings import Machine, rows_of
 
 
-class KLSettings(Settings):
-    """The penalty for moving away from the SFT model."""
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The networks of a run, and what belongs to them. Dropout is off in all, because it would make the ratios noisy."""
 
-    controller: Literal["fixed", "adaptive"] = Field("fixed", description="adaptive steers coef towards target")
-    coef: float = Field(0.1, ge=0, description="weight of the KL term per token; the initial weight, if adaptive")
-    target: float = Field(3.0, gt=0, description="target KL, adaptive only [nats per answer, summed over its tokens]")
-    horizon: int = Field(10_000, gt=0, description="how slowly coef follows, adaptive only [answers]")
-    budget: float = Field(
-        0.0, ge=0, description="end the run before training on a batch of higher KL; 0: never [nats per answer]"
-    )
+    policy: Decoder
+    reference: Decoder
+    averaged: Decoder  # the running mean of the policy's weights, which is saved
+    scorers: Sequence[Scorer]
+    optimizer: Optimizer
+    kl: ppo.FixedKL
+    tokenizer: Tokenizer
+    ptx: Ptx | None
 
-    def require_sense(self, answers: int) -> None:
-        """Raise ValueError for an adaptive controller that would stay at 0, or reach it, with so many answers per update."""
-        adaptive = self.controller == "adaptive"
-        if adaptive and not self.coef:
-            raise ValueError("an adaptive kl.coef is multiplied, so it cannot start at 0; give it, or controller fixed")
-        if adaptive and answers >= 5 * self.horizon:  # at an error of -0.2 the coefficient would become 0 or negative
-            raise ValueError(
-                f"kl.horizon {self.horizon} is too short for batch_size {answers}; give more than a fifth of it"
-            )
 
-    def make(self) -> ppo.FixedKL:
-        """The controller."""
-        adaptive = self.controller == "adaptive"
-        return ppo.AdaptiveKL(self.coef, self.target, self.horizon) if adaptive else ppo.FixedKL(self.coef)
+Asked = Sequence[tuple[Prompt, list[int]]]
+"""Prompts, each with its ids."""
 
 
 class Drawing(Protocol):
@@ -68,45 +63,9 @@ class Drawing(Protocol):
     def machine(self) -> Machine: ...
 
 
-class Knobs(Drawing, Protocol):
-    """And how an update cuts them into minibatches."""
-
-    @property
-    def minibatch(self) -> int: ...
-    @property
-    def microbatch(self) -> int: ...
-    @property
-    def inner_epochs(self) -> int: ...
-
-
 def over_budget(kl: KLSettings, measured: float) -> bool:
     """True if the KL per answer of a batch ends the run: the policy that sampled it is the result."""
     return 0 < kl.budget < measured
-
-
-def check_scorers(scorers: Mapping[str, ScorerSettings], models: Sequence[str]) -> None:
-    """Raise RecipeError for a scorer that is neither a function nor one of the ``models`` that score."""
-    for name, scorer in scorers.items():
-        if scorer.function is None and name not in models:
-            problem = f"give a function, or a reward model of this name among the inputs{nearest(name, models)}"
-            raise RecipeError(f"scorers.{name}: {problem}")
-        if scorer.function is not None and name in models:
-            raise RecipeError(f"scorers.{name}: {name} is a scorer already; give the function another name")
-
-
-def check_reward(scorers: Mapping[str, ScorerSettings], models: Sequence[str], world: Path | None) -> None:
-    """Raise RecipeError for an unknown scorer, or a reward to which nothing adds; ``models``: names of the reward models."""
-    if world and "gold" in models:
-        raise RecipeError("reward_models.gold: gold is a scorer already; give this reward model another name")
-    check_scorers(scorers, [*models, *(["gold"] if world else [])])
-    if not {*models, *scorers} - {name for name, scorer in scorers.items() if not scorer.weight}:
-        raise RecipeError("nothing adds to the reward: give reward_models, or scorers with a weight other than 0")
-
-
-def code_of(scorers: Mapping[str, ScorerSettings]) -> dict[str, Path]:
-    """The files of the scorers' functions."""
-    found = {f"scorers.{name}": file_of(one.function) for name, one in scorers.items() if one.function}
-    return {name: file for name, file in found.items() if file}
 
 
 def prompt_order(total: int, batch_size: int, step: int, seed: int) -> list[int]:
@@ -120,7 +79,7 @@ def scored_answers(
     policy: Decoder,
     tokenizer: Tokenizer,
     scorers: Sequence[Scorer],
-    prompts: Sequence[tuple[Prompt, list[int]]],
+    prompts: Asked,
     knobs: Drawing,
 ) -> tuple[Rollouts, Tensor, Metrics]:
     """An answer to each of the prompts, given with their ids; its reward [b]; and ``answer_metrics``."""
@@ -150,7 +109,7 @@ def answer_metrics(rollouts: Rollouts, scores: Tensor, by_name: dict[str, Tensor
     } | {name if name == "gold" else f"score_{name}": scores.mean().item() for name, scores in by_name.items()}
 
 
-def minibatch_rows(lengths: Sequence[int], knobs: Knobs, step: int) -> tuple[list[list[Tensor]], list[Tensor]]:
+def minibatch_rows(lengths: Sequence[int], knobs: RLSettings, step: int) -> tuple[list[list[Tensor]], list[Tensor]]:
     """The minibatches of an update, each as the rows of its forward passes, and all forward passes of the first inner epoch.
 
     Each inner epoch has an order of its own. Rows of similar ``lengths`` within a minibatch share a forward pass, which saves
@@ -254,3 +213,83 @@ def blend(averaged: Decoder, policy: Decoder, decay: float) -> None:
     for mean, live in zip(averaged.parameters(), policy.parameters(), strict=True):
         if mean is not live:  # a frozen trunk is shared by both
             mean.lerp_(live.to(mean.dtype), 1.0 - decay)
+
+
+def policy_and_prompts(
+    stage: str, knobs: RLSettings, inputs: RLInputs, tokenizer: Tokenizer, needed: int, name: str
+) -> tuple[Decoder, Asked, dict[str, int]]:
+    """The model to train, the prompts that fit, and how many were left out by reason.
+
+    DataError for fewer prompts than an update ``needed``, the setting ``name``.
+    """
+    torch.manual_seed(derive(knobs.seed, f"{stage}.adapters"))
+    policy = load_trainable(inputs.checkpoint, tokenizer, knobs.lora, knobs.machine)
+    room = policy.config.max_position_embeddings - knobs.max_tokens
+    room = min(room, knobs.max_prompt or room)
+    prompts, ids, left_out = fitting_prompts(inputs.prompts, [(tokenizer, room)], knobs.on_bad)
+    if len(prompts) < needed:
+        problem = f"{len(prompts)} prompts that fit are fewer than {name} {needed}"
+        raise DataError(problem, path=inputs.prompts)
+    return policy, list(zip(prompts, ids, strict=True)), left_out
+
+
+def train_policy(
+    run: RunFolder,
+    stage: str,
+    knobs: RLSettings,
+    models: Networks,
+    critic: ScalarModel | None,
+    prompts: Asked,
+    left_out: dict[str, int],
+    update: Callable[[int], Metrics],
+) -> None:
+    """Do all updates, write the checkpoint, and finish the run."""
+    modules: dict[str, nn.Module] = {"policy": models.policy, "averaged": models.averaged}
+    trained = [models.policy]
+    if critic is not None:
+        modules["critic"] = critic
+        trained += [critic.decoder] * (critic.decoder is not models.policy)
+    held = [*modules.values(), models.reference, *(s.model for s in models.scorers if s.model)]
+    longest = max(len(ids) for _, ids in prompts) + knobs.max_tokens
+    rows = rows_of(longest, knobs.microbatch or knobs.minibatch, knobs.machine.pass_tokens)
+    say_memory(held, trained, rows, longest, knobs.machine.dtype, "adamw")
+    training = Training(
+        modules=modules,
+        optimizer=models.optimizer,
+        update=update,
+        schedule=Schedule(knobs.updates, knobs.warmup, knobs.floor, derive(knobs.seed, f"{stage}.dropout")),
+        result=(models.averaged, models.tokenizer),
+        state={"kl": models.kl},
+        stop_when=lambda metrics: over_budget(knobs.kl, metrics["kl"]),
+        show=("reward", "gold", "kl", "length", "finished"),
+    )
+    outcome = train(run, training, knobs.machine)
+    figures = {"updates": outcome.steps - outcome.stopped, "prompts": len(prompts), "left_out": left_out}
+    run.finish(figures | {"stopped_by_kl_budget": outcome.stopped})
+
+
+def over_minibatches(
+    step: int,
+    minibatches: Sequence[Sequence[Tensor]],
+    backward: Callable[[Sequence[Tensor]], Metrics],
+    apply: Callable[[], float],
+    policy: Decoder,
+    ptx: Ptx | None,
+) -> Metrics:
+    """An optimiser step for each minibatch: ``backward`` adds its gradient, ``ptx`` that of text, and ``apply`` takes the step.
+
+    Returns the means of what ``backward`` returns, the ratio farthest from 1 in the first minibatch, and the last gradient norm.
+    """
+    metrics: Metrics = {}
+    means: Metrics = defaultdict(float)
+    for number, pieces in enumerate(minibatches):
+        stats = backward(pieces)
+        first_ratio = stats.pop("farthest_ratio")
+        if number == 0:
+            metrics["first_ratio"] = first_ratio
+        if ptx:
+            stats["ptx_loss"] = ptx.backward(policy, step * len(minibatches) + number)
+        for name, value in stats.items():
+            means[name] += value / len(minibatches)
+        metrics["grad_norm"] = apply()
+    return metrics | means

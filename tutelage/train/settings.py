@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tutelage.data.formats import ON_BAD, OnBad
 from tutelage.model.lora import TARGETS
-from tutelage.settings import Device, Settings
+from tutelage.settings import Device, Rows, Settings
+from tutelage.train.optimizer import OptimizerName
 
-OPTIMIZER = "adamw, or muon for the matrices of the layers and AdamW for the rest"
+LearningRate = Annotated[float, Field(gt=0, description="peak learning rate")]
+Warmup = Annotated[int, Field(ge=0, description="steps of linear warm-up")]
+Floor = Annotated[float, Field(ge=0, le=1, description="last learning rate, as a share of the peak")]
+WeightDecay = Annotated[float, Field(ge=0, description="AdamW's decay of matrices")]
 
 
 class Machine(Settings):
@@ -50,6 +56,23 @@ class LoRA(Settings):
         return self
 
 
+class LearningSettings(Settings):
+    """The knobs of every stage that learns from data which is there, whatever its loss. A stage may have other defaults."""
+
+    optimizer: OptimizerName = Field(
+        "adamw", description="adamw, or muon for the layers' matrices and AdamW for the rest"
+    )
+    lr: LearningRate = 5e-4
+    warmup: Warmup = 10
+    floor: Floor = 0.1
+    weight_decay: WeightDecay = 0.1
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
+    on_bad: OnBad = Field("stop", description=ON_BAD)
+    seed: int = Field(0, description="seed of data order, and of fresh weights, adapters, dropout and samples")
+    machine: Machine = Field(Machine(), description="where it runs")
+
+
 def longest_row(max_length: int, context: int) -> int:
     """The smaller of ``max_length`` and the model's context, which is rounded down because rows are padded to multiples of 8."""
     return min(max_length, context // 8 * 8)
@@ -72,14 +95,12 @@ def warn_of_warmup(steps: int, warmup: int, why: str = "") -> Iterator[str]:
         yield f"{why}training ends after step {steps}, within the warm-up of {warmup} steps, so lr is never reached"
 
 
-def warn_of_few_rows(rows: int | None, batch_size: int, epochs: int, warmup: int, what: str) -> Iterator[str]:
-    """The same for a run over ``rows`` (counted up to ``enough_rows``) in batches; none if their number is unknown."""
-    if rows is not None:
-        why = f"with {rows} {what}, batch_size {batch_size} and epochs {epochs}, "
-        for warning in warn_of_warmup(epochs * -(-rows // batch_size), warmup, why):
+def warn_of_few_rows(
+    rows: Rows, kind: str, path: Path, batch_size: int, epochs: int, warmup: int, what: str = ""
+) -> Iterator[str]:
+    """The same for a run over the rows of a file in batches; none if their number is unknown. ``what``: their name."""
+    count = rows(kind, path, warmup // epochs * batch_size + 1)  # so many are enough
+    if count is not None:
+        why = f"with {count} {what or kind}, batch_size {batch_size} and epochs {epochs}, "
+        for warning in warn_of_warmup(epochs * -(-count // batch_size), warmup, why):
             yield f"{warning}: lower batch_size or warmup, or raise epochs"
-
-
-def enough_rows(batch_size: int, epochs: int, warmup: int) -> int:
-    """The fewest rows with which a run is longer than its warm-up."""
-    return warmup // epochs * batch_size + 1

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.data.formats import ON_BAD, OnBad, read_conversations
+from tutelage.data.formats import OnBad, read_conversations
 from tutelage.data.tokens.batches import Example, cut_by_tokens, encode_conversations, fitting_prompts, pack_examples
 from tutelage.errors import DataError, RecipeError
 from tutelage.model.checkpoint import load_scalar
@@ -26,20 +26,20 @@ from tutelage.model.heads import fit_vocabulary
 from tutelage.model.likelihood import per_token
 from tutelage.objectives.language import over_count, token_nll
 from tutelage.seeds import derive
-from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows, Settings
+from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train import parallel
-from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, shuffled, train
+from tutelage.train.loop import Metrics, Schedule, Training, apply_gradients, epoch_batches, shuffled, train
 from tutelage.train.memory import say_memory
 from tutelage.train.models import load_trainable
-from tutelage.train.optimizer import Optimizer, OptimizerName, make_optimizer
-from tutelage.train.pretraining_text import Ptx, PtxSettings, text_mixture
+from tutelage.train.optimizer import Optimizer, make_optimizer
+from tutelage.train.pretraining_text import Ptx, PtxSettings, ptx_of
 from tutelage.train.rollouts import end_scores, sample
 from tutelage.train.settings import (
-    OPTIMIZER,
-    LoRA,
+    LearningRate,
+    LearningSettings,
     Machine,
-    enough_rows,
+    Warmup,
     longest_row,
     require_microbatch,
     rows_of,
@@ -59,26 +59,18 @@ class SFTInputs(Inputs):
     text: dict[str, Path] = Field({}, description="sources of pretraining text to mix in, by name")
 
 
-class SFTSettings(Settings):
+class SFTSettings(LearningSettings):
     """Knobs of ``tutelage sft``."""
 
     epochs: int = Field(2, gt=0, description="passes over the demonstrations")
     batch_size: int = Field(32, gt=0, description="conversations per step")
     microbatch: int = Field(0, ge=0, description="most conversations per forward pass; 0: no limit")
     max_length: int = Field(256, gt=1, description="longest conversation; longer ones are cut or left out [tokens]")
-    optimizer: OptimizerName = Field("adamw", description=OPTIMIZER)
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    warmup: int = Field(20, ge=0, description="steps of linear warm-up")
-    floor: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
+    lr: LearningRate = 1e-3
+    warmup: Warmup = 20
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training (InstructGPT: 0.2)")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     max_tokens: int = Field(96, gt=0, description="longest answer if a reward model selects the epoch [tokens]")
     ptx: PtxSettings = Field(PtxSettings(), description="pretraining text mixed into the gradient")
-    lora: LoRA = Field(LoRA(), description="adapters instead of all weights")
-    on_bad: OnBad = Field("stop", description=ON_BAD)
-    seed: int = Field(0, description="seed of data order, dropout and adapters")
-    machine: Machine = Field(Machine(), description="where it runs")
 
     @model_validator(mode="after")
     def _fits_together(self) -> SFTSettings:
@@ -95,9 +87,9 @@ class SFTSettings(Settings):
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
         """Training should outlast the warm-up."""
         assert isinstance(inputs, SFTInputs)
-        enough = enough_rows(self.batch_size, self.epochs, self.warmup)
-        count = rows("conversations", inputs.demonstrations, enough)
-        yield from warn_of_few_rows(count, self.batch_size, self.epochs, self.warmup, "conversations")
+        yield from warn_of_few_rows(
+            rows, "conversations", inputs.demonstrations, self.batch_size, self.epochs, self.warmup
+        )
 
 
 def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
@@ -124,14 +116,9 @@ def main(knobs: SFTSettings, inputs: SFTInputs, out: Path) -> Path:
             prompts = [fitting[i] for i in order[:256]]
         examples, left_out = fitting_conversations(inputs.demonstrations, tokenizer, longest, knobs.on_bad)
         heldout = fitting_conversations(inputs.heldout, tokenizer, longest, knobs.on_bad)[0] if inputs.heldout else []
-        orders = [shuffled(len(examples), derive(knobs.seed, "sft.order", epoch)) for epoch in range(knobs.epochs)]
-        batches = [[examples[i] for i in batch] for order in orders for batch in order.split(knobs.batch_size)]
-        ptx = None
-        if knobs.ptx.coef:
-            weights, sequence = knobs.ptx.weights, knobs.ptx.sequence
-            windows = derive(knobs.seed, "sft.windows")
-            mixture = text_mixture(inputs.text, weights, sequence, windows, model, tokenizer, run, knobs.on_bad)
-            ptx = Ptx(knobs.ptx, mixture, knobs.machine)
+        batches = epoch_batches(examples, knobs.batch_size, knobs.epochs, knobs.seed, "sft.order")
+        windows = derive(knobs.seed, "sft.windows")
+        ptx = ptx_of(knobs.ptx, inputs.text, windows, model, tokenizer, run, knobs.machine, knobs.on_bad)
 
         # optimiser
         model.dropout = knobs.dropout

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.evaluate.statistics import wilson
 from tutelage.evaluate.tasks import scorers
 from tutelage.evaluate.tasks.results import difference, figures_of
 from tutelage.evaluate.tasks.sets import bbq
 from tutelage.evaluate.tasks.task import Answered, Compared, Item
+from tutelage.statistics import wilson
 
 ITEM = Item(choices=("a", "bbbb", "cc"), gold=(1,))
 

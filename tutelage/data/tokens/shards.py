@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from tutelage.errors import DataError
-from tutelage.files import atomic_file, write_atomic
+from tutelage.files import atomic_file, link, write_atomic
 from tutelage.records import Document
 from tutelage.text.tokenizer import Tokenizer
 
@@ -107,14 +105,10 @@ def tokenise(
 
 
 def _linked(shard: Shard, stream: Path, sidecar: Path) -> Shard:
-    """The same shard at another place: a hard link where the file system has them, else a copy."""
+    """The same shard at another place."""
     sidecar.unlink(missing_ok=True)
     stream.unlink(missing_ok=True)
-    stream.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(shard.path, stream)
-    except OSError:
-        shutil.copyfile(shard.path, stream)
+    link(shard.path, stream)
     here = replace(shard, path=stream)
     _write_sidecar(here, sidecar)
     return here

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tutelage.errors import DataError, UsageError
 from tutelage.evaluate.preferences.outcomes import Comparison, outcome
-from tutelage.evaluate.statistics import mean_interval
 from tutelage.records import Ranking
+from tutelage.statistics import mean_interval
 
 T = TypeVar("T")
 Level = Literal["nominal", "ordinal", "interval"]

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import UsageError
-from tutelage.evaluate.statistics import TIE_TOLERANCE, mean_interval
 from tutelage.records import Ranking
+from tutelage.statistics import TIE_TOLERANCE, mean_interval
 
 Floats = NDArray[np.float64]
 

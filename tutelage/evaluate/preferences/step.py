@@ -33,7 +33,6 @@ from tutelage.evaluate.preferences.outcomes import (
 )
 from tutelage.evaluate.reward_analysis import analysis, ensemble
 from tutelage.evaluate.reward_model import fits, score_rankings
-from tutelage.evaluate.statistics import length_controlled_win_rate
 from tutelage.files import write_atomic
 from tutelage.model.hub import resolve_model
 from tutelage.records import Answers, Message, Prompt, Ranking
@@ -41,6 +40,7 @@ from tutelage.runs.folder import open_run
 from tutelage.runs.state import Run
 from tutelage.seeds import derive
 from tutelage.settings import Device, Inputs, ModelPath, RewardModelPath, RunPath, Settings, WorldPath, nearest
+from tutelage.statistics import length_controlled_win_rate
 
 Models = Mapping[str, Assistant]
 R = TypeVar("R")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tutelage.evaluate.report.drawing import INK, MUTED, PAPER, Look, Plot, drawing, finish, new_figure
 from tutelage.evaluate.report.view import Evaluation, Row, Show, number, span
 from tutelage.evaluate.report.words import Words
-from tutelage.evaluate.statistics import wilson
+from tutelage.statistics import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

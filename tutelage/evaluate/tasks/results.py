@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from tutelage.evaluate.statistics import Interval, Paired, bootstrap, calibration_error, paired_difference, wilson
 from tutelage.evaluate.tasks.run import Sample
 from tutelage.seeds import derive
+from tutelage.statistics import Interval, Paired, bootstrap, calibration_error, paired_difference, wilson
 
 Figures = dict[str, Any]
 

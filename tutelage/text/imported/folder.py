@@ -7,7 +7,6 @@ configuration has are added as transformers adds them, so ids are the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from tutelage.errors import CheckpointError
+from tutelage.files import read_object
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -208,12 +208,4 @@ def _read_text(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no such file."""
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig")) if path.exists() else {}
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
+    return read_object(path) if path.exists() else {}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.evaluate.statistics import length_controlled_win_rate, mean_interval, student_t_quantile, win_rate
+from tutelage.statistics import length_controlled_win_rate, mean_interval, student_t_quantile, win_rate
 
 
 @pytest.mark.parametrize(

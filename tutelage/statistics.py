@@ -1,4 +1,4 @@
-"""Means and win rates with confidence intervals in closed form: the same numbers always give the same interval."""
+"""Means, shares and win rates with confidence intervals: the same numbers always give the same interval."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def wilson(successes: float, n: int) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a proportion is of 1 or more, found {successes} of {n}")
-    z = NormalDist().inv_cdf(0.975)
-    share, spread = successes / n, 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / spread
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / spread
-    low, high = middle - half if successes else 0.0, middle + half if successes < n else 1.0  # exact, not to rounding
+    z, share = NormalDist().inv_cdf(0.975), successes / n
+    middle, spread = share + z**2 / (2 * n), 1 + z**2 / n
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low = (middle - half) / spread if successes else 0.0  # the ends are exact, not to rounding
+    high = (middle + half) / spread if successes < n else 1.0
     return Interval(share, low, high)
 
 

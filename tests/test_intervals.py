@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.evaluate.statistics import bootstrap, calibration_error, mean_interval, paired_difference, wilson
+from tutelage.statistics import bootstrap, calibration_error, mean_interval, paired_difference, wilson
 
 
 @pytest.mark.parametrize(
