@@ -123,6 +123,15 @@ def test_a_wrong_row_and_one_that_the_template_refuses_have_their_place_and_a_wa
         assert done["heldout_left_out"] == {"refused by the chat template": 1}
 
 
+def test_training_rankings_of_held_out_prompts_are_warned_of(begin, tmp_path, capsys):
+    path = tmp_path / "heldout.jsonl"
+    write_jsonl(path, [RANKINGS[0]])
+    reward_job(begin, tmp_path / "run", heldout=path).run()
+    same = sum(one.prompt.messages == RANKINGS[0].prompt.messages for one in RANKINGS)
+    assert f"warning: {same} rankings of " in capsys.readouterr().out
+    assert same > 0
+
+
 def test_rankings_of_which_none_is_left_are_named(begin, tmp_path):
     path = tmp_path / "tied.jsonl"
     write_jsonl(path, [RANKINGS[0].model_copy(update={"ranks": (1, 1, 1)})])

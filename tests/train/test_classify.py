@@ -344,7 +344,7 @@ def test_a_label_outside_the_classes_has_its_place_and_a_way_past_it(begin, tmp_
 def test_long_texts_and_held_out_ones_are_counted(begin, tmp_path, capsys):
     known = json.loads((begin.folder / "heldout.jsonl").read_text().splitlines()[0])
     path = spoilt(
-        begin, tmp_path, Labelled(text="long " * 200, label="more"), Labelled(text=known["text"], label="more")
+        begin, tmp_path, Labelled(text="long " * 200, label="more"), Labelled(text=f" {known['text']}\n", label="more")
     )
     checkpoint = classify_job(begin, tmp_path / "run", train=path).run()
     done = json.loads((checkpoint.parent / "done.json").read_text())

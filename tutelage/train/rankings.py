@@ -63,10 +63,18 @@ class RankingSplit:
         longest: int,
         on_bad: OnBad,
     ) -> RankingSplit:
-        """Both files, or one of which a ``share`` of the prompts is held out; those that begin alike stay on one side."""
+        """Both files, or one of which a ``share`` of the prompts is held out; those that begin alike stay on one side.
+
+        Of two files that share prompts it is said: what is measured on them flatters.
+        """
         rankings = _placed(path, on_bad)
         if heldout:
             held = _placed(heldout, on_bad)
+            known = {text_of(one.prompt.messages) for _, one in held}
+            if shared := sum(text_of(one.prompt.messages) in known for _, one in rankings):
+                print(
+                    f"warning: {shared} rankings of {path} are of prompts in {heldout}: accuracy on those says little"
+                )
         else:
             rankings, held = split_by_key(rankings, lambda one: opening(one[1].prompt.messages), share, seed)
         return cls(
