@@ -160,6 +160,9 @@ def test_the_page_says_what_could_have_been_seen_and_that_one_seed_decides_nothi
     assert (
         "Seeds 0, 1, 2. The steps of this claim took 3.0 minutes, those of the demo, which all claims share, 6." in said
     )
+    twice = Contrast(says="s", more=("warm/r.json#a.b",), less=("cold/r.json#a.b",))
+    apart = page("mine", a_claim(), (0,), {"x": Found(twice, (0.3,), (0.1,), verdict([0.2]))}, [(0.0, 0.0)])
+    assert "| seed | warm: `a.b` | cold: `a.b` | difference |" in apart
     assert in_words(Found(contrast, (0.3,), (0.0,), verdict([0.3]))) == "undecided: +0.300; one seed decides nothing."
 
 

@@ -92,7 +92,9 @@ def in_words(one: Found) -> str:
 
 def _table(seeds: Sequence[int], one: Found) -> list[str]:
     less = bool(one.contrast.less)
-    head = ["seed", _called(one.contrast.more), *([_called(one.contrast.less), "difference"] if less else [])]
+    alike = _called(one.contrast.more) == _called(one.contrast.less)
+    sides = [_called(side, steps=alike) for side in (one.contrast.more, one.contrast.less)]
+    head = ["seed", sides[0], *([sides[1], "difference"] if less else [])]
     cells = [
         [str(seed), f"{a:.3f}", *([f"{b:.3f}", f"{a - b:+.3f}"] if less else [])]
         for seed, a, b in zip(seeds, one.more, one.less, strict=True)
@@ -104,5 +106,10 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def _called(figures: Sequence[str | float]) -> str:
-    return ", ".join(f"`{one.rpartition('#')[2]}`" if isinstance(one, str) else f"{one:g}" for one in figures)
+def _called(figures: Sequence[str | float], *, steps: bool = False) -> str:
+    """The keys of figures, with their steps where keys alone do not tell them apart."""
+    named = [one.partition("/")[0] + ": " if steps and isinstance(one, str) else "" for one in figures]
+    return ", ".join(
+        f"{step}`{one.rpartition('#')[2]}`" if isinstance(one, str) else f"{one:g}"
+        for step, one in zip(named, figures, strict=True)
+    )
