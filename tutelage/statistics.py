@@ -75,8 +75,8 @@ def bootstrap(rows: ArrayLike, statistic: Callable[[NDArray[np.float64]], float]
     Raises ValueError for no rows, or a value that is not finite.
     """
     x = _numbers(rows, "rows")
-    draws = np.random.default_rng(seed).integers(0, len(x), (1000, len(x)))
-    low, high = np.quantile([statistic(x[draw]) for draw in draws], [0.025, 0.975])
+    rng, n = np.random.default_rng(seed), len(x)
+    low, high = np.quantile([statistic(x[rng.integers(0, n, n)]) for _ in range(1000)], [0.025, 0.975])
     return Interval(statistic(x), float(low), float(high))
 
 
