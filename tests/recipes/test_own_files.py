@@ -127,7 +127,7 @@ def test_thirty_rows_with_the_default_settings_are_refused_before_anything_runs(
     ]
     assert said.err == (
         f"tutelage: {file}, step 'ppo': {tmp_path}/run/data/prompts.jsonl has 30 prompts, fewer than batch_size 128: give more "
-        "prompts, or a batch_size (and minibatch) of at most 30\n"
+        "prompts, or a smaller batch_size (and minibatch): at most 30\n"
     )
     assert not (tmp_path / "run").exists()
     one = ["--only", "data", "--steps.data.heldout_share", "0.001"]

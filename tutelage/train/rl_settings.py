@@ -92,7 +92,7 @@ class RLSettings(Settings):
         count = rows("prompts", inputs.prompts, needed)
         if count is not None and count < needed:
             problem = f"{inputs.prompts} has {count} prompts, fewer than {name} {needed}"
-            raise RecipeError(f"{problem}: give more prompts, or {name} (and minibatch) of at most {count}")
+            raise RecipeError(f"{problem}: give more prompts, or a smaller {name} (and minibatch): at most {count}")
 
     def code(self) -> dict[str, Path]:
         """The files of the scorers' functions."""
