@@ -14,6 +14,10 @@ import pytest
 from tutelage.reproduce.claim import Given, read_claim
 from tutelage.reproduce.running import Found, reproduce
 
+WORLD = {
+    "people": 12, "documents": 300, "heldout_documents": 10, "demonstrations": 60, "heldout_demonstrations": 12,
+    "prompts": 40, "heldout_prompts": 24,
+}  # fmt: skip
 MODEL = {"layers": 1, "hidden_size": 32, "heads": 2}
 
 
@@ -80,12 +84,11 @@ def test_gpt1_compares_accuracies_and_mean_recalls_of_the_same_rows(data, tmp_pa
 def test_diamante_compares_models_that_took_the_same_steps_on_the_same_rows(tmp_path):
     stage = {"batch_size": 8, "warmup": 1}
     found = run("diamante", tmp_path, None, {
-        "world": {"people": 12, "documents": 300, "heldout_documents": 10, "demonstrations": 60,
-                  "heldout_demonstrations": 12, "prompts": 40, "heldout_prompts": 24},
+        "world": WORLD,
         "tokenizer": {"vocab_size": 400},
         "base": {"steps": 12, "batch_size": 2, "compile": False, "model": MODEL},
         "sft": {"batch_size": 8, "ptx": {"coef": 0.0}},
-        "diamante.rows": {"limits": {"world": 30}},
+        "diamante.flawless": WORLD, "diamante.rows": {"limits": {"world": 30}},
         "diamante.answers": {"max_tokens": 8}, "diamante.answers_heldout": {"max_tokens": 8},
         "diamante.joint": stage | {"max_tokens": 8}, "diamante.likelihood": stage,
         "diamante.evaluate": {"max_tokens": 8, "ask": {"picked": {"best_of": 2}}},
