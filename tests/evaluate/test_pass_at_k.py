@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.evaluate.pass_at_k import (
-    best_temperatures,
-    mean_pass_at_k,
-    pass_at_k,
-    pick_by_mean_logprob,
-)
+from tutelage.evaluate.pass_at_k import pass_at_k, pick_by_mean_logprob
 
 
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -37,21 +32,6 @@ def test_large_numbers_do_not_overflow() -> None:
 def test_impossible_counts(case: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"n={case[0]}, c={case[1]}, k={case[2]}"):
         pass_at_k(*case)
-
-
-def test_the_best_temperature_rises_with_k() -> None:
-    # cold: one problem always, one never: 0.5 for every k. warm: two of ten each: 0.2 at k=1, 1 - C(8,5)/C(10,5) = 7/9 at k=5
-    counts = {0.8: [(10, 2), (10, 2)], 0.2: [(10, 10), (10, 0)], 1.4: [(3, 3), (3, 3)]}
-    best = best_temperatures(counts, [1, 5])
-    assert best[1] == (1.4, 1.0)
-    assert best[5] == (0.8, pytest.approx(7 / 9))  # 1.4 has too few samples
-    del counts[1.4]
-    assert best_temperatures(counts, [1])[1] == (0.2, 0.5)
-    assert best_temperatures({0.6: [(2, 1)], 0.3: [(2, 1)]}, [1])[1] == (0.3, 0.5)
-    with pytest.raises(ValueError, match="pass@11"):
-        best_temperatures(counts, [11])
-    with pytest.raises(ValueError, match="at least one"):
-        mean_pass_at_k([], 1)
 
 
 def test_the_sample_of_the_highest_mean_and_the_first_of_equal_ones() -> None:

@@ -179,6 +179,10 @@ def test_a_server_that_stays_busy_is_said(monkeypatch):
             self.send_response(429)
             self.end_headers()
 
-    with answering(Full) as url, pytest.raises(UsageError, match="HTTP 429 Too Many Requests"):
-        Server(Remote(url)).write(["a"], 1, ())
-    assert waits == [1, 2, 4, 8, 16]
+    with answering(Full) as url:
+        server = Server(Remote(url))
+        with pytest.raises(UsageError, match=r"HTTP 429 Too Many Requests$"):
+            server.write(["a"], 1, ())
+        assert waits == [1, 2, 4, 8, 16]
+        with pytest.raises(UsageError, match=r"HTTP 429 Too Many Requests$"):  # and not that echo is lacking
+            server.weigh([("a", "b")])

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tutelage.assistant.assistant import Assistant
-from tutelage.assistant.remote import Remote
+from tutelage.assistant.remote import Busy, Remote
 from tutelage.errors import UsageError
 from tutelage.evaluate.likelihoods import likelihoods
 from tutelage.evaluate.tasks.task import Answered, Context
@@ -211,6 +211,8 @@ class Server:
         )
         try:
             reply = self._remote.post("/v1/completions", body)
+        except Busy:
+            raise
         except UsageError as error:
             raise UsageError(f"{error}: {lacking}") from None
         found = _first(reply).get("logprobs") or {}
