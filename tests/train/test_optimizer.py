@@ -53,9 +53,11 @@ def test_a_step_of_muon_moves_every_direction_alike_whatever_the_gradients_size(
 
 @pytest.mark.parametrize("limit", [1 << 25, 1])
 @pytest.mark.parametrize("kv_heads", [1, 2])
-def test_matrices_that_step_together_end_where_torchs_muon_takes_them_one_by_one(limit, kv_heads, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_matrices_that_step_together_end_where_torchs_muon_takes_them_one_by_one(dtype, limit, kv_heads, monkeypatch):
     """Queries, keys, values, gate and up are one matrix each for torch, and parts of two matrices here."""
     monkeypatch.setattr(optimizers, "_TOGETHER", limit)
+    monkeypatch.setattr(optimizers, "autocast_dtype", lambda device: dtype)  # of either kind of processor
     torch.manual_seed(0)
     config = ModelConfig(
         family="qwen3", vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=kv_heads

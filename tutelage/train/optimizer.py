@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Layer
+from tutelage.model.device import autocast_dtype
 from tutelage.model.lora import LoRALinear
 
 OptimizerName = Literal["adamw", "muon"]
@@ -171,13 +172,14 @@ def _orthogonal(updates: Tensor, rows: tuple[int, ...]) -> Tensor:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """U V' of each matrix U S V' in [n, rows, columns], approximately: five Newton-Schulz steps in bf16 (Jordan et al. 2024).
+    """U V' of each matrix U S V' in [n, rows, columns], approximately: five Newton-Schulz steps (Jordan et al. 2024).
 
-    Singular values end between 0.7 and 1.2: the coefficients are chosen to raise small ones fastest.
+    Singular values end between 0.7 and 1.2: the coefficients are chosen to raise small ones fastest. bf16 is enough, but fp32 where
+    bf16 is not fast: on a processor with AVX2 alone, four matrices of 512 x 128 take 290 ms in bf16 and 6 in fp32.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = (matrices if wide else matrices.mT).bfloat16()
+    x = (matrices if wide else matrices.mT).to(autocast_dtype(matrices.device))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         gram = x @ x.mT
