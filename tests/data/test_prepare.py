@@ -297,6 +297,13 @@ def test_a_limit_keeps_the_rows_that_it_kept_before_records_gained_fields(tmp_pa
     assert [int(p.id) for p in kept(read_prompts, "p")] == [34, 23, 29, 1, 36, 27]
 
 
+def test_a_limit_of_a_text_counts_its_documents(tmp_path):
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": f"Text {i}."}) + "\n" for i in range(40)))
+    knobs = PrepareSettings(limit={"text": {"t": 10}}, heldout={"t": 0.3}, seed=1)
+    counts = prepare(knobs, PrepareInputs(text={"t": tmp_path / "t.jsonl"}), tmp_path)
+    assert counts["documents_t"] + counts["documents_heldout"] == 10
+
+
 def test_groups_that_are_not_given_have_no_files(tmp_path):
     """Somebody with a few demonstrations alone needs no empty files for the rest."""
     rows = [{"prompt": f"{number}?", "completion": "Yes."} for number in range(30)]

@@ -103,6 +103,8 @@ def test_the_prior_is_one_tie_per_pair_and_the_interval_is_over_prompts():
     assert found["a"].high - found["a"].low == pytest.approx(2 * 1.96 * 0.365 / 2, rel=0.2)
     again = ratings(comparisons * 5, resamples=400)  # the same prompts five times are no more evidence
     assert again["a"].high - again["a"].low == pytest.approx(found["a"].high - found["a"].low, rel=0.25)
+    with pytest.raises(UsageError, match="all comparisons are on one prompt"):
+        ratings([Comparison("p", "a", "b", won) for won in (0.0, 1.0)])
     always = ratings([Comparison(str(i), "a", "b", 1.0) for i in range(9)], resamples=100)
     assert always["a"].rating - always["b"].rating == pytest.approx(math.log(9.5 / 0.5), abs=1e-9)
 

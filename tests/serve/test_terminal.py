@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -73,22 +75,39 @@ def test_where_no_such_server_is() -> None:
     with pytest.raises(UsageError, match=r"no server answers at http://127.0.0.1:9 .*start one with `tutelage serve`"):
         Remote("http://127.0.0.1:9")
 
-    class Other(BaseHTTPRequestHandler):
+    with models_listed([]) as url, pytest.raises(UsageError, match="is not an OpenAI-compatible server"):
+        Remote(url)
+
+
+def test_one_of_several_models_is_named_after_the_address() -> None:
+    with models_listed(["large", "small"]) as url:
+        with pytest.raises(UsageError, match=f"{url} serves 2 models: name one, as in {url}#large"):
+            Remote(url)
+        assert Remote(f"{url}/v1#small").model == "small"
+        assert Remote(f"{url}#small").url == url
+        with pytest.raises(UsageError, match="does not serve 'tiny', but large, small"):
+            Remote(f"{url}#tiny")
+
+
+@contextmanager
+def models_listed(names: list[str]) -> Iterator[str]:
+    """The address of a server that knows these models, and nothing else."""
+
+    class Listing(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b'{"data": []}')
+            self.wfile.write(json.dumps({"data": [{"id": name} for name in names]}).encode())
 
         def log_message(self, *said: object) -> None:
             pass
 
-    other = HTTPServer(("127.0.0.1", 0), Other)
-    thread = threading.Thread(target=other.handle_request)
-    thread.start()
-    with pytest.raises(UsageError, match="is not an OpenAI-compatible server"):
-        Remote(f"http://127.0.0.1:{other.server_port}")
-    thread.join()
-    other.server_close()
+    with HTTPServer(("127.0.0.1", 0), Listing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def test_an_answer_that_fails_is_an_error() -> None:

@@ -181,9 +181,12 @@ def test_a_missing_end_is_penalised_and_a_finished_answer_is_not(rollouts):
     torch.testing.assert_close(returns(2.0) - returns(0.0), torch.where(finished, 0.0, -2.0), atol=1e-5, rtol=0)
 
 
-def test_duplicates_are_all_answers_that_appear_more_than_once(rollouts):
-    metrics = answer_metrics(rollouts, torch.zeros(8), {}, ["a", "a", "b", "c", "c", "c", "d", "e"])
-    assert metrics["duplicates"] == 5 / 8
+def test_duplicates_are_all_answers_that_another_prompt_got_too(rollouts):
+    texts = ["a", "a", "b", "c", "c", "c", "d", "e"]
+    apart = [[i] for i in range(8)]
+    assert answer_metrics(rollouts, torch.zeros(8), {}, texts, apart)["duplicates"] == 5 / 8
+    in_pairs = [[i // 2] for i in range(8)]  # the two a's answer one prompt; of the c's one and two
+    assert answer_metrics(rollouts, torch.zeros(8), {}, texts, in_pairs)["duplicates"] == 3 / 8
 
 
 def test_kl_is_zero_against_itself_and_positive_against_another(rollouts):

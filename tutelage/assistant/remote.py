@@ -31,17 +31,24 @@ class Busy(UsageError):
 
 
 class Remote:
-    """A server, by the address that it prints when it starts; ``/v1`` may be left out."""
+    """A server, by the address that it prints when it starts; ``/v1`` may be left out, and ``#NAME`` picks one of its models."""
 
     def __init__(self, url: str, api_key: str = "") -> None:
-        """Asks the server which model it has. Raises UsageError where no such server answers."""
+        """Asks the server which models it has. UsageError where no such server answers, or it has several and none is named."""
         if not url.startswith(("http://", "https://")):
             raise UsageError(
                 f"--server {url}: give the address that `tutelage serve` prints, such as http://127.0.0.1:8000"
             )
-        self.url, self._key = url.rstrip("/").removesuffix("/v1"), api_key
+        address, _, wanted = url.partition("#")
+        self.url, self._key = address.rstrip("/").removesuffix("/v1"), api_key
         with self._open("/v1/models") as reply:
-            self.model: str = json.load(reply)["data"][0]["id"]
+            names: list[str] = [model["id"] for model in json.load(reply)["data"]]
+            first = names[0]
+        if len(names) > 1 and not wanted:
+            raise UsageError(f"{self.url} serves {len(names)} models: name one, as in {self.url}#{first}")
+        if wanted and wanted not in names:
+            raise UsageError(f"{self.url} does not serve {wanted!r}, but " + ", ".join(names))
+        self.model = wanted or first
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """The pieces of an answer. Raises UsageError for what the server refuses, TutelageError for a stream that fails."""

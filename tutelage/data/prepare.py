@@ -144,7 +144,8 @@ def prepare(knobs: PrepareSettings, inputs: PrepareInputs, out: Path) -> dict[st
     outputs: dict[str, Sequence[BaseModel]] = {}
     heldout_documents: list[Document] = []
     for name, path in inputs.text.items():
-        documents, share = list(read_documents(path, on_bad=knobs.on_bad)), knobs.heldout.get(name, 0.0)
+        documents = gather({name: path}, limits.get("text", {}), partial(read_documents, on_bad=knobs.on_bad), seed)
+        share = knobs.heldout.get(name, 0.0)
         key = "source" if len({document.source for document in documents}) > 1 else "text"
         if share and len(documents) == 1:
             kept, apart = cut_end(documents[0], share)

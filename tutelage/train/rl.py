@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -88,7 +88,7 @@ def scored_answers(
     rollouts = sample(policy, ids, tokenizer, knobs.max_tokens, knobs.temperature, seeds, dtype)
     texts = texts_of(rollouts, tokenizer)
     scores, by_name = score(scorers, rollouts, [prompt for prompt, _ in prompts], texts, knobs.machine)
-    return rollouts, scores, answer_metrics(rollouts, scores, by_name, texts)
+    return rollouts, scores, answer_metrics(rollouts, scores, by_name, texts, ids)
 
 
 def texts_of(rollouts: Rollouts, tokenizer: Tokenizer) -> list[str]:
@@ -97,15 +97,27 @@ def texts_of(rollouts: Rollouts, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(row[mask].tolist()) for row, mask in tokens]
 
 
-def answer_metrics(rollouts: Rollouts, scores: Tensor, by_name: dict[str, Tensor], texts: list[str]) -> Metrics:
-    """The proxy reward and signs of reward hacking, and the mean of each scorer; that of a judge is named ``gold``."""
-    counts = Counter(texts)
+def answer_metrics(
+    rollouts: Rollouts,
+    scores: Tensor,
+    by_name: dict[str, Tensor],
+    texts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+) -> Metrics:
+    """The proxy reward and signs of reward hacking, and the mean of each scorer; that of a judge is named ``gold``.
+
+    ``duplicates`` is the share of answers that another prompt of the batch got too: among answers to one prompt, as in GRPO's
+    groups, some are equal in any case.
+    """
+    asked_by: dict[str, set[tuple[int, ...]]] = {}
+    for text, prompt in zip(texts, prompts, strict=True):
+        asked_by.setdefault(text, set()).add(tuple(prompt))
     return {
         "reward": scores.mean().item(),
         "reward_std": scores.std(correction=0).item(),
         "length": rollouts.lengths.float().mean().item(),
         "finished": rollouts.finished.float().mean().item(),
-        "duplicates": sum(n for n in counts.values() if n > 1) / len(texts),
+        "duplicates": sum(len(asked_by[text]) > 1 for text in texts) / len(texts),
     } | {name if name == "gold" else f"score_{name}": scores.mean().item() for name, scores in by_name.items()}
 
 

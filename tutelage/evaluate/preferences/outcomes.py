@@ -118,7 +118,8 @@ def ratings(
     """Bradley-Terry ratings with 95% percentile bootstrap intervals over prompts.
 
     ``prior`` ties are added to every pair of models that met, so that a model that wins everything keeps a finite rating, in
-    a resample too. UsageError without comparisons, or if models cannot be compared (``bradley_terry``).
+    a resample too. UsageError without comparisons, if models cannot be compared (``bradley_terry``), or if all comparisons are on
+    one prompt, which has no resamples to take an interval from.
     """
     names = models_of(comparisons)
     if not names:
@@ -133,6 +134,8 @@ def ratings(
     met = wins.sum(0) + wins.sum(0).T > 0
     added = prior / 2 * met
     found = bradley_terry(wins.sum(0) + added, names)
+    if resamples and len(prompts) < 2:
+        raise UsageError("all comparisons are on one prompt: a rating's interval needs several")
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(resamples):
