@@ -13,14 +13,25 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from tutelage.errors import TutelageError, UsageError
-from tutelage.generate.hooks import Hooks, prompt_logprobs
+from tutelage.generate.hooks import Hooks
+from tutelage.generate.prefill import (
+    Group,
+    Kept,
+    Row,
+    Source,
+    follows,
+    longest_shared,
+    piece_tokens,
+    prefill_groups,
+)
 from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
 from tutelage.generate.sampler import History, SamplingRows, sample, stream_key, uniforms
 from tutelage.model.cache import KVCache
@@ -31,11 +42,6 @@ from tutelage.model.inference import inference_copy
 Watch = Callable[[int, int, int], bool]
 """Called with (handle, sample, token) for every new token; True ends the sample."""
 
-PREFILL_TOKENS = 8192
-"""Most tokens of one prefill forward, padding included: bounds the memory of its activations."""
-PAD_SHARE, PAD_FREE = 0.25, 64
-"""Prompts are padded to one length while that adds at most this share of tokens, or this many tokens in all: another
-forward costs as much as 50 to 90 more tokens (1 M to 12 M parameters on CPU)."""
 DRAWS = 16
 """Steps whose random numbers are made at once: 12 small tensor operations every 16 steps instead of every step."""
 BF16_ROWS = 16
@@ -44,28 +50,6 @@ second as fp32: with 6 M, 15 M and 34 M parameters 0.7 to 0.8, 0.8 and 0.9 at 1 
 16; with 135 M 0.8 to 0.9 at 1 row, 1.4 at 4 and 1.7 at 16 (Xeon with AMX, two cores shared with other programs, in turns)."""
 SLOTS = 64
 """Cache slots are allocated in multiples of this."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """A sample, waiting or in the batch. The cache holds its prompt and ids but the last one, which the next step feeds."""
-
-    handle: int
-    sample: int
-    request: Request
-    key: int  # of its random stream
-    limit: int  # most tokens it may get
-    ids: list[int] = field(default_factory=list)
-    echo: tuple[Token, ...] = ()
-
-    @property
-    def held(self) -> int:
-        return len(self.request.ids) + len(self.ids) - 1
-
-    @property
-    def most(self) -> int:
-        """The most tokens that the cache will have to hold."""
-        return len(self.request.ids) + self.limit - 1
 
 
 @dataclass
@@ -84,28 +68,6 @@ class _Batch:
     drawn: int = DRAWS
 
 
-def prefill_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Cut prompts, sorted by length, into [start, stop) groups that are padded to one length each.
-
-    Empty prompts are left out. A group has at most PREFILL_TOKENS tokens unless it is a single prompt, and its padding is at
-    most PAD_SHARE of its tokens or PAD_FREE.
-    """
-    groups: list[tuple[int, int]] = []
-    start = total = 0
-    for i, length in enumerate(lengths):
-        rows = i - start
-        padding = length * rows - total
-        if rows and (padding > max(PAD_FREE, PAD_SHARE * total) or length * (rows + 1) > PREFILL_TOKENS):
-            groups.append((start, i))
-            start, total = i, 0
-        total += length
-        if length == 0:
-            start = i + 1
-    if start < len(lengths):
-        groups.append((start, len(lengths)))
-    return groups
-
-
 def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor | None = None) -> KVCache:
     """A view of rows start..stop of ``cache``, which writes to them; empty without ``lengths``. It must not grow."""
     view = copy.copy(cache)
@@ -120,23 +82,36 @@ class Engine:
     ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 for a small ``max_batch``,
     whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval
     mode. Its weights may change while no sample is active or waiting. In bf16 the engine holds a bf16 copy of the matrices until
-    then; with ``fixed``, the weights never change and the copy is kept.
+    then; with ``fixed``, the weights never change and the copy is kept. ``eager`` is for people who wait for each token: every
+    place is given out at once, long prompts are prefilled in pieces between the steps, and what ended samples hold is kept for
+    prompts that continue them. Otherwise an eighth of the places is filled at a time, which is faster for a long list.
 
     ``generate`` serves a list of requests; a ``Service`` calls ``submit``, ``step`` and ``cancel`` itself.
     """
 
-    def __init__(self, model: Decoder, *, max_batch: int = 64, autocast: str = "auto", fixed: bool = False) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        *,
+        max_batch: int = 64,
+        autocast: str = "auto",
+        fixed: bool = False,
+        eager: bool = False,
+    ) -> None:
         if max_batch < 1:
             raise UsageError(f"max_batch must be at least 1, not {max_batch}")
         self.model, self.max_batch, self.max_length = model, max_batch, model.config.max_position_embeddings
         few = autocast == "auto" and max_batch < BF16_ROWS and self.device.type == "cpu"
         self.autocast, self.fixed, self.vocab_size = "fp32" if few else autocast, fixed, model.config.vocab_size
-        self.hold = max_batch // 8
+        self.eager, self._piece = eager, piece_tokens(model)
+        self.hold = 1 if eager else max_batch // 8
         """While more samples wait than there are free places, at least this many places are filled at once: a prefill of one
         prompt costs nearly as much as one of eight."""
         self._cache: KVCache | None = None
-        self._rows: list[_Row] = []
-        self._waiting: deque[_Row] = deque()
+        self._rows: list[Row] = []
+        self._joining: deque[Group] = deque()  # taken from those that wait, and not in the batch yet
+        self._waiting: deque[Row] = deque()
+        self._kept = Kept()
         self._batch: _Batch | None = None  # None once rows have changed
         self._next_handle = 0
         self._cast: Decoder | None = None  # the model in the compute type, while there are samples
@@ -147,12 +122,17 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """Number of samples in the batch."""
-        return len(self._rows)
+        """Number of samples that have a place: in the batch, or about to join it."""
+        return len(self._rows) + sum(len(group.rows) for group in self._joining)
+
+    @property
+    def places(self) -> int:
+        """Number of free places."""
+        return self.max_batch - self.active
 
     @property
     def waiting(self) -> int:
-        """Number of samples that have not joined the batch yet."""
+        """Number of samples without a place."""
         return len(self._waiting)
 
     def _weights(self) -> Decoder:
@@ -164,8 +144,9 @@ class Engine:
 
     def _rest(self) -> None:
         """Drop the cast weights when no sample is left: the model's may change now, and training needs the memory."""
-        if not (self._rows or self._waiting or self.fixed):
+        if not (self.active or self._waiting or self.fixed):
             self._cast = None
+            self._kept.clear()
 
     def check(self, request: Request) -> None:
         """Raise UsageError if the request is invalid: see ``submit``. Safe to call from any thread."""
@@ -201,7 +182,9 @@ class Engine:
             handle, self._next_handle = self._next_handle, self._next_handle + 1
         sampling, limit = request.sampling, min(request.sampling.max_tokens, self.max_length - len(request.ids))
         samples = range(sampling.n) if samples is None else samples
-        self._waiting += [_Row(handle, i, request, stream_key(sampling.seed, i), limit) for i in samples]
+        self._waiting += [
+            Row(handle, i, request, list(request.ids), stream_key(sampling.seed, i), limit) for i in samples
+        ]
         return handle
 
     @torch.inference_mode()
@@ -248,6 +231,7 @@ class Engine:
         """Drop what is left of a request, without events; False if nothing was left."""
         before = self.waiting + self.active
         self._waiting = deque(row for row in self._waiting if row.handle != handle)
+        self._joining = deque(group for group in self._joining if group.without(handle))
         self._remove([i for i, row in enumerate(self._rows) if row.handle == handle])
         self._rest()
         return self.waiting + self.active < before
@@ -257,7 +241,7 @@ class Engine:
 
         UsageError as ``submit``, if the engine is not idle, and for stop strings, which need a Service.
         """
-        if self._rows or self._waiting:
+        if self.active or self._waiting:
             raise UsageError(f"generate() needs an idle engine, but {self.active + self.waiting} samples are not done")
         if any(request.stop for request in requests):
             raise UsageError("an engine does not decode text: submit requests with stop strings to a Service")
@@ -265,7 +249,7 @@ class Engine:
         try:
             for request in requests:
                 results[self.submit(request)] = [Generated() for _ in range(request.sampling.n)]
-            while self._rows or self._waiting:
+            while self.active or self._waiting:
                 for event in self.step():
                     if isinstance(event, Failure):
                         raise event.error
@@ -278,41 +262,85 @@ class Engine:
         return list(results.values())
 
     def _admit(self) -> None:
-        """Move waiting samples into the batch, unless too few places are free (see ``hold``), and prefill their prompts."""
-        free, waiting = self.max_batch - self.active, self.waiting
-        if not free or not waiting or free < min(waiting, self.hold):
+        """Let waiting samples into the batch once their prompts are prefilled: with ``eager`` so many tokens of them per step."""
+        if not self.eager:
+            if self.places < min(self.waiting, self.hold):
+                return
+            while fresh := self._next_rows():
+                first, self._batch = len(self._rows), None
+                self._rows += [row for row, *_ in fresh]
+                cache = self._reserve(len(self._rows), max(row.held + min(row.limit, SLOTS) for row, *_ in fresh))
+                for group in self._groups(fresh, _rows_of(cache, first, first + len(fresh))):
+                    while not group.prefill(self._weights()):
+                        pass
             return
-        first = len(self._rows)
-        slot_of = {row.handle: i for i, row in enumerate(self._rows)}
-        fresh: list[_Row] = []
-        copies: list[_Row] = []  # samples of a request that has a row with the same prompt already
-        for _ in range(min(free, waiting)):
-            row = self._waiting.popleft()
-            (copies if row.handle in slot_of else fresh).append(row)
-            slot_of.setdefault(row.handle, -1)
-        fresh.sort(key=lambda row: row.held)
-        slot_of.update({row.handle: first + i for i, row in enumerate(fresh)})
-        self._rows += fresh + copies
-        self._batch = None
-        cache = self._reserve(len(self._rows), max(row.held + min(row.limit, SLOTS) for row in self._rows[first:]))
-        for start, stop in prefill_groups([row.held for row in fresh]):
-            self._prefill(fresh[start:stop], _rows_of(cache, first + start, first + stop))
-        if copies:
-            sources = [slot_of[row.handle] for row in copies]
-            targets = range(first + len(fresh), len(self._rows))
-            self._copy(sources, targets, max(row.held for row in copies))
+        tokens = self._piece if self._rows else 8 * self._piece
+        while tokens > 0:
+            self._joining += self._groups(self._next_rows(), None)
+            if not self._joining:
+                return
+            group, before = self._joining[0], self._joining[0].done
+            if group.prefill(self._weights(), tokens):
+                self._join(self._joining.popleft())
+            tokens -= (group.done - before) * len(group.rows)
 
-    def _prefill(self, rows: Sequence[_Row], cache: KVCache) -> None:
-        """One forward over all but the last token of each prompt, into the rows of ``cache``."""
-        longest = max(row.held for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-        for i, row in enumerate(rows):
-            ids[i, : row.held] = torch.tensor(row.request.ids[:-1])
-        model = self._weights()
-        hidden = model(ids.to(self.device), cache=cache)
-        for i, row in enumerate(rows):
-            if row.request.echo and row.sample == 0:
-                row.echo = prompt_logprobs(model, hidden[i, : row.held], row.request)
+    def _next_rows(self) -> list[tuple[Row, int, Source | None]]:
+        """Rows to prefill now, in the order of groups, each with how many tokens it takes from which source.
+
+        A row that is mostly like one before it waits until that is done.
+        """
+        free = self.places
+        if not free or not self._waiting:
+            return []
+        sources, later = list(self._sources()), []
+        leaders = [row for group in self._joining for row in group.rows]
+        fresh: list[tuple[Row, int, Source | None]] = []
+        for _ in range(min(free, self.waiting)):
+            row = self._waiting.popleft()
+            alike, source = longest_shared(row, sources)
+            if follows(row, leaders, alike):
+                later.append(row)
+                continue
+            leaders.append(row)
+            fresh.append((row, alike, source))
+        self._waiting.extendleft(reversed(later))
+        return sorted(fresh, key=lambda one: (one[1], one[0].held))
+
+    def _sources(self) -> Iterator[Source]:
+        """What the rows in the batch hold, and what is kept of others."""
+        if self._cache is not None:
+            for slot, row in enumerate(self._rows):
+                yield Source(row.context(), self._cache.store[:, :, slot])
+        yield from self._kept
+
+    def _groups(self, fresh: Sequence[tuple[Row, int, Source | None]], cache: KVCache | None) -> list[Group]:
+        """Groups of rows to prefill, with what they share copied: into the rows of ``cache``, or into caches of their own."""
+        groups = []
+        for alike, part in groupby(enumerate(fresh), key=lambda one: one[1][1]):
+            places, members = zip(*part, strict=True)
+            left = [row.held - alike for row, *_ in members]
+            for start, stop in [(0, left.count(0)), *prefill_groups(left)]:
+                rows = [row for row, *_ in members[start:stop]]
+                if not rows:
+                    continue
+                if cache is None:
+                    own = self.model.new_cache(len(rows), self.max_length, capacity=max(1, rows[-1].held))
+                else:
+                    own = _rows_of(cache, places[0] + start, places[0] + stop)
+                for i, (_, _, source) in enumerate(members[start:stop]):
+                    if source is not None:
+                        own.store[:, :, i, :, :alike] = source.store[:, :, :, :alike]
+                        self._kept.used(source)
+                groups.append(Group(rows, own, alike))
+        return groups
+
+    def _join(self, group: Group) -> None:
+        """Move rows whose prompts are in from a cache of their own into the batch."""
+        first, self._batch = len(self._rows), None
+        self._rows += group.rows
+        most = max(row.held for row in group.rows)
+        cache = self._reserve(len(self._rows), most + min(max(row.limit for row in group.rows), SLOTS))
+        cache.store[:, :, first : len(self._rows), :, :most] = group.cache.store[:, :, :, :, :most]
 
     def _reserve(self, rows: int, length: int) -> KVCache:
         """The cache, made to hold ``rows`` rows of ``length`` tokens; both grow by doubling, but not beyond what rows can need."""
@@ -407,6 +435,8 @@ class Engine:
         """Take rows out of the batch; rows from its end fill the gaps."""
         if not gone:
             return
+        if self.eager:
+            self._keep(gone)
         rest = len(self._rows) - len(gone)
         gaps = [slot for slot in gone if slot < rest]
         movers = sorted({*range(rest, len(self._rows))} - {*gone})
@@ -418,6 +448,13 @@ class Engine:
         self._batch = None
 
     @torch.inference_mode()
+    def _keep(self, slots: Sequence[int]) -> None:
+        """Keep what rows hold for prompts that continue them."""
+        assert self._cache is not None
+        for slot in slots:
+            self._kept.add(self._rows[slot].context(), self._cache.store[:, :, slot])
+
+    @torch.inference_mode()
     def _copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first ``length`` tokens of cache rows."""
         cache = self._cache
@@ -426,7 +463,9 @@ class Engine:
         cache.put(targets, cache.select(sources))
 
     def clear(self) -> None:
-        """Drop all samples, active and waiting."""
+        """Drop all samples, active and waiting, and what is kept of others."""
         self._rows, self._batch = [], None
+        self._joining.clear()
         self._waiting.clear()
+        self._kept.clear()
         self._rest()

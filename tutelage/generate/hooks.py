@@ -79,12 +79,12 @@ def mask_row(returned: Sequence[int] | Tensor, vocab_size: int) -> Tensor:
     return row
 
 
-def prompt_logprobs(model: Decoder, hidden: Tensor, request: Request) -> tuple[Token, ...]:
-    """The prompt's tokens from the second on, under the model's own distribution; hidden [s - 1, d] predicts them."""
+def prompt_logprobs(model: Decoder, hidden: Tensor, request: Request, first: int = 0) -> tuple[Token, ...]:
+    """The tokens after place ``first`` of a prompt, under the model's own distribution; hidden [s, d] predicts them."""
     tokens: list[Token] = []
     for start in range(0, len(hidden), ECHO_POSITIONS):
         logprobs = model.logits(hidden[start : start + ECHO_POSITIONS]).float().log_softmax(1)
-        targets = list(request.ids[start + 1 : start + 1 + len(logprobs)])
+        targets = list(request.ids[first + start + 1 : first + start + 1 + len(logprobs)])
         chosen = logprobs.gather(1, torch.tensor(targets, device=logprobs.device)[:, None])[:, 0].tolist()
         best = logprobs.topk(request.top_logprobs)
         tops = [tuple(zip(*row, strict=True)) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]

@@ -207,9 +207,7 @@ class Service:
     """Serves requests from any thread; one thread of its own runs the engine.
 
     ``max_batch``: most samples at a time. ``max_waiting``: most samples that wait for a place; those of one client take at
-    most half of it. ``autocast``: see ``Engine``. ``eager``: fill each free place at once while few samples wait, which is
-    best for people; otherwise an eighth of the batch at a time, which is faster for a long list. Close the service when it
-    is no longer needed: it holds the model.
+    most half of it. ``autocast``, ``eager``: see ``Engine``. Close the service when it is no longer needed: it holds the model.
     """
 
     def __init__(
@@ -222,8 +220,8 @@ class Service:
         autocast: str = "auto",
         eager: bool = True,
     ) -> None:
-        self._engine = Engine(model, max_batch=max_batch, autocast=autocast, fixed=True)
-        self._tokenizer, self._eager = tokenizer, eager
+        self._engine = Engine(model, max_batch=max_batch, autocast=autocast, fixed=True, eager=eager)
+        self._tokenizer = tokenizer
         self._max_waiting, self._share = max_waiting, max(1, max_waiting // 2)
         self._queue = FairQueue()
         self._jobs: dict[int, Job] = {}  # by the engine's handle
@@ -385,9 +383,8 @@ class Service:
 
     def _feed(self) -> None:
         """Give the engine as many waiting samples as it can decide on; the others keep their place in the fair queue."""
-        engine, eighth = self._engine, self._engine.max_batch // 8
-        engine.hold = 1 if self._eager and len(self._queue) <= eighth else eighth
-        free = engine.max_batch - engine.active
+        engine = self._engine
+        free = engine.places
         wanted = free + (free < engine.hold)  # one more shows the engine that places are short
         while free and len(self._queue) and engine.waiting < wanted:
             job, sample = self._queue.pop()

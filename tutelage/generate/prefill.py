@@ -1,0 +1,212 @@
+"""Prompts on their way into the batch: what they share with others is copied, the rest is prefilled, in pieces if others stream.
+
+The cache gets all but the last token of a prompt, which enters with the next decode step, so that all sampling happens there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tutelage.generate.hooks import prompt_logprobs
+from tutelage.generate.request import Request, Token
+from tutelage.model.cache import KVCache
+from tutelage.model.decoder import Decoder
+
+PREFILL_TOKENS = 8192
+"""Most tokens of one prefill forward, padding included: bounds the memory of its activations."""
+PAD_SHARE, PAD_FREE = 0.25, 64
+"""Prompts are padded to one length while that adds at most this share of tokens, or this many tokens in all: another
+forward costs as much as 50 to 90 more tokens (1 M to 12 M parameters on CPU)."""
+PIECE = {"cpu": 1 << 33, "cuda": 1 << 39}
+"""Operations of one piece of a prompt while others stream, two for each parameter and token: about 60 ms on two cores."""
+SHARED = 16
+"""From this many tokens on, prompts that begin alike share what they begin with; equal prompts share all."""
+KEPT_BYTES = 1 << 28
+"""Keys and values of samples that have ended, for prompts that continue them."""
+
+
+@dataclass(slots=True)
+class Row:
+    """A sample, waiting or in the batch. The cache holds its prompt and ids but the last one, which the next step feeds."""
+
+    handle: int
+    sample: int
+    request: Request
+    prompt: list[int]  # the request's
+    key: int  # of its random stream
+    limit: int  # most tokens it may get
+    ids: list[int] = field(default_factory=list)
+    echo: tuple[Token, ...] = ()
+
+    @property
+    def held(self) -> int:
+        return len(self.prompt) + len(self.ids) - 1
+
+    @property
+    def most(self) -> int:
+        """The most tokens that the cache will have to hold."""
+        return len(self.prompt) + self.limit - 1
+
+    @property
+    def whole_prompt(self) -> bool:
+        """Whether every token of the prompt has to be computed, because its log-probability is wanted."""
+        return self.request.echo and self.sample == 0
+
+    def context(self) -> list[int]:
+        """The tokens that the cache holds."""
+        return [*self.prompt, *self.ids][: self.held]
+
+
+def piece_tokens(model: Decoder) -> int:
+    """Tokens of one piece of a prompt."""
+    operations = PIECE.get(model.embed.weight.device.type, PIECE["cpu"])
+    return max(16, operations // (2 * sum(p.numel() for p in model.parameters())))
+
+
+def prefill_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut prompts, sorted by length, into [start, stop) groups that are padded to one length each.
+
+    Empty prompts are left out. A group has at most PREFILL_TOKENS tokens unless it is a single prompt, and its padding is at
+    most PAD_SHARE of its tokens or PAD_FREE.
+    """
+    groups: list[tuple[int, int]] = []
+    start = total = 0
+    for i, length in enumerate(lengths):
+        rows = i - start
+        padding = length * rows - total
+        if rows and (padding > max(PAD_FREE, PAD_SHARE * total) or length * (rows + 1) > PREFILL_TOKENS):
+            groups.append((start, i))
+            start, total = i, 0
+        total += length
+        if length == 0:
+            start = i + 1
+    if start < len(lengths):
+        groups.append((start, len(lengths)))
+    return groups
+
+
+@dataclass
+class Group:
+    """Rows whose first ``done`` tokens are in ``cache``, the same number of each; one forward serves all of them."""
+
+    rows: list[Row]
+    cache: KVCache  # row i is rows[i]
+    done: int
+
+    @torch.inference_mode()
+    def without(self, handle: int) -> bool:
+        """Take out the rows of a handle; whether any are left."""
+        left = [i for i, row in enumerate(self.rows) if row.handle != handle]
+        if len(left) < len(self.rows):
+            self.cache.lengths.fill_(self.done)
+            self.rows, self.cache = [self.rows[i] for i in left], self.cache.select(left)
+        return bool(left)
+
+    def prefill(self, model: Decoder, tokens: int = PREFILL_TOKENS) -> bool:
+        """A forward over so many tokens of the prompts, padding included, or what is left; whether the prompts are in then.
+
+        At least one token of each prompt. No token attends to padding, and later ones overwrite it.
+        """
+        width = min(max(row.held for row in self.rows) - self.done, max(1, tokens // len(self.rows)))
+        if width > 0:
+            ids = torch.zeros(len(self.rows), width, dtype=torch.int64)
+            for i, row in enumerate(self.rows):
+                piece = row.prompt[self.done : min(self.done + width, row.held)]
+                ids[i, : len(piece)] = torch.tensor(piece)
+            self.cache.lengths.fill_(self.done)
+            hidden = model(ids.to(self.cache.lengths.device), cache=self.cache)
+            for i, row in enumerate(self.rows):
+                if row.whole_prompt and self.done < row.held:
+                    row.echo += prompt_logprobs(model, hidden[i, : row.held - self.done], row.request, self.done)
+            self.done += width
+        return self.done >= max(row.held for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Tokens whose keys and values are there: ``store`` [2, layers, kv_heads, at least len(ids), head_dim]."""
+
+    ids: list[int]
+    store: Tensor
+
+
+class Kept:
+    """Keys and values of samples that have ended, the last used last. Their bytes are bounded."""
+
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self._most, self._bytes = most, 0
+        self._sources: OrderedDict[int, Source] = OrderedDict()
+        self._next = 0
+
+    def __iter__(self) -> Iterator[Source]:
+        return iter(self._sources.values())
+
+    def add(self, ids: list[int], store: Tensor) -> None:
+        """Keep a copy of what ``store`` holds of ``ids``, in place of what they continue."""
+        if len(ids) < SHARED or any(common(ids, kept.ids) == len(ids) for kept in self):
+            return
+        for name, kept in list(self._sources.items()):
+            if common(ids, kept.ids) == len(kept.ids):
+                self._drop(name)
+        source = Source(ids, store[:, :, :, : len(ids)].clone())
+        self._sources[self._next] = source
+        self._next, self._bytes = self._next + 1, self._bytes + source.store.nbytes
+        while self._bytes > self._most:
+            self._drop(next(iter(self._sources)))
+
+    def used(self, source: Source) -> None:
+        """Move a source to the end of those that are dropped when room is short."""
+        for name, kept in self._sources.items():
+            if kept is source:
+                return self._sources.move_to_end(name)
+
+    def clear(self) -> None:
+        self._sources.clear()
+        self._bytes = 0
+
+    def _drop(self, name: int) -> None:
+        self._bytes -= self._sources.pop(name).store.nbytes
+
+
+def common(a: list[int], b: list[int]) -> int:
+    """How many tokens two lists begin with alike, by halving: slices are compared at once."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle)
+    return low
+
+
+def shared(row: Row, ids: list[int]) -> int:
+    """How many tokens a row's prompt takes from a context ``ids``: 0 where too few are alike, or all have to be computed."""
+    least = min(SHARED, row.held)
+    if row.whole_prompt or row.prompt[:least] != ids[:least]:
+        return 0
+    return min(common(row.prompt, ids), row.held)
+
+
+def longest_shared(row: Row, sources: Iterable[Source]) -> tuple[int, Source | None]:
+    """The source that a prompt takes the most tokens from, and how many; (0, None) without one."""
+    best: tuple[int, Source | None] = (0, None)
+    for source in sources:
+        if (alike := shared(row, source.ids)) > best[0]:
+            best = alike, source
+        if best[0] == row.held:
+            break
+    return best
+
+
+def follows(row: Row, leaders: Iterable[Row], alike: int) -> bool:
+    """Whether to wait for one of the leaders, whose prompts are prefilled first.
+
+    That is where most of the row's prompt is like one of theirs, and more than the ``alike`` tokens that it can take now.
+    """
+    most = max((shared(row, leader.prompt[: leader.held]) for leader in leaders), default=0)
+    return most > alike and 2 * most >= row.held
