@@ -10,28 +10,18 @@ A sample does not depend on its batch: rows do not see each other, and each has 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tutelage.errors import TutelageError, UsageError
 from tutelage.generate.hooks import Hooks
-from tutelage.generate.prefill import (
-    Group,
-    Kept,
-    Row,
-    Source,
-    follows,
-    longest_shared,
-    piece_tokens,
-    prefill_groups,
-)
+from tutelage.generate.prefill import Group, Kept, Row, Source, Taken, begin, piece_tokens, take
 from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
 from tutelage.generate.sampler import History, SamplingRows, sample, stream_key, uniforms
 from tutelage.model.cache import KVCache
@@ -66,14 +56,6 @@ class _Batch:
     longest: int  # tokens that the longest row holds
     draws: Tensor | None = None  # float64 [n, DRAWS]
     drawn: int = DRAWS
-
-
-def _rows_of(cache: KVCache, start: int, stop: int, lengths: Tensor | None = None) -> KVCache:
-    """A view of rows start..stop of ``cache``, which writes to them; empty without ``lengths``. It must not grow."""
-    view = copy.copy(cache)
-    view._set_store(cache.store[:, :, start:stop])
-    view.lengths = torch.zeros_like(cache.lengths[start:stop]) if lengths is None else lengths
-    return view
 
 
 class Engine:
@@ -266,17 +248,18 @@ class Engine:
         if not self.eager:
             if self.places < min(self.waiting, self.hold):
                 return
-            while fresh := self._next_rows():
+            while taken := self._take():
                 first, self._batch = len(self._rows), None
-                self._rows += [row for row, *_ in fresh]
-                cache = self._reserve(len(self._rows), max(row.held + min(row.limit, SLOTS) for row, *_ in fresh))
-                for group in self._groups(fresh, _rows_of(cache, first, first + len(fresh))):
+                self._rows += [one.row for one in taken]
+                cache = self._reserve(len(self._rows), max(one.row.held + min(one.row.limit, SLOTS) for one in taken))
+                for group in begin(taken, cache.part(first, len(self._rows)).part):
                     while not group.prefill(self._weights()):
                         pass
             return
         tokens = self._piece if self._rows else 8 * self._piece
         while tokens > 0:
-            self._joining += self._groups(self._next_rows(), None)
+            taken = self._take()
+            self._joining += begin(taken, partial(self._own_cache, taken))
             if not self._joining:
                 return
             group, before = self._joining[0], self._joining[0].done
@@ -284,27 +267,18 @@ class Engine:
                 self._join(self._joining.popleft())
             tokens -= (group.done - before) * len(group.rows)
 
-    def _next_rows(self) -> list[tuple[Row, int, Source | None]]:
-        """Rows to prefill now, in the order of groups, each with how many tokens it takes from which source.
-
-        A row that is mostly like one before it waits until that is done.
-        """
-        free = self.places
-        if not free or not self._waiting:
-            return []
-        sources, later = list(self._sources()), []
+    def _take(self) -> list[Taken]:
+        """Waiting samples whose prompts are begun now, as far as there are places."""
         leaders = [row for group in self._joining for row in group.rows]
-        fresh: list[tuple[Row, int, Source | None]] = []
-        for _ in range(min(free, self.waiting)):
-            row = self._waiting.popleft()
-            alike, source = longest_shared(row, sources)
-            if follows(row, leaders, alike):
-                later.append(row)
-                continue
-            leaders.append(row)
-            fresh.append((row, alike, source))
-        self._waiting.extendleft(reversed(later))
-        return sorted(fresh, key=lambda one: (one[1], one[0].held))
+        taken = take(self._waiting, self.places, leaders, self._sources())
+        for one in taken:
+            self._kept.used(one.source)
+        return taken
+
+    def _own_cache(self, taken: Sequence[Taken], start: int, stop: int) -> KVCache:
+        """A cache beside that of the batch for the prompts of taken[start:stop]."""
+        longest = max(one.row.held for one in taken[start:stop])
+        return self.model.new_cache(stop - start, self.max_length, capacity=max(1, longest))
 
     def _sources(self) -> Iterator[Source]:
         """What the rows in the batch hold, and what is kept of others."""
@@ -312,27 +286,6 @@ class Engine:
             for slot, row in enumerate(self._rows):
                 yield Source(row.context(), self._cache.store[:, :, slot])
         yield from self._kept
-
-    def _groups(self, fresh: Sequence[tuple[Row, int, Source | None]], cache: KVCache | None) -> list[Group]:
-        """Groups of rows to prefill, with what they share copied: into the rows of ``cache``, or into caches of their own."""
-        groups = []
-        for alike, part in groupby(enumerate(fresh), key=lambda one: one[1][1]):
-            places, members = zip(*part, strict=True)
-            left = [row.held - alike for row, *_ in members]
-            for start, stop in [(0, left.count(0)), *prefill_groups(left)]:
-                rows = [row for row, *_ in members[start:stop]]
-                if not rows:
-                    continue
-                if cache is None:
-                    own = self.model.new_cache(len(rows), self.max_length, capacity=max(1, rows[-1].held))
-                else:
-                    own = _rows_of(cache, places[0] + start, places[0] + stop)
-                for i, (_, _, source) in enumerate(members[start:stop]):
-                    if source is not None:
-                        own.store[:, :, i, :, :alike] = source.store[:, :, :, :alike]
-                        self._kept.used(source)
-                groups.append(Group(rows, own, alike))
-        return groups
 
     def _join(self, group: Group) -> None:
         """Move rows whose prompts are in from a cache of their own into the batch."""
@@ -366,7 +319,7 @@ class Engine:
         held = [row for row in rows if row.request.sampling.penalised]
         history = History.of([(row.request.ids, row.ids) for row in held], self.vocab_size, device) if held else None
         return _Batch(
-            cache=_rows_of(cache, 0, len(rows), lengths),
+            cache=cache.part(0, len(rows), lengths),
             tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
             settings=SamplingRows.of([row.request.sampling for row in rows], self.vocab_size, device),
             history=history,

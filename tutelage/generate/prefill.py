@@ -5,9 +5,12 @@ The cache gets all but the last token of a prompt, which enters with the next de
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -159,8 +162,8 @@ class Kept:
         while self._bytes > self._most:
             self._drop(next(iter(self._sources)))
 
-    def used(self, source: Source) -> None:
-        """Move a source to the end of those that are dropped when room is short."""
+    def used(self, source: Source | None) -> None:
+        """If it is one of these, it is dropped last when room is short."""
         for name, kept in self._sources.items():
             if kept is source:
                 return self._sources.move_to_end(name)
@@ -192,21 +195,51 @@ def shared(row: Row, ids: list[int]) -> int:
     return min(common(row.prompt, ids), row.held)
 
 
-def longest_shared(row: Row, sources: Iterable[Source]) -> tuple[int, Source | None]:
-    """The source that a prompt takes the most tokens from, and how many; (0, None) without one."""
-    best: tuple[int, Source | None] = (0, None)
-    for source in sources:
-        if (alike := shared(row, source.ids)) > best[0]:
-            best = alike, source
-        if best[0] == row.held:
-            break
-    return best
+class Taken(NamedTuple):
+    """A row whose prompt is begun, and how many tokens it takes from which source."""
+
+    row: Row
+    alike: int
+    source: Source | None
 
 
-def follows(row: Row, leaders: Iterable[Row], alike: int) -> bool:
-    """Whether to wait for one of the leaders, whose prompts are prefilled first.
+def take(waiting: deque[Row], places: int, leaders: Sequence[Row], sources: Iterable[Source]) -> list[Taken]:
+    """Take rows from those that wait for so many places, sorted for ``begin``.
 
-    That is where most of the row's prompt is like one of theirs, and more than the ``alike`` tokens that it can take now.
+    A row goes on waiting if most of its prompt is like that of a leader, a row whose prompt is begun already or now, and more of it
+    than any of the ``sources`` has.
     """
-    most = max((shared(row, leader.prompt[: leader.held]) for leader in leaders), default=0)
-    return most > alike and 2 * most >= row.held
+    if not places or not waiting:
+        return []
+    taken: list[Taken] = []
+    later, leaders, sources = [], list(leaders), list(sources)
+    for _ in range(min(places, len(waiting))):
+        row = waiting.popleft()
+        source = max(sources, key=lambda source: shared(row, source.ids), default=None)
+        alike = shared(row, source.ids) if source else 0
+        most = max((shared(row, leader.prompt[: leader.held]) for leader in leaders), default=0)
+        if most > alike and 2 * most >= row.held:
+            later.append(row)
+        else:
+            leaders.append(row)
+            taken.append(Taken(row, alike, source if alike else None))
+    waiting.extendleft(reversed(later))
+    return sorted(taken, key=lambda one: (one.alike, one.row.held))
+
+
+def begin(taken: Sequence[Taken], cache: Callable[[int, int], KVCache]) -> list[Group]:
+    """The groups in which rows get their prompts, with what they share copied; ``cache(start, stop)`` holds taken[start:stop]."""
+    groups, first = [], 0
+    for alike, part in groupby(taken, key=attrgetter("alike")):
+        members = list(part)
+        left = [one.row.held - alike for one in members]
+        for start, stop in [(0, left.count(0)), *prefill_groups(left)]:
+            if start == stop:
+                continue
+            own = cache(first + start, first + stop)
+            for i, one in enumerate(members[start:stop]):
+                if one.source is not None:
+                    own.store[:, :, i, :, :alike] = one.source.store[:, :, :, :alike]
+            groups.append(Group([one.row for one in members[start:stop]], own, alike))
+        first += len(members)
+    return groups

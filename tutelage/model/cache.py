@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -88,6 +89,13 @@ class KVCache:
         """Store ``k`` and ``v`` [b, kv_heads, s, head_dim] of one layer at ``slots``. Lengths do not change."""
         self._flat_k[layer].index_copy_(0, slots, k.detach().flatten(0, 2).to(self.dtype))
         self._flat_v[layer].index_copy_(0, slots, v.detach().flatten(0, 2).to(self.dtype))
+
+    def part(self, start: int, stop: int, lengths: Tensor | None = None) -> KVCache:
+        """A view of rows start..stop, which writes to them; empty without ``lengths``. It must not grow."""
+        view = copy.copy(self)
+        view._set_store(self.store[:, :, start:stop])
+        view.lengths = torch.zeros_like(self.lengths[start:stop]) if lengths is None else lengths
+        return view
 
     def select(self, rows: Sequence[int] | Tensor) -> KVCache:
         """A new cache of these rows, in order and possibly repeated, with no more slots than they need."""
