@@ -44,6 +44,9 @@ def data(tmp_path_factory) -> Path:
         for label, word in (("pos", "great"), ("neg", "dull")):
             lines = (f"{' '.join(rng.choices(words[5:], k=5))} {word} {i} ." for i in range(60))
             archive.writestr(f"sentence_polarity/rt-polarity.{label}", "\n".join(lines))
+    with zipfile.ZipFile(folder / "nltk" / "movie_reviews.zip", "w") as archive:
+        for i in range(8):
+            archive.writestr(f"movie_reviews/{'pn'[i % 2]}/{i}.txt", " ".join(rng.choices(words, k=80)))
     (folder / "commonsense-math" / "boolq").mkdir(parents=True)
     asked = "Please answer the following question with true or false, question: {}?\n\nAnswer format: true/false"
     rows = [
@@ -56,7 +59,7 @@ def data(tmp_path_factory) -> Path:
 
 def test_gpt1_compares_accuracies_and_mean_recalls_of_the_same_rows(data, tmp_path):
     small = {
-        "gpt1.data": {"heldout": {"novels": 0.5}},
+        "gpt1.data": {"heldout": {"novels": 0.5, "reviews": 0.5}},
         "gpt1.tokenizer": {"vocab_size": 300},
         "gpt1.pretrained": {"steps": 3, "batch_size": 2, "sequence": 32, "compile": False, "model": MODEL},
     }
@@ -76,9 +79,11 @@ def test_gpt1_compares_accuracies_and_mean_recalls_of_the_same_rows(data, tmp_pa
         places[step.partition("_")[0]].add(tuple(row["place"] for row in rows))
     assert [len(rows) for rows in places.values()] == [1, 1]  # all learners of a set are measured on the same rows
     for title, one in found.items():
-        names = [figures[0].partition("/")[0] for figures in (one.contrast.more, one.contrast.less)]
         of = recall if "recall" in one.contrast.more[0] else accuracy
-        assert (*one.more, *one.less) == pytest.approx([of[name] for name in names]), title
+        sides = [
+            fmean(of[figure.partition("/")[0]] for figure in side) for side in (one.contrast.more, one.contrast.less)
+        ]
+        assert (*one.more, *one.less) == pytest.approx(sides), title
 
 
 def test_diamante_compares_models_that_took_the_same_steps_on_the_same_rows(tmp_path):
