@@ -1,0 +1,249 @@
+"""A decoder whose steps run in C++ on the CPU: packed weights, and decode steps on the cache that torch's prefill has filled."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UsageError
+from tutelage.model.cache import KVCache
+from tutelage.model.decoder import Decoder
+from tutelage.model.lora import LoRALinear
+from tutelage.model.native.build import library
+from tutelage.model.native.structures import Job, Layer, Matrix, Model, Norm, declare
+from tutelage.model.rope import rope_at
+
+Dtype = Literal["fp32", "bf16", "int8"]
+KINDS: tuple[Dtype, ...] = ("fp32", "bf16", "int8")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+GROUP = 64
+"""Weights along an input that share a scale in int8."""
+_STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+_BAD_TOKEN, _CACHE_FULL, _TABLE_SHORT = -1, -2, -3
+
+
+def supported(model: Decoder) -> str | None:
+    """None if a NativeDecoder can be made of ``model``, or the reason why not."""
+    if model.embed.weight.device.type != "cpu":
+        return f"the model is on {model.embed.weight.device}, and native decoding is for CPUs"
+    if model.unembed is None and not model.config.tie_embeddings:
+        return "the model is the trunk of a scalar model and has no output layer"
+    scaling = model.config.rope_scaling
+    if scaling is not None and scaling.kind == "dynamic":
+        return "dynamic RoPE scaling changes the angles as the text grows, and native decoding has one table of them"
+    return None
+
+
+class NativeDecoder:
+    """One new token per row and step, as ``Decoder`` computes it, without torch's cost per operator. For one thread at a time.
+
+    ``dtype`` is that of the matrices; sums are in fp32, and so are embeddings, norms, biases and RoPE:
+
+    - fp32
+    - bf16: half the memory. Inputs are rounded to bf16 where the processor has products of bf16, and stay fp32 elsewhere.
+    - int8: symmetric, one scale per output and 64 inputs, which errs half as much as one per output. Inputs stay fp32.
+
+    Weights are copied when it is made (adapters merged), except embeddings and norms, which are shared with ``model``. A row's
+    results are the same bits in any batch and for any number of threads. UsageError where ``supported`` gives a reason, and without
+    a C++ compiler.
+    """
+
+    def __init__(self, model: Decoder, dtype: Dtype = "fp32", *, level: int | None = None, threads: int | None = None) -> None:
+        loaded, problem = library()
+        reason = supported(model) or problem
+        if reason or loaded is None:
+            raise UsageError(f"native decoding: {reason}")
+        self.config, self.dtype, self.threads = model.config, dtype, threads
+        self._library = declare(loaded)
+        self.level = loaded.best_level() if level is None else level
+        self._kept: list[object] = []  # what the C++ side points to
+        self._model = self._describe(model)
+        self._job, self._strides = Job(), (ctypes.c_int64 * 4)()
+        self._flags = (ctypes.c_int32 * 2)()
+        self._job.strides, self._job.done = ctypes.addressof(self._strides), ctypes.addressof(self._flags)
+        self._job.stopped = ctypes.addressof(self._flags) + 4
+        self._arranged: tuple[object, ...] = ()
+        self._make_table(256)
+
+    # -- packing
+
+    @torch.no_grad()
+    def _describe(self, model: Decoder) -> Model:
+        config = model.config
+        layers = (Layer * config.num_layers)(*(self._layer(model, i) for i in range(config.num_layers)))
+        self._kept.append(layers)
+        positions = model.position_embedding
+        return Model(
+            kind=KINDS.index(self.dtype),
+            vocab=config.vocab_size,
+            hidden=config.hidden_size,
+            num_layers=config.num_layers,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            rotary=config.rotary_dim if config.positions == "rope" else 0,
+            inner=config.intermediate_size,
+            layernorm=config.norm == "layernorm",
+            activation=ACTIVATIONS.index(config.activation),
+            gated=config.gated_mlp,
+            parallel=config.parallel_residual,
+            eps=config.norm_eps,
+            embed=self._pointer(model.embed.weight),
+            positions=None if positions is None else self._pointer(positions.weight),
+            final_norm=self._norm(model.final_norm),
+            unembed=self._matrix((model.embed if model.unembed is None else model.unembed).weight, None),
+            layers=ctypes.addressof(layers),
+        )
+
+    def _layer(self, model: Decoder, number: int) -> Layer:
+        layer, config = model.layers[number], model.config
+        attention, mlp = layer.attention, layer.mlp
+        gate, up = Matrix(), self._linear(mlp.up)
+        if config.gated_mlp:
+            gate, up = self._linear(mlp.up, 0, config.intermediate_size), self._linear(mlp.up, config.intermediate_size)
+        windowed = config.sliding_window is not None and number not in config.full_attention_layers
+        return Layer(
+            attention_norm=self._norm(layer.attention_norm),
+            mlp_norm=self._norm(layer.mlp_norm),
+            q_norm=None if attention.q_norm is None else self._pointer(attention.q_norm.weight),
+            k_norm=None if attention.k_norm is None else self._pointer(attention.k_norm.weight),
+            qkv=self._linear(attention.qkv),
+            out=self._linear(attention.out),
+            gate=gate,
+            up=up,
+            down=self._linear(mlp.down),
+            window=config.sliding_window if windowed else 0,
+        )
+
+    def _pointer(self, weight: Tensor) -> int:
+        kept = weight.detach().float().contiguous()
+        self._kept.append(kept)
+        return kept.data_ptr()
+
+    def _norm(self, norm: nn.Module) -> Norm:
+        bias = getattr(norm, "bias", None)
+        assert isinstance(norm.weight, Tensor)
+        return Norm(self._pointer(norm.weight), None if bias is None else self._pointer(bias))
+
+    def _linear(self, part: nn.Module, first: int = 0, last: int | None = None) -> Matrix:
+        """The rows first..last of a linear layer, adapted or not."""
+        base = part.base if isinstance(part, LoRALinear) else part
+        assert isinstance(base, nn.Linear)
+        weight, bias = base.weight[first:last].float(), base.bias
+        if isinstance(part, LoRALinear):
+            weight = weight + part.delta()[first:last]
+        return self._matrix(weight, None if bias is None else bias[first:last])
+
+    def _matrix(self, weight: Tensor, bias: Tensor | None) -> Matrix:
+        packed = pack(self._library, self.level, self.dtype, weight, bias)
+        self._kept.append(packed)
+        return packed[0]
+
+    # -- decoding
+
+    def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """The next token's logits of every row: tokens int64 [n] -> float32 [n, v].
+
+        The same as ``model.logits(model(tokens[:, None], cache=cache)[:, 0])``: keys and values go into the cache, whose lengths
+        grow by 1. ValueError if the cache is full or a token is not in the vocabulary.
+        """
+        logits = torch.empty(len(tokens), self.config.vocab_size)
+        job = self._job
+        job.logits, job.ids, job.steps = logits.data_ptr(), None, 1
+        self._decode(tokens, cache)
+        return logits
+
+    def run(
+        self, tokens: Tensor, cache: KVCache, uniforms: Tensor, temperature: Tensor, stop_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Up to k steps that sample as ``sampler.sample`` does without filters and penalties.
+
+        tokens int64 [n], uniforms float64 [n, k] in [0, 1), temperature float32 [n] (0: greedy), stop_ids int64 [n, any], filled up
+        with -1 -> ids int64 [n, s], logprobs float32 [n, s], where s <= k is the number of steps made: they end after the step in
+        which a row samples one of its stop ids or its logits are not finite (its logprob is then NaN), and where the capacity
+        of the cache ends. The lengths of the cache grow by s; ``ids[:, -1]`` are the tokens to go on with.
+        """
+        n, longest = len(tokens), cache.longest()
+        cache.reserve(longest + 1)
+        steps = min(uniforms.shape[1], cache.capacity - longest)
+        uniforms, temperature, stop_ids = uniforms[:, :steps].contiguous(), temperature.contiguous(), stop_ids.contiguous()
+        ids, logprobs = torch.empty(n, steps, dtype=torch.int64), torch.empty(n, steps)
+        job = self._job
+        job.logits, job.ids, job.steps, job.logprobs = None, ids.data_ptr(), steps, logprobs.data_ptr()
+        job.uniforms, job.temperatures = uniforms.data_ptr(), temperature.data_ptr()
+        job.stops, job.stops_per_row = stop_ids.data_ptr(), stop_ids.shape[1]
+        done = self._decode(tokens, cache)
+        return ids[:, :done], logprobs[:, :done]
+
+    def _decode(self, tokens: Tensor, cache: KVCache) -> int:
+        """Run the job, whose inputs and outputs are set; returns the number of steps made."""
+        job, tokens, lengths = self._job, tokens.contiguous(), cache.lengths.contiguous()
+        job.tokens, job.lengths = tokens.data_ptr(), lengths.data_ptr()
+        while True:
+            self._arrange(len(tokens), cache)
+            result = self._library.decode_steps(self.level, ctypes.byref(self._model), ctypes.byref(job))
+            if result == 0:
+                break
+            if result == _BAD_TOKEN:
+                raise ValueError(f"a token is not in the vocabulary of {self.config.vocab_size}")
+            longest = cache.longest() + job.steps
+            if result == _CACHE_FULL:
+                cache.reserve(longest)
+            else:
+                self._make_table(longest)
+        done = self._flags[0]
+        cache.lengths = cache.lengths + done
+        return done
+
+    def _arrange(self, rows: int, cache: KVCache) -> None:
+        """What depends on the shape of the batch: it is the same for many steps."""
+        store = cache.store
+        threads = self.threads or torch.get_num_threads()
+        arranged = (rows, store.data_ptr(), store.shape, store.stride(), threads, self._job.logits is None)
+        if arranged == self._arranged:
+            return
+        strides = store.stride()
+        if rows != store.shape[2] or strides[5] != 1 or strides[4] != store.shape[5]:
+            raise ValueError(f"{rows} tokens do not fit a cache of {store.shape[2]} rows, strides {strides}")
+        job = self._job
+        job.rows, job.threads, job.capacity, job.cache = rows, threads, cache.capacity, store.data_ptr()
+        job.cache_bf16 = cache.dtype == torch.bfloat16
+        self._strides[:] = strides[:4]
+        size = self._library.scratch_size(self.level, ctypes.byref(self._model), ctypes.byref(job))
+        self._scratch = torch.empty(size + 64, dtype=torch.uint8)
+        job.scratch = -(-self._scratch.data_ptr() // 64) * 64
+        self._arranged = arranged
+
+    def _make_table(self, length: int) -> None:
+        """cos and sin [positions, rotary_dim / 2] for at least ``length`` positions."""
+        config, job = self.config, self._job
+        if config.positions == "learned":
+            if length > config.max_position_embeddings and job.table:
+                raise ValueError(f"{length} tokens, but the model has positions for {config.max_position_embeddings}")
+            job.table = config.max_position_embeddings
+            return
+        size = max(length, 2 * job.table)
+        half = config.rotary_dim // 2
+        cos, sin = rope_at(config, torch.arange(size), config.max_position_embeddings)
+        self._table = cos[:, :half].contiguous(), sin[:, half:].contiguous()
+        job.cos, job.sin, job.table = self._table[0].data_ptr(), self._table[1].data_ptr(), size
+
+
+def pack(
+    library: ctypes.CDLL, level: int, dtype: Dtype, weight: Tensor, bias: Tensor | None
+) -> tuple[Matrix, tuple[Tensor | None, ...]]:
+    """A matrix [n, k] and its bias [n] as the kernels of a level read them, and the tensors that hold them."""
+    weight = weight.detach().float().contiguous()
+    n, k = weight.shape
+    panel = library.panel_size(level)
+    outputs, groups = -(-n // panel) * panel, -(-k // GROUP)
+    weights = torch.empty(outputs * (k + k % 2), dtype=_STORED[dtype])
+    scales = torch.empty(outputs * groups) if dtype == "int8" else None
+    bias = None if bias is None else bias.detach().float().contiguous()
+    pointers = [None if t is None else t.data_ptr() for t in (weights, scales, bias)]
+    kind, threads = KINDS.index(dtype), torch.get_num_threads()
+    library.pack_matrix(level, kind, weight.data_ptr(), n, k, threads, *pointers[:2])
+    return Matrix(*pointers, n, k), (weights, scales, bias)
