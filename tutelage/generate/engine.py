@@ -28,6 +28,8 @@ from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, autocast_dtype
 from tutelage.model.inference import inference_copy
+from tutelage.model.native.choice import settled
+from tutelage.model.native.decoder import NativeDecoder
 
 Watch = Callable[[int, int, int], bool]
 """Called with (handle, sample, token) for every new token; True ends the sample."""
@@ -54,8 +56,21 @@ class _Batch:
     keys: Tensor  # int64 [n, 1]
     steps: Tensor  # int64 [n, 1]: how many tokens each row had when the draws were made
     longest: int  # tokens that the longest row holds
+    temperature: Tensor  # float32 [n]; 0: greedy
+    stop_ids: Tensor  # int64 [n, any], filled up with -1
     draws: Tensor | None = None  # float64 [n, DRAWS]
     drawn: int = DRAWS
+
+    @property
+    def plain(self) -> bool:
+        """Whether every row samples from its logits over its temperature, and nothing looks at them between two tokens."""
+        return self.hooks is None and self.history is None and self.settings.truncated is None
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """int64 [n, longest], filled up with -1."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows]).view(len(rows), longest).long()
 
 
 class Engine:
@@ -97,6 +112,7 @@ class Engine:
         self._batch: _Batch | None = None  # None once rows have changed
         self._next_handle = 0
         self._cast: Decoder | None = None  # the model in the compute type, while there are samples
+        self._native: NativeDecoder | None = None  # what decodes in torch's place, while there are samples
 
     @property
     def device(self) -> torch.device:
@@ -122,12 +138,13 @@ class Engine:
         if self._cast is None:
             dtype = autocast_dtype(self.device, self.autocast)
             self._cast = self.model if dtype == torch.float32 else inference_copy(self.model, dtype)
+            self._native = settled(self.model, dtype, self.max_batch)
         return self._cast
 
     def _rest(self) -> None:
         """Drop the cast weights when no sample is left: the model's may change now, and training needs the memory."""
         if not (self.active or self._waiting or self.fixed):
-            self._cast = None
+            self._cast = self._native = None
             self._kept.clear()
 
     def check(self, request: Request) -> None:
@@ -171,7 +188,9 @@ class Engine:
 
     @torch.inference_mode()
     def step(self, watch: Watch | None = None) -> list[Event | Failure]:
-        """Admit waiting samples, then add one token to every active row: one event per row, in any order. Empty when idle.
+        """Admit waiting samples, then add a token to every active row, or some at once: an event for each, a row's in order.
+
+        Empty when idle, and while prompts are prefilled.
 
         An exception of a request's callback, or of ``watch``, ends that request alone, with a Failure. Raises TutelageError if
         the model's logits are not finite. After any exception the engine is empty and can be used again.
@@ -193,21 +212,48 @@ class Engine:
                 return []
             if self._batch is None or self._batch.longest >= self._batch.cache.capacity:
                 self._batch = self._collect()
-            batch, model = self._batch, self._weights()
-            logits = raw = model.logits(model(batch.tokens[:, None], cache=batch.cache)[:, 0])
+            batch, model, native = self._batch, self._weights(), self._native
+            if native is not None and batch.plain:
+                return self._run(native, batch, watch)
+            if native is not None:
+                logits = raw = native.step(batch.tokens, batch.cache)
+            else:
+                logits = raw = model.logits(model(batch.tokens[:, None], cache=batch.cache)[:, 0])
         hooks, failures = batch.hooks, {}
         if hooks is not None:
             logits, failed = hooks.adjust(raw, [row.ids for row in self._rows])
             failures = {self._rows[slot].handle: error for slot, error in failed.items()}
-        ids, logprobs, probs = sample(logits, batch.settings, self._draw(batch), batch.history)
+        ids, logprobs, probs = sample(logits, batch.settings, self._draw(batch)[:, 0], batch.history)
         batch.tokens, batch.longest = ids, batch.longest + 1
         if batch.history is not None:
             batch.history.add(ids[batch.settings.penalised])
         # One transfer for both; float32 holds any id below 2^24 exactly.
-        numbers = torch.stack((ids.float(), logprobs)).tolist()
-        if not math.isfinite(sum(numbers[1])):
-            failures |= self._non_finite(raw, numbers[1])
-        return self._record(numbers, {} if hooks is None else hooks.top(probs), failures, watch)
+        numbers = torch.stack((ids.float(), logprobs))[:, :, None].tolist()
+        if not torch.isfinite(logprobs.sum()):
+            bad = (~logprobs.isfinite()).nonzero()[:, 0].tolist()
+            failures |= self._non_finite(bad, raw[bad])
+        return self._record(numbers[0], numbers[1], {} if hooks is None else hooks.top(probs), failures, watch)
+
+    def _run(self, native: NativeDecoder, batch: _Batch, watch: Watch | None) -> list[Event | Failure]:
+        """Several steps at once, as long as no row can reach its limit, and nobody waits long for a token or a place."""
+        rows = self._rows
+        most = min(DRAWS, *(row.limit - len(row.ids) for row in rows))
+        if self.eager:
+            most = max(1, min(most, self._piece // (8 * len(rows))))
+        if self._joining or any(row.request.stop_when for row in rows):
+            most = 1
+        ids, logprobs = native.run(
+            batch.tokens, batch.cache, self._draw(batch, most), batch.temperature, batch.stop_ids
+        )
+        done = ids.shape[1]
+        batch.tokens, batch.longest = ids[:, -1], batch.longest + done
+        batch.drawn += done - 1
+        failures: dict[int, Exception] = {}
+        if not math.isfinite(logprobs[:, -1].sum()):
+            bad = (~logprobs[:, -1].isfinite()).nonzero()[:, 0].tolist()
+            raw = [self.model.logits(self.model(torch.tensor([rows[slot].context()]))[:, -1]) for slot in bad]
+            failures = self._non_finite(bad, torch.cat(raw))
+        return self._record(ids.tolist(), logprobs.tolist(), {}, failures, watch)
 
     def cancel(self, handle: int) -> bool:
         """Drop what is left of a request, without events; False if nothing was left."""
@@ -327,62 +373,75 @@ class Engine:
             keys=torch.tensor([row.key for row in rows])[:, None],
             steps=torch.tensor([len(row.ids) for row in rows])[:, None],
             longest=longest,
+            temperature=torch.tensor([row.request.sampling.temperature for row in rows]),
+            stop_ids=_padded([sorted(row.request.stop_ids) for row in rows]),
         )
 
-    def _draw(self, batch: _Batch) -> Tensor:
-        """float64 [n]: this step's random number of every row."""
+    def _draw(self, batch: _Batch, most: int = 1) -> Tensor:
+        """float64 [n, at most ``most``]: the random numbers of every row's next steps; the first counts as used."""
         if batch.draws is None or batch.drawn == DRAWS:
             draws = uniforms(batch.keys, batch.steps + torch.arange(DRAWS))
             batch.draws = draws if self.device.type == "mps" else draws.to(self.device)  # mps has no float64
             batch.steps, batch.drawn = batch.steps + DRAWS, 0
         batch.drawn += 1
-        return batch.draws[:, batch.drawn - 1]
+        return batch.draws[:, batch.drawn - 1 : batch.drawn - 1 + most]
 
-    def _non_finite(self, raw: Tensor, logprobs: Sequence[float]) -> dict[int, Exception]:
-        """Whose fault log-probabilities are that are not finite: the model's (TutelageError), or of the handles returned."""
-        bad = [slot for slot, logprob in enumerate(logprobs) if not math.isfinite(logprob)]
-        if not raw[bad].isfinite().all():
+    def _non_finite(self, bad: Sequence[int], raw: Tensor) -> dict[int, Exception]:
+        """Whose fault log-probabilities are that are not finite: the model's (TutelageError), or of the handles returned.
+
+        ``bad`` are the slots, ``raw`` their logits before anything was done to them.
+        """
+        if not raw.isfinite().all():
             raise TutelageError("the model's logits are not finite: its weights are damaged or its training diverged")
         problem = "temperature, penalties and logit bias leave no finite probabilities: choose less extreme values"
         return {self._rows[slot].handle: UsageError(problem) for slot in bad}
 
     def _record(
         self,
-        numbers: Sequence[Sequence[float]],
+        ids: Sequence[Sequence[float]],
+        logprobs: Sequence[Sequence[float]],
         tops: dict[int, tuple[tuple[int, float], ...]],
         failures: dict[int, Exception],
         watch: Watch | None,
     ) -> list[Event | Failure]:
-        """Add one new token to every row; rows that end leave, and so do all samples of ``failures``' handles."""
+        """Add new tokens to every row, ids and logprobs [n][s], up to one that ends it; rows that end leave, and so do all samples
+        of ``failures``' handles."""
         events: list[Event | Failure] = []
         ended = []
-        for slot, (row, number, logprob) in enumerate(zip(self._rows, *numbers, strict=True)):
-            handle, request, token = row.handle, row.request, int(number)
+        for slot, (row, *new) in enumerate(zip(self._rows, ids, logprobs, strict=True)):
+            handle = row.handle
             if handle in failures:
                 continue
-            row.ids.append(token)
-            reason: FinishReason | None = None
-            try:
-                if (
-                    (watch is not None and watch(handle, row.sample, token))
-                    or token in request.stop_ids
-                    or (request.stop_when is not None and request.stop_when(row.ids))
-                ):
-                    reason = "stop"
-                elif len(row.ids) >= row.limit:
-                    reason = "length"
-            except Exception as error:
-                failures[handle] = error
-                continue
-            if reason is not None:
-                ended.append(slot)
-            events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
-            row.echo = ()
+            for number, logprob in zip(*new, strict=True):
+                token, reason = int(number), None
+                row.ids.append(token)
+                try:
+                    reason = self._ends(row, token, watch)
+                except Exception as error:
+                    failures[handle] = error
+                    break
+                events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
+                row.echo = ()
+                if reason is not None:
+                    ended.append(slot)
+                    break
         self._remove(ended)
         for handle, fault in failures.items():
             events.append(Failure(handle, fault))
             self.cancel(handle)
         return events
+
+    @staticmethod
+    def _ends(row: Row, token: int, watch: Watch | None) -> FinishReason | None:
+        """Why a row ends with the token that it got last, if it does. Raises what its callbacks raise."""
+        request = row.request
+        if (
+            (watch is not None and watch(row.handle, row.sample, token))
+            or token in request.stop_ids
+            or (request.stop_when is not None and request.stop_when(row.ids))
+        ):
+            return "stop"
+        return "length" if len(row.ids) >= row.limit else None
 
     def _remove(self, gone: Sequence[int]) -> None:
         """Take rows out of the batch; rows from its end fill the gaps."""
