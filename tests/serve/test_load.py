@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from proof_load import Scale, load_clients, load_labellers
+from proof_soak import soak
 
 from tutelage.serve import metrics
 
@@ -40,3 +41,9 @@ def test_of_two_servers_on_one_store_one_is_killed_and_nothing_acknowledged_is_l
     assert figures["rankings"] > 0
     assert figures["connections_lost"] > 0
     assert figures["messages_said"] > 0
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_under_mixed_load(tmp_path: Path) -> None:
+    figures = soak(tmp_path, 24.0)
+    assert set(figures["requests"]) == {"chat", "choices", "echo", "batch", "gone", "refused"}

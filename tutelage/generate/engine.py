@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tutelage.errors import TutelageError, UsageError
 from tutelage.generate.hooks import Hooks
-from tutelage.generate.prefill import Group, Kept, Row, Source, Taken, begin, piece_tokens, take
+from tutelage.generate.prefill import KEPT_BYTES, Group, Kept, Row, Source, Taken, begin, piece_tokens, take
 from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
 from tutelage.generate.sampler import History, SamplingRows, sample, stream_key, uniforms
 from tutelage.model.cache import KVCache
@@ -108,7 +108,8 @@ class Engine:
         self._rows: list[Row] = []
         self._joining: deque[Group] = deque()  # taken from those that wait, and not in the batch yet
         self._waiting: deque[Row] = deque()
-        self._kept = Kept()
+        row = 2 * model.config.num_layers * model.config.num_kv_heads * model.config.head_dim * self.max_length
+        self._kept = Kept(min(KEPT_BYTES, 4 * row * max_batch))
         self._batch: _Batch | None = None  # None once rows have changed
         self._next_handle = 0
         self._cast: Decoder | None = None  # the model in the compute type, while there are samples

@@ -30,7 +30,7 @@ PIECE = {"cpu": 1 << 33, "cuda": 1 << 39}
 SHARED = 16
 """From this many tokens on, prompts that begin alike share what they begin with; equal prompts share all."""
 KEPT_BYTES = 1 << 28
-"""Keys and values of samples that have ended, for prompts that continue them."""
+"""Most bytes of keys and values of samples that have ended, for prompts that continue them; and no more than a full batch needs."""
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ class Source:
 class Kept:
     """Keys and values of samples that have ended, the last used last. Their bytes are bounded."""
 
-    def __init__(self, most: int = KEPT_BYTES) -> None:
+    def __init__(self, most: int) -> None:
         self._most, self._bytes = most, 0
         self._sources: OrderedDict[int, Source] = OrderedDict()
         self._next = 0
