@@ -270,8 +270,8 @@ def test_errors_are_the_clients_exceptions(client):
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(**ASK | {"model": "gpt-4o"})
     assert missing.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError, match="echo is not supported"):
-        client.completions.create(model=MODEL, prompt="x", echo=True)
+    with pytest.raises(openai.BadRequestError, match="suffix is not supported"):
+        client.completions.create(model=MODEL, prompt="x", suffix="y")
     with pytest.raises(openai.BadRequestError, match="token ids from 0 to"):
         client.completions.create(model=MODEL, prompt=[1, 10**6])
     with pytest.raises(openai.BadRequestError):

@@ -14,7 +14,7 @@ from tutelage import __version__
 from tutelage.serve.edge import BodyLimit, Edge, Guard
 from tutelage.serve.keys import Keys
 from tutelage.serve.metrics import CONTENT_TYPE, Metrics
-from tutelage.serve.openai import routes
+from tutelage.serve.openai import routes, tokenizing
 from tutelage.serve.openai.errors import ApiError, as_json, on_api_error, on_http_error, on_invalid
 from tutelage.serve.served import Served
 
@@ -50,6 +50,7 @@ def create_app(served: Served, *, keys: Keys | None = None, hosts: Collection[st
     app.state.pages = None
     app.include_router(router)
     app.include_router(routes.router)
+    app.include_router(tokenizing.router)
     return app
 
 

@@ -26,7 +26,7 @@ _DRAINED, _DRAIN_SECONDS = 16 * MAX_BODY, 5.0
 """Of the body of a request that is refused, so much is read and thrown away: a client that is still sending it might not see
 the answer."""
 _SANE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_PRIVATE = ("/v1/", "/metrics")
+_PRIVATE = ("/v1/", "/metrics", "/tokenize", "/detokenize")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _log = logging.getLogger("tutelage.serve.access")
 

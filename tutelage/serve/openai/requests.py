@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -28,8 +28,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "verbosity": ("medium",),
-    "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
 }
 """Fields that are not supported, and the values that ask for nothing: those are accepted, any other is refused."""
@@ -96,6 +94,9 @@ class StreamOptions(Shape):
 class Asked(Shape):
     """What chat and text completions have in common. A field that is null counts as left out."""
 
+    prompt_field: ClassVar[str] = "prompt"
+    """The field that the prompt comes from."""
+
     model: str | None = None
     n: int | None = Field(None, ge=1, le=128)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
@@ -124,9 +125,19 @@ class Asked(Shape):
         return self.max_tokens
 
     @property
+    def samples(self) -> int:
+        """How many answers are written to each prompt."""
+        return self.n or 1
+
+    @property
     def ranked(self) -> int | None:
         """How many of the likeliest tokens to report at each place; None: no log-probabilities at all."""
         return None
+
+    @property
+    def echo_wanted(self) -> bool:
+        """Whether the answer begins with the prompt."""
+        return False
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -152,9 +163,9 @@ class Asked(Shape):
             "min_p": self.min_p,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
-            "n": self.n,
+            "n": self.samples,
             "seed": secrets.randbits(63) if self.seed is None else self.seed,
-            "max_tokens": min(self.most_tokens or room, room),
+            "max_tokens": max(1, min(room if self.most_tokens is None else self.most_tokens, room)),
         }
         return Sampling(**{name: value for name, value in given.items() if value is not None})
 
@@ -177,6 +188,8 @@ class Asked(Shape):
 
 class ChatRequest(Asked):
     """POST /v1/chat/completions"""
+
+    prompt_field = "messages"
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -217,15 +230,35 @@ class CompletionRequest(Asked):
         | Annotated[list[list[int]], Tag("rows")],
         Discriminator(_kind_of_prompt),
     ]
+    max_tokens: int | None = Field(None, ge=0)
     logprobs: int | None = Field(None, ge=0, le=5)
+    echo: bool | None = None
+    best_of: int | None = Field(None, ge=1, le=128)
 
     @property
     def most_tokens(self) -> int | None:
         return 16 if self.max_tokens is None else self.max_tokens
 
     @property
+    def samples(self) -> int:
+        return self.best_of or self.n or 1
+
+    @property
     def ranked(self) -> int | None:
         return self.logprobs
+
+    @property
+    def echo_wanted(self) -> bool:
+        return bool(self.echo)
+
+    def refuse_unknown(self) -> None:
+        super().refuse_unknown()
+        if self.max_tokens == 0 and not self.echo:
+            raise BadRequest("max_tokens: 0 asks for nothing without echo: true", param="max_tokens")
+        if self.samples < (self.n or 1):
+            raise BadRequest(f"best_of should be at least n, which is {self.n}", param="best_of")
+        if self.stream and self.samples > (self.n or 1):
+            raise BadRequest("best_of cannot be streamed: which answers are best is known at the end", param="best_of")
 
     @property
     def prompts(self) -> Sequence[str | list[int]]:
