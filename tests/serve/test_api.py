@@ -217,7 +217,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL]}, "tools"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type"),
     ({"store": True}, "store"),
     ({"reasoning_effort": "low"}, "reasoning_effort"),
     ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tutelage.errors import QueueFull, TutelageError, UsageError
-from tutelage.generate.request import Request
+from tutelage.generate.request import Mask, Request
 from tutelage.generate.service import Delta, Ticket
 from tutelage.serve.metrics import Counting, Metrics
 from tutelage.serve.openai.errors import ApiError, BadRequest, Busy, Unavailable, as_json
@@ -119,7 +119,9 @@ def with_space(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], id
     return follows.removesuffix(alone) + text if whole == before + follows and follows.endswith(alone) else text
 
 
-def to_requests(served: Served, asked: Asked, prompts: Sequence[Sequence[int]], *, chat: bool) -> list[Request]:
+def to_requests(
+    served: Served, asked: Asked, prompts: Sequence[Sequence[int]], *, chat: bool, mask: Mask | None
+) -> list[Request]:
     """What the engine is asked for each prompt's ids. Prompt i of several is sampled with seed + i.
 
     BadRequest for a prompt that leaves no room for an answer.
@@ -136,6 +138,7 @@ def to_requests(served: Served, asked: Asked, prompts: Sequence[Sequence[int]], 
                 sampling=sampling.model_copy(update={"seed": sampling.seed + place}),
                 stop_ids=served.assistant.stop_ids(chat=chat),
                 stop=asked.stops,
+                mask=mask,
                 logit_bias=asked.biases,
                 top_logprobs=asked.ranked or 0,
                 echo=asked.echo_wanted and asked.ranked is not None,
@@ -145,10 +148,17 @@ def to_requests(served: Served, asked: Asked, prompts: Sequence[Sequence[int]], 
 
 
 async def answer(
-    http: HttpRequest, served: Served, asked: Asked, shape: Shape, prompts: Sequence[Sequence[int]], *, chat: bool
+    http: HttpRequest,
+    served: Served,
+    asked: Asked,
+    shape: Shape,
+    prompts: Sequence[Sequence[int]],
+    *,
+    chat: bool,
+    mask: Mask | None = None,
 ) -> Response:
-    """Submit the prompts' ids together and answer."""
-    metrics, requests = http.app.state.metrics, to_requests(served, asked, prompts, chat=chat)
+    """Submit the prompts' ids together and answer. ``mask``: what the answer to a single prompt has to follow."""
+    metrics, requests = http.app.state.metrics, to_requests(served, asked, prompts, chat=chat, mask=mask)
     try:
         tickets = served.service.submit_all(requests, client=http.state.client)
     except QueueFull as error:

@@ -6,11 +6,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Message
 from tutelage.serve.openai.errors import BadRequest
+from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.formats import ResponseFormat
 from tutelage.settings import nearest
 
 IGNORED = frozenset(
@@ -25,7 +27,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "verbosity": ("medium",),
     "suffix": ("",),
@@ -49,12 +50,6 @@ def _kind_of_prompt(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     return "rows" if isinstance(first, list) else "ids" if isinstance(first, int) else "texts"
-
-
-class Shape(BaseModel):
-    """Base of what a client sends: types are strict, and unknown fields are kept so that ``refuse_unknown`` can name them."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
 class TextPart(Shape):
@@ -193,6 +188,7 @@ class ChatRequest(Asked):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 

@@ -10,10 +10,12 @@ from starlette.responses import Response
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
+from tutelage.generate.constraints import schema_grammar
 from tutelage.records import Message
 from tutelage.serve.openai.answering import answer
 from tutelage.serve.openai.chat_shape import Chat
 from tutelage.serve.openai.errors import BadRequest, ErrorBody, NotFound, as_json
+from tutelage.serve.openai.formats import compiled, schema_of
 from tutelage.serve.openai.requests import ChatRequest, CompletionRequest
 from tutelage.serve.openai.shapes import Completion
 from tutelage.serve.served import Served
@@ -49,7 +51,9 @@ async def chat_completions(body: ChatRequest, http: Request) -> Response:
     ids = await asyncio.to_thread(encode, served.assistant, messages, "messages")
     logprobs, usage = body.ranked is not None, body.usage_wanted
     shape = Chat(served.assistant.tokenizer, served.id, logprobs=logprobs, wants_usage=usage)
-    return await answer(http, served, body, shape, [ids], chat=True)
+    schema = schema_of(body.response_format)
+    mask = None if schema is None else await compiled(served.assistant, schema_grammar(schema), "response_format")
+    return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
 
 
 @router.post("/completions")
