@@ -217,6 +217,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL]}, "tools"),
+    ({"functions": [TOOL["function"]]}, "functions"),
     ({"response_format": {"type": "yaml"}}, "response_format.type"),
     ({"store": True}, "store"),
     ({"reasoning_effort": "low"}, "reasoning_effort"),
@@ -239,10 +240,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"messages": []}, "messages"),
     ({"messages": PICTURE}, "messages.0.content.0.type"),
-    ({"messages": [{"role": "tool", "content": "4", "tool_call_id": "1"}]}, "messages.0.role"),
+    ({"messages": [{"role": "tool", "content": "4", "tool_call_id": "1"}]}, "messages.0.tool_call_id"),
+    ({"messages": [{"role": "function", "content": "4", "name": "f"}]}, "messages.0.role"),
     ({"messages": [{"role": "narrator", "content": "x"}]}, "messages.0.role"),
     ({"messages": [{"role": "user"}]}, "messages.0.content"),
-    ({"messages": [*HELLO, {"role": "assistant", "content": "Yes"}]}, "messages.1.role"),
+    ({"messages": [{"role": "assistant", "content": None}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
 ]
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -83,8 +84,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     tokenizer = llguidance.LLTokenizer("byte")
     for line in sys.stdin.buffer:
+        grammar = re.sub(r"<\[\d+\]>", "<[0]>", json.loads(line))  # ids of a vocabulary that is not here
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends the process
-        found = problem(tokenizer, json.loads(line))
+        found = problem(tokenizer, grammar)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(found), flush=True)
 

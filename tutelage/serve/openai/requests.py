@@ -8,11 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from tutelage.assistant.assistant import Assistant
 from tutelage.generate.sampler import Sampling
-from tutelage.records import Message
 from tutelage.serve.openai.errors import BadRequest
 from tutelage.serve.openai.fields import Shape
 from tutelage.serve.openai.formats import ResponseFormat
+from tutelage.serve.openai.messages import ChatMessage
+from tutelage.serve.openai.tools import Calling, FunctionTool, NamedTool, calling
 from tutelage.settings import nearest
 
 IGNORED = frozenset(
@@ -22,9 +24,6 @@ IGNORED = frozenset(
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
-    "parallel_tool_calls": (True, False),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -41,8 +40,8 @@ def _one_or_several(value: Any) -> str:
     return "one" if isinstance(value, str) else "several"
 
 
-def _text_or_parts(value: Any) -> str:
-    return "text" if isinstance(value, str) else "parts"
+def _word_or_named(value: Any) -> str:
+    return "word" if isinstance(value, str) else "function_named"
 
 
 def _kind_of_prompt(value: Any) -> str:
@@ -50,33 +49,6 @@ def _kind_of_prompt(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     return "rows" if isinstance(first, list) else "ids" if isinstance(first, int) else "texts"
-
-
-class TextPart(Shape):
-    """A part of a message's content; only text is read."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Shape):
-    """A message. ``name`` is accepted and ignored: no chat template has a place for it."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("parts")], Discriminator(_text_or_parts)
-    ]
-    name: str | None = None
-
-    def record(self, place: str) -> Message:
-        """The message as a record. BadRequest for what is not supported; ``place`` is its name there."""
-        if self.role in ("tool", "function"):
-            raise BadRequest("messages by tools are not supported", param=f"{place}.role")
-        for name, value in (self.model_extra or {}).items():
-            if value not in (None, []):  # what the client sends back of an earlier answer
-                raise BadRequest(f"{name} is not supported in a message", param=f"{place}.{name}")
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message(role=self.role, content=content)
 
 
 class StreamOptions(Shape):
@@ -189,6 +161,15 @@ class ChatRequest(Asked):
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     response_format: ResponseFormat | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("function_named")],
+            Discriminator(_word_or_named),
+        ]
+        | None
+    ) = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -207,13 +188,12 @@ class ChatRequest(Asked):
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise BadRequest("max_tokens is the older name of max_completion_tokens: give one", param="max_tokens")
 
-    def conversation(self) -> list[Message]:
-        """The messages as records, the last of them the user's."""
-        records = [message.record(f"messages.{i}") for i, message in enumerate(self.messages)]
-        if records[-1].role != "user":
-            said = f"the last message should be the user's, and it is by the {records[-1].role}"
-            raise BadRequest(said, param=f"messages.{len(records) - 1}.role")
-        return records
+    def calling(self, assistant: Assistant) -> Calling | None:
+        """How the answer may call tools. BadRequest where the model cannot."""
+        choice, functions = self.tool_choice, [tool.function for tool in self.tools or ()]
+        word, named = (None, choice.function.name) if isinstance(choice, NamedTool) else (choice, None)
+        several = self.parallel_tool_calls is not False
+        return calling(assistant, functions, word, named, several=several, param="function.")
 
 
 class CompletionRequest(Asked):

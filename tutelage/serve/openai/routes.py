@@ -11,14 +11,18 @@ from starlette.responses import Response
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.generate.constraints import schema_grammar
+from tutelage.generate.request import Mask
 from tutelage.records import Message
 from tutelage.serve.openai.answering import answer
 from tutelage.serve.openai.chat_shape import Chat
 from tutelage.serve.openai.errors import BadRequest, ErrorBody, NotFound, as_json
 from tutelage.serve.openai.formats import compiled, schema_of
+from tutelage.serve.openai.messages import records
 from tutelage.serve.openai.requests import ChatRequest, CompletionRequest
 from tutelage.serve.openai.shapes import Completion
+from tutelage.serve.openai.tools import Calling
 from tutelage.serve.served import Served
+from tutelage.text.chat import render
 from tutelage.text.tokenizer import Tokenizer
 
 DEFAULT = "default"
@@ -47,12 +51,13 @@ async def get_model(model: str, http: Request) -> Response:
 async def chat_completions(body: ChatRequest, http: Request) -> Response:
     """Answer a conversation."""
     body.refuse_unknown()
-    served, messages = served_as(http, body.model), body.conversation()
-    ids = await asyncio.to_thread(encode, served.assistant, messages, "messages")
-    logprobs, usage = body.ranked is not None, body.usage_wanted
-    shape = Chat(served.assistant.tokenizer, served.id, logprobs=logprobs, wants_usage=usage)
-    schema = schema_of(body.response_format)
-    mask = None if schema is None else await compiled(served.assistant, schema_grammar(schema), "response_format")
+    served, messages = served_as(http, body.model), records(body.messages)
+    assistant, schema = served.assistant, schema_of(body.response_format)
+    calls = await asyncio.to_thread(body.calling, assistant)
+    ids = await asyncio.to_thread(prompt_ids, assistant, messages, calls)
+    mask = await mask_of(assistant, schema, calls, "response_format")
+    more = {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted}
+    shape = Chat(assistant.tokenizer, served.id, calling=calls, **more)
     return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
 
 
@@ -84,8 +89,29 @@ def _described(served: Served) -> dict[str, Any]:
     return {"id": served.id, "object": "model", "created": served.created, "owned_by": "tutelage"}
 
 
-def encode(assistant: Assistant, given: str | list[int] | list[Message], param: str) -> list[int]:
-    """The ids of a prompt. BadRequest where the chat template refuses it, or an id or a character is not possible."""
+def prompt_ids(
+    assistant: Assistant, messages: list[Message], calls: Calling | None, param: str = "messages"
+) -> list[int]:
+    """A conversation up to where the answer begins. BadRequest where the chat template refuses it."""
+    try:
+        tools = calls.tools if calls else ()
+        return render(assistant.tokenizer, messages, add_generation_prompt=True, tools=tools).ids
+    except UsageError as error:
+        raise BadRequest(str(error), param=param) from None
+
+
+async def mask_of(
+    assistant: Assistant, schema: dict[str, Any] | None, calls: Calling | None, param: str
+) -> Mask | None:
+    """What an answer has to follow: a schema, or the form of a call. ``param``: the field that the schema comes from."""
+    grammar = calls.grammar(assistant.tokenizer, schema) if calls else None
+    if grammar is not None:
+        return await compiled(assistant, grammar, "tools" if schema is None else param)
+    return None if schema is None else await compiled(assistant, schema_grammar(schema), param)
+
+
+def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int]:
+    """The ids of a prompt. BadRequest where an id or a character is not possible."""
     try:
         return assistant.encode(given)
     except UsageError as error:
