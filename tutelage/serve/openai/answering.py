@@ -16,7 +16,7 @@ from tutelage.generate.request import Mask, Request
 from tutelage.generate.service import Delta, Ticket
 from tutelage.serve.metrics import Counting, Metrics
 from tutelage.serve.openai.errors import ApiError, BadRequest, Busy, Unavailable, as_json
-from tutelage.serve.openai.requests import Asked
+from tutelage.serve.openai.fields import Sampled
 from tutelage.serve.openai.shapes import Choice, Shape, Usage
 from tutelage.serve.served import Served, cancelled_when_gone, read
 
@@ -35,7 +35,7 @@ class Job:
     """A request that has been submitted: one ticket for each prompt, ``asked.samples`` choices of each."""
 
     served: Served
-    asked: Asked
+    asked: Sampled
     tickets: Sequence[Ticket]
     prompts: Sequence[Sequence[int]]
     metrics: Metrics
@@ -95,7 +95,7 @@ class Job:
 
     def best(self, choices: Sequence[Choice]) -> list[Choice]:
         """Of each prompt's choices the n with the highest mean log-probability, the best first, with indices of their own."""
-        n, each = self.asked.n or 1, self.asked.samples
+        n, each = self.asked.answers, self.asked.samples
         if n == each:
             return list(choices)
         groups = [choices[start : start + each] for start in range(0, len(choices), each)]
@@ -120,7 +120,7 @@ def with_space(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], id
 
 
 def to_requests(
-    served: Served, asked: Asked, prompts: Sequence[Sequence[int]], *, chat: bool, mask: Mask | None
+    served: Served, asked: Sampled, prompts: Sequence[Sequence[int]], *, chat: bool, mask: Mask | None
 ) -> list[Request]:
     """What the engine is asked for each prompt's ids. Prompt i of several is sampled with seed + i.
 
@@ -150,7 +150,7 @@ def to_requests(
 async def answer(
     http: HttpRequest,
     served: Served,
-    asked: Asked,
+    asked: Sampled,
     shape: Shape,
     prompts: Sequence[Sequence[int]],
     *,

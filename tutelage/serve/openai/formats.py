@@ -50,7 +50,8 @@ class JsonSchema(Shape):
     json_schema: Schema
 
 
-def _kind(value: Any) -> str:
+def format_kind(value: Any) -> str:
+    """The name of the alternative that a format is read as."""
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return {"json_object": "an_object", "json_schema": "a_schema"}.get(kind or "", "any_text")
 
@@ -59,7 +60,7 @@ ResponseFormat = Annotated[
     Annotated[PlainText, Tag("any_text")]
     | Annotated[JsonObject, Tag("an_object")]
     | Annotated[JsonSchema, Tag("a_schema")],
-    Discriminator(_kind),
+    Discriminator(format_kind),
 ]
 
 

@@ -22,7 +22,7 @@ _UNREAD = {
 
 
 def _text_or_parts(value: Any) -> str:
-    return "parts" if isinstance(value, list) else "text"
+    return "parts" if isinstance(value, list) else "plain"
 
 
 class Part(Shape):
@@ -47,7 +47,7 @@ class Part(Shape):
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("parts")],
+    Annotated[str, Tag("plain")] | Annotated[list[Part], Tag("parts")],
     Discriminator(_text_or_parts),
 ]
 

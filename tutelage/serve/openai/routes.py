@@ -1,4 +1,4 @@
-"""/v1/models, /v1/chat/completions and /v1/completions."""
+"""/v1/models, /v1/chat/completions, /v1/responses and /v1/completions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from tutelage.errors import UsageError
 from tutelage.generate.constraints import schema_grammar
 from tutelage.generate.request import Mask
 from tutelage.records import Message
+from tutelage.serve.openai import response_shape
 from tutelage.serve.openai.answering import answer
 from tutelage.serve.openai.chat_shape import Chat
 from tutelage.serve.openai.errors import BadRequest, ErrorBody, NotFound, as_json
 from tutelage.serve.openai.formats import compiled, schema_of
 from tutelage.serve.openai.messages import records
 from tutelage.serve.openai.requests import ChatRequest, CompletionRequest
+from tutelage.serve.openai.responses import ResponsesRequest
 from tutelage.serve.openai.shapes import Completion
 from tutelage.serve.openai.tools import Calling
 from tutelage.serve.served import Served
@@ -58,6 +60,18 @@ async def chat_completions(body: ChatRequest, http: Request) -> Response:
     mask = await mask_of(assistant, schema, calls, "response_format")
     more = {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted}
     shape = Chat(assistant.tokenizer, served.id, calling=calls, **more)
+    return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
+
+
+@router.post("/responses")
+async def responses(body: ResponsesRequest, http: Request) -> Response:
+    """Answer a conversation in items: a message, or calls of functions. Nothing is stored."""
+    body.refuse_unknown()
+    served, messages = served_as(http, body.model), body.conversation()
+    calls = await asyncio.to_thread(body.calling, served.assistant)
+    ids = await asyncio.to_thread(prompt_ids, served.assistant, messages, calls, "input")
+    mask = await mask_of(served.assistant, body.schema_wanted, calls, "text.format")
+    shape = response_shape.Response(served.id, body, calls)
     return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
 
 
