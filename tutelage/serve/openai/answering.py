@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
@@ -41,6 +42,8 @@ class Job:
     metrics: Metrics
     started: float
     """``time.perf_counter()`` when the request came."""
+    spend: Callable[[int], None]
+    """Called with the number of tokens that were written."""
     spaced: bool
     """Whether answers continue their prompts, so that the white space between belongs to them."""
 
@@ -59,7 +62,8 @@ class Job:
         try:
             async for deltas in read(self.tickets, pause=pause, patience=PATIENCE):
                 if deltas:
-                    counting.took(sum(len(delta.tokens) for _, delta in deltas))
+                    counting.took(written := sum(len(delta.tokens) for _, delta in deltas))
+                    self.spend(written)
                 yield [(choice := choices[place * each + d.sample], self._add(choice, d)) for place, d in deltas]
         except Exception as error:
             raise self.failure(error) from error
@@ -159,6 +163,9 @@ async def answer(
 ) -> Response:
     """Submit the prompts' ids together and answer. ``mask``: what the answer to a single prompt has to follow."""
     metrics, requests = http.app.state.metrics, to_requests(served, asked, prompts, chat=chat, mask=mask)
+    limits, limited = http.app.state.limits, http.state.limited
+    longest = sum(r.sampling.max_tokens * r.sampling.n for r in requests) if asked.most_tokens else 0
+    limits.reserve(limited, sum(map(len, prompts)), longest)
     try:
         tickets = served.service.submit_all(requests, client=http.state.client)
     except QueueFull as error:
@@ -168,7 +175,8 @@ async def answer(
         if not served.service.is_open:
             raise Unavailable("the server is shutting down: try again", code="shutting_down") from None
         raise BadRequest(str(error)) from None
-    job = Job(served, asked, tickets, prompts, metrics, http.state.started, spaced=not chat)
+    spend = partial(limits.spend, limited)
+    job = Job(served, asked, tickets, prompts, metrics, http.state.started, spend, spaced=not chat)
     if asked.stream:
         return EventStream(job, shape)
     choices = job.choices()
