@@ -65,6 +65,14 @@ class ToolCall(Record):
     id: str = ""
 
 
+class Tool(Record):
+    """A function that the assistant may call; ``parameters`` is the JSON schema of its arguments."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+
+
 class Evidence(Record):
     """A passage that an answer rests on."""
 

@@ -10,7 +10,9 @@ from serving import running, tiny_assistant
 
 from tutelage.serve.edge import MAX_BODY
 from tutelage.serve.openai import errors
-from tutelage.serve.openai.requests import IGNORED, NEUTRAL, ChatRequest, CompletionRequest
+from tutelage.serve.openai.fields import IGNORED
+from tutelage.serve.openai.requests import ChatRequest, CompletionRequest
+from tutelage.serve.openai.responses import ResponsesRequest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [(DOCS / name).read_text(encoding="utf-8") for name in ("serving.md", "serving.zh.md")]
@@ -19,8 +21,9 @@ PAGES = [(DOCS / name).read_text(encoding="utf-8") for name in ("serving.md", "s
 @pytest.mark.parametrize("page", PAGES, ids=["en", "zh"])
 def test_every_field_stands_in_the_page(page):
     named = set(re.findall(r"`([\w.]+)`", page))
-    fields = {*ChatRequest.model_fields, *CompletionRequest.model_fields} - {"model", "stream_options"}
-    assert named >= {*fields, *IGNORED, *NEUTRAL, "stream_options.include_usage"}
+    requests = (ChatRequest, CompletionRequest, ResponsesRequest)
+    fields = {name for kind in requests for name in (*kind.model_fields, *kind.neutral)} - {"model", "stream_options"}
+    assert named >= {*fields, *IGNORED, "stream_options.include_usage"}
     assert f"{MAX_BODY // 2**20} MiB" in page
 
 

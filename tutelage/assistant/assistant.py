@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -27,6 +28,9 @@ from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.settings import describe_problem
 from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tutelage.generate.constraints import Grammars
 
 Messages = Sequence[Message | Mapping[str, str]]
 """Records, or ``{"role": ..., "content": ...}``."""
@@ -109,6 +113,20 @@ class Assistant:
             files = "tokenizer.json, vocab.json with merges.txt, or tokenizer.model"
             raise CheckpointError(f"{self.name}: there is no tokenizer here (no {files}): only token ids can be read")
         return self._tokenizer
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What compiles grammars for answers of this model; see ``generate.constraints``."""
+        from tutelage.generate.constraints import Grammars
+
+        tokenizer, size = self.tokenizer, model_config(self.model).vocab_size
+        known = range(min(size, tokenizer.vocab_size))
+        names = [
+            tokenizer.name_of(i).encode() if i in tokenizer.special_ids else tokenizer.token_bytes(i) for i in known
+        ]
+        unknown = range(len(known), size)  # rows that some models have beyond their vocabulary
+        control = tokenizer.special_ids | {*unknown}
+        return Grammars([*names, *(b"" for _ in unknown)], control, tokenizer.end_ids, tokenizer.encode)
 
     def encode(self, given: Readable) -> list[int]:
         """The ids that ``logits`` reads: token ids as they are, text after the begin token, conversations in the chat format.

@@ -13,19 +13,23 @@ from starlette.responses import Response
 from tutelage import __version__
 from tutelage.serve.edge import BodyLimit, Edge, Guard
 from tutelage.serve.keys import Keys
+from tutelage.serve.limits import Limits
 from tutelage.serve.metrics import CONTENT_TYPE, Metrics
-from tutelage.serve.openai import routes
+from tutelage.serve.openai import routes, tokenizing
 from tutelage.serve.openai.errors import ApiError, as_json, on_api_error, on_http_error, on_invalid
 from tutelage.serve.served import Served
 
 router = APIRouter()
 
 
-def create_app(served: Served, *, keys: Keys | None = None, hosts: Collection[str] = ()) -> FastAPI:
+def create_app(
+    served: Served, *, keys: Keys | None = None, hosts: Collection[str] = (), limits: Limits | None = None
+) -> FastAPI:
     """The application that serves a model. ``hosts``: names that it answers to, beside localhost and addresses.
 
     Assign ``app.state.served`` to serve another model from the next request on.
     """
+    limits = limits or Limits()
     metrics = Metrics(lambda: app.state.served.service)
     app = FastAPI(
         title="tutelage",
@@ -35,7 +39,7 @@ def create_app(served: Served, *, keys: Keys | None = None, hosts: Collection[st
         redirect_slashes=False,
         middleware=[
             Middleware(Edge, metrics=metrics),
-            Middleware(Guard, hosts=hosts, keys=keys),
+            Middleware(Guard, hosts=hosts, keys=keys, limits=limits),
             Middleware(BodyLimit),
         ],
         exception_handlers={
@@ -44,12 +48,13 @@ def create_app(served: Served, *, keys: Keys | None = None, hosts: Collection[st
             HTTPException: on_http_error,
         },
     )
-    app.state.served, app.state.metrics = served, metrics
+    app.state.served, app.state.metrics, app.state.limits = served, metrics, limits
     app.state.retired = []  # services of models that served before and still finish answers
     app.state.before = None  # the ``Served`` that the store promoted before, if answers are compared
     app.state.pages = None
     app.include_router(router)
     app.include_router(routes.router)
+    app.include_router(tokenizing.router)
     return app
 
 

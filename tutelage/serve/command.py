@@ -23,6 +23,7 @@ from tutelage.serve.app import create_app
 from tutelage.serve.choose import default_model, model_folder, model_id
 from tutelage.serve.hook import hook_routes, round_starter, secret_given
 from tutelage.serve.keys import Keys, read_keys
+from tutelage.serve.limits import Limits
 from tutelage.serve.pages.mount import mount_pages
 from tutelage.serve.pages.security import is_loopback
 from tutelage.serve.served import Served
@@ -88,6 +89,12 @@ def serve(
     ] = None,
     max_batch: Annotated[int, Field(ge=1, description="most answers that are written at a time")] = 32,
     max_waiting: Annotated[int, Field(ge=2, description="most answers that wait; one client has at most half")] = 256,
+    requests_per_minute: Annotated[
+        int, Field(ge=0, description="requests that one API key, or without keys one address, may make; 0: no limit")
+    ] = 0,
+    tokens_per_minute: Annotated[
+        int, Field(ge=0, description="tokens of its prompts and answers, in the same way; 0: no limit")
+    ] = 0,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
         Field(
@@ -115,7 +122,8 @@ def serve(
             models.register_model(opened, hash, str(folder.resolve() if folder.is_dir() else folder))
             return Served(name, int(time.time()), assistant, service, hash)
 
-        app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts])
+        limits = Limits(requests_per_minute, tokens_per_minute)
+        app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts], limits=limits)
         server = Server(app, proxies=proxies)
         stack.callback(server.close_services)
         written: dict[str, Any] = {"compare_rate": compare_rate, "max_tokens": max_tokens, "temperature": temperature}

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tutelage.serve.keys import Keys
+from tutelage.serve.limits import Limits
 from tutelage.serve.metrics import Metrics
 from tutelage.serve.openai.errors import ApiError, Forbidden, NotJson, TooLarge, Unauthorized
 
@@ -26,7 +27,7 @@ _DRAINED, _DRAIN_SECONDS = 16 * MAX_BODY, 5.0
 """Of the body of a request that is refused, so much is read and thrown away: a client that is still sending it might not see
 the answer."""
 _SANE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_PRIVATE = ("/v1/", "/metrics")
+_PRIVATE = ("/v1/", "/metrics", "/tokenize", "/detokenize")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _log = logging.getLogger("tutelage.serve.access")
 
@@ -99,11 +100,13 @@ class Guard:
     """Refuses a Host that is not the server's own, pages of other origins, bodies that are not JSON, and requests without a key.
 
     A page whose name an attacker points at this machine (DNS rebinding) sends its own name as Host, so a name must be one of
-    ``hosts``; an address cannot be pointed elsewhere. Without ``keys`` anybody may ask, and each connection is a client.
+    ``hosts``; an address cannot be pointed elsewhere. Without ``keys`` anybody may ask, and each connection is a client; ``limits``
+    are then those of each address.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], keys: Keys | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str], keys: Keys | None, limits: Limits) -> None:
         self.app, self.hosts, self.keys = app, {"localhost", *(host.lower() for host in hosts)}, keys
+        self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -111,8 +114,23 @@ class Guard:
             self._check_source(scope["method"], headers)
             if scope["path"].startswith(_PRIVATE):
                 self._check_kind(scope["method"], headers)
-                scope["state"]["client"] = await self._owner(headers) or ":".join(map(str, scope.get("client") or ()))
+                owner, address = await self._owner(headers), scope.get("client") or ("",)
+                scope["state"]["client"] = owner or ":".join(map(str, address))
+                scope["state"]["limited"] = limited = (
+                    owner or address[0]
+                )  # who opens another connection is not another client
+                send = self._with_limits(send, limited)
+                if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+                    self.limits.admit(limited)
         await self.app(scope, receive, send)
+
+    def _with_limits(self, send: Send, client: str) -> Send:
+        async def send_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.limits.headers(client))
+            await send(message)
+
+        return send_limits
 
     def _check_source(self, method: str, headers: Headers) -> None:
         host, origin = headers.get("host", ""), headers.get("origin")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.records import Conversation, Message
+from tutelage.records import Conversation, Message, Tool
 from tutelage.text.imported import rendering
 from tutelage.text.layout import CHAT_TEMPLATE, OPENINGS, SPECIALS, Rendered, spoken
 from tutelage.text.tokenizer import Tokenizer
@@ -30,22 +30,37 @@ _LABELS = {"system": "Note", "developer": "Note", "tool": "Note", "user": "Q", "
 TRANSCRIPT_STOPS = ("\nQ:", "\nNote:")
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Rendered:
-    """One conversation to ids and loss mask, both of the same length.
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    tools: Sequence[Tool] = (),
+) -> Rendered:
+    """One conversation to ids and loss mask, both of the same length. ``tools`` are those that the assistant may call.
 
     Raises UsageError where a message has what the model cannot read, where an imported template refuses the conversation or
     fails, and where a conversation that ends in an answer is not the prompt for that answer followed by the answer and an end
     token: no model could learn to give it.
     """
-    return render_batch(tokenizer, [messages], add_generation_prompt=add_generation_prompt)[0]
+    return render_batch(tokenizer, [messages], add_generation_prompt=add_generation_prompt, tools=tools)[0]
 
 
 def render_batch(
-    tokenizer: Tokenizer, dialogues: Sequence[Sequence[Message]], *, add_generation_prompt: bool = False
+    tokenizer: Tokenizer,
+    dialogues: Sequence[Sequence[Message]],
+    *,
+    add_generation_prompt: bool = False,
+    tools: Sequence[Tool] = (),
 ) -> list[Rendered]:
-    """``render`` for many conversations; the texts of all of them are encoded together, which is several times faster."""
+    """``render`` for many conversations; the texts of all of them are encoded together, which is several times faster.
+
+    Our own layout has no place for ``tools`` and leaves them out; see ``tools.takes_tools``.
+    """
     if tokenizer.chat is not None:
-        return rendering.render_batch(tokenizer.chat, dialogues, add_generation_prompt=add_generation_prompt)
+        return rendering.render_batch(
+            tokenizer.chat, dialogues, add_generation_prompt=add_generation_prompt, tools=tools
+        )
     ids_of = dict(zip(SPECIALS, tokenizer.own_ids, strict=True))
     openings = {role: [ids_of[name] for name in names] for role, names in OPENINGS.items()}
     encoded = iter(tokenizer.encode_batch([spoken(message) for messages in dialogues for message in messages]))

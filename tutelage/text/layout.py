@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.records import ImagePart, Message
+from tutelage.records import ImagePart, Message, Tool
 
 # Their ids are 0 to 5 in this order. "end" closes a turn: it is trained, and it is never the padding.
 SPECIALS = {
@@ -129,21 +129,28 @@ def spoken(message: Message) -> str:
     return text
 
 
+def _wrapped(value: Any, text: Callable[[str], str]) -> Any:
+    """A value of JSON with each of its strings wrapped, those that are keys too."""
+    if isinstance(value, dict):
+        return {text(key): _wrapped(part, text) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_wrapped(part, text) for part in value]
+    return text(value) if isinstance(value, str) else value
+
+
+def tool_fields(tool: Tool, text: Callable[[str], str] = str) -> dict[str, Any]:
+    """A tool as transformers' chat templates expect it; ``text`` wraps every string that its author chose."""
+    function = {"name": text(tool.name), "description": text(tool.description)}
+    return {"type": "function", "function": {**function, "parameters": _wrapped(tool.parameters, text)}}
+
+
 def message_fields(message: Message, text: Callable[[str], str] = str) -> dict[str, Any]:
     """A message as transformers' chat templates expect it; ``text`` wraps every string that its author chose."""
-
-    def wrapped(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {text(key): wrapped(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [wrapped(part) for part in value]
-        return text(value) if isinstance(value, str) else value
-
     content: Any = message.content
     if not isinstance(content, str):
         content = [{k: v if k == "type" else text(v) for k, v in part.model_dump().items()} for part in content]
     calls = [
-        {"type": "function", "function": {"name": text(call.name), "arguments": wrapped(call.arguments)}}
+        {"type": "function", "function": {"name": text(call.name), "arguments": _wrapped(call.arguments, text)}}
         | ({"id": text(call.id)} if call.id else {})
         for call in message.tool_calls
     ]

@@ -174,9 +174,23 @@ class Tokenizer:
         """``encode`` of each text, on all cores."""
         return self.codec.encode_batch(texts)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; control tokens are skipped, bytes that are not UTF-8 become U+FFFD."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+    def decode(self, ids: Sequence[int], *, named: bool = False) -> str:
+        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Control tokens are skipped, or ``named``."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=not named))
+
+    def encode_named(self, text: str) -> list[int]:
+        """Ids of a text in which the names of control tokens stand for them, such as one that a program made with the template.
+
+        Not for what people type. Raises UsageError for lone surrogates.
+        """
+        return list(self._backend.encode(checked(text), add_special_tokens=False).ids)
+
+    @property
+    def template(self) -> str | None:
+        """The chat template, in jinja; None where an imported tokenizer has none."""
+        if self.chat is None:
+            return CHAT_TEMPLATE
+        return None if self.chat.template is None else self.chat.template.source
 
     @cached_property
     def token_bytes(self) -> Callable[[int], bytes]:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tutelage.errors import QueueFull, TutelageError, UsageError
-from tutelage.generate.request import Request
+from tutelage.generate.request import Mask, Request
 from tutelage.generate.service import Delta, Ticket
 from tutelage.serve.metrics import Counting, Metrics
-from tutelage.serve.openai import shapes
 from tutelage.serve.openai.errors import ApiError, BadRequest, Busy, Unavailable, as_json
-from tutelage.serve.openai.requests import Asked
-from tutelage.serve.openai.shapes import Choice, Object, Shape
+from tutelage.serve.openai.fields import Sampled
+from tutelage.serve.openai.shapes import Choice, Shape, Usage
 from tutelage.serve.served import Served, cancelled_when_gone, read
 
 PAUSE = 0.04
@@ -34,51 +33,52 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A request that has been submitted: one ticket for each prompt, n choices of each."""
+    """A request that has been submitted: one ticket for each prompt, ``asked.samples`` choices of each."""
 
     served: Served
-    asked: Asked
-    shape: Shape
+    asked: Sampled
     tickets: Sequence[Ticket]
     prompts: Sequence[Sequence[int]]
     metrics: Metrics
     started: float
     """``time.perf_counter()`` when the request came."""
+    spend: Callable[[int], None]
+    """Called with the number of tokens that were written."""
     spaced: bool
     """Whether answers continue their prompts, so that the white space between belongs to them."""
 
-    def chunk(self, choices: Sequence[Object], kind: str) -> Object:
-        """The fields that every body and chunk has, around some choices."""
-        head = {"id": self.shape.id, "object": kind, "created": int(time.time()), "model": self.served.id}
-        return {**head, "choices": list(choices)}
-
     def choices(self) -> list[Choice]:
         """The choices without anything in them yet, in the order of their indices."""
-        return [Choice(i) for i in range(len(self.tickets) * (self.asked.n or 1))]
+        each = self.asked.samples
+        return [Choice(i, i // each) for i in range(len(self.tickets) * each)]
 
     async def news(self, choices: Sequence[Choice]) -> AsyncGenerator[list[tuple[Choice, Delta]], None]:
         """What is new of the choices, which are brought up to date; an empty list after a while without news.
 
         Raises an ApiError for what ended the request.
         """
-        pause, each = 0.0 if self.asked.ranked is not None else PAUSE, self.asked.n or 1
+        pause, each = 0.0 if self.asked.ranked is not None else PAUSE, self.asked.samples
         counting = Counting(self.metrics, sum(map(len, self.prompts)), self.started)
         try:
             async for deltas in read(self.tickets, pause=pause, patience=PATIENCE):
                 if deltas:
-                    counting.took(sum(len(delta.tokens) for _, delta in deltas))
-                yield [(choice := choices[place * each + d.sample], self._add(choice, place, d)) for place, d in deltas]
+                    counting.took(written := sum(len(delta.tokens) for _, delta in deltas))
+                    self.spend(written)
+                yield [(choice := choices[place * each + d.sample], self._add(choice, d)) for place, d in deltas]
         except Exception as error:
             raise self.failure(error) from error
         counting.ended()
 
-    def _add(self, choice: Choice, place: int, delta: Delta) -> Delta:
+    def _add(self, choice: Choice, delta: Delta) -> Delta:
         """Bring a choice up to date; returns the delta, with the space before its first text."""
+        choice.echo = choice.echo or self.tickets[choice.prompt].echo
+        if self.asked.most_tokens == 0 and delta.finish_reason:  # the engine writes at least one
+            delta = Delta(delta.sample, "", (), "length" if delta.finish_reason == "stop" else delta.finish_reason)
         choice.tokens += delta.tokens
         if self.spaced and delta.text and not choice.text:
             ids = [token.id for token in choice.tokens]
             delta = delta._replace(
-                text=with_space(self.served.assistant.tokenizer.decode, self.prompts[place], ids, delta.text)
+                text=with_space(self.served.assistant.tokenizer.decode, self.prompts[choice.prompt], ids, delta.text)
             )
         choice.text += delta.text
         choice.finish_reason = delta.finish_reason
@@ -94,8 +94,23 @@ class Job:
         said = str(error) if isinstance(error, TutelageError) else "generation failed"
         return ApiError(said, code="generation_failed")
 
-    def usage(self, choices: Iterable[Choice]) -> Object:
-        return shapes.usage(sum(map(len, self.prompts)), sum(len(choice.tokens) for choice in choices))
+    def usage(self, choices: Iterable[Choice]) -> Usage:
+        return Usage(sum(map(len, self.prompts)), sum(len(choice.tokens) for choice in choices))
+
+    def best(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Of each prompt's choices the n with the highest mean log-probability, the best first, with indices of their own."""
+        n, each = self.asked.answers, self.asked.samples
+        if n == each:
+            return list(choices)
+        groups = [choices[start : start + each] for start in range(0, len(choices), each)]
+        kept = [choice for group in groups for choice in sorted(group, key=_mean_logprob, reverse=True)[:n]]
+        for index, choice in enumerate(kept):
+            choice.index = index
+        return kept
+
+
+def _mean_logprob(choice: Choice) -> float:
+    return sum(token.logprob for token in choice.tokens) / max(1, len(choice.tokens))
 
 
 def with_space(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], ids: Sequence[int], text: str) -> str:
@@ -108,16 +123,18 @@ def with_space(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], id
     return follows.removesuffix(alone) + text if whole == before + follows and follows.endswith(alone) else text
 
 
-async def answer(
-    http: HttpRequest, served: Served, asked: Asked, shape: Shape, prompts: Sequence[Sequence[int]], *, chat: bool
-) -> Response:
-    """Submit the prompts' ids together and answer. Prompt i of several is sampled with seed + i."""
-    context, metrics = served.assistant.context, http.app.state.metrics
-    requests = []
+def to_requests(
+    served: Served, asked: Sampled, prompts: Sequence[Sequence[int]], *, chat: bool, mask: Mask | None
+) -> list[Request]:
+    """What the engine is asked for each prompt's ids. Prompt i of several is sampled with seed + i.
+
+    BadRequest for a prompt that leaves no room for an answer.
+    """
+    context, requests = served.assistant.context, []
     for place, ids in enumerate(prompts):
         if len(ids) >= context:
             said = f"the prompt has {len(ids)} tokens and the model's context is {context}: shorten it"
-            raise BadRequest(said, param="messages" if chat else "prompt", code="context_length_exceeded")
+            raise BadRequest(said, param=asked.prompt_field, code="context_length_exceeded")
         sampling = asked.sampling(context - len(ids))
         requests.append(
             Request(
@@ -125,10 +142,30 @@ async def answer(
                 sampling=sampling.model_copy(update={"seed": sampling.seed + place}),
                 stop_ids=served.assistant.stop_ids(chat=chat),
                 stop=asked.stops,
+                mask=mask,
                 logit_bias=asked.biases,
                 top_logprobs=asked.ranked or 0,
+                echo=asked.echo_wanted and asked.ranked is not None,
             )
         )
+    return requests
+
+
+async def answer(
+    http: HttpRequest,
+    served: Served,
+    asked: Sampled,
+    shape: Shape,
+    prompts: Sequence[Sequence[int]],
+    *,
+    chat: bool,
+    mask: Mask | None = None,
+) -> Response:
+    """Submit the prompts' ids together and answer. ``mask``: what the answer to a single prompt has to follow."""
+    metrics, requests = http.app.state.metrics, to_requests(served, asked, prompts, chat=chat, mask=mask)
+    limits, limited = http.app.state.limits, http.state.limited
+    longest = sum(r.sampling.max_tokens * r.sampling.n for r in requests) if asked.most_tokens else 0
+    limits.reserve(limited, sum(map(len, prompts)), longest)
     try:
         tickets = served.service.submit_all(requests, client=http.state.client)
     except QueueFull as error:
@@ -138,28 +175,29 @@ async def answer(
         if not served.service.is_open:
             raise Unavailable("the server is shutting down: try again", code="shutting_down") from None
         raise BadRequest(str(error)) from None
-    job = Job(served, asked, shape, tickets, prompts, metrics, http.state.started, spaced=not chat)
+    spend = partial(limits.spend, limited)
+    job = Job(served, asked, tickets, prompts, metrics, http.state.started, spend, spaced=not chat)
     if asked.stream:
-        return EventStream(job)
+        return EventStream(job, shape)
     choices = job.choices()
     async with cancelled_when_gone(http.receive, tickets):
         async for _ in job.news(choices):
             pass
     if any(choice.finish_reason == "cancelled" for choice in choices):
         return Response(status_code=CLIENT_GONE)  # which nobody reads, but the log
-    body = job.chunk([shape.whole(choice) for choice in choices], shape.object)
-    return Response(as_json({**body, "usage": job.usage(choices)}), media_type="application/json")
+    usage = job.usage(choices)
+    return Response(as_json(shape.whole(job.best(choices), usage)), media_type="application/json")
 
 
 class EventStream(Response):
-    """Server-sent events: the chunks, then ``[DONE]``; or an error in its place."""
+    """Server-sent events as a shape makes them; an error in the place of the last."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, shape: Shape) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.job = job
+        self.job, self.shape = job, shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def put(data: bytes, more: bool = True) -> None:
@@ -172,34 +210,17 @@ class EventStream(Response):
                     async for data in events:
                         await put(data)
             except ApiError as error:
-                await put(_event(error.body))
+                await put(self.shape.failure(error))
             except Exception as error:
                 _log.error("a stream failed: %s", type(error).__name__)
-                await put(_event(ApiError("the server failed").body))
+                await put(self.shape.failure(ApiError("the server failed")))
             await put(b"", more=False)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """First an empty chunk of each choice in the order of their indices: the official client needs them so."""
-        job, shape, choices = self.job, self.job.shape, self.job.choices()
-        more = {"usage": None} if job.asked.usage_wanted else {}
-
-        def chunk(choice: Object) -> bytes:
-            return _event({**job.chunk([choice], shape.chunk_object), **more})
-
-        yield b"".join(chunk(shape.opening(choice.index)) for choice in choices)
+        job, shape, choices = self.job, self.shape, self.job.choices()
+        yield shape.opening(choices)
         async for news in job.news(choices):
-            data = b"" if news else _PING
-            for choice, delta in news:
-                if delta.text or (delta.tokens and job.asked.ranked is not None):
-                    data += chunk(shape.piece(choice.index, delta.text, delta.tokens))
-                if delta.finish_reason:
-                    data += chunk(shape.end(choice.index, delta.finish_reason))
+            data = b"".join(shape.news(choice, delta) for choice, delta in news) if news else _PING
             if data:
                 yield data
-        if job.asked.usage_wanted:
-            yield _event({**job.chunk([], shape.chunk_object), "usage": job.usage(choices)})
-        yield b"data: [DONE]\n\n"
-
-
-def _event(value: Object) -> bytes:
-    return b"data: " + as_json(value) + b"\n\n"
+        yield shape.ending(choices, job.usage(choices))

@@ -111,7 +111,10 @@ class Unavailable(ApiError):
 
 
 _BY_STATUS = {kind.status: kind for kind in (BadRequest, NotFound, MethodNotAllowed, TooLarge, NotJson)}
-_BRANCHES = ("text", "texts", "ids", "rows", "parts", "one", "several")
+_BRANCHES = {
+    *("plain", "texts", "ids", "rows", "parts", "one", "several", "items", "word", "function_named"),
+    *("any_text", "an_object", "a_schema"),
+}
 """Names of the alternatives in request models, which are no part of a parameter's name."""
 
 

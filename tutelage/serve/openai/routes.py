@@ -1,4 +1,4 @@
-"""/v1/models, /v1/chat/completions and /v1/completions."""
+"""/v1/models, /v1/chat/completions, /v1/responses and /v1/completions."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ from starlette.responses import Response
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
+from tutelage.generate.constraints import schema_grammar
+from tutelage.generate.request import Mask
 from tutelage.records import Message
-from tutelage.serve.openai import shapes
+from tutelage.serve.openai import response_shape
 from tutelage.serve.openai.answering import answer
+from tutelage.serve.openai.chat_shape import Chat
 from tutelage.serve.openai.errors import BadRequest, ErrorBody, NotFound, as_json
+from tutelage.serve.openai.formats import compiled, schema_of
+from tutelage.serve.openai.messages import records
 from tutelage.serve.openai.requests import ChatRequest, CompletionRequest
+from tutelage.serve.openai.responses import ResponsesRequest
+from tutelage.serve.openai.shapes import Completion
+from tutelage.serve.openai.tools import Calling
 from tutelage.serve.served import Served
+from tutelage.text.chat import render
+from tutelage.text.tokenizer import Tokenizer
 
 DEFAULT = "default"
 """The name that always means the model that is served."""
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503)
 }
 
-router = APIRouter(prefix="/v1", responses=_ERRORS)
+router = APIRouter(prefix="/v1", responses=ERRORS)
 
 
 @router.get("/models")
@@ -36,30 +46,51 @@ async def list_models(http: Request) -> Response:
 @router.get("/models/{model:path}")
 async def get_model(model: str, http: Request) -> Response:
     """One model by its id."""
-    return Response(as_json(_described(_served(http, model))), media_type="application/json")
+    return Response(as_json(_described(served_as(http, model))), media_type="application/json")
 
 
 @router.post("/chat/completions")
 async def chat_completions(body: ChatRequest, http: Request) -> Response:
     """Answer a conversation."""
     body.refuse_unknown()
-    served, messages = _served(http, body.model), body.conversation()
-    ids = await asyncio.to_thread(_encode, served.assistant, messages, "messages")
-    shape = shapes.Chat(served.assistant.tokenizer, body.ranked is not None)
-    return await answer(http, served, body, shape, [ids], chat=True)
+    served, messages = served_as(http, body.model), records(body.messages)
+    assistant, schema = served.assistant, schema_of(body.response_format)
+    calls = await asyncio.to_thread(body.calling, assistant)
+    ids = await asyncio.to_thread(prompt_ids, assistant, messages, calls)
+    mask = await mask_of(assistant, schema, calls, "response_format")
+    more = {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted}
+    shape = Chat(assistant.tokenizer, served.id, calling=calls, **more)
+    return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
+
+
+@router.post("/responses")
+async def responses(body: ResponsesRequest, http: Request) -> Response:
+    """Answer a conversation in items: a message, or calls of functions. Nothing is stored."""
+    body.refuse_unknown()
+    served, messages = served_as(http, body.model), body.conversation()
+    calls = await asyncio.to_thread(body.calling, served.assistant)
+    ids = await asyncio.to_thread(prompt_ids, served.assistant, messages, calls, "input")
+    mask = await mask_of(served.assistant, body.schema_wanted, calls, "text.format")
+    shape = response_shape.Response(served.id, body, calls)
+    return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
 
 
 @router.post("/completions")
 async def completions(body: CompletionRequest, http: Request) -> Response:
     """Continue plain texts, or token ids."""
     body.refuse_unknown()
-    served, prompts = _served(http, body.model), body.prompts
-    rows = await asyncio.to_thread(lambda: [_encode(served.assistant, prompt, "prompt") for prompt in prompts])
-    shape = shapes.Completion(served.assistant.tokenizer, body.ranked is not None)
+    served, prompts = served_as(http, body.model), body.prompts
+    rows = await asyncio.to_thread(lambda: [encode(served.assistant, prompt, "prompt") for prompt in prompts])
+    tokenizer, more = (
+        served.assistant.tokenizer,
+        {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted},
+    )
+    echoed = [_echoed(tokenizer, prompt) for prompt in prompts] if body.echo else []
+    shape = Completion(tokenizer, served.id, echoed=echoed, **more)
     return await answer(http, served, body, shape, rows, chat=False)
 
 
-def _served(http: Request, model: str | None) -> Served:
+def served_as(http: Request, model: str | None) -> Served:
     """The model that a request names. NotFound for any other."""
     served: Served = http.app.state.served
     if model not in (None, DEFAULT, served.id):
@@ -72,9 +103,38 @@ def _described(served: Served) -> dict[str, Any]:
     return {"id": served.id, "object": "model", "created": served.created, "owned_by": "tutelage"}
 
 
-def _encode(assistant: Assistant, given: str | list[int] | list[Message], param: str) -> list[int]:
-    """The ids of a prompt. BadRequest where the chat template refuses it, or an id or a character is not possible."""
+def prompt_ids(
+    assistant: Assistant, messages: list[Message], calls: Calling | None, param: str = "messages"
+) -> list[int]:
+    """A conversation up to where the answer begins. BadRequest where the chat template refuses it."""
+    try:
+        tools = calls.tools if calls else ()
+        return render(assistant.tokenizer, messages, add_generation_prompt=True, tools=tools).ids
+    except UsageError as error:
+        raise BadRequest(str(error), param=param) from None
+
+
+async def mask_of(
+    assistant: Assistant, schema: dict[str, Any] | None, calls: Calling | None, param: str
+) -> Mask | None:
+    """What an answer has to follow: a schema, or the form of a call. ``param``: the field that the schema comes from."""
+    grammar = calls.grammar(assistant.tokenizer, schema) if calls else None
+    if grammar is not None:
+        return await compiled(assistant, grammar, "tools" if schema is None else param)
+    return None if schema is None else await compiled(assistant, schema_grammar(schema), param)
+
+
+def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int]:
+    """The ids of a prompt. BadRequest where an id or a character is not possible."""
     try:
         return assistant.encode(given)
     except UsageError as error:
         raise BadRequest(str(error), param=param) from None
+
+
+def _echoed(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[int]]:
+    """The text of a prompt, and its tokens that nothing predicts: a text's first follows the begin token, which is not shown."""
+    if isinstance(prompt, str):
+        return prompt, []
+    stream = tokenizer.stream()
+    return "".join(stream.push(i) for i in prompt), prompt[:1]  # without half a character at its end

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tutelage.errors import UsageError
-from tutelage.records import Message
+from tutelage.records import Message, Tool
 from tutelage.text.imported.codec import Tokens
 from tutelage.text.imported.format import ChatFormat
 from tutelage.text.imported.marks import TEMPLATE, Written
@@ -21,13 +21,13 @@ from tutelage.text.layout import Rendered
 
 
 def render_batch(
-    chat: ChatFormat, dialogues: Sequence[Sequence[Message]], *, add_generation_prompt: bool
+    chat: ChatFormat, dialogues: Sequence[Sequence[Message]], *, add_generation_prompt: bool, tools: Sequence[Tool] = ()
 ) -> list[Rendered]:
     """``text.chat.render_batch`` for an imported tokenizer."""
     template, texts, rendered = chat.require_template(), [], []
     for messages in dialogues:
         with _naming(messages):
-            texts.append(template.written(messages, ask=add_generation_prompt))
+            texts.append(template.written(messages, ask=add_generation_prompt, tools=tools))
     for messages, written, tokens in zip(dialogues, texts, chat.codec.encode_written(texts), strict=True):
         with _naming(messages):
             turns = _turns(chat, messages, written, tokens, whole=not add_generation_prompt)

@@ -20,10 +20,10 @@ from jinja2.parser import Parser
 from jinja2.visitor import NodeTransformer
 
 from tutelage.errors import CheckpointError, UsageError
-from tutelage.records import Message
+from tutelage.records import Message, Tool
 from tutelage.seeds import present_time
 from tutelage.text.imported.marks import NotFollowed, Written, authors, bare, follow, mark, percent, printed
-from tutelage.text.layout import message_fields
+from tutelage.text.layout import message_fields, tool_fields
 
 # A message has a mark of its own in one rendering in this many; the next mark stands for all others.
 _AT_ONCE = 15
@@ -159,16 +159,17 @@ class Template:
             + [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
         )
 
-    def text(self, messages: Sequence[Message], *, ask: bool = False) -> str:
+    def text(self, messages: Sequence[Message], *, ask: bool = False, tools: Sequence[Tool] = ()) -> str:
         """The conversation as one text, as transformers renders it; ``ask`` is its add_generation_prompt.
 
         A developer is the system to a template that does not name the role. Raises UsageError where the template refuses the
         conversation, with its words, and where it fails.
         """
-        return self._render(self._plain, map(message_fields, messages), ask)
+        return self._render(self._plain, map(message_fields, messages), ask, [tool_fields(tool) for tool in tools])
 
-    def written(self, messages: Sequence[Message], *, ask: bool = False) -> Written:
-        """``text``, and the author of each character: ``chr(i + 1)`` is message i, ``chr(len(messages) + 1)`` speakers' names.
+    def written(self, messages: Sequence[Message], *, ask: bool = False, tools: Sequence[Tool] = ()) -> Written:
+        """``text``, and the author of each character: ``chr(i + 1)`` is message i, ``chr(len(messages) + 1)`` speakers' names
+        and whoever wrote the tools.
 
         Raises UsageError also where the template leaves out tool calls or thoughts, and where it changes a message's text in a
         way that hides what is whose.
@@ -176,7 +177,8 @@ class Template:
         shown = "reasoning_content" in self.source or "thinking" in self.source
         if any(message.reasoning for message in messages) and not shown:
             raise UsageError("the chat template leaves out what the assistant thought (reasoning_content)")
-        text = self.text(messages, ask=ask)
+        text = self.text(messages, ask=ask, tools=tools)
+        others = [tool_fields(tool, partial(mark, author=_AT_ONCE + 1)) for tool in tools]
         found, given = np.zeros(len(text), np.uint32), np.zeros(len(text), bool)
         for first in range(0, len(messages), _AT_ONCE):
             own = [i - first + 1 if 0 <= i - first < _AT_ONCE else _AT_ONCE + 1 for i in range(len(messages))]
@@ -185,7 +187,7 @@ class Template:
                 if "name" in fields:
                     fields["name"] = mark(bare(fields["name"]), _AT_ONCE + 1)
             try:
-                among = authors(text, self._render(self._following, dialogue, ask))
+                among = authors(text, self._render(self._following, dialogue, ask, others))
             except (UsageError, NotFollowed):
                 raise UsageError(
                     "the chat template changes the messages' texts in a way that hides which part of the prompt is whose: "
@@ -202,10 +204,17 @@ class Template:
                 raise UsageError("the chat template leaves out the assistant's tool calls")
         return written
 
-    def _render(self, compiled: jinja2.Template, dialogue: Iterable[dict[str, Any]], ask: bool) -> str:
+    def _render(
+        self, compiled: jinja2.Template, dialogue: Iterable[dict[str, Any]], ask: bool, tools: Sequence[dict[str, Any]]
+    ) -> str:
         unnamed = "developer" not in self.literals
         dialogue = [m | {"role": "system"} if m["role"] == "developer" and unnamed else m for m in dialogue]
-        given = {"tools": None, "documents": None, "add_generation_prompt": ask, "strftime_now": self._now.strftime}
+        given = {
+            "tools": list(tools) or None,
+            "documents": None,
+            "add_generation_prompt": ask,
+            "strftime_now": self._now.strftime,
+        }
         try:
             return compiled.render(messages=dialogue, **given, **self._variables)
         except _Refusal as error:

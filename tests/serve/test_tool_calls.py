@@ -1,0 +1,222 @@
+"""Tools by the official client: forced calls are valid whatever the model, and a template that knows tools may choose them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from serving import HELLO, MODEL, Running, running, tiny_assistant, tiny_model
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.text.tokenizer import Tokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "text"))
+from chat_formats import FORMATS, write_folder
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "北京"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": PARAMETERS}}
+TIME = {"type": "function", "function": {"name": "time", "strict": True}}
+TIME["function"]["parameters"] = {"type": "object", "properties": {}, "additionalProperties": False}  # type: ignore[index]
+ASK: dict[str, Any] = {"model": MODEL, "messages": HELLO, "tools": [WEATHER, TIME]}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+def spaceless(tokenizer: Tokenizer) -> dict[str, int]:
+    """A bias against white space, which random weights write a lot of."""
+    return {str(i): -100 for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i).isspace()}
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Random weights with Qwen's own template and tokens."""
+    tokenizer = Tokenizer.load(write_folder(FORMATS["qwen-2.5"], tmp_path_factory.mktemp("qwen")))
+    with running(Assistant(tiny_model(tokenizer, 1024), tokenizer, "qwen", "fp32")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Running]:
+    """Random weights with our own layout."""
+    with running(tiny_assistant(1024)) as server:
+        yield server
+
+
+def checked(calls: Any) -> list[str]:
+    """The names of calls, whose arguments are valid."""
+    for call in calls:
+        arguments = json.loads(call.function.arguments)
+        if call.function.name == "weather":
+            jsonschema.validate(arguments, PARAMETERS)
+        else:
+            assert (call.function.name, arguments) == ("time", {})
+        assert (call.type, call.id.startswith("call_")) == ("function", True)
+    assert len({call.id for call in calls}) == len(calls)
+    return [call.function.name for call in calls]
+
+
+@pytest.mark.parametrize("which", ["own", "qwen"])
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+def test_a_forced_call_is_a_valid_one_streamed_or_not(which, choice, request):
+    server, names = request.getfixturevalue(which), set()
+    asking = server.client()
+    biased = ASK | {"logit_bias": spaceless(server.served.assistant.tokenizer)}
+    for seed in range(4):
+        asked = biased | {"seed": seed, "tool_choice": choice, "n": 2, "parallel_tool_calls": seed % 2 == 0}
+        whole = asking.chat.completions.create(**asked)
+        with asking.chat.completions.stream(**asked) as stream:
+            final = stream.get_final_completion()
+        for made, streamed in zip(whole.choices, final.choices, strict=True):
+            assert made.message.content is None
+            assert made.finish_reason == streamed.finish_reason == "tool_calls"
+            found = checked(made.message.tool_calls)
+            names |= {*found}
+            assert len(found) == 1 or (choice == "required" and seed % 2 == 0)
+            both = (made.message.tool_calls, streamed.message.tool_calls)
+            ours, theirs = ([(call.function.name, call.function.arguments) for call in calls] for calls in both)
+            assert ours == theirs
+    assert names <= ({"weather"} if choice is NAMED else {"weather", "time"})
+
+
+def test_a_stream_says_id_and_name_once_and_counts_calls_from_0(client):
+    for seed in range(3):
+        deltas = [
+            part
+            for chunk in client.chat.completions.create(**ASK, tool_choice="required", seed=seed, stream=True)
+            for part in chunk.choices[0].delta.tool_calls or ()
+        ]
+        firsts = [part for part in deltas if part.id]
+        assert [part.index for part in firsts] == list(range(len(firsts)))
+        assert all(part.function.name and part.type == "function" for part in firsts)
+        assert all(part.function.name is None for part in deltas if not part.id)
+
+
+def test_log_probabilities_of_a_call_cover_every_token(client):
+    asked = ASK | {"tool_choice": NAMED, "seed": 1, "logprobs": True}
+    whole = client.chat.completions.create(**asked)
+    assert len(whole.choices[0].logprobs.content) == whole.usage.completion_tokens
+    streamed = [
+        token
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        if chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == whole.choices[0].logprobs.content
+
+
+def test_a_call_that_is_cut_off_says_length(client):
+    made = client.chat.completions.create(**ASK, tool_choice=NAMED, max_tokens=45, seed=1).choices[0]
+    assert made.finish_reason == "length"
+    assert made.message.tool_calls[0].function.name == "weather"
+
+
+def test_a_model_may_choose_between_a_call_and_an_answer_by_a_schema(qwen):
+    """With a schema for answers, all that is written is one or the other; nothing else would be valid."""
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "ok", "schema": schema}}
+    client, tokenizer = qwen.client(), qwen.served.assistant.tokenizer
+    (begins,) = tokenizer.encode_named("<tool_call>")
+    for weight, reason in ((100, "tool_calls"), (-100, "stop")):
+        bias = spaceless(tokenizer) | {str(begins): weight}
+        made = client.chat.completions.create(**ASK, response_format=form, seed=1, logit_bias=bias).choices[0]
+        assert made.finish_reason == reason
+        if reason == "stop":
+            assert set(json.loads(made.message.content)) == {"ok"}
+            assert made.message.tool_calls is None
+        else:
+            checked(made.message.tool_calls)
+            assert made.message.content is None
+
+
+def test_the_model_is_told_of_its_tools_and_of_what_they_said(qwen):
+    client = qwen.client()
+    plain, told = (
+        client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1, **more).usage.prompt_tokens
+        for more in ({}, {"tools": [WEATHER]})
+    )
+    assert told > plain + 20
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Rome", "days": 2}'},
+    }
+    said = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "warm"},
+    ]
+    made = client.chat.completions.create(model=MODEL, messages=[*HELLO, *said], max_tokens=3, tools=[WEATHER])
+    assert made.usage.prompt_tokens > told
+    assert client.chat.completions.create(model=MODEL, messages=[*HELLO, said[0]], max_tokens=3).choices
+    none = client.chat.completions.create(**ASK, tool_choice="none", max_tokens=1).usage.prompt_tokens
+    assert none == plain
+
+
+def test_the_clients_parser_takes_tools(client):
+    made = client.chat.completions.parse(
+        **ASK | {"tools": [TIME]}, tool_choice="required", parallel_tool_calls=False, seed=2
+    )
+    assert made.choices[0].message.tool_calls[0].function.parsed_arguments == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "said"),
+    [
+        ({}, "tools", "has no place for tools: force a call"),
+        ({"tool_choice": "auto"}, "tools", "has no place for tools"),
+        ({"tool_choice": "sometimes"}, "tool_choice", "none"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice", "there is no function 'no'"),
+        ({"tools": [TIME, TIME], "tool_choice": "required"}, "tools", "the same name"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tools.0.function.parameters", "are an object",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}], "tool_choice": "required"},
+            "tools", "Unimplemented",
+        ),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", "pattern"),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_what_cannot_be_called_is_refused(server, given, param, said):
+    with server.http() as http:
+        reply = http.post("/v1/chat/completions", json=ASK | given)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, param), error
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([{"role": "tool", "content": "x", "tool_call_id": "none"}], "messages.0.tool_call_id"),
+        ([{"role": "tool", "content": "x"}], "messages.0.tool_call_id"),
+        (
+            [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f", "arguments": "{"}}]}],
+            "messages.0.tool_calls.0.function.arguments",
+        ),
+        ([{"role": "user", "content": "", "tool_calls": [CALL]}], "messages.0.tool_calls"),
+    ],
+    ids=["unknown call", "no call", "not JSON", "by the user"],
+)  # fmt: skip
+def test_a_history_that_cannot_be_is_refused(server, messages, param):
+    with server.http() as http:
+        reply = http.post("/v1/chat/completions", json={"model": MODEL, "messages": messages})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param), reply.text

@@ -1,0 +1,85 @@
+"""What an answer has to look like: ``response_format`` of chat completions and ``text.format`` of responses."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.errors import UsageError
+from tutelage.generate.request import Mask
+from tutelage.serve.openai.errors import BadRequest, Busy
+from tutelage.serve.openai.fields import Shape
+
+MOST_WAITING = 32
+"""Grammars that may wait to be compiled: a hostile one takes a second, and others should not wait for many."""
+_compiling = ThreadPoolExecutor(1, "grammars")  # one thread, so that requests without a grammar find theirs free
+_waiting = 0
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class PlainText(Shape):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonObject(Shape):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class Schema(Shape):
+    """A JSON schema with a name. It is always enforced, whatever ``strict`` says."""
+
+    name: Name
+    json_schema: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchema(Shape):
+    """JSON that is valid by a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+
+def format_kind(value: Any) -> str:
+    """The name of the alternative that a format is read as."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return {"json_object": "an_object", "json_schema": "a_schema"}.get(kind or "", "any_text")
+
+
+ResponseFormat = Annotated[
+    Annotated[PlainText, Tag("any_text")]
+    | Annotated[JsonObject, Tag("an_object")]
+    | Annotated[JsonSchema, Tag("a_schema")],
+    Discriminator(format_kind),
+]
+
+
+def schema_of(format: ResponseFormat | None) -> dict[str, Any] | None:
+    """The JSON schema that an answer has to be valid by; None for any text."""
+    if isinstance(format, JsonSchema):
+        return format.json_schema.json_schema
+    return {"type": "object"} if isinstance(format, JsonObject) else None
+
+
+async def compiled(assistant: Assistant, grammar: str, param: str) -> Mask:
+    """A grammar as the mask of a request. BadRequest, naming ``param``, where it does not compile, or not in time."""
+    global _waiting
+    if _waiting >= MOST_WAITING:
+        raise Busy("too many schemas wait to be compiled", code="queue_full", headers={"retry-after": "5"})
+    _waiting += 1
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_compiling, assistant.grammars.compile, grammar)
+    except UsageError as error:
+        raise BadRequest(f"the schema cannot be used: {error}", param=param, code="invalid_json_schema") from None
+    finally:
+        _waiting -= 1

@@ -1,0 +1,72 @@
+"""/tokenize, /detokenize and /tokenizer_info as vLLM has them: what lm-eval needs to ask a server with token ids."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from tutelage.errors import UsageError
+from tutelage.serve.openai.errors import BadRequest, as_json
+from tutelage.serve.openai.requests import Shape
+from tutelage.serve.openai.routes import ERRORS, encode, served_as
+from tutelage.serve.openai.shapes import token_text
+
+router = APIRouter(responses=ERRORS)
+
+
+class TokenizeRequest(Shape):
+    """POST /tokenize. Names of control tokens in the prompt stand for them.
+
+    ``add_special_tokens``: the begin token first, as /v1/completions puts it before a text.
+    """
+
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Shape):
+    """POST /detokenize. Control tokens are written by name."""
+
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, http: Request) -> Response:
+    """The token ids of a text."""
+    served = served_as(http, body.model)
+    tokenizer = served.assistant.tokenizer
+    try:
+        ids = await asyncio.to_thread(tokenizer.encode_named, body.prompt)
+    except UsageError as error:
+        raise BadRequest(str(error), param="prompt") from None
+    ids = [tokenizer.bos_id, *ids] if body.add_special_tokens else ids
+    texts = [token_text(tokenizer, i) for i in ids] if body.return_token_strs else None
+    said = {"count": len(ids), "max_model_len": served.assistant.context, "tokens": ids, "token_strs": texts}
+    return Response(as_json(said), media_type="application/json")
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, http: Request) -> Response:
+    """The text of token ids."""
+    assistant = served_as(http, body.model).assistant
+    ids = encode(assistant, body.tokens, "tokens") if body.tokens else []
+    text = await asyncio.to_thread(assistant.tokenizer.decode, ids, named=True)
+    return Response(as_json({"prompt": text}), media_type="application/json")
+
+
+@router.get("/tokenizer_info")
+async def tokenizer_info(http: Request) -> Response:
+    """The names of the tokens that begin, end and pad, and the chat template."""
+    assistant = served_as(http, None).assistant
+    tokenizer = assistant.tokenizer
+    marks = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.end_id, "pad_token": tokenizer.pad_id}
+    names = {mark: tokenizer.name_of(i) for mark, i in marks.items()}
+    said = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "chat_template": tokenizer.template}
+    return Response(as_json({**said, "model_max_length": assistant.context}), media_type="application/json")

@@ -1,0 +1,141 @@
+"""Tools that the assistant may call: which, how, and the grammar of an answer that has to call one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tutelage.assistant.assistant import Assistant
+from tutelage.generate.constraints import json_options, lark_grammar
+from tutelage.records import Tool
+from tutelage.serve.openai.errors import BadRequest
+from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.formats import Name
+from tutelage.text.tokenizer import Tokenizer
+from tutelage.text.tools import CallReader, ToolFormat, takes_tools, tool_format
+
+MOST_CALLS = 8
+"""Calls in one answer that a grammar allows: a small model may call without end."""
+
+
+class Function(Shape):
+    """``parameters``: a JSON schema. Forced calls always follow it, whatever ``strict`` says."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def tool(self) -> Tool:
+        more = {"parameters": self.parameters} if self.parameters else {}
+        return Tool(name=self.name, description=self.description or "", **more)
+
+
+class FunctionTool(Shape):
+    """A tool of chat completions."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Shape):
+    """The function's name in a choice."""
+
+    name: str
+
+
+class NamedTool(Shape):
+    """A choice of one tool in chat completions."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+@dataclass(frozen=True)
+class Calling:
+    """That an answer may call tools."""
+
+    format: ToolFormat
+    tools: Sequence[Tool]
+    forced: Sequence[Tool]
+    """The tools of which one has to be called; none: the model chooses whether to call."""
+    several: bool
+    """Whether it may call more than once."""
+
+    def reader(self) -> CallReader:
+        """What tells calls from content in one answer."""
+        return CallReader(self.format, None if self.several else 1, silent=bool(self.forced))
+
+    def grammar(self, tokenizer: Tokenizer, schema: dict[str, Any] | None) -> str | None:
+        """The grammar of the whole answer; None for any text. ``schema``: of an answer without a call."""
+        if not self.forced and schema is None:
+            return None
+        tools, form, ids = (
+            self.forced or self.tools,
+            self.format,
+            {tokenizer.name_of(i): i for i in tokenizer.special_ids},
+        )
+        more = f"({_literal(form.following or '', ids)} call){{0,{MOST_CALLS - 1}}}" if self.several else ""
+        lines = [f"start: {'calls' if self.forced else 'calls | answer'}"]
+        lines += [f"calls: {_literal(form.before, ids)} call {more} {_literal(form.after, ids)}"]
+        lines += ["call: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
+        for i, tool in enumerate(tools):
+            lines += [f"call_{i}: {_literal(tool.name + form.between, ids)} arguments_{i}"]
+            lines += [f"arguments_{i}: %json {_inline(tool.parameters)}"]
+        if not self.forced:
+            lines += [f"answer: %json {_inline(schema or {})}"]
+        return lark_grammar("\n".join(lines) + "\n")
+
+
+def _inline(schema: dict[str, Any]) -> str:
+    return json.dumps(json_options(schema))
+
+
+def _literal(text: str, ids: dict[str, int]) -> str:
+    """A text as a grammar writes it, with the ids of the control tokens whose names are in it."""
+    names = "|".join(map(re.escape, sorted(ids, key=len, reverse=True)))
+    parts = [part for part in re.split(f"({names})", text) if part]
+    return " ".join(f"<[{ids[part]}]>" if part in ids else json.dumps(part, ensure_ascii=False) for part in parts)
+
+
+def calling(
+    assistant: Assistant,
+    functions: Sequence[Function],
+    choice: str | None,
+    named: str | None,
+    *,
+    several: bool,
+    param: str,
+) -> Calling | None:
+    """How an answer may call tools; None where it may not.
+
+    ``choice``: none, auto (the default) or required; ``named``: the one function that has to be called. BadRequest for tools that
+    the model cannot be told of, unless a call is forced: a grammar can do that to any model.
+    """
+    if named is None and (not functions or choice == "none"):
+        if choice == "required":
+            raise BadRequest("tool_choice 'required' needs tools", param="tool_choice")
+        return None
+    tools = [_checked(function, f"tools.{i}.{param}parameters") for i, function in enumerate(functions)]
+    if len({tool.name for tool in tools}) < len(tools):
+        raise BadRequest("two tools have the same name", param="tools")
+    forced = tools if choice == "required" else [tool for tool in tools if tool.name == named]
+    if named is not None and not forced:
+        raise BadRequest(f"tool_choice: there is no function {named!r} in tools", param="tool_choice")
+    format = tool_format(assistant.tokenizer)
+    if format is None or not (forced or takes_tools(assistant.tokenizer)):
+        lacks = "has no place for tools" if format else "does not write calls as JSON with a name and arguments"
+        hint = ": force a call with tool_choice 'required' or a function's name" if format else ""
+        raise BadRequest(f"the model's chat template {lacks}{hint}", param="tools", code="unsupported_tools")
+    return Calling(format, tools, forced, several and format.several and named is None)
+
+
+def _checked(function: Function, param: str) -> Tool:
+    tool = function.tool
+    if tool.parameters.get("type", "object") != "object":
+        raise BadRequest(f"{param}: the arguments of a function are an object", param=param)
+    return tool.model_copy(update={"parameters": {"type": "object", **tool.parameters}})
