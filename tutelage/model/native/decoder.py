@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Literal
 
 import torch
@@ -37,6 +38,37 @@ def supported(model: Decoder) -> str | None:
     return None
 
 
+class ThreadCount:
+    """All threads or one, whichever was faster lately.
+
+    Threads wait for each other 5 times per layer. That costs microseconds on idle cores, which a small model does not earn back, and
+    whole time slices where other programs use them: beside a training on the same two cores, two threads were 100 times slower than
+    one. So the slower count is tried again, for one step, once it has not run for RETRY times as long as its last step took.
+    """
+
+    RETRY = 50
+
+    def __init__(self, most: int) -> None:
+        self._seconds = dict.fromkeys((1, most), 0.0)  # of the last step; 0: not tried yet
+        self._due = 0.0
+
+    def pick(self) -> tuple[int, bool]:
+        """The number of threads to use now, and whether that is a trial."""
+        order = sorted(self._seconds, key=self._seconds.__getitem__)
+        if len(order) == 1:
+            return order[0], False
+        if not self._seconds[order[0]]:
+            return order[0], True
+        trial = time.perf_counter() >= self._due
+        return order[trial], trial
+
+    def record(self, threads: int, seconds: float) -> None:
+        """Note what a step took."""
+        self._seconds[threads] = seconds
+        if seconds == max(self._seconds.values()):
+            self._due = time.perf_counter() + self.RETRY * seconds
+
+
 class NativeDecoder:
     """One new token per row and step, as ``Decoder`` computes it, without torch's cost per operator. For one thread at a time.
 
@@ -47,11 +79,14 @@ class NativeDecoder:
     - int8: symmetric, one scale per output and 64 inputs, which errs half as much as one per output. Inputs stay fp32.
 
     Weights are copied when it is made (adapters merged), except embeddings and norms, which are shared with ``model``. A row's
-    results are the same bits in any batch and for any number of threads. UsageError where ``supported`` gives a reason, and without
-    a C++ compiler.
+    results are the same bits in any batch and for any number of threads (by default torch's, or one: see ``ThreadCount``). ``level``
+    is the instruction set, by default the processor's best: 0 portable, 1 AVX2, 2 AVX-512 with bf16. UsageError where ``supported``
+    gives a reason, and without a C++ compiler.
     """
 
-    def __init__(self, model: Decoder, dtype: Dtype = "fp32", *, level: int | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Decoder, dtype: Dtype = "fp32", *, level: int | None = None, threads: int | None = None
+    ) -> None:
         loaded, problem = library()
         reason = supported(model) or problem
         if reason or loaded is None:
@@ -66,6 +101,7 @@ class NativeDecoder:
         self._job.strides, self._job.done = ctypes.addressof(self._strides), ctypes.addressof(self._flags)
         self._job.stopped = ctypes.addressof(self._flags) + 4
         self._arranged: tuple[object, ...] = ()
+        self._thread_counts: dict[tuple[int, int], ThreadCount] = {}  # by rows and torch's number of threads
         self._make_table(256)
 
     # -- packing
@@ -153,7 +189,7 @@ class NativeDecoder:
         logits = torch.empty(len(tokens), self.config.vocab_size)
         job = self._job
         job.logits, job.ids, job.steps = logits.data_ptr(), None, 1
-        self._decode(tokens, cache)
+        self._decode(tokens, cache, self._pick_threads(len(tokens))[0])
         return logits
 
     def run(
@@ -163,27 +199,44 @@ class NativeDecoder:
 
         tokens int64 [n], uniforms float64 [n, k] in [0, 1), temperature float32 [n] (0: greedy), stop_ids int64 [n, any], filled up
         with -1 -> ids int64 [n, s], logprobs float32 [n, s], where s <= k is the number of steps made: they end after the step in
-        which a row samples one of its stop ids or its logits are not finite (its logprob is then NaN), and where the capacity
-        of the cache ends. The lengths of the cache grow by s; ``ids[:, -1]`` are the tokens to go on with.
+        which a row samples one of its stop ids or its logits are not finite (its logprob is then NaN), where the capacity of
+        the cache ends, and now and then after the first, to time it (see ``ThreadCount``). The lengths of the cache grow by s;
+        ``ids[:, -1]`` are the tokens to go on with.
         """
         n, longest = len(tokens), cache.longest()
+        threads, trial = self._pick_threads(n)
         cache.reserve(longest + 1)
-        steps = min(uniforms.shape[1], cache.capacity - longest)
-        uniforms, temperature, stop_ids = uniforms[:, :steps].contiguous(), temperature.contiguous(), stop_ids.contiguous()
+        steps = 1 if trial else min(uniforms.shape[1], cache.capacity - longest)
+        uniforms, temperature, stop_ids = (
+            uniforms[:, :steps].contiguous(),
+            temperature.contiguous(),
+            stop_ids.contiguous(),
+        )
         ids, logprobs = torch.empty(n, steps, dtype=torch.int64), torch.empty(n, steps)
         job = self._job
         job.logits, job.ids, job.steps, job.logprobs = None, ids.data_ptr(), steps, logprobs.data_ptr()
         job.uniforms, job.temperatures = uniforms.data_ptr(), temperature.data_ptr()
         job.stops, job.stops_per_row = stop_ids.data_ptr(), stop_ids.shape[1]
-        done = self._decode(tokens, cache)
+        done = self._decode(tokens, cache, threads)
         return ids[:, :done], logprobs[:, :done]
 
-    def _decode(self, tokens: Tensor, cache: KVCache) -> int:
+    def _pick_threads(self, rows: int) -> tuple[int, bool]:
+        if self.threads is not None:
+            return self.threads, False
+        most = torch.get_num_threads()
+        key = rows, most
+        if key not in self._thread_counts:
+            self._thread_counts[key] = ThreadCount(most)
+        self._count = self._thread_counts[key]
+        return self._count.pick()
+
+    def _decode(self, tokens: Tensor, cache: KVCache, threads: int) -> int:
         """Run the job, whose inputs and outputs are set; returns the number of steps made."""
         job, tokens, lengths = self._job, tokens.contiguous(), cache.lengths.contiguous()
         job.tokens, job.lengths = tokens.data_ptr(), lengths.data_ptr()
         while True:
-            self._arrange(len(tokens), cache)
+            self._arrange(len(tokens), cache, threads)
+            began = time.perf_counter()
             result = self._library.decode_steps(self.level, ctypes.byref(self._model), ctypes.byref(job))
             if result == 0:
                 break
@@ -195,13 +248,14 @@ class NativeDecoder:
             else:
                 self._make_table(longest)
         done = self._flags[0]
+        if self.threads is None:
+            self._count.record(threads, (time.perf_counter() - began) / done)
         cache.lengths = cache.lengths + done
         return done
 
-    def _arrange(self, rows: int, cache: KVCache) -> None:
+    def _arrange(self, rows: int, cache: KVCache, threads: int) -> None:
         """What depends on the shape of the batch: it is the same for many steps."""
         store = cache.store
-        threads = self.threads or torch.get_num_threads()
         arranged = (rows, store.data_ptr(), store.shape, store.stride(), threads, self._job.logits is None)
         if arranged == self._arranged:
             return

@@ -29,7 +29,10 @@ class Layer(ctypes.Structure):
 
 class Model(ctypes.Structure):
     _fields_ = (
-        *((name, c_int32) for name in ("kind", "vocab", "hidden", "num_layers", "heads", "kv_heads", "head_dim", "rotary")),
+        *(
+            (name, c_int32)
+            for name in ("kind", "vocab", "hidden", "num_layers", "heads", "kv_heads", "head_dim", "rotary")
+        ),
         *((name, c_int32) for name in ("inner", "layernorm", "activation", "gated", "parallel")),
         ("eps", c_float),
         *((name, c_void_p) for name in ("embed", "positions")),
@@ -42,7 +45,10 @@ class Model(ctypes.Structure):
 class Job(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("rows", "steps", "threads", "capacity", "table", "cache_bf16", "stops_per_row")),
-        *((name, c_void_p) for name in ("tokens", "lengths", "strides", "cache", "cos", "sin", "scratch", "logits", "ids")),
+        *(
+            (name, c_void_p)
+            for name in ("tokens", "lengths", "strides", "cache", "cos", "sin", "scratch", "logits", "ids")
+        ),
         *((name, c_void_p) for name in ("logprobs", "uniforms", "temperatures", "stops", "done", "stopped")),
     )
 
