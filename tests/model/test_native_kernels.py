@@ -37,7 +37,9 @@ def as_stored(weight: Tensor, dtype: Dtype) -> Tensor:
     return torch.cat([(w / peak * 127).round() * (peak / 127) for w, peak in zip(groups, peaks, strict=True)], 1)
 
 
-def product(level: str, dtype: Dtype, x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None, parts: int) -> Tensor:
+def product(
+    level: str, dtype: Dtype, x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None, parts: int
+) -> Tensor:
     library, number = kernels(level)
     rows, n = len(x), len(weight)
     y = torch.full((rows + 1, n), 7.0)  # a row behind the result, to see that nothing is written there
@@ -157,7 +159,11 @@ def test_rotation_is_the_decoders(level, half, rest):
 @each_level
 @pytest.mark.parametrize("cell", [torch.float32, torch.bfloat16])
 @few
-@given(heads=st.integers(1, 5), e=st.one_of(st.integers(1, 40), st.sampled_from([64, 80, 96, 128, 256])), n=st.integers(1, 75))
+@given(
+    heads=st.integers(1, 5),
+    e=st.one_of(st.integers(1, 40), st.sampled_from([64, 80, 96, 128, 256])),
+    n=st.integers(1, 75),
+)
 def test_attention_is_torchs(level, cell, heads, e, n):
     library, number = kernels(level)
     q, k, v = draw(heads, e), draw(n, e, seed=1).to(cell), draw(n, e, seed=2).to(cell)
