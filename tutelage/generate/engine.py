@@ -28,8 +28,8 @@ from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, autocast_dtype
 from tutelage.model.inference import inference_copy
-from tutelage.model.native.choice import settled
 from tutelage.model.native.decoder import NativeDecoder
+from tutelage.model.native.settle import settled
 
 Watch = Callable[[int, int, int], bool]
 """Called with (handle, sample, token) for every new token; True ends the sample."""

@@ -20,7 +20,7 @@
 namespace {
 
 #ifndef EMULATE_AVX512
-#define EMULATE_AVX512 0  // 1 in tests: run the 16-lane kernels on processors without AVX-512
+#define EMULATE_AVX512 0  // 1 in tests: only the 16-lane kernels, in AVX2's instructions, for processors without AVX-512
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -110,10 +110,12 @@ struct Kernels {
     int64_t (*sample)(float* logits, int n, float temperature, double u, float* masses, float* logprob);
 };
 
+#if !EMULATE_AVX512
 #define LEVEL portable
 #define LANES 4
 #define DOTS_BF16 0
 #include "kernels.h"
+#endif
 
 #if defined(__x86_64__)
 // EMULATE_AVX512: the tests run the 16-lane kernels on processors without AVX-512.
@@ -124,12 +126,11 @@ struct Kernels {
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #endif
+#if !EMULATE_AVX512
 #define LEVEL avx2
 #define LANES 8
 #define DOTS_BF16 0
 #include "kernels.h"
-
-#if !EMULATE_AVX512
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))), apply_to = function)
@@ -150,10 +151,12 @@ struct Kernels {
 #endif
 
 const Kernels* const LEVELS[] = {
+#if EMULATE_AVX512
+    nullptr, nullptr, &avx512::table,
+#elif defined(__x86_64__)
+    &portable::table, &avx2::table, &avx512::table,
+#else
     &portable::table,
-#if defined(__x86_64__)
-    &avx2::table,
-    &avx512::table,
 #endif
 };
 
@@ -190,7 +193,7 @@ int best_level() {
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
-    return avx2 && (avx512 || EMULATE_AVX512) ? 2 : avx2;
+    return EMULATE_AVX512 || (avx2 && avx512) ? 2 : avx2;
 #else
     return 0;
 #endif

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UsageError
+from tutelage.model import decoder
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
 from tutelage.model.lora import LoRALinear
@@ -41,9 +42,9 @@ def supported(model: Decoder) -> str | None:
 class ThreadCount:
     """All threads or one, whichever was faster lately.
 
-    Threads wait for each other 5 times per layer. That costs microseconds on idle cores, which a small model does not earn back, and
-    whole time slices where other programs use them: beside a training on the same two cores, two threads were 100 times slower than
-    one. So the slower count is tried again, for one step, once it has not run for RETRY times as long as its last step took.
+    Threads wait for each other 5 times per layer. That costs microseconds on idle cores, more than a small model gains from them,
+    and whole time slices where other programs use them: beside a training on the same two cores, two threads were 100 times slower
+    than one. So the slower count is tried again, for one step, once it has not run for RETRY times as long as its last step took.
     """
 
     RETRY = 50
@@ -79,9 +80,9 @@ class NativeDecoder:
     - int8: symmetric, one scale per output and 64 inputs, which errs half as much as one per output. Inputs stay fp32.
 
     Weights are copied when it is made (adapters merged), except embeddings and norms, which are shared with ``model``. A row's
-    results are the same bits in any batch and for any number of threads (by default torch's, or one: see ``ThreadCount``). ``level``
-    is the instruction set, by default the processor's best: 0 portable, 1 AVX2, 2 AVX-512 with bf16. UsageError where ``supported``
-    gives a reason, and without a C++ compiler.
+    results are the same bits in any batch and for any number of threads, by default torch's or one: see ``ThreadCount``.
+    ``level`` is the instruction set, by default the processor's best: 0 portable, 1 AVX2, 2 AVX-512 with bf16.
+    UsageError where ``supported`` gives a reason, and without a C++ compiler.
     """
 
     def __init__(
@@ -136,10 +137,9 @@ class NativeDecoder:
 
     def _layer(self, model: Decoder, number: int) -> Layer:
         layer, config = model.layers[number], model.config
+        assert isinstance(layer, decoder.Layer)
         attention, mlp = layer.attention, layer.mlp
-        gate, up = Matrix(), self._linear(mlp.up)
-        if config.gated_mlp:
-            gate, up = self._linear(mlp.up, 0, config.intermediate_size), self._linear(mlp.up, config.intermediate_size)
+        first = config.intermediate_size if config.gated_mlp else 0  # gate and up are one matrix in torch
         windowed = config.sliding_window is not None and number not in config.full_attention_layers
         return Layer(
             attention_norm=self._norm(layer.attention_norm),
@@ -148,8 +148,8 @@ class NativeDecoder:
             k_norm=None if attention.k_norm is None else self._pointer(attention.k_norm.weight),
             qkv=self._linear(attention.qkv),
             out=self._linear(attention.out),
-            gate=gate,
-            up=up,
+            gate=self._linear(mlp.up, 0, first) if config.gated_mlp else Matrix(),
+            up=self._linear(mlp.up, first),
             down=self._linear(mlp.down),
             window=config.sliding_window if windowed else 0,
         )
@@ -265,7 +265,7 @@ class NativeDecoder:
         job = self._job
         job.rows, job.threads, job.capacity, job.cache = rows, threads, cache.capacity, store.data_ptr()
         job.cache_bf16 = cache.dtype == torch.bfloat16
-        self._strides[:] = strides[:4]
+        self._strides[:] = list(strides[:4])
         size = self._library.scratch_size(self.level, ctypes.byref(self._model), ctypes.byref(job))
         self._scratch = torch.empty(size + 64, dtype=torch.uint8)
         job.scratch = -(-self._scratch.data_ptr() // 64) * 64

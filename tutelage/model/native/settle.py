@@ -1,0 +1,39 @@
+"""The choice of a decoder, made once on a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+
+from tutelage.files import write_atomic
+from tutelage.model.decoder import Decoder
+from tutelage.model.native.build import library
+from tutelage.model.native.choice import choose
+from tutelage.model.native.decoder import Dtype, NativeDecoder, supported
+
+
+def settled(model: Decoder, dtype: torch.dtype, rows: int) -> NativeDecoder | None:
+    """``choose`` for generation in ``dtype`` (float32 or bfloat16), as TUTELAGE_DECODE in the environment says.
+
+    What auto finds is kept on this machine, by the model's shape and the power of two of ``rows``: a run that is resumed
+    decodes as it began, to the last bit, and nothing is measured twice.
+    """
+    setting = os.environ.get("TUTELAGE_DECODE", "auto")
+    kind: Dtype = "bf16" if torch.bfloat16 in (dtype, model.embed.weight.dtype) else "fp32"
+    if setting != "auto":
+        return choose(model, kind, rows, setting)  # type: ignore[arg-type]
+    loaded, _ = library()
+    if loaded is None or supported(model):
+        return choose(model, kind, rows)
+    compiled, rows = Path(loaded._name), 1 << (rows - 1).bit_length()
+    facts = (compiled.stem, model.config.model_dump_json(), kind, rows, torch.get_num_threads(), torch.__version__)
+    path = compiled.parent / "choices" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
+    if not path.exists():
+        native = choose(model, kind, rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, b"torch\n" if native is None else b"native\n")
+        return native
+    return NativeDecoder(model, kind) if path.read_bytes() == b"native\n" else None
