@@ -117,10 +117,8 @@ class Group:
         """
         width = min(max(row.held for row in self.rows) - self.done, max(1, tokens // len(self.rows)))
         if width > 0:
-            ids = torch.zeros(len(self.rows), width, dtype=torch.int64)
-            for i, row in enumerate(self.rows):
-                piece = row.prompt[self.done : min(self.done + width, row.held)]
-                ids[i, : len(piece)] = torch.tensor(piece)
+            pieces = [row.prompt[self.done : min(self.done + width, row.held)] for row in self.rows]
+            ids = torch.tensor([piece + [0] * (width - len(piece)) for piece in pieces])
             self.cache.lengths.fill_(self.done)
             hidden = model(ids.to(self.cache.lengths.device), cache=self.cache)
             for i, row in enumerate(self.rows):
