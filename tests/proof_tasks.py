@@ -1,7 +1,8 @@
 """Our likelihoods, answers and scores beside lm-eval's, on the same rows: `python -m tests.proof_tasks MODEL [--rows N]`.
 
-Runs where lm-eval is installed (an environment of its own will do: pip install lm-eval). lm-eval gets the rows, writes its own
-prompts of them from the templates below, and runs a Hugging Face model of the same folder, then ours through ``harness_model``.
+Runs where lm-eval is installed (an environment of its own will do: pip install "lm-eval[api]"). lm-eval gets the rows, writes its
+own prompts of them from the templates below, and runs a Hugging Face model of the same folder, then ours through ``harness_model``;
+with ``--server URL``, in its place what `tutelage serve MODEL` answers there, which lm-eval asks as ``local-completions``.
 Exits with 1 where a log-likelihood differs by more than 1e-4, a score at all, or a greedy answer.
 """
 
@@ -63,6 +64,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--tasks", default=",".join([*CHOICES, "gsm8k"]))
+    parser.add_argument("--server", help="the address of a server of the same model")
     parser.add_argument("--max_tokens", type=int, default=128, help="longest answer of gsm8k")
     asked = parser.parse_args(words)
     names, asking = asked.tasks.split(","), Asking(rows=asked.rows)
@@ -78,7 +80,8 @@ def main(words: Sequence[str]) -> int:
             ours[name] = run_task(name, task, items[name], pool, subject, asking)[0]
         tasks = [_config(name, items[name], Path(scratch), asked.max_tokens) for name in names]
         theirs = _harness(_hugging_face(assistant, resolve_model(asked.model), Path(scratch)), tasks)
-        adapted = _harness(harness_model(assistant), tasks)
+        ours_there = _remote(asked.server, assistant.context) if asked.server else harness_model(assistant)
+        adapted = _harness(ours_there, tasks)
     agreed = [_said(name, ours[name], theirs, adapted) for name in names]  # each is printed
     return int(not all(agreed))
 
@@ -129,6 +132,16 @@ def _hugging_face(assistant: Assistant, folder: Path, scratch: Path) -> Any:
         backend.save(str(folder / "tokenizer.json"))
     options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "batch_size": 8}
     return HFLM(pretrained=str(folder), prefix_token_id=assistant.tokenizer.bos_id, **options)
+
+
+def _remote(url: str, context: int) -> Any:
+    """lm-eval's client of the completions API, which asks the server for tokens too. Texts are sent: the server begins them."""
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    return LocalCompletionsAPI(
+        base_url=f"{url}/v1/completions", model="default", tokenizer_backend="auto", tokenized_requests=False,
+        max_length=context - 1, batch_size=8,
+    )  # fmt: skip
 
 
 def _harness(model: Any, tasks: Sequence[dict[str, Any]]) -> Mapping[str, list[dict[str, Any]]]:
