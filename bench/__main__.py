@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,9 +43,11 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     if unknown := set(options.works) - set(WORKS):
         parser.error(f"there is no {min(unknown)}; there are {', '.join(WORKS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # not without the participants
     out = options.out or (QUICK if options.quick else RESULTS)
     pace = Pace.quick() if options.quick else Pace()
-    pace = Pace(options.rounds or pace.rounds, pace.seconds if options.seconds is None else options.seconds)
+    given = {name: value for name in ("rounds", "seconds") if (value := getattr(options, name)) is not None}
+    pace = replace(pace, **given)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         prepared = Prepared(Path(folder), options.smollm2 and options.smollm2.resolve(), options.quick)
         for name in () if options.tables else options.works or WORKS:
@@ -78,10 +82,14 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def with_tables(readme: str, results: Sequence[figures.Found]) -> str:
-    """The page with everything between its two marks replaced by the tables of the results."""
-    head, rest = readme.split("<!-- tables -->\n")
-    tail = rest.split("<!-- end of tables -->\n")[1]
-    return f"{head}<!-- tables -->\n{figures.page(results)}<!-- end of tables -->\n{tail}"
+    """The page with the tables of the results."""
+    return between(readme, "tables", figures.page(results))
+
+
+def between(page: str, mark: str, text: str) -> str:
+    """The page with ``text`` in place of all that stands between two marks."""
+    first, last = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
+    return page[: page.index(first) + len(first)] + text + page[page.index(last) :]
 
 
 if __name__ == "__main__":

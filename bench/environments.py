@@ -49,7 +49,15 @@ def make(name: str, folder: Path) -> str:
     if installed.exists() and installed.read_text() == wanted:
         return "is there"
     venv.create(place, with_pip=True, clear=True)
-    command = [_python(place), "-m", "pip", "install", "--quiet", "--requirement", REQUIREMENTS / f"{name}.txt"]
+    command: list[str | Path] = [
+        _python(place),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--requirement",
+        REQUIREMENTS / f"{name}.txt",
+    ]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.pairs import Case, Side
-from bench.prepare import Prepared
 from bench.rows import random_rows
 from bench.worker import Turn
+
+if TYPE_CHECKING:
+    from bench.prepare import Prepared
 
 TITLE = "Generation"
 PROMPT, TOKENS = 32, 128

@@ -91,12 +91,13 @@ class Worker:
         except Missing as error:
             raise Failed(str(error)) from None
         target = f"{side.start.__module__}:{side.start.__qualname__}"
+        path = (str(ROOT), os.environ.get("PYTHONPATH"))
         count = {"OMP_NUM_THREADS": str(threads())}
         offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
         self.process = subprocess.Popen(
             [python, "-m", "bench.worker", target, json.dumps({**settings, **side.settings})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, cwd=ROOT, start_new_session=True,
-            env=os.environ | count | offline | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | count | offline | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
         )  # fmt: skip
         try:
             self.versions: dict[str, str] = self._answer()["versions"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.pairs import Case, Side
-from bench.prepare import Prepared
 from bench.rows import random_rows
 from bench.worker import Turn
+
+if TYPE_CHECKING:
+    from bench.prepare import Prepared
 
 TITLE = "Pretraining"
 

@@ -9,13 +9,15 @@ import json
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.pairs import Case, Side
-from bench.prepare import Prepared
 from bench.rows import random_lengths, random_rows
 from bench.trainer import SHIPPED, folder, tuned, turns_of
 from bench.worker import Turn
+
+if TYPE_CHECKING:
+    from bench.prepare import Prepared
 
 TITLE = "Reward models"
 ROWS, BATCH, K, PROMPT = 32, 8, 4, 32
@@ -33,13 +35,13 @@ def cases(prepared: Prepared) -> Iterator[Case]:
     yield Case(f"S, K = {K}, prompts of {PROMPT}, answers of 20 to 60", "rankings/s", sides, work)
 
 
-def rankings(rows: int) -> list[dict[str, Any]]:
-    """Prompts of random ids with K answers, the best first."""
+def rankings(rows: int, answers: int = K) -> list[dict[str, Any]]:
+    """Prompts of random ids with so many answers, the best first."""
     found = []
     for row in range(rows):
-        lengths = random_lengths(K, 20, 60, seed=row)
-        answers = [random_rows(1, length, 4096, seed=K * row + i)[0] for i, length in enumerate(lengths)]
-        found.append({"prompt": random_rows(1, PROMPT, 4096, seed=row)[0], "answers": answers})
+        lengths = random_lengths(answers, 20, 60, seed=row)
+        texts = [random_rows(1, length, 4096, seed=answers * row + i)[0] for i, length in enumerate(lengths)]
+        found.append({"prompt": random_rows(1, PROMPT, 4096, seed=row)[0], "answers": texts})
     return found
 
 
@@ -59,8 +61,10 @@ def tutelage(model: str, rows: str, batch: int) -> Turn:
     optimizer = make_optimizer(knobs.optimizer, scorer, 1e-4, weight_decay=knobs.weight_decay)
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
-    ranks = [tuple(range(1, K + 1))]
-    examples = [RankingExample(row["prompt"], row["answers"], ranks) for row in json.loads(Path(rows).read_text())]
+    examples = [
+        RankingExample(row["prompt"], row["answers"], [tuple(range(1, len(row["answers"]) + 1))])
+        for row in json.loads(Path(rows).read_text())
+    ]
 
     def turn() -> float:
         for start in range(0, len(examples), batch):

@@ -17,11 +17,13 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.pairs import Case, Side
-from bench.prepare import Prepared
 from bench.worker import Turn
+
+if TYPE_CHECKING:
+    from bench.prepare import Prepared
 
 TITLE = "Serving"
 STREAMS = 32
@@ -44,6 +46,8 @@ WORDS = (
     "old",
 )
 FIRST = "p95 to the first text"
+BATCHING = ("--continuous-batching", "--cb-max-memory-percent", "0.1")
+"""Its cache would take most of the memory otherwise."""
 
 
 def cases(prepared: Prepared) -> Iterator[Case]:
@@ -60,7 +64,7 @@ def cases(prepared: Prepared) -> Iterator[Case]:
             "transformers serve",
             "continuous batching",
             transformers,
-            {"model": model, "options": ["--continuous-batching"]},
+            {"model": model, "options": BATCHING},
         ),
     ]
     settings = {"streams": STREAMS, "longest": 16 if prepared.quick else 96}
@@ -90,20 +94,27 @@ def transformers(model: str, options: tuple[str, ...] = (), **load: int) -> Turn
 def asking(model: str, port: int, command: list[str], streams: int, longest: int) -> Turn:
     """Start a server; a turn asks it for ``streams`` answers at once."""
     server = subprocess.Popen(command)
+
+    def ask(body: bytes) -> tuple[int, float]:
+        try:
+            return stream(port, body)
+        except OSError:
+            if server.poll() is not None:
+                raise RuntimeError(f"the server ended with exit code {server.returncode}") from None
+            raise
+
+    bodies = [json.dumps(body | {"model": model}).encode() for body in questions(streams, longest)]
     small = json.dumps(questions(1, 6)[0] | {"model": model}).encode()
     while True:
         try:
-            stream(port, small)
+            ask(small)
             break
         except OSError:  # not listening yet, or 503 while it loads the model
-            if server.poll() is not None:
-                raise RuntimeError(f"the server ended with exit code {server.returncode}") from None
             time.sleep(0.2)
-    bodies = [json.dumps(body | {"model": model}).encode() for body in questions(streams, longest)]
     pool = ThreadPoolExecutor(streams)
 
     def turn() -> tuple[float, dict[str, float]]:
-        found = list(pool.map(lambda body: stream(port, body), bodies))
+        found = list(pool.map(ask, bodies))
         firsts = sorted(first for _, first in found)
         return float(sum(tokens for tokens, _ in found)), {FIRST: firsts[round(0.95 * (len(firsts) - 1))]}
 

@@ -9,13 +9,15 @@ import json
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.pairs import Case, Side
-from bench.prepare import Prepared
 from bench.rows import random_lengths, random_rows
 from bench.trainer import SHIPPED, folder, tuned, turns_of
 from bench.worker import Turn
+
+if TYPE_CHECKING:
+    from bench.prepare import Prepared
 
 TITLE = "SFT"
 ROWS, BATCH = 160, 16

@@ -39,17 +39,17 @@ def main() -> None:
 
 
 def take(turn: Turn, seconds: float) -> dict[str, object]:
-    """Repeat the work until ``seconds`` have passed; the amount, the time, medians of further figures, and the peak memory."""
-    amount, further, began = 0.0, list[Measures](), time.perf_counter()
+    """Repeat the work until ``seconds`` have passed; the amount, how often, the time, medians of further figures, peak memory."""
+    amount, times, further, began = 0.0, 0, list[Measures](), time.perf_counter()
     while True:
-        done = turn()
+        done, times = turn(), times + 1
         amount += done[0] if isinstance(done, tuple) else done
         further += [done[1]] if isinstance(done, tuple) else []
         if (passed := time.perf_counter() - began) >= seconds:
             break
     middle = {name: sorted(one[name] for one in further)[len(further) // 2] for name in (further or [{}])[0]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {"amount": amount, "seconds": passed, "further": middle, "peak_mib": round(peak)}
+    return {"amount": amount, "times": times, "seconds": passed, "further": middle, "peak_mib": round(peak)}
 
 
 def versions() -> dict[str, str]:
