@@ -7,6 +7,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from participants import beside, counting, dying, hanging, unstartable
@@ -14,11 +15,10 @@ from participants import beside, counting, dying, hanging, unstartable
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench import environments, figures, pairs  # noqa: E402
+from bench import curves, environments, figures, pairs, worker  # noqa: E402
 from bench.__main__ import README, RESULTS, WORKS, main, read_results, with_tables  # noqa: E402
 from bench.pairs import Case, Pace, Side, measure  # noqa: E402
 from bench.rows import random_rows  # noqa: E402
-from bench.worker import take  # noqa: E402
 
 QUICK = Pace(rounds=2, seconds=0.0, warm_up=1)
 
@@ -44,20 +44,18 @@ def test_each_side_has_its_turns_and_the_warm_up_does_not_count(run):
     assert [turn["amount"] for turn in ours["turns"]] == [2, 3]
     assert [turn["amount"] for turn in theirs["turns"]] == [20, 30]
     assert [turn["further"] for turn in theirs["turns"]] == [{"delay": 0.05}] * 2
-    assert all(turn["speed"] == 100 and turn["peak_mib"] > 5 for turn in ours["turns"])
+    assert all(turn["times"] == 1 and turn["speed"] == 100 and turn["peak_mib"] > 5 for turn in ours["turns"])
     assert ours["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     order = [line.split()[2] for line in told.splitlines() if line.strip().startswith("round")]
     assert order == ["tutelage,", "peer,"] * 2
 
 
-def test_who_fails_is_named_with_its_stderr_and_the_others_go_on(run, monkeypatch):
-    monkeypatch.setattr(pairs, "PATIENCE", 4.0)
+def test_who_fails_is_named_with_its_stderr_and_the_others_go_on(run):
     found, told = run(
         Side("tutelage", "as shipped", counting),
         Side("a", "broken", unstartable),
         Side("b", "dying", dying, {"turns": 2}),
         Side("c", "without an environment", counting, {}, "elsewhere"),
-        Side("d", "hanging", hanging),
     )
     assert len(found[0]["turns"]) == 2
     assert found[1]["failed"].startswith("a, broken died\n")
@@ -65,8 +63,12 @@ def test_who_fails_is_named_with_its_stderr_and_the_others_go_on(run, monkeypatc
     assert found[2]["failed"].startswith("b, dying died")
     assert found[2]["turns"] == []  # also those before its death
     assert "there is no environment elsewhere: make it with" in found[3]["failed"]
-    assert found[4]["failed"].startswith("d, hanging said nothing for 4 s")
     assert all(one["failed"].splitlines()[0] in told for one in found[1:])
+
+
+def test_who_says_nothing_is_not_waited_for(run, monkeypatch):
+    monkeypatch.setattr(pairs, "PATIENCE", 2.0)
+    assert run(Side("a", "hanging", hanging))[0][0]["failed"].startswith("a, hanging said nothing for 2 s")
 
 
 def test_nobody_works_at_the_turn_of_another(run, tmp_path):
@@ -79,17 +81,13 @@ def test_nobody_works_at_the_turn_of_another(run, tmp_path):
     assert changes < 20  # two starts and eight turns make nine; of two that work at the same time there are hundreds
 
 
-def test_a_turn_repeats_its_work_until_the_time_is_over():
+def test_a_turn_repeats_its_work_until_the_time_is_over(monkeypatch):
     done = iter([(2.0, {"delay": 3.0}), (2.0, {"delay": 1.0}), (2.0, {"delay": 2.0})])
-
-    def work() -> tuple[float, dict[str, float]]:
-        time.sleep(0.02)
-        return next(done)
-
-    found = take(work, 0.05)
-    assert found["amount"] == 6.0
-    assert found["seconds"] >= 0.06
-    assert found["further"] == {"delay": 2.0}
+    clock = iter([10.0, 10.5, 11.5, 12.5])
+    monkeypatch.setattr(worker, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    found = worker.take(lambda: next(done), 2.0)
+    del found["peak_mib"]
+    assert found == {"amount": 6.0, "times": 3, "seconds": 2.5, "further": {"delay": 2.0}}
 
 
 # ---- arithmetic
@@ -190,6 +188,14 @@ def test_tables_stand_between_their_marks_with_machine_and_versions():
 
 def test_the_page_has_the_tables_of_the_results_that_are_there():
     assert README.read_text() == with_tables(README.read_text(), read_results(RESULTS))
+
+
+def test_growth_is_the_power_between_the_last_two_points():
+    points = [{"x": 1, "seconds": [9.0], "mib": 50}, {"x": 10, "seconds": [2.0, 1.0, 3.0], "mib": 100}]
+    points += [{"x": 40, "seconds": [32.0], "mib": 200}]
+    assert curves.growth(points, curves.seconds_of) == pytest.approx(2.0)
+    row = curves.table([{"name": "work", "x": "K", "points": points, "failed": {}}]).splitlines()[2]
+    assert row == "| work, K | 1 | 40 | 9 to 32 | 50 to 200 | x^2.00 **faster than in proportion** | x^0.50 |"
 
 
 # ---- the rest
