@@ -70,7 +70,7 @@ def of_rankings(prepared: Prepared, answers: int) -> dict[str, Any]:
 def of_answers(prepared: Prepared, longest: int) -> dict[str, Any]:
     rows = prepared.rows("prompts", [{"ids": ids} for ids in random_rows(256, 32, 4096)])
     work = {"model": prepared.model("S"), "reward_model": prepared.model("S", scalar=True), "rows": rows}
-    return work | {"longest": longest, "ends": False, "trunk": "separate"}
+    return work | {"batch": 64, "longest": longest, "ends": False, "trunk": "separate"}
 
 
 def of_context(prepared: Prepared, prompt: int) -> dict[str, Any]:

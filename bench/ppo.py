@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.prepare import Prepared
 
 TITLE = "PPO"
-BATCH, MINIBATCH, EPOCHS, LONGEST = 64, 16, 4, 64
+BATCH, MINIBATCHES, EPOCHS, LONGEST = 64, 4, 4, 64
 
 
 def cases(prepared: Prepared) -> Iterator[Case]:
@@ -30,7 +30,8 @@ def cases(prepared: Prepared) -> Iterator[Case]:
         Side("TRL", "mallopt", trl, {"tuning": "fp32"}, "trl-1.12"),
         Side("TRL", "bf16m", trl, {"tuning": "bf16"}, "trl-1.12"),
     ]
-    rewards = {"reward_model": prepared.model("S", scalar=True), "longest": 8 if prepared.quick else LONGEST}
+    sizes = {"batch": 8, "longest": 8} if prepared.quick else {"batch": BATCH, "longest": LONGEST}
+    rewards = {"reward_model": prepared.model("S", scalar=True)} | sizes
     fixed = {"model": prepared.model("S"), "ends": False}
     fixed["rows"] = prepared.rows("ppo prompts", [{"ids": ids} for ids in random_rows(4 * BATCH, 32, 4096)])
     real = {
@@ -53,7 +54,7 @@ def prompts(prepared: Prepared) -> list[dict[str, Any]]:
     return [{"ids": row.ids} for row in found if row is not None]
 
 
-def tutelage(model: str, reward_model: str, rows: str, longest: int, ends: bool, trunk: str) -> Turn:
+def tutelage(model: str, reward_model: str, rows: str, batch: int, longest: int, ends: bool, trunk: str) -> Turn:
     from tutelage.cli.app import prepare_machine
 
     prepare_machine()
@@ -64,8 +65,8 @@ def tutelage(model: str, reward_model: str, rows: str, longest: int, ends: bool,
     from tutelage.train.ppo import PPOInputs, PPOSettings, make_models, ppo_update
 
     values = {
-        "batch_size": BATCH,
-        "minibatch": MINIBATCH,
+        "batch_size": batch,
+        "minibatch": batch // MINIBATCHES,
         "inner_epochs": EPOCHS,
         "max_tokens": longest,
         "trunk": trunk,
@@ -86,12 +87,12 @@ def tutelage(model: str, reward_model: str, rows: str, longest: int, ends: bool,
 
     def turn() -> float:
         ppo_update(next(steps), knobs, models, asked)
-        return BATCH
+        return batch
 
     return turn
 
 
-def trl(model: str, reward_model: str, rows: str, longest: int, ends: bool, tuning: str = "") -> Turn:
+def trl(model: str, reward_model: str, rows: str, batch: int, longest: int, ends: bool, tuning: str = "") -> Turn:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -103,8 +104,8 @@ def trl(model: str, reward_model: str, rows: str, longest: int, ends: bool, tuni
         keep_big_tensors_on_heap()
     chosen: dict[str, Any] = {"bf16": tuning == "bf16", "gradient_checkpointing": False} if tuning else {}
     settings = PPOConfig(
-        output_dir=folder(), per_device_train_batch_size=BATCH, gradient_accumulation_steps=1,
-        num_mini_batches=BATCH // MINIBATCH, num_ppo_epochs=EPOCHS, total_episodes=10_000 * BATCH, response_length=longest,
+        output_dir=folder(), per_device_train_batch_size=batch, gradient_accumulation_steps=1,
+        num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS, total_episodes=10_000 * batch, response_length=longest,
         temperature=1.0, stop_token="eos" if ends else None, missing_eos_penalty=2.0 if ends else None, learning_rate=1e-6,
         num_sample_generations=0, **SHIPPED, **chosen,
     )  # fmt: skip
@@ -124,4 +125,4 @@ def trl(model: str, reward_model: str, rows: str, longest: int, ends: bool, tuni
             eval_dataset=Dataset.from_list([{"input_ids": asked[0]["ids"]}] * 8), callbacks=[callback],
         )  # fmt: skip
 
-    return turns_of(make, 1, BATCH)
+    return turns_of(make, 1, batch)

@@ -30,8 +30,8 @@ def cases(prepared: Prepared) -> Iterator[Case]:
         Side("TRL, six pairs", "mallopt", trl, {"tuning": "fp32"}, "trl-1.16"),
         Side("TRL, six pairs", "bf16m", trl, {"tuning": "bf16"}, "trl-1.16"),
     ]
-    rows = prepared.rows("rankings", rankings(BATCH if prepared.quick else ROWS))
-    work = {"model": prepared.model("S"), "rows": rows, "batch": BATCH}
+    count, batch = (2, 2) if prepared.quick else (ROWS, BATCH)
+    work = {"model": prepared.model("S"), "rows": prepared.rows("rankings", rankings(count)), "batch": batch}
     yield Case(f"S, K = {K}, prompts of {PROMPT}, answers of 20 to 60", "rankings/s", sides, work)
 
 

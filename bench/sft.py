@@ -30,14 +30,14 @@ def cases(prepared: Prepared) -> Iterator[Case]:
         Side("TRL", "mallopt, grouped by length", trl, {"tuning": "fp32"}, "trl-1.16"),
         Side("TRL", "bf16m, grouped by length", trl, {"tuning": "bf16"}, "trl-1.16"),
     ]
-    rows = BATCH if prepared.quick else ROWS
+    rows, batch = (4, 4) if prepared.quick else (ROWS, BATCH)
     model = {"model": prepared.model("S")}
     for name, found in (
         ("real lengths", demonstrations(prepared, rows)),
         ("lengths 30 to 200", random_demonstrations(rows)),
     ):
-        work = {"rows": prepared.rows(f"sft {name}", found), "batch": BATCH}
-        yield Case(f"S, {name}, batch {BATCH}", "samples/s", sides, model | work)
+        work = {"rows": prepared.rows(f"sft {name}", found), "batch": batch}
+        yield Case(f"S, {name}, batch {batch}", "samples/s", sides, model | work)
 
 
 def demonstrations(prepared: Prepared, rows: int) -> list[dict[str, Any]]:
