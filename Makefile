@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 proof-loop proof-load soak format clean
+.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 proof-loop proof-load soak bench format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tutelage demo
@@ -44,6 +44,11 @@ proof-load: $(VENV)/installed-dev
 # make soak [SECONDS_OF_LOAD=600]
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tests.proof_soak
+
+# make bench [WORK="generate serve"] [QUICK=1] [ARGS="--smollm2 starters/smollm2"]: see bench/README.md
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m bench.environments
+	$(BIN)/python -m bench $(WORK) $(if $(QUICK),--quick) $(ARGS)
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix tutelage tests bench
