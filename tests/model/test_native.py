@@ -280,12 +280,51 @@ def test_wrong_input_is_said():
         with pytest.raises(ValueError, match="not in the vocabulary of 61"):
             decoder.step(torch.tensor([1, token]), cache)
         assert cache.lengths.tolist() == [4, 3]
-    with pytest.raises(ValueError, match="3 tokens do not fit a cache of 2 rows"):
+    with pytest.raises(ValueError, match=r"tokens must be torch.int64 \[2\] .*, not torch.int64 \[3\]"):
         decoder.step(torch.tensor([1, 2, 3]), cache)
+    with pytest.raises(ValueError, match=r"tokens must be torch.int64 \[2\] .*, not torch.int32 \[2\]"):
+        decoder.step(torch.tensor([1, 2], dtype=torch.int32), cache)
+    with pytest.raises(
+        ValueError, match=r"the cache must be .* \[2, 2, 2, 4, 64, 6\] .*, not .* \[2, 2, 2, 2, 64, 6\]"
+    ):
+        decoder.step(torch.tensor([1, 2]), KVCache(small("llama"), 2, 64))
+    with pytest.raises(ValueError, match=r"heads one after another, in fp32 or bf16, not torch.float64"):
+        decoder.step(torch.tensor([1, 2]), KVCache(model.config, 2, 64, dtype=torch.float64))
     longer = KVCache(model.config, 1, 100)
     longer.lengths[:] = 64
     with pytest.raises(ValueError, match="65 tokens, but the model has positions for 64"):
         decoder.step(torch.tensor([1]), longer)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"uniforms": torch.zeros(2, 4)}, r"uniforms must be torch.float64 \[2, 4\]"),
+        ({"uniforms": torch.zeros(1, 4, dtype=torch.float64)}, r"uniforms must be torch.float64 \[2, 4\]"),
+        ({"temperature": torch.ones(3)}, r"temperature must be torch.float32 \[2\]"),
+        ({"temperature": torch.ones(2, dtype=torch.float64)}, r"temperature must be torch.float32 \[2\]"),
+        ({"stop_ids": torch.zeros(2, 1, dtype=torch.int32)}, r"stop_ids must be torch.int64 \[2, 1\]"),
+        ({"stop_ids": torch.zeros(1, dtype=torch.int64)}, r"stop_ids must be torch.int64 \[2, 1\]"),
+    ],
+)
+def test_runs_check_their_tensors(wrong, message):
+    model = build(small("llama"))
+    right = {
+        "uniforms": torch.zeros(2, 4, dtype=torch.float64),
+        "temperature": torch.ones(2),
+        "stop_ids": torch.full((2, 1), -1),
+    }
+    with pytest.raises(ValueError, match=message):
+        native(model).run(torch.tensor([1, 2]), prefilled(model, [4, 3]), **(right | wrong))
+
+
+def test_wrong_settings_are_said():
+    model = build(small("llama"))
+    with pytest.raises(UsageError, match="dtype 'fp16' is unknown: give fp32, bf16, int8"):
+        NativeDecoder(model, "fp16")
+    for level in (-1, 3):
+        with pytest.raises(UsageError, match=f"level {level} is not among this processor's, 0 to"):
+            NativeDecoder(model, level=level)
 
 
 def test_what_is_not_supported_is_said():

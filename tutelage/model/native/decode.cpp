@@ -160,7 +160,7 @@ const Kernels* const LEVELS[] = {
 #endif
 };
 
-template <class Function> void in_parallel(int threads, Function function) {
+template <class Function> void in_parallel([[maybe_unused]] int threads, Function function) {
 #ifdef _OPENMP
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)

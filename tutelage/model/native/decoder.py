@@ -92,9 +92,14 @@ class NativeDecoder:
         reason = supported(model) or problem
         if reason or loaded is None:
             raise UsageError(f"native decoding: {reason}")
+        if dtype not in KINDS:
+            raise UsageError(f"native decoding: dtype {dtype!r} is unknown: give {', '.join(KINDS)}")
         self.config, self.dtype, self.threads = model.config, dtype, threads
         self._library = declare(loaded)
-        self.level = loaded.best_level() if level is None else level
+        best = loaded.best_level()
+        self.level = best if level is None else level
+        if not 0 <= self.level <= best:
+            raise UsageError(f"native decoding: level {level} is not among this processor's, 0 to {best}")
         self._kept: list[object] = []  # what the C++ side points to
         self._model = self._describe(model)
         self._job, self._strides = Job(), (ctypes.c_int64 * 4)()
@@ -204,6 +209,9 @@ class NativeDecoder:
         ``ids[:, -1]`` are the tokens to go on with.
         """
         n, longest = len(tokens), cache.longest()
+        _check("uniforms", uniforms, torch.float64, (n, uniforms.shape[-1]))
+        _check("temperature", temperature, torch.float32, (n,))
+        _check("stop_ids", stop_ids, torch.int64, (n, stop_ids.shape[-1]))
         threads, trial = self._pick_threads(n)
         cache.reserve(longest + 1)
         steps = 1 if trial else min(uniforms.shape[1], cache.capacity - longest)
@@ -232,6 +240,7 @@ class NativeDecoder:
 
     def _decode(self, tokens: Tensor, cache: KVCache, threads: int) -> int:
         """Run the job, whose inputs and outputs are set; returns the number of steps made."""
+        _check("tokens", tokens, torch.int64, (cache.batch,))
         job, tokens, lengths = self._job, tokens.contiguous(), cache.lengths.contiguous()
         job.tokens, job.lengths = tokens.data_ptr(), lengths.data_ptr()
         while True:
@@ -259,9 +268,17 @@ class NativeDecoder:
         arranged = (rows, store.data_ptr(), store.shape, store.stride(), threads, self._job.logits is None)
         if arranged == self._arranged:
             return
-        strides = store.stride()
-        if rows != store.shape[2] or strides[5] != 1 or strides[4] != store.shape[5]:
-            raise ValueError(f"{rows} tokens do not fit a cache of {store.shape[2]} rows, strides {strides}")
+        config, strides = self.config, store.stride()
+        _check(
+            "the cache",
+            store,
+            store.dtype,
+            (2, config.num_layers, rows, config.num_kv_heads, cache.capacity, config.head_dim),
+        )
+        if strides[5] != 1 or strides[4] != config.head_dim or store.dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(
+                f"the cache must hold heads one after another, in fp32 or bf16, not {store.dtype} with strides {strides}"
+            )
         job = self._job
         job.rows, job.threads, job.capacity, job.cache = rows, threads, cache.capacity, store.data_ptr()
         job.cache_bf16 = cache.dtype == torch.bfloat16
@@ -284,6 +301,12 @@ class NativeDecoder:
         cos, sin = rope_at(config, torch.arange(size), config.max_position_embeddings)
         self._table = cos[:, :half].contiguous(), sin[:, half:].contiguous()
         job.cos, job.sin, job.table = self._table[0].data_ptr(), self._table[1].data_ptr(), size
+
+
+def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tensor.dtype != dtype or tensor.shape != shape:
+        expected = f"{dtype} {list(shape)}"
+        raise ValueError(f"{name} must be {expected} for this model and cache, not {tensor.dtype} {list(tensor.shape)}")
 
 
 def pack(
