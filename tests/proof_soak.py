@@ -1,7 +1,7 @@
 """`make soak`: ten minutes of mixed load on a real server, whose memory must not grow. SECONDS_OF_LOAD=30 for less.
 
 Streams and whole answers, several choices, long prompts with log-probabilities, batches, people who leave, requests that are
-refused. Writes bench/results/soak.json; exits with 1 where something did not hold. tests/serve/test_load.py runs half a minute of it.
+refused. Writes bench/results/soak.json; exits with 1 where something did not hold. tests/serve/test_load.py runs half a minute.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from proof_load import PATIENCE, SLACK, asked, chat, leave, machine  # noqa: E402
-from processes import ServeProcess, faults, serving  # noqa: E402
-from serving import saved, tiny_assistant, wait_until  # noqa: E402
+from processes import ServeProcess, faults, serving
+from proof_load import PATIENCE, SLACK, asked, chat, leave, machine
+from serving import saved, tiny_assistant, wait_until
 
 from tutelage.files import write_atomic
 
