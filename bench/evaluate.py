@@ -106,8 +106,8 @@ def lm_eval(model: str, data: str, task: str, shots: int, together: int = 1, dty
         files = {"test": str(Path(data) / "blimp" / "bench.jsonl")}
     described: dict[str, Any] = {
         "task": "bench", "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test",
-        "output_type": "multiple_choice", "num_fewshot": shots, "metric_list": [{"metric": "acc"}], **TEMPLATES[task],
-    } | ({"fewshot_split": "train"} if shots else {})  # fmt: skip
+        "output_type": "multiple_choice", "num_fewshot": shots, "metric_list": [{"metric": "acc"}],
+    } | TEMPLATES[task] | ({"fewshot_split": "train"} if shots else {})  # fmt: skip
     own = Path(tempfile.mkdtemp())
     (own / "bench.yaml").write_text(yaml.safe_dump(described))
     loaded, manager = (

@@ -68,7 +68,7 @@ def tutelage(model: Path, reward_model: Path, prompts: Path, updates: int) -> li
         seconds.append(time.perf_counter() - start)
         return metrics
 
-    ppo.ppo_update = timed
+    setattr(ppo, "ppo_update", timed)  # noqa: B010 - assigned plainly, its type would have to be the same
     inputs = ppo.PPOInputs(checkpoint=model, reward_model=reward_model, prompts=prompts)
     with tempfile.TemporaryDirectory() as folder:
         ppo.main(ppo.PPOSettings.model_validate(values), inputs, Path(folder) / "ppo")

@@ -117,6 +117,18 @@ def test_a_compiler_that_fails_is_said_once(tmp_path):
     ]
 
 
+def test_the_openmp_library_is_torchs_also_where_another_package_came_first(tmp_path):
+    theirs = tmp_path / "libgomp-1.so.1"
+    (tmp_path / "empty.cpp").write_text("")
+    subprocess.run([COMPILER, "-shared", "-o", str(theirs), str(tmp_path / "empty.cpp")], check=True)
+    code = (
+        f"import ctypes\nctypes.CDLL({str(theirs)!r})\nfrom tutelage.model.native import build\nprint(build._openmp())"
+    )
+    found = Path(run(code).stdout.strip())
+    assert found != theirs
+    assert found == Path(native_build._openmp())
+
+
 def test_there_is_one_openmp_library_in_the_process():
     """Two would keep threads of their own that wait in loops and take each other's time."""
     code = (

@@ -86,7 +86,7 @@ def test_a_row_of_a_product_does_not_depend_on_the_others(level, dtype):
 
 @pytest.mark.parametrize(("dtype", "most"), [("bf16", 0.004), ("int8", 0.012)])
 def test_rounded_weights_cost_this_much(dtype, most):
-    """Of products with normal weights; one int8 scale per output instead of per 64 inputs would cost 0.010 at 768 inputs."""
+    """Of products with normal weights; one int8 scale per output instead of per 64 inputs would cost 0.0077 instead of 0.0059."""
     x, weight = draw(8, 768), draw(256, 768, seed=1)
     exact = F.linear(x, weight)
     error = (product("portable", dtype, x, weight, None, None, 1) - exact).norm() / exact.norm()

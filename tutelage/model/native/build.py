@@ -2,7 +2,7 @@
 
 Libraries are kept in the user's cache folder (``$XDG_CACHE_HOME/tutelage/native``, by default ``~/.cache/tutelage/native``), by the
 hash of the source, the compiler and its flags; loading one takes milliseconds. torch's own loader for extensions is not used: it
-needs ninja, includes torch's headers and takes a second to find that nothing has changed.
+needs ninja, and a source without torch's headers needs no more than a call of the compiler.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch  # noqa: F401 - its OpenMP library must be loaded before ours asks for one
+import torch
 
 from tutelage.files import atomic_path
 
@@ -99,13 +99,14 @@ def _run(command: list[str]) -> None:
 
 
 def _openmp() -> str:
-    """The OpenMP library in this process; empty if there is none."""
+    """The OpenMP library that torch has loaded; empty if there is none. Wheels bring their own, and other packages theirs."""
     try:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
         return ""
-    found = re.search(r"/\S*/lib(gomp|iomp5|omp)[^/\s]*\.so[^/\s]*", mapped)
-    return found[0] if found else ""
+    found = re.findall(r"/\S*/lib(?:gomp|iomp5|omp)\b\S*", mapped)
+    site = str(Path(torch.__file__).parent)  # torch/lib, or torch.libs beside it
+    return next((path for path in found if path.startswith(site)), found[0] if found else "")
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class NativeDecoder:
 
     - fp32
     - bf16: half the memory. Inputs are rounded to bf16 where the processor has products of bf16, and stay fp32 elsewhere.
-    - int8: symmetric, one scale per output and 64 inputs, which errs half as much as one per output. Inputs stay fp32.
+    - int8: symmetric, one scale per output and 64 inputs: a quarter less error than with one per output. Inputs stay fp32.
 
     Weights are copied when it is made (adapters merged), except embeddings and norms, which are shared with ``model``. A row's
     results are the same bits in any batch and for any number of threads, by default torch's or one: see ``ThreadCount``.
