@@ -58,7 +58,11 @@ def of_model(prepared: Prepared, shape: str = "S", **changes: Any) -> dict[str, 
 
 
 def of_size(prepared: Prepared, width: int) -> dict[str, Any]:
-    heads: dict[str, Any] = {"hidden_size": width, "num_heads": width // 64, "intermediate_size": width * 8 // 3 // 8 * 8}
+    heads: dict[str, Any] = {
+        "hidden_size": width,
+        "num_heads": width // 64,
+        "intermediate_size": width * 8 // 3 // 8 * 8,
+    }
     return of_model(prepared, **heads) | {"batch": 4, "sequence": 256}
 
 
@@ -149,7 +153,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             prepared = Prepared(Path(folder), quick=options.quick)
             chosen = [curve for curve in CURVES if re.search(options.curve, curve.name)]
-            found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe(), "pace": asdict(pace)}
+            found: dict[str, Any] = {
+                "date": time.strftime("%Y-%m-%d"),
+                "machine": machine.describe(),
+                "pace": asdict(pace),
+            }
             found["curves"] = [points_of(curve, prepared, pace) for curve in chosen]
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / "curves.json", (json.dumps(found, indent=1) + "\n").encode())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TITLE = "Evaluation"
 ROWS, SHOTS = 64, 5
 LETTERS = "ABCD"
-TEMPLATES = {
+TEMPLATES: dict[str, dict[str, Any]] = {
     "blimp": {"doc_to_text": "", "doc_to_target": 0, "doc_to_choice": "{{[sentence_good, sentence_bad]}}"},
     "arc_easy": {
         "doc_to_text": "Question: {{question}}\nAnswer:",

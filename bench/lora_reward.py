@@ -29,7 +29,7 @@ from tutelage.train.optimizer import make_optimizer
 from tutelage.train.rankings import RankingExample, encode_rankings
 from tutelage.train.reward import RewardSettings, reward_update
 
-RANK, ALPHA, LONGEST, LR = 16, 32.0, 320, 3e-4
+RANK, ALPHA, LONGEST, LR = 16, 32, 320, 3e-4
 PASS = 2048
 """Most tokens of a forward pass of ours, as in recipes/smollm2.yaml; TRL pads a batch as a whole."""
 
