@@ -183,7 +183,8 @@ def test_a_model_that_wins_is_promoted_once_and_can_be_rolled_back(after, settin
     assert f"serving: {one.record['folder']}/ppo_ptx/checkpoint ({one.record['candidate'][:12]}), promoted" in said
     assert f"round 1: promoted; files: {one.record['folder']} (simulated people)" in said
     assert "judged by: people" in said
-    assert re.search(r"people's blind comparisons: (\d) of \1\n", said)
+    asked = tasks.progress(after, one.id, gate=True).total()  # none where the two models answered everything alike
+    assert (f"people's blind comparisons: {asked} of {asked}\n" in said) == (asked > 0)
     assert main(["loop", "rollback", "--reason", "rude", "--store", path]) == 0
     assert "rolled back" in capsys.readouterr().out
     assert models.promoted(after) == models.get_model(after, one.record["serving"])

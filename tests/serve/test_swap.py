@@ -47,8 +47,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def server(store: Store, tmp_path: Path) -> Iterator[Server]:
+def server(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     torch.set_num_threads(1)
+    monkeypatch.setenv("TUTELAGE_DECODE", "torch")  # answers take a while
     with _listen("127.0.0.1", 0) as listener:
         made = Server(create_app(load(tmp_path / "old")), 5.0)
         made.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"  # type: ignore[attr-defined]

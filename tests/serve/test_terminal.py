@@ -110,7 +110,8 @@ def models_listed(names: list[str]) -> Iterator[str]:
         thread.join()
 
 
-def test_an_answer_that_fails_is_an_error() -> None:
+def test_an_answer_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_DECODE", "torch")  # which takes a while
     with running(tiny_assistant()) as server:
         pieces = Remote(server.url).stream(ASKED, Sampling(max_tokens=200, seed=1))
         assert next(pieces)
