@@ -11,7 +11,7 @@ import torch
 from test_engine import FAMILIES, VOCAB, alone, assert_same, collect, prompts, tiny
 from test_service import serve
 
-from tutelage.errors import UsageError
+from tutelage.errors import TutelageError, UsageError
 from tutelage.generate.engine import Engine
 from tutelage.generate.request import Failure, Request
 from tutelage.generate.sampler import Sampling
@@ -123,9 +123,18 @@ def test_a_temperature_that_leaves_no_numbers_is_the_requests_own_fault() -> Non
         events += engine.step()
     failures = [event for event in events if isinstance(event, Failure)]
     written = collect([event for event in events if not isinstance(event, Failure)])
-    if failures:  # an infinite logit less an infinite one
-        assert [(one.handle, type(one.error)) for one in failures] == [(bad, UsageError)]
+    assert [(one.handle, type(one.error)) for one in failures] == [(bad, UsageError)]
     assert written[good, 0] == alone(model, Request([4, 5], Sampling(seed=2, max_tokens=20))).ids
+
+
+def test_a_model_that_breaks_while_it_is_served_is_its_own_fault() -> None:
+    model = tiny()
+    engine = engine_of(model, fixed=True)
+    engine.generate([Request([1, 2], Sampling(max_tokens=5))])
+    with torch.no_grad():
+        model.final_norm.weight[3] = math.nan  # norms are shared with the native decoder
+    with pytest.raises(TutelageError, match="not finite"):
+        engine.generate([Request([1, 2], Sampling(max_tokens=5))])
 
 
 def test_in_bf16_the_sampler_is_close_to_the_model() -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import UsageError
-from tutelage.generate.vetting import Vetter, limits
+from tutelage.generate.vetting import Vetter, begun
 
 WHITE_SPACE = r"[ \n\r\t]{1,32}"
 """Between two tokens of JSON. Without a limit, a small model may write spaces until its answer is too long."""
@@ -92,9 +92,8 @@ class Grammars:
     def _compiled(self, grammar: str) -> llguidance.LLMatcher | str:
         if problem := _VETTER.problem(grammar):
             return problem
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits())
-        matcher.compute_bitmask()  # what the first step of every answer needs is computed here
-        return " ".join(matcher.get_error().split())[:300] if matcher.is_error() else matcher
+        matcher, problem = begun(self._tokenizer, grammar)
+        return problem or matcher
 
 
 class _Table:

@@ -1,4 +1,4 @@
-"""Continuous batching: samples join and leave a running batch, and every step adds one token to each of its rows.
+"""Continuous batching: samples join and leave a running batch, and every step adds a token to each of its rows, or some at once.
 
 Rows 0..n-1 of the cache are the n active rows, so a decode step works on a view of the cache and copies nothing. All but the
 last token of a prompt is prefilled into the free rows behind them, right-padded together with prompts of similar length (no
@@ -134,6 +134,11 @@ class Engine:
         """Number of samples without a place."""
         return len(self._waiting)
 
+    def prepare(self) -> None:
+        """Get the weights ready for the first step: cast and packed, after the native decoder is compiled where it has to be."""
+        with torch.inference_mode(), autocast(self.device, self.autocast):
+            self._weights()
+
     def _weights(self) -> Decoder:
         """The model, or a copy of it with weights cast once for all steps; ``_rest`` drops the copy."""
         if self._cast is None:
@@ -252,7 +257,8 @@ class Engine:
         failures: dict[int, Exception] = {}
         if not math.isfinite(logprobs[:, -1].sum()):
             bad = (~logprobs[:, -1].isfinite()).nonzero()[:, 0].tolist()
-            raw = [self.model.logits(self.model(torch.tensor([rows[slot].context()]))[:, -1]) for slot in bad]
+            fed = [[*rows[slot].prompt, *rows[slot].ids, *ids[slot, :-1].tolist()] for slot in bad]
+            raw = [self.model.logits(self.model(torch.tensor([tokens]))[:, -1]) for tokens in fed]
             failures = self._non_finite(bad, torch.cat(raw))
         return self._record(ids.tolist(), logprobs.tolist(), {}, failures, watch)
 

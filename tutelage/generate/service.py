@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from threading import Condition, RLock, Thread, current_thread
 from typing import NamedTuple, Protocol
 
@@ -343,6 +344,8 @@ class Service:
     # -- the service's thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        with suppress(Exception):  # which the first step raises again, for those who wait for it
+            self._engine.prepare()
         while True:
             try:
                 with self._lock:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -19,19 +18,19 @@ CPU_SECONDS = 0.75
 """Processor time that a grammar may take. Of schemas, 1,000 properties take 0.6 s, 10,000 values of an enum 0.15 s; an ``allOf`` of
 four ``multipleOf`` was not done after three minutes."""
 _MEMORY = 2 * 2**30
-SLOW = f"it does not compile within {CPU_SECONDS} seconds: make it simpler"
+SLOW = f"it does not compile within {CPU_SECONDS} seconds and {_MEMORY >> 30} GiB: make it simpler"
 
 
-def limits() -> llguidance.LLParserLimits:
+def _limits() -> llguidance.LLParserLimits:
     """What one step may cost: about 7 ms for the lexer and 1 ms for the parser, because all answers wait for it."""
     return llguidance.LLParserLimits(step_lexer_fuel=100_000, step_max_items=20_000, verbose_errors=False)
 
 
-def problem(tokenizer: llguidance.LLTokenizer, grammar: str) -> str:
-    """What is wrong with a grammar, in a line; empty if it compiles and an answer can begin."""
-    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
+def begun(tokenizer: llguidance.LLTokenizer, grammar: str) -> tuple[llguidance.LLMatcher, str]:
+    """A grammar's matcher, which has computed what the first step of every answer needs, and what is wrong with it in a line."""
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_limits())
     matcher.compute_bitmask()
-    return " ".join(matcher.get_error().split())[:300] if matcher.is_error() else ""
+    return matcher, " ".join(matcher.get_error().split())[:300] if matcher.is_error() else ""
 
 
 class Vetter:
@@ -42,7 +41,7 @@ class Vetter:
         self._lock = Lock()
 
     def problem(self, grammar: str) -> str:
-        """See ``problem``. Blocks until the other process answers, or is stopped for taking too long."""
+        """What ``begun`` says is wrong; empty if nothing is. Blocks until the other process answers, or is stopped as too slow."""
         with self._lock:
             for _ in range(2):  # it may have been stopped by somebody else since the last grammar
                 fresh = self._process is None or self._process.poll() is not None
@@ -80,13 +79,15 @@ class Vetter:
 
 
 def main() -> None:
+    import resource  # which Windows does not have; the module is imported with the server
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     tokenizer = llguidance.LLTokenizer("byte")
     for line in sys.stdin.buffer:
         grammar = re.sub(r"<\[\d+\]>", "<[0]>", json.loads(line))  # ids of a vocabulary that is not here
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends the process
-        found = problem(tokenizer, grammar)
+        _, found = begun(tokenizer, grammar)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(found), flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -25,15 +26,18 @@ def settled(model: Decoder, dtype: torch.dtype, rows: int) -> NativeDecoder | No
     kind: Dtype = "bf16" if torch.bfloat16 in (dtype, model.embed.weight.dtype) else "fp32"
     if setting != "auto":
         return choose(model, kind, rows, setting)  # type: ignore[arg-type]
+    if supported(model):  # nothing is compiled for a model that is not on the CPU
+        return None
     loaded, _ = library()
-    if loaded is None or supported(model):
+    if loaded is None:
         return choose(model, kind, rows)
     compiled, rows = Path(loaded._name), 1 << (rows - 1).bit_length()
     facts = (compiled.stem, model.config.model_dump_json(), kind, rows, torch.get_num_threads(), torch.__version__)
     path = compiled.parent / "choices" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
     if not path.exists():
         native = choose(model, kind, rows)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, b"torch\n" if native is None else b"native\n")
+        with suppress(OSError):  # a folder that others share may be read-only
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, b"torch\n" if native is None else b"native\n")
         return native
     return NativeDecoder(model, kind) if path.read_bytes() == b"native\n" else None
