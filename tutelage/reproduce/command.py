@@ -21,7 +21,7 @@ def reproduce(
     *,
     seeds: Annotated[tuple[int, ...], Field(description="seeds; may be given several times")] = (0, 1, 2),
     out: Annotated[Path, Field(description="folder of the runs, one per seed for all claims")] = Path("runs/reproduce"),
-    pages: Annotated[Path | None, Field(description="folder that the page goes to; none: --out")] = None,
+    pages: Annotated[Path | None, Field(description="folder of the pages, their verdicts and the list of all; none: --out")] = None,
     data: Annotated[Path | None, Field(description="folder of real data, for the claims about it")] = None,
     model: Annotated[
         str, Field(description="folder or hub name to ask instead of the claim's model, where it has one")
@@ -29,7 +29,7 @@ def reproduce(
 ) -> str:
     """Hold a paper's claim against what happens here: three seeds, a verdict, a page."""
     if name is None:
-        return "\n".join(_list(out))
+        return "\n".join(_list(pages or out))
     if len(set(seeds)) != len(seeds):
         raise UsageError("a seed is given twice")
     claim = read_claim(name)
@@ -48,8 +48,9 @@ def reproduce(
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, page(name, claim, seeds, found, took, rows, Path(model).name).encode())
     verdicts = {title: _plain(one.verdict) for title, one in found.items()}
-    write_atomic(out / f"{name}.json", json.dumps({"seeds": list(seeds), "verdicts": verdicts}, indent=2).encode())
-    write_atomic(target.with_name("README.md"), index(dict(_kept(out))).encode())
+    kept = {"seeds": list(seeds), "verdicts": verdicts}
+    write_atomic(target.with_suffix(".json"), (json.dumps(kept, indent=2) + "\n").encode())
+    write_atomic(target.with_name("README.md"), index(dict(_kept(target.parent))).encode())
     return "\n".join([*(f"{title}: {in_words(one)}" for title, one in found.items()), f"page: {target}"])
 
 
@@ -58,17 +59,17 @@ def _plain(found: Verdict) -> dict[str, Any]:
     return {key: value if isinstance(value, str) or isfinite(value) else None for key, value in found._asdict().items()}
 
 
-def _kept(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _kept(pages: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each claim that was run, and what is kept of it: seeds and verdicts."""
     for name in names():
-        path = out / f"{name}.json"
+        path = pages / f"{name}.json"
         if path.exists():
             yield name, json.loads(path.read_text(encoding="utf-8"))
 
 
-def _list(out: Path) -> Iterator[str]:
+def _list(pages: Path) -> Iterator[str]:
     """Each claim's name, title and, where it was run, verdicts."""
-    kept = dict(_kept(out))
+    kept = dict(_kept(pages))
     for name in names():
         claim: Claim = read_claim(name)
         yield f"{name}: {claim.title} ({claim.paper.strip()})"
