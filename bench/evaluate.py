@@ -70,7 +70,7 @@ def write_rows(folder: Path, sentences: list[str], rows: int) -> None:
 
 
 def tutelage(model: str, data: str, task: str, shots: int, dtype: str = "fp32") -> Turn:
-    from tutelage.cli.app import prepare_machine
+    from tutelage.machine import prepare_machine
 
     prepare_machine()
     from tutelage.evaluate.tasks.command import load_subject

@@ -49,7 +49,7 @@ def sides(prepared: Prepared, shape: str) -> list[Side]:
 
 
 def tutelage(model: str, vocab_size: int, batch: int, prompt: int, tokens: int, dtype: str = "auto") -> Turn:
-    from tutelage.cli.app import prepare_machine
+    from tutelage.machine import prepare_machine
 
     prepare_machine()
     from tutelage.generate.engine import Engine

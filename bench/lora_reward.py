@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from tutelage.data.formats import read_rankings
-from tutelage.model import device
+from tutelage.machine import prepare_machine
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.train.models import load_trainable, new_scorer
 from tutelage.train.optimizer import make_optimizer
@@ -41,9 +41,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6)
     options = parser.parse_args()
-    device.set_threads()
-    device.keep_big_tensors_on_heap()
-    device.bound_primitive_caches()
+    prepare_machine()
 
     tokenizer = Tokenizer.load(options.model)
     rankings = (("", ranking) for ranking in read_rankings(options.rankings, on_bad="skip"))

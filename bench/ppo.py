@@ -55,7 +55,7 @@ def prompts(prepared: Prepared) -> list[dict[str, Any]]:
 
 
 def tutelage(model: str, reward_model: str, rows: str, batch: int, longest: int, ends: bool, trunk: str) -> Turn:
-    from tutelage.cli.app import prepare_machine
+    from tutelage.machine import prepare_machine
 
     prepare_machine()
     from tutelage.records import Message, Prompt

@@ -32,7 +32,7 @@ def cases(prepared: Prepared) -> Iterator[Case]:
 
 def tutelage(model: str, vocab_size: int, batch: int, sequence: int, compile: bool = False) -> Turn:
     """As ``tutelage pretrain``, with or without ``--compile``."""
-    from tutelage.cli.app import prepare_machine
+    from tutelage.machine import prepare_machine
 
     prepare_machine()
     import torch

@@ -46,7 +46,7 @@ def rankings(rows: int, answers: int = K) -> list[dict[str, Any]]:
 
 
 def tutelage(model: str, rows: str, batch: int) -> Turn:
-    from tutelage.cli.app import prepare_machine
+    from tutelage.machine import prepare_machine
 
     prepare_machine()
     from tutelage.text.tokenizer import Tokenizer

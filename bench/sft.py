@@ -55,7 +55,7 @@ def random_demonstrations(rows: int) -> list[dict[str, Any]]:
 
 
 def tutelage(model: str, rows: str, batch: int) -> Turn:
-    from tutelage.cli.app import prepare_machine
+    from tutelage.machine import prepare_machine
 
     prepare_machine()
     from tutelage.data.tokens.batches import Example

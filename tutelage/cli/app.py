@@ -31,6 +31,7 @@ from cyclopts import (
 from tutelage import __version__
 from tutelage.cli.options import Option, Typed, as_function
 from tutelage.errors import Interrupted, TutelageError, UsageError
+from tutelage.machine import prepare_machine
 from tutelage.recipes.steps import KINDS
 from tutelage.screen import visible
 from tutelage.settings import nearest
@@ -162,6 +163,7 @@ def main(words: Sequence[str]) -> int:
 
 def run_command(words: Sequence[str]) -> None:
     """Find the command, parse its words, and call its function. Raises UsageError for unknown words."""
+    prepare_machine()
     words, app = _join_flag_values(words), overview()
     name = " ".join(word for word in app.parse_commands(words)[0] if not word.startswith("-"))
     options: list[Option] = []
@@ -178,8 +180,6 @@ def run_command(words: Sequence[str]) -> None:
         raise UsageError(describe_error(error, options, words)) from None
     values = call(*bound.args, **bound.kwargs)  # of the command; or this prints help or the version
     if typed and call is parser:
-        if "torch" in sys.modules:
-            prepare_machine()
         result = typed.call(values)
         if result is not None and os.environ.get("RANK", "0") == "0":
             print(visible(result) if sys.stdout.isatty() else result)
@@ -230,15 +230,6 @@ def describe_error(error: CycloptsError, options: Sequence[Option], words: Seque
         written = f"; one that begins with a hyphen is written {name}={shlex.quote(after)}" if is_value else ""
         return f"{name} needs a value{written}"
     return " ".join(str(error).split())
-
-
-def prepare_machine() -> None:
-    """Process-wide choices that must come before the first big tensor."""
-    from tutelage.model.device import bound_primitive_caches, keep_big_tensors_on_heap, set_threads
-
-    keep_big_tensors_on_heap()
-    bound_primitive_caches()
-    set_threads()
 
 
 def _join_flag_values(words: Sequence[str]) -> list[str]:

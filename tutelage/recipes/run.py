@@ -7,13 +7,13 @@ computed is deleted, and a step that was changed by mistake costs nothing.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
 from tutelage.errors import CheckpointError, RecipeError, TutelageError, UsageError
 from tutelage.files import write_atomic
+from tutelage.machine import release_heap
 from tutelage.recipes.amounts import Amounts
 from tutelage.recipes.steps import KINDS, Kind, Recipe, Step, check_device
 from tutelage.runs.folder import (
@@ -65,9 +65,7 @@ def run_recipe(recipe: Recipe, steps: Sequence[Step], kinds: Mapping[str, Kind] 
             if aside and not step.out.exists():  # refused before it began
                 aside.rename(step.out)
             raise
-        if runs and "torch" in sys.modules:
-            from tutelage.model.device import release_heap
-
+        if runs:
             release_heap()
 
 

@@ -21,7 +21,9 @@ def reproduce(
     *,
     seeds: Annotated[tuple[int, ...], Field(description="seeds; may be given several times")] = (0, 1, 2),
     out: Annotated[Path, Field(description="folder of the runs, one per seed for all claims")] = Path("runs/reproduce"),
-    pages: Annotated[Path | None, Field(description="folder of the pages, their verdicts and the list of all; none: --out")] = None,
+    pages: Annotated[
+        Path | None, Field(description="folder of the pages, their verdicts and the list of all; none: --out")
+    ] = None,
     data: Annotated[Path | None, Field(description="folder of real data, for the claims about it")] = None,
     model: Annotated[
         str, Field(description="folder or hub name to ask instead of the claim's model, where it has one")
