@@ -38,7 +38,8 @@ def sides(prepared: Prepared, shape: str) -> list[Side]:
     gguf = {kind: {"gguf": prepared.gguf(shape, kind)} for kind in ("bf16", "f32", "q8_0")}
     return [
         Side("tutelage", "as shipped", tutelage, whole),
-        Side("tutelage", "bf16", tutelage, half),
+        Side("tutelage", "bf16", tutelage, whole | {"weights": "bf16"}),
+        Side("tutelage", "int8", tutelage, whole | {"weights": "int8"}),
         Side("transformers", "as shipped", transformers, whole),
         Side("transformers", "mallopt", transformers, whole | kept),
         Side("transformers", "bf16m", transformers, half | kept),
@@ -48,7 +49,7 @@ def sides(prepared: Prepared, shape: str) -> list[Side]:
     ]
 
 
-def tutelage(model: str, vocab_size: int, batch: int, prompt: int, tokens: int, dtype: str = "auto") -> Turn:
+def tutelage(model: str, vocab_size: int, batch: int, prompt: int, tokens: int, weights: Any = "auto") -> Turn:
     from tutelage.machine import prepare_machine
 
     prepare_machine()
@@ -58,7 +59,7 @@ def tutelage(model: str, vocab_size: int, batch: int, prompt: int, tokens: int, 
     from tutelage.model.checkpoint import load_decoder
 
     decoder = load_decoder(Path(model))
-    engine = Engine(decoder, max_batch=batch, autocast=dtype, fixed=True)
+    engine = Engine(decoder, max_batch=batch, weights=weights, fixed=True)
     sampling = Sampling(temperature=0, max_tokens=tokens)
     requests = [Request(row, sampling) for row in random_rows(batch, prompt, vocab_size)]
 

@@ -147,3 +147,25 @@ def test_in_bf16_the_sampler_is_close_to_the_model() -> None:
     apart = [abs(p - q) for p, q in zip(ours.logprobs, exact, strict=True)]
     assert 1e-5 < max(apart) < 0.3
     assert math.fsum(apart) / len(apart) < 0.05
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_rounded_weights_decode_what_a_model_with_them_would(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment says. The plain loop's log-probabilities of the same tokens are near, and not the same."""
+    monkeypatch.setenv("TUTELAGE_DECODE", "torch")
+    model, request = tiny(), Request(ids=[5, 6, 7], sampling=Sampling(seed=3, max_tokens=20))
+    engine = engine_of(model, max_batch=2, weights=weights)
+    ((first,),), ((again,),) = engine.generate([request]), engine.generate([request])
+    assert first == again
+    whole = torch.tensor([[*request.ids, *first.ids]])
+    logprobs = model.logits(model(whole)).log_softmax(-1)[0, 2:-1].gather(1, whole[0, 3:, None])[:, 0]
+    distances = (torch.tensor([token.logprob for token in first.tokens]) - logprobs).abs()
+    assert 1e-6 < distances.max() < 0.15
+
+
+def test_rounded_weights_without_native_decoding_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.model.native.choice.library", lambda: (None, "there is no C++ compiler"))
+    with pytest.raises(UsageError, match=r"there is no C\+\+ compiler; weights in int8 are for native decoding alone"):
+        engine_of(tiny(), weights="int8")
+    with pytest.raises(UsageError, match=r"there is no C\+\+ compiler; set TUTELAGE_DECODE to auto or torch"):
+        engine_of(tiny()).prepare()

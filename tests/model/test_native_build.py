@@ -101,7 +101,7 @@ except UsageError as error:
 def test_without_a_compiler_torch_is_used_and_that_is_said_once(tmp_path):
     done = run(TRIES, PATH=str(tmp_path))
     reason = "native decoding: no C++ compiler found (g++, c++, clang++)"
-    assert done.stdout == f"None None\n{reason}; set auto or torch\n"
+    assert done.stdout == f"None None\n{reason}\n"
     assert done.stderr == f"{reason}; continuing with torch\n"
 
 
@@ -111,7 +111,7 @@ def test_a_compiler_that_fails_is_said_once(tmp_path):
     compiler.chmod(0o755)
     done = run(TRIES, PATH=f"{tmp_path}:/usr/bin:/bin", XDG_CACHE_HOME=str(tmp_path / "cache"))
     reason = f"native decoding: {compiler} could not compile it: fatal error: disk full"
-    assert done.stdout == f"None None\n{reason}; set auto or torch\n"
+    assert done.stdout == f"None None\n{reason}\n"
     assert [line for line in done.stderr.splitlines() if "compiling" not in line] == [
         f"{reason}; continuing with torch"
     ]
@@ -171,9 +171,7 @@ def test_logits_that_differ_are_not_used(monkeypatch):
     model = build(small("llama"))
     monkeypatch.setitem(choice.TOLERANCE, "fp32", 1e-9)
     assert choose(model, "fp32", 2) is None
-    with pytest.raises(
-        UsageError, match=r"its logits differ from torch's by .*e-0\d, more than 1e-09 in fp32; set auto or torch"
-    ):
+    with pytest.raises(UsageError, match=r"its logits differ from torch's by .*e-0\d, more than 1e-09 in fp32$"):
         choose(model, "fp32", 2, "native")
     model.final_norm.weight.data[0] = torch.nan
     monkeypatch.setitem(choice.TOLERANCE, "fp32", 1e9)

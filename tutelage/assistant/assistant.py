@@ -376,8 +376,14 @@ class Assistant:
         if self.generator is not None:
             yield self.generator
             return  # whoever made it closes it
-        options = {"max_batch": max_batch, "max_waiting": 2 * samples}
-        with Service(self.decoder, self.tokenizer, autocast=self.dtype, eager=False, **options) as service:
+        with Service(
+            self.decoder,
+            self.tokenizer,
+            max_batch=max_batch,
+            max_waiting=2 * samples,
+            autocast=self.dtype,
+            eager=False,
+        ) as service:
             yield service
 
     def _transcript_ids(self, prompt: Prompt, shots: Sequence[Conversation], room: int, labelled: bool) -> list[int]:

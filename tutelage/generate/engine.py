@@ -29,7 +29,7 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, autocast_dtype
 from tutelage.model.inference import inference_copy
 from tutelage.model.native.decoder import NativeDecoder
-from tutelage.model.native.settle import settled
+from tutelage.model.native.settle import Weights, settled
 
 Watch = Callable[[int, int, int], bool]
 """Called with (handle, sample, token) for every new token; True ends the sample."""
@@ -77,11 +77,14 @@ class Engine:
     """Runs requests through a model, many at once. Not thread-safe: one thread owns it.
 
     ``max_batch``: most samples at a time. ``autocast``: auto, bf16 or fp32; on CPU, auto means fp32 for a small ``max_batch``,
-    whatever the number of active rows, so that a sample never changes its precision. The model is switched to eval
-    mode. Its weights may change while no sample is active or waiting. In bf16 the engine holds a bf16 copy of the matrices until
-    then; with ``fixed``, the weights never change and the copy is kept. ``eager`` is for people who wait for each token: every
-    place is given out at once, long prompts are prefilled in pieces between the steps, and what ended samples hold is kept for
-    prompts that continue them. Otherwise an eighth of the places is filled at a time, which is faster for a long list.
+    whatever the number of active rows, so that a sample never changes its precision. ``weights``, bf16 or int8: what those that
+    decode are rounded to, on a CPU alone and whatever the compute type; UsageError where there is no native decoding.
+
+    The model is switched to eval mode. Its weights may change while no sample is active or waiting. In bf16 the engine holds a
+    bf16 copy of the matrices until then; with ``fixed``, the weights never change and the copy is kept. ``eager`` is for people
+    who wait for each token: every place is given out at once, long prompts are prefilled in pieces between the steps, and what
+    ended samples hold is kept for prompts that continue them. Otherwise an eighth of the places is filled at a time, which is
+    faster for a long list.
 
     ``generate`` serves a list of requests; a ``Service`` calls ``submit``, ``step`` and ``cancel`` itself.
     """
@@ -92,6 +95,7 @@ class Engine:
         *,
         max_batch: int = 64,
         autocast: str = "auto",
+        weights: Weights = "auto",
         fixed: bool = False,
         eager: bool = False,
     ) -> None:
@@ -100,7 +104,7 @@ class Engine:
         self.model, self.max_batch, self.max_length = model, max_batch, model.config.max_position_embeddings
         few = autocast == "auto" and max_batch < BF16_ROWS and self.device.type == "cpu"
         self.autocast, self.fixed, self.vocab_size = "fp32" if few else autocast, fixed, model.config.vocab_size
-        self.eager, self._piece = eager, piece_tokens(model)
+        self.weights, self.eager, self._piece = weights, eager, piece_tokens(model)
         self.hold = 1 if eager else max_batch // 8
         """While more samples wait than there are free places, at least this many places are filled at once: a prefill of one
         prompt costs nearly as much as one of eight."""
@@ -114,6 +118,8 @@ class Engine:
         self._next_handle = 0
         self._cast: Decoder | None = None  # the model in the compute type, while there are samples
         self._native: NativeDecoder | None = None  # what decodes in torch's place, while there are samples
+        if weights != "auto":  # which may not be possible
+            self.prepare()
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +150,7 @@ class Engine:
         if self._cast is None:
             dtype = autocast_dtype(self.device, self.autocast)
             self._cast = self.model if dtype == torch.float32 else inference_copy(self.model, dtype)
-            self._native = settled(self.model, dtype, self.max_batch)
+            self._native = settled(self.model, dtype, self.max_batch, self.weights)
         return self._cast
 
     def _rest(self) -> None:

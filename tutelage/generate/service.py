@@ -14,6 +14,7 @@ from tutelage.generate.engine import Engine
 from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
 from tutelage.generate.text import StreamingTokenizer, TextWriter
 from tutelage.model.decoder import Decoder
+from tutelage.model.native.settle import Weights
 
 
 class Delta(NamedTuple):
@@ -208,7 +209,8 @@ class Service:
     """Serves requests from any thread; one thread of its own runs the engine.
 
     ``max_batch``: most samples at a time. ``max_waiting``: most samples that wait for a place; those of one client take at
-    most half of it. ``autocast``, ``eager``: see ``Engine``. Close the service when it is no longer needed: it holds the model.
+    most half of it. ``autocast``, ``weights``, ``eager``: see ``Engine``.
+    Close the service when it is no longer needed: it holds the model.
     """
 
     def __init__(
@@ -219,9 +221,10 @@ class Service:
         max_batch: int = 64,
         max_waiting: int = 1024,
         autocast: str = "auto",
+        weights: Weights = "auto",
         eager: bool = True,
     ) -> None:
-        self._engine = Engine(model, max_batch=max_batch, autocast=autocast, fixed=True, eager=eager)
+        self._engine = Engine(model, max_batch=max_batch, autocast=autocast, weights=weights, fixed=True, eager=eager)
         self._tokenizer = tokenizer
         self._max_waiting, self._share = max_waiting, max(1, max_waiting // 2)
         self._queue = FairQueue()

@@ -101,6 +101,12 @@ def serve(
             description="auto: fp32 on a CPU, where a seed gives one answer whoever else asks; elsewhere the fastest"
         ),
     ] = "auto",
+    weights: Annotated[
+        Literal["auto", "bf16", "int8"],
+        Field(
+            description="what weights are rounded to for decoding on a CPU: less to read per token; auto: not rounded"
+        ),
+    ] = "auto",
     device: Annotated[str, Field(description="auto, cpu, cuda, mps")] = "auto",
 ) -> str:
     """Answer in a browser and over an OpenAI-compatible API."""
@@ -116,7 +122,12 @@ def serve(
             assistant = Assistant.load(folder, device=device)
             dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
             service = Service(
-                assistant.decoder, assistant.tokenizer, max_batch=max_batch, max_waiting=max_waiting, autocast=dtype
+                assistant.decoder,
+                assistant.tokenizer,
+                max_batch=max_batch,
+                max_waiting=max_waiting,
+                autocast=dtype,
+                weights=weights,
             )
             name, hash = model_id(folder), hash_of(folder) if folder.is_dir() else str(folder)
             models.register_model(opened, hash, str(folder.resolve() if folder.is_dir() else folder))

@@ -50,7 +50,7 @@ def choose(model: Decoder, dtype: Dtype, rows: int, setting: Setting = "auto") -
             reason = _found_wrong(model, native) or (_found_slow(model, native, rows) if setting == "auto" else None)
         model.train(training)
     if reason and setting == "native":
-        raise UsageError(f"native decoding: {reason}; set auto or torch")
+        raise UsageError(f"native decoding: {reason}")
     return None if reason else native
 
 

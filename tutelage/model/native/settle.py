@@ -6,24 +6,35 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from tutelage.errors import UsageError
 from tutelage.files import write_atomic
 from tutelage.model.decoder import Decoder
 from tutelage.model.native.build import library
 from tutelage.model.native.choice import choose
 from tutelage.model.native.decoder import Dtype, NativeDecoder, supported
 
+Weights = Literal["auto", "bf16", "int8"]
+"""What a decoder rounds its weights to: auto, the type that generation computes in."""
 
-def settled(model: Decoder, dtype: torch.dtype, rows: int) -> NativeDecoder | None:
+
+def settled(model: Decoder, dtype: torch.dtype, rows: int, weights: Weights = "auto") -> NativeDecoder | None:
     """``choose`` for generation in ``dtype`` (float32 or bfloat16), as TUTELAGE_DECODE in the environment says.
+
+    UsageError where ``weights`` are to be rounded, or the environment insists on it, and there is no native decoding.
 
     What auto finds is kept on this machine, by the model's shape and the power of two of ``rows``: a run that is resumed
     decodes as it began, to the last bit, and nothing is measured twice.
     """
+    if weights != "auto":
+        return _insisted(model, weights, rows, f"weights in {weights} are for native decoding alone")
     setting = os.environ.get("TUTELAGE_DECODE", "auto")
     kind: Dtype = "bf16" if torch.bfloat16 in (dtype, model.embed.weight.dtype) else "fp32"
+    if setting == "native":
+        return _insisted(model, kind, rows, "set TUTELAGE_DECODE to auto or torch")
     if setting != "auto":
         return choose(model, kind, rows, setting)  # type: ignore[arg-type]
     if supported(model):  # nothing is compiled for a model that is not on the CPU
@@ -41,3 +52,10 @@ def settled(model: Decoder, dtype: torch.dtype, rows: int) -> NativeDecoder | No
             write_atomic(path, b"torch\n" if native is None else b"native\n")
         return native
     return NativeDecoder(model, kind) if path.read_bytes() == b"native\n" else None
+
+
+def _insisted(model: Decoder, kind: Dtype, rows: int, advice: str) -> NativeDecoder | None:
+    try:
+        return choose(model, kind, rows, "native")
+    except UsageError as error:
+        raise UsageError(f"{error}; {advice}") from None
