@@ -49,7 +49,9 @@ def sides(prepared: Prepared, shape: str) -> list[Side]:
     ]
 
 
-def tutelage(model: str, vocab_size: int, batch: int, prompt: int, tokens: int, weights: Any = "auto") -> Turn:
+def tutelage(
+    model: str, vocab_size: int, batch: int, prompt: int, tokens: int, weights: Any = "auto", device: str = "cpu"
+) -> Turn:
     from tutelage.machine import prepare_machine
 
     prepare_machine()
@@ -58,7 +60,7 @@ def tutelage(model: str, vocab_size: int, batch: int, prompt: int, tokens: int, 
     from tutelage.generate.sampler import Sampling
     from tutelage.model.checkpoint import load_decoder
 
-    decoder = load_decoder(Path(model))
+    decoder = load_decoder(Path(model), device)
     engine = Engine(decoder, max_batch=batch, weights=weights, fixed=True)
     sampling = Sampling(temperature=0, max_tokens=tokens)
     requests = [Request(row, sampling) for row in random_rows(batch, prompt, vocab_size)]

@@ -30,7 +30,9 @@ def cases(prepared: Prepared) -> Iterator[Case]:
     yield Case("S, 16 x 256", "tokens/s", sides, work)
 
 
-def tutelage(model: str, vocab_size: int, batch: int, sequence: int, compile: bool = False) -> Turn:
+def tutelage(
+    model: str, vocab_size: int, batch: int, sequence: int, compile: bool = False, device: str = "cpu"
+) -> Turn:
     """As ``tutelage pretrain``, with or without ``--compile``."""
     from tutelage.machine import prepare_machine
 
@@ -43,7 +45,7 @@ def tutelage(model: str, vocab_size: int, batch: int, sequence: int, compile: bo
     from tutelage.train.optimizer import make_optimizer
     from tutelage.train.pretraining_text import text_backward, text_loss
 
-    decoder = load_decoder(Path(model)).train()
+    decoder = load_decoder(Path(model), device).train()
     optimizer = make_optimizer("adamw", decoder, 1e-4, weight_decay=0.1)
     for group in optimizer.param_groups:
         group["lr"] = 1e-4

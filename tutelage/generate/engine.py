@@ -27,6 +27,7 @@ from tutelage.generate.sampler import History, SamplingRows, sample, stream_key,
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, autocast_dtype
+from tutelage.model.graphs import GraphDecoder, recordable
 from tutelage.model.inference import inference_copy
 from tutelage.model.native.decoder import NativeDecoder
 from tutelage.model.native.settle import Weights, settled
@@ -48,7 +49,7 @@ SLOTS = 64
 class _Batch:
     """What a decode step needs of the n active rows as tensors; rebuilt when a row joins or leaves."""
 
-    cache: KVCache  # a view of the first n rows of the engine's cache
+    cache: KVCache  # a view of the first n rows of the engine's cache; on a GPU of some more, which idle
     tokens: Tensor  # int64 [n]: the next input
     settings: SamplingRows
     history: History | None
@@ -118,6 +119,7 @@ class Engine:
         self._next_handle = 0
         self._cast: Decoder | None = None  # the model in the compute type, while there are samples
         self._native: NativeDecoder | None = None  # what decodes in torch's place, while there are samples
+        self._graphs: GraphDecoder | None = None  # the same on a GPU
         if weights != "auto":  # which may not be possible
             self.prepare()
 
@@ -151,12 +153,13 @@ class Engine:
             dtype = autocast_dtype(self.device, self.autocast)
             self._cast = self.model if dtype == torch.float32 else inference_copy(self.model, dtype)
             self._native = settled(self.model, dtype, self.max_batch, self.weights)
+            self._graphs = GraphDecoder(self._cast) if recordable(self._cast) else None
         return self._cast
 
     def _rest(self) -> None:
         """Drop the cast weights when no sample is left: the model's may change now, and training needs the memory."""
         if not (self.active or self._waiting or self.fixed):
-            self._cast = self._native = None
+            self._cast = self._native = self._graphs = None
             self._kept.clear()
 
     def check(self, request: Request) -> None:
@@ -222,13 +225,16 @@ class Engine:
             self._admit()
             if not self._rows:
                 return []
+            model, native = self._weights(), self._native
             if self._batch is None or self._batch.longest >= self._batch.cache.capacity:
                 self._batch = self._collect()
-            batch, model, native = self._batch, self._weights(), self._native
+            batch = self._batch
             if native is not None and batch.plain:
                 return self._run(native, batch, watch)
             if native is not None:
                 logits = raw = native.step(batch.tokens, batch.cache)
+            elif self._graphs is not None:
+                logits = raw = self._graphs.step(batch.tokens, batch.cache, batch.longest)
             else:
                 logits = raw = model.logits(model(batch.tokens[:, None], cache=batch.cache)[:, 0])
         hooks, failures = batch.hooks, {}
@@ -373,12 +379,13 @@ class Engine:
         """The tensors of the current rows. Called under autocast, because the cache may grow."""
         rows, device = self._rows, self.device
         longest = max(row.held for row in rows)
-        cache = self._reserve(len(rows), longest + 1)
-        lengths = torch.tensor([row.held for row in rows], device=device)
+        places = len(rows) if self._graphs is None else self._graphs.rows(len(rows), self.max_batch)
+        cache = self._reserve(places, longest + 1)
+        lengths = torch.tensor([*(row.held for row in rows), *[0] * (places - len(rows))], device=device)
         held = [row for row in rows if row.request.sampling.penalised]
         history = History.of([(row.request.ids, row.ids) for row in held], self.vocab_size, device) if held else None
         return _Batch(
-            cache=cache.part(0, len(rows), lengths),
+            cache=cache.part(0, places, lengths),
             tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
             settings=SamplingRows.of([row.request.sampling for row in rows], self.vocab_size, device),
             history=history,

@@ -196,13 +196,15 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         attention_mask: Tensor | None = None,
         cache: KVCache | None = None,
+        visible: int = 0,
     ) -> Tensor:
         """Token ids [b, s] -> hidden states [b, s, d] after the final norm.
 
         Without a mask attention is causal, which suffices for right-padded batches. ``attention_mask`` bool [b, s, s]
         (query i may attend to key j; always to itself) is for sequences that share a prefix, with matching ``positions``
         [b, s]. With ``cache`` (generation) the tokens continue each row at its own length, which grows by s; masks and
-        positions are then a ValueError.
+        positions are then a ValueError. ``visible``: how many slots of it the tokens look at, no fewer than the longest row will
+        hold; 0: find out, which waits for the device.
 
         Dynamic RoPE scaling uses the frequencies of this forward's last position, over the whole batch with its padding, as
         in transformers; keys in the cache keep theirs. So beyond max_position_embeddings, and only there, cached and
@@ -212,7 +214,7 @@ class Decoder(nn.Module):
         if cache is not None:
             if positions is not None or attention_mask is not None:
                 raise ValueError("with a cache, positions and attention_mask follow from its lengths: leave both out")
-            longest = cache.longest()
+            longest = visible - s if visible else cache.longest()
             cache.reserve(longest + s)
             if longest or s == 1:  # otherwise a prefill, whose rows all start at 0
                 positions = cache.positions(s)
