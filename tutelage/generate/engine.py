@@ -13,17 +13,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from tutelage.errors import TutelageError, UsageError
-from tutelage.generate.hooks import Hooks
+from tutelage.generate.batch import DRAWS, Batch
 from tutelage.generate.prefill import KEPT_BYTES, Group, Kept, Row, Source, Taken, begin, piece_tokens, take
 from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
-from tutelage.generate.sampler import History, SamplingRows, sample, stream_key, uniforms
+from tutelage.generate.sampler import sample, stream_key
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast, autocast_dtype
@@ -35,43 +34,12 @@ from tutelage.model.native.settle import Weights, settled
 Watch = Callable[[int, int, int], bool]
 """Called with (handle, sample, token) for every new token; True ends the sample."""
 
-DRAWS = 16
-"""Steps whose random numbers are made at once: 12 small tensor operations every 16 steps instead of every step."""
 BF16_ROWS = 16
 """Smallest ``max_batch`` for which ``auto`` computes in bf16 on a CPU that has it. bf16 generates so many times as many tokens per
 second as fp32: with 6 M, 15 M and 34 M parameters 0.7 to 0.8, 0.8 and 0.9 at 1 row, 0.8, 1.1 and 1.2 at 4, and 0.9, 1.2 and 1.9 at
 16; with 135 M 0.8 to 0.9 at 1 row, 1.4 at 4 and 1.7 at 16 (Xeon with AMX, two cores shared with other programs, in turns)."""
 SLOTS = 64
 """Cache slots are allocated in multiples of this."""
-
-
-@dataclass
-class _Batch:
-    """What a decode step needs of the n active rows as tensors; rebuilt when a row joins or leaves."""
-
-    cache: KVCache  # a view of the first n rows of the engine's cache; on a GPU of some more, which idle
-    tokens: Tensor  # int64 [n]: the next input
-    settings: SamplingRows
-    history: History | None
-    hooks: Hooks | None
-    keys: Tensor  # int64 [n, 1]
-    steps: Tensor  # int64 [n, 1]: how many tokens each row had when the draws were made
-    longest: int  # tokens that the longest row holds
-    temperature: Tensor  # float32 [n]; 0: greedy
-    stop_ids: Tensor  # int64 [n, any], filled up with -1
-    draws: Tensor | None = None  # float64 [n, DRAWS]
-    drawn: int = DRAWS
-
-    @property
-    def plain(self) -> bool:
-        """Whether every row samples from its logits over its temperature, and nothing looks at them between two tokens."""
-        return self.hooks is None and self.history is None and self.settings.truncated is None
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """int64 [n, longest], filled up with -1."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows]).view(len(rows), longest).long()
 
 
 class Engine:
@@ -115,7 +83,7 @@ class Engine:
         self._waiting: deque[Row] = deque()
         row = 2 * model.config.num_layers * model.config.num_kv_heads * model.config.head_dim * self.max_length
         self._kept = Kept(min(KEPT_BYTES, 4 * row * max_batch))
-        self._batch: _Batch | None = None  # None once rows have changed
+        self._batch: Batch | None = None  # None once rows have changed
         self._next_handle = 0
         self._cast: Decoder | None = None  # the model in the compute type, while there are samples
         self._native: NativeDecoder | None = None  # what decodes in torch's place, while there are samples
@@ -241,7 +209,7 @@ class Engine:
         if hooks is not None:
             logits, failed = hooks.adjust(raw, [row.ids for row in self._rows])
             failures = {self._rows[slot].handle: error for slot, error in failed.items()}
-        ids, logprobs, probs = sample(logits, batch.settings, self._draw(batch)[:, 0], batch.history)
+        ids, logprobs, probs = sample(logits, batch.settings, batch.draw()[:, 0], batch.history)
         batch.tokens, batch.longest = ids, batch.longest + 1
         if batch.history is not None:
             batch.history.add(ids[batch.settings.penalised])
@@ -252,7 +220,7 @@ class Engine:
             failures |= self._non_finite(bad, raw[bad])
         return self._record(numbers[0], numbers[1], {} if hooks is None else hooks.top(probs), failures, watch)
 
-    def _run(self, native: NativeDecoder, batch: _Batch, watch: Watch | None) -> list[Event | Failure]:
+    def _run(self, native: NativeDecoder, batch: Batch, watch: Watch | None) -> list[Event | Failure]:
         """Several steps at once, as long as no row can reach its limit, and nobody waits long for a token or a place."""
         rows = self._rows
         most = min(DRAWS, *(row.limit - len(row.ids) for row in rows))
@@ -260,9 +228,7 @@ class Engine:
             most = max(1, min(most, self._piece // (8 * len(rows))))
         if self._joining or any(row.request.stop_when for row in rows):
             most = 1
-        ids, logprobs = native.run(
-            batch.tokens, batch.cache, self._draw(batch, most), batch.temperature, batch.stop_ids
-        )
+        ids, logprobs = native.run(batch.tokens, batch.cache, batch.draw(most), batch.temperature, batch.stop_ids)
         done = ids.shape[1]
         batch.tokens, batch.longest = ids[:, -1], batch.longest + done
         batch.drawn += done - 1
@@ -375,36 +341,12 @@ class Engine:
         self._cache.reserve(length, most)
         return self._cache
 
-    def _collect(self) -> _Batch:
+    def _collect(self) -> Batch:
         """The tensors of the current rows. Called under autocast, because the cache may grow."""
-        rows, device = self._rows, self.device
-        longest = max(row.held for row in rows)
+        rows = self._rows
         places = len(rows) if self._graphs is None else self._graphs.rows(len(rows), self.max_batch)
-        cache = self._reserve(places, longest + 1)
-        lengths = torch.tensor([*(row.held for row in rows), *[0] * (places - len(rows))], device=device)
-        held = [row for row in rows if row.request.sampling.penalised]
-        history = History.of([(row.request.ids, row.ids) for row in held], self.vocab_size, device) if held else None
-        return _Batch(
-            cache=cache.part(0, places, lengths),
-            tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
-            settings=SamplingRows.of([row.request.sampling for row in rows], self.vocab_size, device),
-            history=history,
-            hooks=Hooks.of([row.request for row in rows], self.vocab_size),
-            keys=torch.tensor([row.key for row in rows])[:, None],
-            steps=torch.tensor([len(row.ids) for row in rows])[:, None],
-            longest=longest,
-            temperature=torch.tensor([row.request.sampling.temperature for row in rows]),
-            stop_ids=_padded([sorted(row.request.stop_ids) for row in rows]),
-        )
-
-    def _draw(self, batch: _Batch, most: int = 1) -> Tensor:
-        """float64 [n, at most ``most``]: the random numbers of every row's next steps; the first counts as used."""
-        if batch.draws is None or batch.drawn == DRAWS:
-            draws = uniforms(batch.keys, batch.steps + torch.arange(DRAWS))
-            batch.draws = draws if self.device.type == "mps" else draws.to(self.device)  # mps has no float64
-            batch.steps, batch.drawn = batch.steps + DRAWS, 0
-        batch.drawn += 1
-        return batch.draws[:, batch.drawn - 1 : batch.drawn - 1 + most]
+        cache = self._reserve(places, max(row.held for row in rows) + 1)
+        return Batch.of(rows, cache.part(0, places), self.vocab_size)
 
     def _non_finite(self, bad: Sequence[int], raw: Tensor) -> dict[int, Exception]:
         """Whose fault log-probabilities are that are not finite: the model's (TutelageError), or of the handles returned.
