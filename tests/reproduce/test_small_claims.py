@@ -11,8 +11,9 @@ from statistics import fmean
 
 import pytest
 
+from tutelage.recipes.steps import read_recipe, shipped_recipe
 from tutelage.reproduce.claim import Given, read_claim
-from tutelage.reproduce.running import Found, reproduce
+from tutelage.reproduce.running import Found, reproduce, tabled
 
 WORLD = {
     "people": 12, "documents": 300, "heldout_documents": 10, "demonstrations": 60, "heldout_demonstrations": 12,
@@ -37,7 +38,7 @@ def data(tmp_path_factory) -> Path:
     rng = random.Random(0)
     words = ["a", "film", "of", "great", "dull", "is", "the", "and", "sea", "not"]
     for i in range(4):
-        text = "\n\n".join(" ".join(rng.choices(words, k=60)) for _ in range(60))
+        text = "\n\n".join(" ".join(rng.choices(words, k=60)) + "." for _ in range(60))
         (folder / "100_english_novels" / "corpus" / f"{i}.txt").write_text(text)
     (folder / "nltk").mkdir()
     with zipfile.ZipFile(folder / "nltk" / "sentence_polarity.zip", "w") as archive:
@@ -111,3 +112,57 @@ def test_diamante_compares_models_that_took_the_same_steps_on_the_same_rows(tmp_
     assert results["models"]["picked"]["ask"]["best_of"] == 2
     assert found["joint over likelihood alone"].more == (results["models"]["picked"]["gold"],)
     assert results["reward_models"]["joint"]["human"]["prompts"] == done(seed / "diamante.heldout")["rankings.jsonl"]
+
+
+SMALL = {
+    "world": WORLD | {"prompts": 60, "heldout_prompts": 60, "demonstrations": 100},
+    "tokenizer": {"vocab_size": 400},
+    "pretrain": {"steps": 8, "sequence": 64, "batch_size": 4, "compile": False, "model": MODEL | {"context": 384}},
+    "sft": {"batch_size": 8, "epochs": 1, "max_length": 384, "ptx": {"coef": 0.0}},
+    "sample": {"max_tokens": 8},
+    "label": {"prompts": 24, "heldout_prompts": 16, "completions": 3, "max_tokens": 8},
+    "reward": {"batch_size": 8, "max_length": 384},
+    "ppo": {"updates": 6, "batch_size": 8, "minibatch": 8, "max_tokens": 8, "warmup": 1, "ptx": {"windows": 2, "sequence": 64}},
+    "select": {"limits": {"world": 40}},
+    "evaluate": {"max_tokens": 8},
+    "prepare": {"heldout": {"novels": 0.5}},
+    "cloze": {"passages": 20, "shortest": 20},
+    "tasks": {},
+    "preferences": {},
+}  # fmt: skip
+"""By kind of step."""
+CHANGED = {
+    "summarize.passages": {"prompts": 400, "heldout_prompts": 100},
+    "summarize.asked": {"limits": {}}, "summarize.asked_heldout": {"limits": {}},
+    "summarize.rankings": {"prompts": None, "heldout_prompts": None, "completions": None, "max_tokens": None},
+    "t0.rows_three": {"limits": {"world": 3}}, "t0.rows_all": {"limits": {}}, "t0.rows_other": {"limits": {}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Of a run that claims share, so that the demo's steps are made once."""
+    return tmp_path_factory.mktemp("claims")
+
+
+@pytest.mark.parametrize("name", ["instructgpt", "t0", "quality-or-rl", "summarize", "sqrt-kl", "gpt3-size", "gpt2"])
+def test_every_figure_of_a_claim_is_where_it_looks_for_it(name, folder, data):
+    """An hour's run must not end in a figure that is not there, or a column of dashes."""
+    write_blimp(data)
+    claim, demo = read_claim(name), read_recipe(shipped_recipe("demo.yaml")).steps
+    kinds = {step: each["kind"] for step, each in demo.items()}
+    kinds |= {f"{name}.{step}": each["kind"] for step, each in claim.steps.items()}
+    small = {}
+    for step, kind in kinds.items():
+        knobs = SMALL.get(kind, {}) | CHANGED.get(step, {})
+        small[step] = {key: value for key, value in knobs.items() if value is not None}
+    found = run(name, folder, data if name == "gpt2" else None, small)
+    assert list(found) == list(claim.contrasts)
+    for row in tabled(name, claim.table, [folder / "seed-3"]) if claim.table else []:
+        assert "–" not in row
+
+
+def write_blimp(data: Path) -> None:
+    (data / "blimp").mkdir(exist_ok=True)
+    pair = {"sentence_good": "the sea is great", "sentence_bad": "the sea great is", "UID": "order"}
+    (data / "blimp" / "order.jsonl").write_text(json.dumps(pair) + "\n")

@@ -24,6 +24,9 @@ KINDS_OF_CLAIMS: dict[str, Kind] = KINDS | {
         "tutelage.reproduce.functions:main", "Python functions to train on, and others to be asked",
         files=("functions.jsonl", "humaneval/HumanEval.jsonl"),
     ),
+    "cloze": Kind(
+        "tutelage.reproduce.cloze:main", "passages with their own last word and with another", files=("blimp/cloze.jsonl",)
+    ),
     "demonstrated": Kind(
         "tutelage.reproduce.demonstrated:main", "demonstrations above a model's answers, those above answers to others",
         files=("rankings.jsonl", "strangers.jsonl", "demonstrations.jsonl"),
