@@ -1,13 +1,19 @@
 """Ratings, agreement of judges, best-of-n and its curves against published numbers, enumeration and plain loops."""
 
 import itertools
+import json
 import math
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tutelage.data.formats import write_jsonl
 from tutelage.errors import DataError, UsageError
 from tutelage.evaluate.preferences.agreement import (
     agreement,
@@ -17,7 +23,7 @@ from tutelage.evaluate.preferences.agreement import (
     position_bias,
 )
 from tutelage.evaluate.preferences.best_of_n import best_of, curve, exact_kl, fit, fitted, kl_bound
-from tutelage.evaluate.preferences.judging import judged, parse
+from tutelage.evaluate.preferences.judging import Pair, judged, parse, remote_judge
 from tutelage.evaluate.preferences.outcomes import (
     Comparison,
     bradley_terry,
@@ -27,6 +33,8 @@ from tutelage.evaluate.preferences.outcomes import (
     ratings,
     win_rates,
 )
+from tutelage.evaluate.preferences.step import PreferencesInputs, PreferencesSettings
+from tutelage.evaluate.preferences.step import main as step
 from tutelage.records import Completion, Message, Prompt, Ranking
 
 NAN = math.nan
@@ -117,7 +125,9 @@ def test_exchanging_the_models_mirrors_win_rate_and_ratings(data):
     a = data.draw(scores)
     b = data.draw(st.lists(st.integers(0, 3), min_size=len(a), max_size=len(a)))
     prompts = [str(i) for i in range(len(a))]
-    there, back = by_scores(prompts, {"a": a, "b": b}), by_scores(prompts, {"b": b, "a": a})
+    texts = {"a": ["x" * value for value in a], "b": ["xx" * value for value in b]}
+    there, back = by_scores(prompts, texts, {"a": a, "b": b}), by_scores(prompts, texts, {"b": b, "a": a})
+    assert [c.mirrored() for c in there] == back
     (x,), (y,) = win_rates(there), win_rates(back)
     assert x["win_rate"] == pytest.approx(1 - y["win_rate"])
     assert (x["wins"], x["ties"], x["losses"]) == (y["losses"], y["ties"], y["wins"])
@@ -128,9 +138,9 @@ def test_exchanging_the_models_mirrors_win_rate_and_ratings(data):
 
 def test_rankings_compare_named_models_and_texts():
     one = ranking("q", [1, 2, 2], models=["m", "n", "m"])
-    assert [c[1:] for c in by_rankings([one, ranking("r", [1, 2])])] == [("m", "n", 1.0), ("n", "m", 0.5)]
+    assert [c[1:4] for c in by_rankings([one, ranking("r", [1, 2])])] == [("m", "n", 1.0), ("n", "m", 0.5)]
     texts = by_answers([ranking("q", [1, 2, 3], texts=["x", "x", "y"])], [[0, 5, 1]])
-    assert [c[1:] for c in texts] == [("x", "y", 0.0), ("x", "y", 1.0)]
+    assert [c[1:4] for c in texts] == [("x", "y", 0.0), ("x", "y", 1.0)]
 
 
 # ---- agreement
@@ -226,7 +236,8 @@ def test_only_a_last_line_that_is_a_verdict_counts(reply, verdict):
 
 
 def test_the_judge_sees_both_orders():
-    answers = {"x": ["good", "same", "bad", "odd", "good"], "y": ["bad", "same", "good", "mute", "fine"]}
+    answers = zip(["good", "same", "bad", "odd", "good"], ["bad", "same", "good", "mute", "fine"], strict=True)
+    pairs = [Pair(str(i), "x", "y", *both) for i, both in enumerate(answers, 1)]
 
     def ask(text):
         a = text.split("<answer_A>\n")[1].split("\n</answer_A>")[0]
@@ -238,11 +249,88 @@ def test_the_judge_sees_both_orders():
             return "Verdict: A"  # whichever comes first
         return "Verdict: A" if a == "good" else "Verdict: B"
 
-    comparisons, how = judged(ask, list("12345"), answers)
+    comparisons, how = judged(ask, pairs)
     assert [(c.prompt, c.won) for c in comparisons] == [("1", 1), ("2", 0.5), ("3", 0), ("5", 0.5)]
     assert how == {"pairs": 4, "unparsed": 1, "inconsistent": 1, "first_wins": pytest.approx(4 / 6)}
     with pytest.raises(UsageError, match="none of the judge's replies about 4 pairs"):
-        judged(lambda text: "no", list("12345"), answers)
+        judged(lambda text: "no", pairs)
+
+
+class Verdicts(BaseHTTPRequestHandler):
+    """A server whose model prefers the longer answer; every third question finds it busy."""
+
+    asked: ClassVar[list[str]] = []
+    busy: ClassVar[int] = 0
+
+    def log_message(self, *words):
+        pass
+
+    def answer(self, code, body, **headers):
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def do_GET(self):
+        self.answer(200, {"data": [{"id": "judge"}]})
+
+    def do_POST(self):
+        said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+        if len(self.asked) % 3 == 2 and Verdicts.busy < 4:
+            Verdicts.busy += 1
+            return self.answer(429, {"error": {"message": "too many"}}, Retry_After="0.01")
+        self.asked.append(said)
+        a, b = (re.search(rf"<answer_{side}>\n(.*)\n</answer_{side}>", said, re.S)[1] for side in "AB")
+        content = f"Both are fine.\nVerdict: {'A' if len(a) > len(b) else 'B'}"
+        return self.answer(200, {"choices": [{"message": {"role": "assistant", "content": content}}]})
+
+
+@pytest.fixture
+def judge_server():
+    Verdicts.asked, Verdicts.busy = [], 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Verdicts)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_judge_that_is_busy_is_asked_again_and_never_twice_the_same(judge_server, tmp_path):
+    pairs = [Pair(f"p{i}", "x", "y", "long answer", "short" * (i == 1)) for i in range(5)]
+    kept = tmp_path / "judge.jsonl"
+    comparisons, how = judged(remote_judge(judge_server, kept=kept), pairs)
+    assert [(c.prompt, c.won, c.lengths) for c in comparisons] == [(f"p{i}", 1.0, (11, 5 * (i == 1))) for i in range(5)]
+    assert how == {"pairs": 5, "unparsed": 0, "inconsistent": 0, "first_wins": 0.5}
+    assert (len(Verdicts.asked), Verdicts.busy > 0) == (10, True)
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:7]) + '{"asked": "ab')  # killed while it wrote
+    assert judged(remote_judge(judge_server, kept=kept), pairs)[0] == comparisons
+    assert len(Verdicts.asked) == 13
+
+
+def test_a_model_judges_samples_and_rankings(judge_server, tmp_path):
+    """So it is held against people; of rows with one prompt each has the lengths of its own answers."""
+    samples = tmp_path / "samples.jsonl"
+    rows = [
+        {"prompt": [{"role": "user", "content": prompt}], "answers": {
+            name: {"text": text, "finished": True, "gold": None, "reward": None} for name, text in (("m", first), ("n", second))
+        }} for prompt, first, second in (("q", "aaaa", "b"), ("q", "a", "bbb"), ("r", "aaaaa", "bb"))
+    ]  # fmt: skip
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    people = [ranking("q", [1, 2], texts=["long one", "x"]), ranking("r", [1, 2], texts=["y", "a long one"])]
+    write_jsonl(tmp_path / "people.jsonl", people)
+    inputs = PreferencesInputs(samples=samples, rankings={"people": tmp_path / "people.jsonl"})
+    out = step(PreferencesSettings(judge=judge_server, resamples=100), inputs, tmp_path / "out")
+    found = json.loads((out / "preferences.json").read_text())
+    (row,) = found["samples"]["judges"]["model judge"]["win_rates"]
+    assert (row["wins"], row["losses"]) == (2, 1)
+    assert 0 <= row["length_controlled"] <= 1
+    (pair,) = found["rankings"]["people"]["agreement"]
+    assert {pair["a"], pair["b"]} == {"people", "model judge"}
+    assert (pair["items"], pair["raw"]) == (2, 0.5)
+    assert found["rankings"]["people"]["model_judge"]["pairs"] == 2
 
 
 # ---- best-of-n

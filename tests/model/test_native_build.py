@@ -187,3 +187,12 @@ def test_what_is_not_supported_falls_back_without_a_word_unless_native_is_asked_
         choose(model, "fp32", 2, "native")
     with pytest.raises(UsageError, match="decoding 'fast' is unknown: give auto, native, torch"):
         choose(model, "fp32", 2, "fast")
+
+
+def test_where_there_is_no_flock_it_compiles_without(tmp_path, monkeypatch):
+    """As on Windows with g++ in the path."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(native_build, "SOURCE", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "decode.cpp").write_text(SMALL_SOURCE)
+    assert native_build.compiled(COMPILER).exists()

@@ -42,13 +42,16 @@ class Remote:
         address, _, wanted = url.partition("#")
         self.url, self._key = address.rstrip("/").removesuffix("/v1"), api_key
         with self._open("/v1/models") as reply:
-            names: list[str] = [model["id"] for model in json.load(reply)["data"]]
+            known: dict[str, dict[str, Any]] = {model["id"]: model for model in json.load(reply)["data"]}
+            names = list(known)
             first = names[0]
         if len(names) > 1 and not wanted:
             raise UsageError(f"{self.url} serves {len(names)} models: name one, as in {self.url}#{first}")
         if wanted and wanted not in names:
             raise UsageError(f"{self.url} does not serve {wanted!r}, but " + ", ".join(names))
         self.model = wanted or first
+        self.identity = f"{self.url}#{self.model} {known[self.model].get('hash', '')}".strip()
+        """Address, model and, where the server tells it, the hash of its weights."""
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """The pieces of an answer. Raises UsageError for what the server refuses, TutelageError for a stream that fails."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.assistant.assistant import Assistant
+from tutelage.assistant.assistant import Assistant, text_ids
 from tutelage.errors import UsageError
 from tutelage.evaluate.likelihoods import likelihoods
 from tutelage.generate.sampler import Sampling
@@ -53,7 +53,6 @@ class Adapter:
 
     def __init__(self, assistant: Assistant) -> None:
         self._assistant, self._decoder, self._tokenizer = assistant, assistant.decoder, assistant.tokenizer
-        self._lead = [self._tokenizer.bos_id] if self._tokenizer.begins_texts else []
         self._conversations: dict[str, tuple[Message, ...]] = {}
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
@@ -105,7 +104,7 @@ class Adapter:
     def _prompt(self, context: str) -> list[int]:
         if context.startswith(_CHAT):
             return render(self._tokenizer, self._messages(context), add_generation_prompt=True).ids
-        return [*self._lead, *self._tokenizer.encode(context)] or [self._tokenizer.bos_id]
+        return text_ids(self._tokenizer, context)
 
     def _messages(self, context: str) -> tuple[Message, ...]:
         if context not in self._conversations:

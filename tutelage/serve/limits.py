@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tutelage.serve.openai.errors import Busy
+from tutelage.serve.openai.errors import LONGEST_WAIT, Busy
 
 MOST_CLIENTS = 10_000
 """Clients that are remembered; beyond, those whose buckets are full are forgotten, which changes nothing for them."""
@@ -75,7 +75,7 @@ class Limits:
             return
         if wait := bucket.wait(min(wanted, bucket.limit)):  # a full bucket is enough for any request
             said = f"the limit of {bucket.limit} {kind} per minute is reached: try again in {math.ceil(wait)} s"
-            headers = {**self.headers(client), "retry-after": str(math.ceil(wait))}
+            headers = {**self.headers(client), "retry-after": str(min(math.ceil(wait), LONGEST_WAIT))}
             raise Busy(said, code="rate_limit_exceeded", headers=headers)
         bucket.level -= taken
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from tutelage.generate.service import Service
+from tutelage.serve.openai.errors import LONGEST_WAIT
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -42,9 +43,9 @@ class Metrics:
         self._mean = 1.0
 
     def retry_after(self) -> int:
-        """Seconds after which the queue has probably moved: 1 to 120, because clients ignore 0 and give up above 120."""
+        """Seconds after which the queue has probably moved: from 1, because clients ignore 0, to LONGEST_WAIT."""
         service = self._service()
-        return min(120, max(1, math.ceil(self._mean * (1 + service.waiting / service.max_batch))))
+        return min(LONGEST_WAIT, max(1, math.ceil(self._mean * (1 + service.waiting / service.max_batch))))
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

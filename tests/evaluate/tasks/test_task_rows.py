@@ -11,7 +11,7 @@ import pytest
 from tutelage.errors import DataError, UsageError
 from tutelage.evaluate.tasks.contamination import contaminated, units
 from tutelage.evaluate.tasks.rows import read_items
-from tutelage.evaluate.tasks.run import Asking, choose_rows, examples_of, load_items
+from tutelage.evaluate.tasks.run import Asking, _questions, choose_rows, examples_of, load_items
 from tutelage.evaluate.tasks.table import TASKS, load_tasks
 from tutelage.evaluate.tasks.task import Fields, Item, Template, ask
 from tutelage.records import Message
@@ -282,6 +282,17 @@ def test_worked_examples_of_bbh(tmp_path):
     (item,), pool = load_items("bbh", task, tmp_path, Asking(shots=2))
     shown = ask(item, task.templates["steps"], pool, chat=False).shown
     assert shown == worked.split("-----\n")[1].rstrip("\n") + "\n\nQ: three\nA: Let's think step by step."
+
+
+def test_rows_without_worked_steps_are_no_examples(tmp_path):
+    """bbh's own rows have none; its authors' examples are files of their own."""
+    (tmp_path / "bbh/bbh").mkdir(parents=True)
+    rows = [{"input": str(i), "target": "3"} for i in range(4)]
+    (tmp_path / "bbh/bbh/sums.json").write_text(json.dumps({"examples": rows}))
+    task = load_tasks(["bbh"])["bbh"]
+    items, pool = load_items("bbh", task, tmp_path, Asking(shots=2))
+    with pytest.raises(UsageError, match=r"bbh: bbh/bbh/sums\.json:\d has no answer to show as an example: leave out"):
+        _questions("bbh", task, items, pool, Asking(shots=2))
 
 
 def test_nothing_to_read(tmp_path):

@@ -27,10 +27,12 @@ class Comparison(NamedTuple):
     a: str
     b: str
     won: float
+    lengths: tuple[int, int] = (0, 0)
+    """Of the two answers [characters]."""
 
     def mirrored(self) -> Comparison:
         """The same opinion with the models exchanged."""
-        return Comparison(self.prompt, self.b, self.a, 1 - self.won)
+        return Comparison(self.prompt, self.b, self.a, 1 - self.won, self.lengths[::-1])
 
 
 class Rating(NamedTuple):
@@ -46,11 +48,13 @@ def outcome(a: float, b: float, tie: float = TIE_TOLERANCE) -> float:
     return 0.5 if abs(a - b) <= max(tie, TIE_TOLERANCE) else float(a > b)
 
 
-def by_scores(prompts: Sequence[str], scores: Mapping[str, Sequence[float]], tie: float = 0.0) -> list[Comparison]:
-    """Every pair of models on every prompt: ``scores[model][i]`` is that of its answer to ``prompts[i]``."""
+def by_scores(
+    prompts: Sequence[str], texts: Mapping[str, Sequence[str]], scores: Mapping[str, Sequence[float]], tie: float = 0.0
+) -> list[Comparison]:
+    """Every pair of models on every prompt: ``texts[model][i]`` is its answer to ``prompts[i]``, and has ``scores[model][i]``."""
     pairs = list(itertools.combinations(scores, 2))
     return [
-        Comparison(prompt, a, b, outcome(scores[a][i], scores[b][i], tie))
+        Comparison(prompt, a, b, outcome(scores[a][i], scores[b][i], tie), (len(texts[a][i]), len(texts[b][i])))
         for i, prompt in enumerate(prompts)
         for a, b in pairs
     ]
@@ -63,7 +67,7 @@ def by_rankings(rankings: Iterable[Ranking]) -> list[Comparison]:
         prompt = prompt_name(ranking)
         for (c, r), (d, s) in itertools.combinations(zip(ranking.completions, ranking.ranks, strict=True), 2):
             if c.model and d.model and c.model != d.model:
-                found.append(Comparison(prompt, c.model, d.model, outcome(-r, -s)))
+                found.append(Comparison(prompt, c.model, d.model, outcome(-r, -s), (len(c.text), len(d.text))))
     return found
 
 

@@ -21,13 +21,14 @@ from tutelage.errors import DataError, RecipeError, UsageError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.novelty import novelty_figures, passages
 from tutelage.evaluate.preferences import agreement, best_of_n
-from tutelage.evaluate.preferences.judging import judged, remote_judge
+from tutelage.evaluate.preferences.judging import Ask, Pair, judged, remote_judge
 from tutelage.evaluate.preferences.outcomes import (
     Comparison,
     by_answers,
     by_rankings,
     by_scores,
     models_of,
+    prompt_name,
     ratings,
     win_rates,
 )
@@ -63,8 +64,10 @@ class PreferencesInputs(Inputs):
 class PreferencesSettings(Settings):
     """How preferences are measured."""
 
-    judge: str = Field("", description="address of an OpenAI-compatible server whose model judges the samples")
-    judge_prompts: int = Field(100, ge=0, description="prompts that this model judges, from the first; 0: all")
+    judge: str = Field("", description="address of an OpenAI-compatible server whose model judges samples and rankings")
+    judge_prompts: int = Field(
+        100, ge=0, description="prompts of each file that this model judges, from the first; 0: all"
+    )
     judge_tokens: int = Field(512, gt=0, description="longest reply of this model [tokens]")
     tie: float = Field(0.0, ge=0, description="scores of gold and reward models this close tie")
     proxy: str = Field("", description="reward model that picks the best of n; default: the first")
@@ -88,8 +91,8 @@ class PreferencesSettings(Settings):
                 )
         if inputs.answers and not inputs.reward_models:
             raise RecipeError("best-of-n picks by a reward model: give reward_models")
-        if self.judge and not inputs.samples:
-            raise RecipeError("judge: a model judges samples: give that input")
+        if self.judge and not (inputs.samples or inputs.rankings):
+            raise RecipeError("judge: a model judges samples and rankings: give one of them")
         if self.judge and not self.judge.startswith(("http://", "https://")):
             raise RecipeError(f"judge: an address such as http://127.0.0.1:8000 is expected, found {self.judge!r}")
         if inputs.foreign and not (inputs.prompts and (inputs.reward_models or inputs.encoders)):
@@ -112,13 +115,19 @@ def main(knobs: PreferencesSettings, inputs: PreferencesInputs, out: Path, *, ju
             name: Assistant.load(path, device=knobs.device, dtype=knobs.dtype)
             for name, path in inputs.reward_models.items()
         }
+        ask = None
+        if knobs.judge:
+            key = os.environ.get("TUTELAGE_API_KEY", "")
+            ask = remote_judge(knobs.judge, key, knobs.judge_tokens, out / "judge.jsonl")
         found: dict[str, Any] = {}
         if inputs.samples:
-            found["samples"] = _named(inputs.samples, lambda rows: of_samples(knobs, rows, load), read_samples)
+            found["samples"] = _named(inputs.samples, lambda rows: of_samples(knobs, rows, load, ask), read_samples)
         if inputs.rankings:
             read = partial(read_rankings, on_bad=knobs.on_bad)
             found["rankings"] = {
-                name: _named(path, lambda rows: of_rankings(knobs, rows, load, judge), lambda path: list(read(path)))
+                name: _named(
+                    path, lambda rows: of_rankings(knobs, rows, load, judge, ask), lambda path: list(read(path))
+                )
                 for name, path in inputs.rankings.items()
             }
         if inputs.answers:
@@ -180,11 +189,13 @@ def read_samples(path: Path) -> Samples:
     return Samples([talk for talk, _ in rows], column(0), column(1), whole)
 
 
-def of_samples(knobs: PreferencesSettings, samples: Samples, reward_models: Models) -> dict[str, Any]:
+def of_samples(
+    knobs: PreferencesSettings, samples: Samples, reward_models: Models, ask: Ask | None = None
+) -> dict[str, Any]:
     """Win rates and ratings by every judge of the samples, and how far the judges agree."""
     names, said = samples.names, {}
     for who, scores in samples.scores.items():
-        said[who] = by_scores(names, scores, knobs.tie)
+        said[who] = by_scores(names, samples.texts, scores, knobs.tie)
     for who, scorer in reward_models.items():
         made = {
             model: scorer.scores(
@@ -196,31 +207,30 @@ def of_samples(knobs: PreferencesSettings, samples: Samples, reward_models: Mode
             )
             for model, texts in samples.texts.items()
         }
-        said[who] = by_scores(names, made, knobs.tie)
+        said[who] = by_scores(names, samples.texts, made, knobs.tie)
     extra: dict[str, Any] = {}
-    if knobs.judge:
-        ask = remote_judge(knobs.judge, os.environ.get("TUTELAGE_API_KEY", ""), knobs.judge_tokens)
+    if ask is not None:
         most = knobs.judge_prompts or len(names)
-        texts = {model: each[:most] for model, each in samples.texts.items()}
-        said["model judge"], extra["model_judge"] = judged(ask, names[:most], texts)
+        pairs = [
+            Pair(name, a, b, samples.texts[a][i], samples.texts[b][i])
+            for i, name in enumerate(names[:most])
+            for a, b in itertools.combinations(samples.texts, 2)
+        ]
+        said["model judge"], extra["model_judge"] = judged(ask, pairs)
     if not said:
         raise UsageError("the answers have no scores, and there is no judge: give reward_models, or judge")
-    lengths = {(name, model): len(each[i]) for model, each in samples.texts.items() for i, name in enumerate(names)}
-    judges = {who: standing(comparisons, knobs, lengths) for who, comparisons in said.items()}
+    judges = {who: standing(comparisons, knobs) for who, comparisons in said.items()}
     return {"prompts": len(names), "judges": judges, "agreement": agreement.agreement(said)} | extra
 
 
-def standing(
-    comparisons: Sequence[Comparison], knobs: PreferencesSettings, lengths: Mapping[tuple[str, str], int] | None = None
-) -> dict[str, Any]:
-    """Win rates of every pair of models, at equal lengths too where ``lengths[prompt, model]`` are known, and ratings."""
+def standing(comparisons: Sequence[Comparison], knobs: PreferencesSettings) -> dict[str, Any]:
+    """Win rates of every pair of models, at equal lengths too, and ratings."""
     rows = win_rates(comparisons)
-    for row in rows if lengths else ():
-        assert lengths is not None
+    for row in rows:
         met = [c if c.a == row["a"] else c.mirrored() for c in comparisons if {c.a, c.b} == {row["a"], row["b"]}]
         won = [c.won for c in met]
-        sizes = ([lengths[c.prompt, c.a] for c in met], [lengths[c.prompt, c.b] for c in met])
-        rate, *ends = length_controlled_win_rate(won, [1 - w for w in won], *sizes)
+        sizes = zip(*(c.lengths for c in met), strict=True)
+        rate, *ends = length_controlled_win_rate(won, [1 - w for w in won], *map(list, sizes))
         row |= {"length_controlled": rate, "length_controlled_ci": ends}
     seed = derive(knobs.seed, "preferences.bootstrap")
     rated = ratings(comparisons, resamples=knobs.resamples, seed=seed)
@@ -228,7 +238,11 @@ def standing(
 
 
 def of_rankings(
-    knobs: PreferencesSettings, rankings: Sequence[Ranking], reward_models: Models, judge: Judge | None
+    knobs: PreferencesSettings,
+    rankings: Sequence[Ranking],
+    reward_models: Models,
+    judge: Judge | None,
+    ask: Ask | None = None,
 ) -> dict[str, Any]:
     """What people prefer, how far they agree with each other and with every other judge, and how reward models err."""
     given, rankings = len(rankings), [r for r in rankings if all(fits(model, r) for model in reward_models.values())]
@@ -246,6 +260,14 @@ def of_rankings(
     said = {"people": by_answers(rankings)} | {name: by_answers(rankings, each) for name, each in scores.items()}
     if gold is not None:
         said["gold"] = by_answers(rankings, gold)
+    if ask is not None:
+        pairs = [
+            Pair(prompt_name(one), c.text, d.text, c.text, d.text)
+            for one in rankings[: knobs.judge_prompts or len(rankings)]
+            for c, d in itertools.combinations(one.completions, 2)
+            if c.text != d.text
+        ]
+        said["model judge"], found["model_judge"] = judged(ask, pairs)
     found["agreement"] = agreement.agreement(said)
     found["reward_models"] = {name: analysis(rankings, each, gold) for name, each in scores.items()}
     if len(scores) > 1:

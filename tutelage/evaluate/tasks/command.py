@@ -69,8 +69,8 @@ def evaluate_tasks(
     }
     tokenizer = None if is_server(model) or not training else Tokenizer.load(resolve_model(model))
     seen = _seen({name: items for name, (items, _) in rows.items()}, training, tokenizer)
-    folder = Folder(out, asked | {"model": _identity(model)})
     subject = load_subject(model, device, dtype)
+    folder = Folder(out, asked | {"model": _identity(model, subject)})
     results: dict[str, Any] = {"model": model, "asked": asked, "tasks": {}}
     mine: dict[str, list[Sample]] = {}
     for name, task in tasks.items():
@@ -78,8 +78,8 @@ def evaluate_tasks(
         results["tasks"][name] = figures
         told(name, figures)
     if against:
-        other = Folder(out and out / "against", asked | {"model": _identity(against)})
         rival = load_subject(against, device, dtype)
+        other = Folder(out and out / "against", asked | {"model": _identity(against, rival)})
         results["against"] = {"model": against, "tasks": {}}
         for name, task in tasks.items():
             theirs, figures = _one(name, task, rows[name], skipped[name], rival, asking, other, None)
@@ -113,9 +113,9 @@ def _one(
     return samples, figures_of(samples, task.metric, left_out=left_out + skipped, seen=seen, seed=asking.seed)
 
 
-def _identity(model: str) -> str:
-    """What tells whether an earlier run asked the same model: the hash of its files, or a server's address."""
-    return model if is_server(model) else hash_of(resolve_model(model))
+def _identity(model: str, subject: Subject) -> str:
+    """What tells whether an earlier run asked the same model: the hash of its files, or what its server says that it is."""
+    return subject.remote.identity if isinstance(subject, Server) else hash_of(resolve_model(model))
 
 
 def _seen(

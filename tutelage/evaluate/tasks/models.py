@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from tutelage.assistant.assistant import Assistant
+from tutelage.assistant.assistant import Assistant, text_ids
 from tutelage.assistant.remote import Busy, Remote
 from tutelage.errors import UsageError
 from tutelage.evaluate.likelihoods import likelihoods
@@ -148,8 +148,7 @@ class Local:
     def _prompt(self, context: Context) -> list[int]:
         if not isinstance(context, str):
             return render(self._tokenizer, context, add_generation_prompt=True).ids
-        lead = [self._tokenizer.bos_id] if self._tokenizer.begins_texts else []
-        return [*lead, *self._tokenizer.encode(context)] or [self._tokenizer.bos_id]
+        return text_ids(self._tokenizer, context)
 
 
 class Server:
@@ -158,7 +157,7 @@ class Server:
     context: int | None = None
 
     def __init__(self, remote: Remote) -> None:
-        self._remote = remote
+        self.remote = remote
 
     def weigh(self, pairs: Sequence[tuple[Context, str]]) -> list[Weighed]:
         """By ``echo`` and ``logprobs`` of /v1/completions. Raises UsageError where the server has no such thing."""
@@ -185,11 +184,11 @@ class Server:
     def _answer(self, context: Context, body: Mapping[str, Any], stop: Sequence[str]) -> Wrote:
         asked = {**body, "stop": list(stop)[:_STOPS] or None}
         if isinstance(context, str):
-            reply = self._remote.post("/v1/completions", asked | {"prompt": context})
+            reply = self.remote.post("/v1/completions", asked | {"prompt": context})
             text = _first(reply)["text"]
         else:
             said = [{"role": message.role, "content": message.text} for message in context]
-            reply = self._remote.post("/v1/chat/completions", asked | {"messages": said})
+            reply = self.remote.post("/v1/chat/completions", asked | {"messages": said})
             text = _first(reply)["message"]["content"] or ""
         usage, cut = reply.get("usage") or {}, [place for mark in stop if (place := text.find(mark)) >= 0]
         answer = Answered(text[: min(cut)] if cut else text, _first(reply)["finish_reason"] == "stop" or bool(cut))
@@ -202,7 +201,7 @@ class Server:
         context, text = pair
         if not isinstance(context, str):
             raise UsageError(
-                f"{self._remote.url}: the chat API has no log-probabilities of a given answer: leave out --chat"
+                f"{self.remote.url}: the chat API has no log-probabilities of a given answer: leave out --chat"
             )
         whole = context + text
         body = {"prompt": whole, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
@@ -210,7 +209,7 @@ class Server:
             "likelihoods need echo and logprobs of /v1/completions; without them a server can only be asked for answers"
         )
         try:
-            reply = self._remote.post("/v1/completions", body)
+            reply = self.remote.post("/v1/completions", body)
         except Busy:
             raise
         except UsageError as error:
@@ -218,7 +217,7 @@ class Server:
         found = _first(reply).get("logprobs") or {}
         values, starts = found.get("token_logprobs") or [], found.get("text_offset") or []
         if not values or len(values) != len(starts) or starts[0] != 0:
-            raise UsageError(f"{self._remote.url} gives no log-probabilities of a prompt: {lacking}")
+            raise UsageError(f"{self.remote.url} gives no log-probabilities of a prompt: {lacking}")
         begin = len(context.rstrip())
         ends = [*starts[1:], len(whole) + 1]
         of_text = [v for v, start, end in zip(values, starts, ends, strict=True) if end > begin and start < len(whole)]

@@ -20,7 +20,7 @@ from tutelage.errors import RunFolderError, UsageError
 from tutelage.evaluate.tasks.models import Subject, Wrote
 from tutelage.evaluate.tasks.programs import passes, sample_scores
 from tutelage.evaluate.tasks.rows import read_items
-from tutelage.evaluate.tasks.task import Compared, Context, Item, Question, Task, Template, ask
+from tutelage.evaluate.tasks.task import Compared, Context, Item, Question, Task, Template, answer_of, ask
 from tutelage.files import write_atomic
 from tutelage.generate.sampler import Sampling
 from tutelage.seeds import derive
@@ -163,6 +163,8 @@ def _questions(
         near = groups.get(item.group if task.grouped else "", [])
         shots = examples_of(name, item, near, asking, grouped=task.grouped)
         for key, template in chosen:
+            if bare := next((one for one in shots if not answer_of(one, template).strip()), None):
+                raise UsageError(f"{name}: {bare.id} has no answer to show as an example: leave out --shots")
             found.append((template, Asked(key, item, ask(item, template, shots, chat=asking.chat))))
     return found
 

@@ -180,7 +180,7 @@ def ask(item: Item, template: Template, shots: Sequence[Item], *, chat: bool) ->
         context: Context = _conversation(item, template, shots)
         return Question([(context, text.strip()) for text in written], [])
     head = template.head.format_map(_first(shots, item).values(0))
-    examples = "".join(f"{_asked(shot, template)}{_answer(shot, template)}\n\n" for shot in shots)
+    examples = "".join(f"{_asked(shot, template)}{answer_of(shot, template)}\n\n" for shot in shots)
     if "{choice}" in template.ask:
         before = [head + examples + template.ask.format_map(item.values(i)) for i in range(count)]
     else:
@@ -195,7 +195,7 @@ def _conversation(item: Item, template: Template, shots: Sequence[Item]) -> tupl
     turns: list[Message] = []
     for shot in shots:
         question = asked.format_map(shot.values(_right(shot))).strip()
-        answer = _answer(shot, template).strip()
+        answer = answer_of(shot, template).strip()
         turns += [Message(role="user", content=question), Message(role="assistant", content=answer)]
     if isinstance(item.source, Prompt):
         return (*turns, *item.source.messages)
@@ -208,7 +208,8 @@ def _asked(shot: Item, template: Template) -> str:
     return template.ask.format_map(shot.values(_right(shot)))
 
 
-def _answer(shot: Item, template: Template) -> str:
+def answer_of(shot: Item, template: Template) -> str:
+    """What an example shows as its answer."""
     return template.answer.format_map(shot.values(_right(shot)))
 
 

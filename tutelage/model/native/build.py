@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -111,11 +111,12 @@ def _openmp() -> str:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two processes do not compile at once."""
-    import fcntl
-
+    """Hold a lock file, so that two processes do not compile at once; where there is no flock, as on Windows, both do."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

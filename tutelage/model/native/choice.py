@@ -28,10 +28,13 @@ _PROMPT, _HELD = 8, 32
 """Tokens of the prompts that are compared, and tokens in the cache while the time is taken."""
 
 
-def choose(model: Decoder, dtype: Dtype, rows: int, setting: Setting = "auto") -> NativeDecoder | None:
+def choose(
+    model: Decoder, dtype: Dtype, rows: int, setting: Setting = "auto", *, faster: bool | None = None
+) -> NativeDecoder | None:
     """The native decoder to generate ``rows`` rows at a time with, or None: generate with torch.
 
-    auto    native if it can be had, its logits are those of torch's fp32 within TOLERANCE, and it is faster here and now
+    auto    native if it can be had, its logits are those of torch's fp32 within TOLERANCE, and it is faster here and now, or
+            was, where ``faster`` says so
     native  native, or a UsageError that says why it cannot be had
     torch   None
     """
@@ -47,7 +50,9 @@ def choose(model: Decoder, dtype: Dtype, rows: int, setting: Setting = "auto") -
         training = model.training
         model.eval()
         with torch.inference_mode(), autocast("cpu", "fp32"):
-            reason = _found_wrong(model, native) or (_found_slow(model, native, rows) if setting == "auto" else None)
+            reason = _found_wrong(model, native)
+            if not reason and setting == "auto" and not faster:
+                reason = _found_slow(model, native, rows)
         model.train(training)
     if reason and setting == "native":
         raise UsageError(f"native decoding: {reason}")

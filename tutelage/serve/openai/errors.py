@@ -98,6 +98,10 @@ class NotJson(ApiError):
     status, type = 415, "invalid_request_error"
 
 
+LONGEST_WAIT = 120
+"""Seconds in Retry-After at most: OpenAI's client gives up where it is asked to wait longer."""
+
+
 class Busy(ApiError):
     """The queue is full: the same request may succeed after ``Retry-After`` seconds."""
 

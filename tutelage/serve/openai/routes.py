@@ -85,7 +85,7 @@ async def completions(body: CompletionRequest, http: Request) -> Response:
         served.assistant.tokenizer,
         {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted},
     )
-    echoed = [_echoed(tokenizer, prompt) for prompt in prompts] if body.echo else []
+    echoed = [_echoed(tokenizer, prompt, ids) for prompt, ids in zip(prompts, rows, strict=True)] if body.echo else []
     shape = Completion(tokenizer, served.id, echoed=echoed, **more)
     return await answer(http, served, body, shape, rows, chat=False)
 
@@ -100,7 +100,7 @@ def served_as(http: Request, model: str | None) -> Served:
 
 
 def _described(served: Served) -> dict[str, Any]:
-    return {"id": served.id, "object": "model", "created": served.created, "owned_by": "tutelage"}
+    return {"id": served.id, "object": "model", "created": served.created, "owned_by": "tutelage", "hash": served.hash}
 
 
 def prompt_ids(
@@ -132,9 +132,9 @@ def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int
         raise BadRequest(str(error), param=param) from None
 
 
-def _echoed(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[int]]:
-    """The text of a prompt, and its tokens that nothing predicts: a text's first follows the begin token, which is not shown."""
+def _echoed(tokenizer: Tokenizer, prompt: str | list[int], ids: list[int]) -> tuple[str, list[int]]:
+    """The text of a prompt, and its tokens that nothing predicts: the first, unless it follows a begin token that is not shown."""
     if isinstance(prompt, str):
-        return prompt, []
+        return prompt, [] if tokenizer.begins_texts or not prompt else ids[:1]
     stream = tokenizer.stream()
     return "".join(stream.push(i) for i in prompt), prompt[:1]  # without half a character at its end

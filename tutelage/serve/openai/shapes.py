@@ -156,7 +156,13 @@ class Completion(Chunked):
         if not self._echoed:
             return "", []
         text, unpredicted = self._echoed[choice.prompt]
-        return text, [*(Token(i, math.nan) for i in unpredicted), *choice.echo]
+        tokens = [*(Token(i, math.nan) for i in unpredicted), *choice.echo]
+        first = next(filter(None, (self._tokenizer.token_bytes(token.id) for token in tokens)), b"")
+        if first.startswith(b" ") and not text.startswith(
+            " "
+        ):  # sentencepiece begins a text with a space that is not its own
+            self._lengths[choice.index] = -1
+        return text, tokens
 
     def _object(self, index: int, text: str, tokens: Sequence[Token] = (), reason: str | None = None) -> Object:
         logprobs = self._all_logprobs(index, tokens) if self._logprobs and tokens else None
@@ -166,7 +172,7 @@ class Completion(Chunked):
         decoder = self._decoders.setdefault(index, codecs.getincrementaldecoder("utf-8")("ignore"))
         name, offsets = self._tokenizer, []
         for token in tokens:
-            offsets.append(self._lengths[index])
+            offsets.append(max(0, self._lengths[index]))
             self._lengths[index] += len(decoder.decode(name.token_bytes(token.id)))
         tops = [self._top(token) for token in tokens]
         return {

@@ -1,0 +1,55 @@
+"""What is kept of the choice between native decoding and torch: who is faster, and not whether they are equal."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from model_helpers import build, small
+
+from tutelage.model.native import choice, settle
+from tutelage.model.native.build import library
+from tutelage.model.native.decoder import NativeDecoder
+
+pytestmark = pytest.mark.skipif(library()[0] is None, reason=library()[1] or "there is a compiler")
+
+
+@pytest.fixture
+def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What was timed; verdicts are kept in a folder of this test."""
+    found: list[bool] = []
+    monkeypatch.delenv("TUTELAGE_DECODE", raising=False)
+    loaded = library()[0]
+    assert isinstance(loaded, ctypes.CDLL)
+    monkeypatch.setattr(settle, "library", lambda: (SimpleNamespace(_name=str(tmp_path / "x.so")), ""))
+    slow = choice._found_slow
+    monkeypatch.setattr(choice, "_found_slow", lambda *given: found.append(True) or slow(*given))
+    return found
+
+
+def kept(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in (folder / "choices").iterdir()]
+
+
+def test_another_model_of_the_shape_is_compared_and_not_timed(timed: list[bool], tmp_path: Path) -> None:
+    model = build(small("llama"))
+    assert isinstance(settle.settled(model, torch.float32, 3), NativeDecoder)
+    assert (timed, kept(tmp_path)) == ([True], [b"native\n"])
+    assert isinstance(settle.settled(model, torch.float32, 4), NativeDecoder)  # 3 and 4 rows have one power of two
+    model.final_norm.weight.data[0] = torch.nan
+    assert settle.settled(model, torch.float32, 4) is None
+    assert (timed, kept(tmp_path)) == ([True], [b"native\n"])
+
+
+def test_what_was_slower_stays_with_torch(timed: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_found_slow", lambda *given: timed.append(True) or "it is slower")
+    model = build(small("llama"))
+    assert settle.settled(model, torch.float32, 4) is None
+    assert settle.settled(model, torch.float32, 4) is None
+    assert (timed, kept(tmp_path)) == ([True], [b"torch\n"])
+    settle.settled(model, torch.bfloat16, 4)
+    settle.settled(model, torch.float32, 5)
+    assert len(timed) == 3
