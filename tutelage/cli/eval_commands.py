@@ -62,7 +62,9 @@ def evaluate(
         str, Field(description="with --tasks: fp32, which tells near-ties apart, or bf16, which is faster; auto")
     ] = "fp32",
     prompts: Annotated[Path | None, Field(description="held-out prompts that two checkpoints answer")] = None,
-    world: Annotated[Path | None, Field(description="folder of an embedded world, whose judge decides")] = None,
+    world: Annotated[
+        Path | None, Field(description="folder of an embedded world, whose judge decides; with --tasks world, scores")
+    ] = None,
     reward_model: Annotated[
         ModelPath | None, Field(description="reward model that decides if there is no judge")
     ] = None,
@@ -85,6 +87,10 @@ def evaluate(
         raise UsageError("with --tasks answers are the likeliest: only --seed counts, and with --samples --temperature")
     asking = Asking(shots, rows, tuple(_joined(templates)), chat, sampling.seed, samples, sampling.temperature, on_bad)
     chosen: dict[str, Any] = {"against": against, "out": out, "training": training, "device": device, "dtype": dtype}
+    if world is not None:
+        from tutelage.world.build import load_judge
+
+        chosen["world"] = world, load_judge(world).judge
     results = evaluate_tasks(a, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
     _show(a, results["tasks"])
     if against:
@@ -108,13 +114,14 @@ def _told(name: str, figures: dict[str, Any]) -> None:
 
 def _show(model: str, tasks: dict[str, dict[str, Any]]) -> None:
     table(model, HEADERS, [_row(name, figures) for name, figures in tasks.items()])
-    of_samples = [
+    further = [
         (name, metric, f"{figures['metrics'][metric]:.1%}", f"{low:.1%} to {high:.1%}")
         for name, figures in tasks.items()
-        for metric, (low, high) in figures.get("intervals", {}).items()
+        for metric, (low, high) in figures["intervals"].items()
+        if metric != figures["metric"]
     ]
-    if of_samples:
-        table(f"{model}: of several samples", HEADERS[:4], of_samples)
+    if further:
+        table(f"{model}: further metrics", HEADERS[:4], further)
 
 
 def _row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ those are made once. An input that begins with ``DATA/`` is in the folder of rea
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +79,12 @@ def read_claim(name: str) -> Claim:
         raise UsageError(f"there is no claim {name!r}{nearest(name, names())}; they are {', '.join(names())}")
     path = CLAIMS / f"{name}.yaml"
     return validated(Claim, read_yaml(path), str(path))
+
+
+def recipe_hash(claim: Claim) -> str:
+    """What tells whether verdicts are of this recipe: a hash of its steps, and of the figures that are compared."""
+    compared = {title: (one.more, one.less) for title, one in claim.contrasts.items()}
+    return hashlib.sha256(json.dumps([claim.steps, compared], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def recipe_of(

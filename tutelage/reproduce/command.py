@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tutelage.errors import UsageError
 from tutelage.files import write_atomic
-from tutelage.reproduce.claim import Claim, Given, names, read_claim, recipe_of
+from tutelage.reproduce.claim import Claim, Given, names, read_claim, recipe_hash, recipe_of
 from tutelage.reproduce.verdict import Verdict
 
 
@@ -50,7 +50,7 @@ def reproduce(
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, page(name, claim, seeds, found, took, rows, Path(model).name).encode())
     verdicts = {title: _plain(one.verdict) for title, one in found.items()}
-    kept = {"seeds": list(seeds), "verdicts": verdicts}
+    kept = {"seeds": list(seeds), "recipe": recipe_hash(claim), "verdicts": verdicts}
     write_atomic(target.with_suffix(".json"), (json.dumps(kept, indent=2) + "\n").encode())
     write_atomic(target.with_name("README.md"), index(dict(_kept(target.parent))).encode())
     return "\n".join([*(f"{title}: {in_words(one)}" for title, one in found.items()), f"page: {target}"])
@@ -75,6 +75,8 @@ def _list(pages: Path) -> Iterator[str]:
     for name in names():
         claim: Claim = read_claim(name)
         yield f"{name}: {claim.title} ({claim.paper.strip()})"
-        said = kept.get(name, {}).get("verdicts", {})
+        found = kept.get(name, {})
+        older = " (of an older recipe)" if found and found["recipe"] != recipe_hash(claim) else ""
         for title in claim.contrasts:
-            yield f"  {title}: {said[title]['word'] if title in said else 'not run'}"
+            word = found["verdicts"][title]["word"] + older if title in found.get("verdicts", {}) else "not run"
+            yield f"  {title}: {word}"

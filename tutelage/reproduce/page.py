@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.reproduce.claim import Claim, read_claim
+from tutelage.reproduce.claim import Claim, read_claim, recipe_hash
 from tutelage.reproduce.running import Found
 from tutelage.settings import write_yaml
 
@@ -70,11 +70,14 @@ def index(kept: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for name, found in kept.items():
         claim = read_claim(name)
+        older = "" if found["recipe"] == recipe_hash(claim) else " (of an older recipe)"
         for i, (title, one) in enumerate(found["verdicts"].items()):
             star = " *" if title in claim.contrasts and claim.contrasts[title].must else ""
             interval = "" if one["low"] is None else f" [{one['low']:+.3f}, {one['high']:+.3f}]"
             first = "" if i else f"[{name}]({name}.md): {claim.title}"
-            rows.append([first, title + star, one["word"], f"{one['mean']:+.3f}{interval}", str(len(found["seeds"]))])
+            rows.append(
+                [first, title + star, one["word"] + older, f"{one['mean']:+.3f}{interval}", str(len(found["seeds"]))]
+            )
     heads = ["claim", "contrast", "verdict", "difference", "seeds"]
     return "\n".join(["# What papers claim, and what comes out here", "", said, "", *_markdown(heads, rows), ""])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from statistics import fmean
 
 import pytest
 from random_start import make_start, random_decoder, save
@@ -18,6 +19,7 @@ from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.evaluate.tasks.task import Item, Task, Template
 from tutelage.records import Document, Message, Prompt
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.world.build import WorldSettings, build_world, load_judge
 
 ARC = [
     {"question": f"q{i}?", "choices": {"text": ["a", "an b"], "label": ["A", "B"]}, "answerKey": "AB"[i % 2]}
@@ -231,6 +233,51 @@ def test_rows_that_are_too_long_can_be_left_out(begin):
         Exception, match=r"arc: 1 rows are longer than the model's context of 64 tokens, the first 90 with"
     ):
         run_task("arc", task, items, [], subject, Asking())
+
+
+def test_a_world_and_its_judge_are_a_task(begin, tmp_path, capsys, monkeypatch):
+    """Every row's score is the judge's, of what the model says to that prompt."""
+    monkeypatch.setitem(load_tasks(["world"])["world"].__dict__, "max_tokens", 4)
+    knobs = {
+        "people": 12,
+        "documents": 40,
+        "demonstrations": 8,
+        "prompts": 8,
+        "heldout_prompts": 8,
+        "heldout_documents": 4,
+    }
+    build_world(WorldSettings(**knobs, heldout_demonstrations=4), tmp_path / "world")
+    words = [
+        "eval",
+        str(begin.folder / "sft"),
+        "--tasks",
+        "world",
+        "--chat",
+        "--rows",
+        "6",
+        "--on_bad",
+        "skip",
+        "--device",
+        "cpu",
+    ]
+    assert cli.main(words) == 2
+    assert (
+        "world: the judge of an embedded world scores its answers: name its folder with --world"
+        in capsys.readouterr().err
+    )
+    assert cli.main([*words, "--world", str(tmp_path / "world"), "--out", str(tmp_path / "out")]) == 0
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["world"]
+    rows = lines(tmp_path / "out" / "samples.jsonl")
+    judge = load_judge(tmp_path / "world").judge
+    prompts = [
+        Prompt.model_validate_json(line) for line in (tmp_path / "world/prompts_heldout.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == figures["rows"] == 6 - figures["left_out"] > 0
+    for row in rows:
+        prompt = prompts[int(row["id"].rpartition(":")[2]) - 1]
+        assert row["scores"]["gold"] == judge(prompt, row["answer"], row["finished"]).score
+    assert figures["score"] == pytest.approx(fmean(row["scores"]["gold"] for row in rows))
+    assert set(figures["groups"]) == {prompts[int(row["id"].rpartition(":")[2]) - 1].meta["family"] for row in rows}
 
 
 def test_a_judge_is_a_scorer(begin):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.assistant.remote import Remote
 from tutelage.data.read.rows import Rejects
 from tutelage.errors import UsageError
+from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.tasks.contamination import contaminated, training_texts
 from tutelage.evaluate.tasks.models import Local, Server, Subject
 from tutelage.evaluate.tasks.programs import check_samples, check_wall
 from tutelage.evaluate.tasks.results import Figures, difference, figures_of
 from tutelage.evaluate.tasks.run import Asking, Folder, Sample, load_items, run_task, templates_of
+from tutelage.evaluate.tasks.scorers import judged
 from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.evaluate.tasks.task import Item, Task
 from tutelage.files import write_atomic
@@ -43,28 +45,36 @@ def evaluate_tasks(
     training: Sequence[Path] = (),
     device: str = "auto",
     dtype: str = "fp32",
+    world: tuple[Path, Judge] | None = None,
     told: Callable[[str, Figures], None] = lambda name, figures: None,
 ) -> dict[str, Any]:
     """The figures of a model on tasks; ``told`` hears of each task as it is done.
 
     A model is a checkpoint, a name on the hub, or the URL of a server, whose key is read from TUTELAGE_API_KEY. Rows that are
     done are kept in ``out``, and results.json is written there. ``against`` is another model for a paired test on the same rows;
-    its rows are kept in ``out``/against. ``training``: texts or token shards in which the rows are looked for. Raises UsageError,
+    its rows are kept in ``out``/against. ``world``: the folder of an embedded world and its judge, for the task of that name.
+    ``training``: texts or token shards in which the rows are looked for. Raises UsageError,
     DataError and CheckpointError before the first row is asked where it can.
     """
     tasks = load_tasks(names)
+    if "world" in tasks:
+        if world is None:
+            raise UsageError("world: the judge of an embedded world scores its answers: name its folder with --world")
+        tasks["world"] = replace(tasks["world"], grade=judged(world[1]))
+    folders = {name: world[0] if world and name == "world" else data for name in tasks}
     check_samples(tasks, asking.samples, asking.temperature)
     check_wall(tasks)
     known = {wording for name, task in tasks.items() for wording, _ in templates_of(name, task, asking)} | {"all"}
     if stray := set(asking.templates) - known:
         raise UsageError(f"none of these tasks has a template {min(stray)!r}{nearest(min(stray), sorted(known))}")
     bad = {name: Rejects() for name in tasks}
-    rows = {name: load_items(name, task, data, asking, bad[name]) for name, task in tasks.items()}
+    rows = {name: load_items(name, task, folders[name], asking, bad[name]) for name, task in tasks.items()}
     skipped = {name: sum(rejects.counts.values()) for name, rejects in bad.items()}
     asked = {
         **asdict(asking),
         "templates": list(asking.templates),
         "data": str(data and data.resolve()),
+        **({"world": str(world[0].resolve())} if world else {}),
         "dtype": dtype,
     }
     tokenizer = None if is_server(model) or not training else Tokenizer.load(resolve_model(model))

@@ -17,7 +17,7 @@ Figures = dict[str, Any]
 def figures_of(
     samples: Sequence[Sample], metric: str, *, left_out: int = 0, seen: Mapping[str, bool] | None = None, seed: int = 0
 ) -> Figures:
-    """The figures of a task. A row's score is its mean over the templates. Of several samples each metric has its interval.
+    """The figures of a task. A row's score is its mean over the templates. Metrics and groups have intervals of their own.
 
     ``seen``: id -> whether the row stands in the training text; rows without an entry were too short to tell.
     """
@@ -42,26 +42,33 @@ def figures_of(
         "left_out": left_out,
         "files": sorted({key.rpartition(":")[0] for key in rows}),
         "metrics": {name: fmean(values) for name, values in sorted(metrics.items()) if name != "confidence"},
+        "intervals": {
+            name: list(interval_of(list(by_row(samples, name).values()), seed)[1:])
+            for name in sorted(metrics)
+            if name != "confidence"
+        },
         "templates": each,
         "spread": max(means) - min(means),
-        "groups": {name: {"score": fmean(g.values()), "rows": len(g)} for name, g in sorted(groups.items())},
+        "groups": {name: _group(list(rows.values()), seed) for name, rows in sorted(groups.items())},
         "tokens": {"read": sum(s["read"] for s in samples), "written": sum(s["written"] for s in samples)},
         "seconds": sum(s["seconds"] for s in samples),
     }
     if any("finished" in sample for sample in samples):
         found["finished"] = fmean(sample["finished"] for sample in samples)
-    if any("passed" in sample for sample in samples):
-        found["intervals"] = {
-            name: list(interval_of(list(by_row(samples, name).values()), seed)[1:]) for name in found["metrics"]
-        }
     return found | _calibration(samples) | ({} if seen is None else _contamination(rows, seen, seed))
 
 
+def _group(values: Sequence[float], seed: int) -> dict[str, Any]:
+    found = interval_of(values, seed)
+    return {"score": found.mean, "ci": [found.low, found.high], "rows": len(values)}
+
+
 def by_row(samples: Sequence[Sample], metric: str) -> dict[str, float]:
-    """Id -> the row's mean score over templates."""
+    """Id -> the row's mean score over the templates that have it."""
     values: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
-        values[sample["id"]].append(sample["scores"][metric])
+        if metric in sample["scores"]:
+            values[sample["id"]].append(sample["scores"][metric])
     return {key: fmean(own) for key, own in values.items()}
 
 

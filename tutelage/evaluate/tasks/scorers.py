@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import string
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
+from tutelage.errors import UsageError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.tasks.task import Answered, Compared, Grade, Item, Score
 
@@ -78,43 +77,20 @@ def said(item: Item, answer: Answered) -> Score:
     return {"acc": float(any(bare == right.strip().casefold() for right in item.answers))}
 
 
-def english_words(item: Item, answer: Answered) -> Score:
-    """exact and f1 of SQuAD (Rajpurkar et al. 2016): over words, in lower case, without punctuation and articles."""
-    return _overlap(item, answer, lambda text: squad_normal(text).split(), _bag_f1)
-
-
-def squad_normal(text: str) -> str:
-    """A text in lower case without ASCII punctuation and articles, words one space apart."""
-    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
-
-
 def chinese_words(item: Item, answer: Answered) -> Score:
     """exact and f1 of CMRC 2018 (Cui et al. 2019): over Chinese characters and other words, without punctuation.
 
     Their f1 counts the longest run of units that both have, not the units in any order.
     """
-    return _overlap(item, answer, chinese_units, _run_f1)
+    own = chinese_units(answer.text)
+    right = [chinese_units(text) for text in item.answers]
+    return {"exact": float(own in right), "f1": max(_run_f1(own, one) for one in right)}
 
 
 def chinese_units(text: str) -> list[str]:
     """Chinese characters, and runs of other letters and digits, in lower case."""
     bare = "".join(" " if unicodedata.category(letter)[0] in "PSZ" else letter for letter in text.lower())
     return re.findall(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+", bare)
-
-
-def _overlap(
-    item: Item, answer: Answered, units: Callable[[str], list[str]], f1: Callable[[list[str], list[str]], float]
-) -> Score:
-    own = units(answer.text)
-    right = [units(text) for text in item.answers]
-    return {"exact": float(own in right), "f1": max(f1(own, one) for one in right)}
-
-
-def _bag_f1(own: list[str], right: list[str]) -> float:
-    if not own or not right:
-        return float(own == right)
-    return 2 * sum((Counter(own) & Counter(right)).values()) / (len(own) + len(right))
 
 
 def _run_f1(own: list[str], right: list[str]) -> float:
@@ -158,3 +134,8 @@ def judged(judge: Judge) -> Grade:
         return {"gold": verdict.score, "success": verdict.success}
 
     return grade
+
+
+def unjudged(item: Item, answer: Answered) -> Score:
+    """In place of the judge of a world that nobody named."""
+    raise UsageError("a world's judge scores these answers: name its folder with --world")

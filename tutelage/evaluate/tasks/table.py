@@ -28,6 +28,7 @@ TASKS = {
     "truthfulqa_mc1": "truthfulqa:TASK",
     "truthfulqa_mc2": "truthfulqa:MASS",
     "winogrande": "winogrande:TASK",
+    "world": "world:TASK",
     "xstest": "xstest:TASK",
 }
 """Name -> ``module:variable`` in ``sets``."""
