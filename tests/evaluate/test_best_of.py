@@ -15,7 +15,8 @@ from test_measure import SAMPLING, judge, measures
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import RecipeError
 from tutelage.evaluate.compare import EvaluateInputs, EvaluateSettings, main
-from tutelage.evaluate.measure import best_of_kl_bound, measure, picked
+from tutelage.evaluate.measure import measure, picked
+from tutelage.evaluate.preferences.best_of_n import kl_bound
 from tutelage.model.checkpoint import load_scalar
 from tutelage.records import Answers, Completion
 from tutelage.text.chat import render_answers
@@ -67,8 +68,8 @@ def test_the_bound_is_the_kl_of_answers_that_are_never_the_same(n):
     for draw in itertools.product(range(m), repeat=n):
         wins[max(draw)] += 1
     exact = sum(w / m**n * math.log(w / m**n * m) for w in wins if w)
-    assert exact <= best_of_kl_bound(n) + 1e-12
-    assert best_of_kl_bound(n) == pytest.approx(exact, abs=0.02)
+    assert exact <= kl_bound(n) + 1e-12
+    assert kl_bound(n) == pytest.approx(exact, abs=0.02)
 
 
 def test_of_equal_scores_the_first_is_picked(begin):
@@ -86,7 +87,7 @@ def test_the_step_asks_one_model_for_the_best_and_another_for_one(begin, tmp_pat
     knobs = EvaluateSettings(ask={"best": {"best_of": 3}}, max_tokens=6, device="cpu", dtype="fp32")
     results = json.loads((main(knobs, inputs, tmp_path / "out", judge=judge) / "results.json").read_text())
     one, best = results["models"]["one"], results["models"]["best"]
-    assert (one["kl"], best["kl_bound"]) == (pytest.approx(0.0, abs=1e-4), pytest.approx(best_of_kl_bound(3)))
+    assert (one["kl"], best["kl_bound"]) == (pytest.approx(0.0, abs=1e-4), pytest.approx(kl_bound(3)))
     assert best["ask"]["best_of"] == 3
     assert best["same_as"] == "one"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from pathlib import Path
@@ -17,11 +18,11 @@ from hypothesis import strategies as st
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
-from tutelage.generate.constraints import Grammars, lark_grammar, schema_grammar
+from tutelage.generate.constraints import _VETTER, Grammars, lark_grammar, schema_grammar
 from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import Service
-from tutelage.generate.vetting import Vetter
+from tutelage.generate.vetting import CPU_SECONDS, Vetter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 from serving import HELLO, tiny_assistant
@@ -176,10 +177,14 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_schema_is_refused_while_others_are_answered(assistant, name):
-    before = time.process_time()
+    before, others = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with pytest.raises(UsageError) as caught:
         assistant.grammars.compile(schema_grammar(HOSTILE[name]))
     assert time.process_time() - before < 1, "the time is spent in another process"
+    _VETTER.close()
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    starting = 3.0  # of Python and llguidance, once or twice
+    assert spent.ru_utime + spent.ru_stime - others.ru_utime - others.ru_stime < 2 * CPU_SECONDS + starting
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     assert assistant.grammars.compile(schema_grammar({"type": "object"}))

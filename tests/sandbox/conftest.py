@@ -11,16 +11,28 @@ from tutelage.sandbox.walls import Wall
 
 
 @pytest.fixture(scope="session")
-def walls() -> None:
-    """Skips where one of the walls does not stand, with the reason."""
+def fallen() -> dict[Wall, str]:
+    """The walls that do not stand here, and why."""
+    found = {}
     for wall in Wall:
         try:
             run(Program(""), wall=wall)
         except SandboxError as error:
-            pytest.skip(f"{wall}: {error}")
+            found[wall] = str(error)
+    return found
 
 
 @pytest.fixture(autouse=True)
 def standing(request: pytest.FixtureRequest) -> None:
-    if request.path.stem != "test_filter":
-        request.getfixturevalue("walls")
+    """Skips the tests of a wall that does not stand, and where none does those of a wall that is not named."""
+    if request.path.stem == "test_filter":
+        return
+    missing = request.getfixturevalue("fallen")
+    given = getattr(getattr(request.node, "callspec", None), "params", {}).get("wall")
+    marker = request.node.get_closest_marker("wall")
+    needed = [given] if given else list(marker.args) if marker else []
+    for wall in needed:
+        if wall in missing:
+            pytest.skip(f"{wall}: {missing[wall]}")
+    if len(missing) == len(Wall):
+        pytest.skip("; ".join(missing.values()))

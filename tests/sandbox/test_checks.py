@@ -39,6 +39,7 @@ def test_reference_solutions_pass_and_mutated_ones_fail() -> None:
 
 
 @needs_humaneval
+@pytest.mark.wall(Wall.SECCOMP)
 def test_the_wall_without_namespaces_checks_the_same() -> None:
     every = problems()[::10]
     outcomes = run_all([human_eval(row, row["canonical_solution"]) for row in every], LIMITS, Wall.SECCOMP)

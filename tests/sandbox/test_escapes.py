@@ -224,6 +224,7 @@ def commands() -> Iterator[str]:
             continue
 
 
+@pytest.mark.wall(B)
 def test_a_daemon_ends_with_its_run() -> None:
     mark = f"tutelage-daemon-{os.getpid()}"
     source = f"""
@@ -252,6 +253,7 @@ def test_a_sleeper_and_a_stopped_program_end_at_the_deadline(wall: Wall) -> None
         assert run(Program("import os\nos.kill(os.getpid(), 19)"), limits, wall).ending is TIME
 
 
+@pytest.mark.wall(B, S)
 def test_many_processes_are_held_to_their_number() -> None:
     forks = "n = 0\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(60)\n    n += 1\nexcept OSError: print(n)"
     source = f"import os, time\n{forks}"
@@ -261,6 +263,7 @@ def test_many_processes_are_held_to_their_number() -> None:
         run(Program(""), Limits(processes=2), S)
 
 
+@pytest.mark.wall(B)
 def test_killing_everything_in_sight_harms_nobody(caller: Caller) -> None:
     outcome: Outcome = run(Program("import os\nos.kill(os.getppid(), 9)\nos.kill(-1, 9)\nprint('done')"), SHORT, B)
     assert outcome.ending in (OK, FAILED)

@@ -76,6 +76,7 @@ def test_limits_are_positive() -> None:
         Limits(processes=0)
 
 
+@pytest.mark.wall(Wall.SECCOMP)
 def test_without_bubblewrap_the_weaker_wall_stands_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,6 +128,7 @@ def usable_by_everybody() -> bool:
 @pytest.mark.skipif(
     not shutil.which(SYSTEM_PYTHON) or not usable_by_everybody(), reason=f"{SYSTEM_PYTHON} is not 3.11 or newer"
 )
+@pytest.mark.wall(*Wall)
 def test_both_walls_stand_for_an_ordinary_user() -> None:
     """The same package under another user, who may read neither root's folders nor its interpreter."""
     source = """

@@ -207,6 +207,26 @@ def test_text_comes_in_few_chunks_and_log_probabilities_are_not_held_back(monkey
     assert len(asyncio.run(chunks(0.0))) > 2
 
 
+def test_whoever_asks_for_log_probabilities_gets_each_token_at_once(monkeypatch):
+    """Of the real server, whose pause is longer here than an answer takes, and whose tokens take a while."""
+    monkeypatch.setattr(answering, "PAUSE", 600.0)
+    monkeypatch.setenv("TUTELAGE_DECODE", "torch")
+    with running(tiny_assistant()) as server, server.client() as client:
+        asked = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Who are you?"}],
+            "max_tokens": 200,
+            "seed": 1,
+        }
+        texts = sum(
+            bool(chunk.choices[0].delta.content) for chunk in client.chat.completions.create(**asked, stream=True)
+        )
+        ranked = client.chat.completions.create(**asked, stream=True, logprobs=True)
+        tokens = [len(chunk.choices[0].logprobs.content) for chunk in ranked if chunk.choices[0].logprobs]
+    assert texts <= 2
+    assert len(tokens) > 2
+
+
 def test_a_signal_lets_answers_finish_and_then_ends_streams_with_an_error():
     with running(tiny_assistant(), grace=0.2) as server, server.client() as client, ThreadPoolExecutor(3) as threads:
         with Hold(server.served.service) as hold:

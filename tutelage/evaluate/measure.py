@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from tutelage.assistant.assistant import Assistant, Shots
 from tutelage.data.tokens.batches import cut_by_length, pad_right
 from tutelage.data.tokens.heldout import HeldoutText
 from tutelage.evaluate.judge import Judge
+from tutelage.evaluate.preferences.best_of_n import kl_bound
 from tutelage.generate.sampler import Sampling
 from tutelage.model.checkpoint import param_count
 from tutelage.model.likelihood import READ_TOKENS, negative_log_likelihood
@@ -148,7 +148,7 @@ def measure(
         reward = _rewards(scorer, answers)
         figures["reward"] = mean_interval(reward).mean
     if best_of > 1:
-        figures["kl_bound"] = best_of_kl_bound(best_of)
+        figures["kl_bound"] = kl_bound(best_of)
     elif measures.reference and shots is None:
         assistant.tokenizer.require_same(measures.reference)
         at_one = sampling.model_copy(update={"temperature": 1.0})
@@ -222,14 +222,6 @@ def picked(answers: Sequence[Answers], scorer: Assistant) -> list[Answers]:
         chosen = one.completions[values.index(max(values))]
         found.append(Answers(prompt=one.prompt, completions=(chosen,)))
     return found
-
-
-def best_of_kl_bound(n: int) -> float:
-    """log n - (n - 1) / n, the most that KL(best of n || model) can be [nats per answer] (Stiennon et al. 2020, appendix G.3).
-
-    It is lower where two of the n answers may be the same (Beirami et al. 2024).
-    """
-    return math.log(n) - (n - 1) / n
 
 
 def _rewards(scorer: Assistant, answers: Sequence[Answers]) -> list[float]:

@@ -19,9 +19,9 @@ Method = Literal["best_of_n", "rl"]
 
 
 def kl_bound(n: int) -> float:
-    """log n - (n - 1) / n [nats]: an upper bound of the KL of best-of-n from what it samples (Beirami et al., theorem 1).
+    """log n - (n - 1) / n [nats per answer] (Stiennon et al. 2020, appendix G.3): at most the KL of best-of-n from what it samples.
 
-    It is exact where no answer has a probability of its own worth mention, and too large where few answers are possible.
+    It is exact where no answer has a probability worth mention, and too large where few are possible (Beirami et al., theorem 1).
     """
     return math.log(n) - (n - 1) / n
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
+from weakref import WeakValueDictionary
 
 from pydantic import Discriminator, Field, Tag
 
@@ -14,10 +15,9 @@ from tutelage.generate.request import Mask
 from tutelage.serve.openai.errors import BadRequest, Busy
 from tutelage.serve.openai.fields import Shape
 
-MOST_WAITING = 32
-"""Grammars that may wait to be compiled: a hostile one takes a second, and others should not wait for many."""
+MOST_WAITING = 16
+"""Grammars of one client that may wait to be compiled: a hostile one takes a second."""
 _compiling = ThreadPoolExecutor(1, "grammars")  # one thread, so that requests without a grammar find theirs free
-_waiting = 0
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -71,15 +71,26 @@ def schema_of(format: ResponseFormat | None) -> dict[str, Any] | None:
     return {"type": "object"} if isinstance(format, JsonObject) else None
 
 
-async def compiled(assistant: Assistant, grammar: str, param: str) -> Mask:
+class _Turn:
+    """A client's grammars, which are compiled one after the other, so that others' wait for one of them at most."""
+
+    def __init__(self) -> None:
+        self.lock, self.waiting = asyncio.Lock(), 0
+
+
+_turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+
+
+async def compiled(assistant: Assistant, grammar: str, param: str, client: str) -> Mask:
     """A grammar as the mask of a request. BadRequest, naming ``param``, where it does not compile, or not in time."""
-    global _waiting
-    if _waiting >= MOST_WAITING:
+    turn = _turns.setdefault(client, _Turn())
+    if turn.waiting >= MOST_WAITING:
         raise Busy("too many schemas wait to be compiled", code="queue_full", headers={"retry-after": "5"})
-    _waiting += 1
+    turn.waiting += 1
     try:
-        return await asyncio.get_running_loop().run_in_executor(_compiling, assistant.grammars.compile, grammar)
+        async with turn.lock:
+            return await asyncio.get_running_loop().run_in_executor(_compiling, assistant.grammars.compile, grammar)
     except UsageError as error:
         raise BadRequest(f"the schema cannot be used: {error}", param=param, code="invalid_json_schema") from None
     finally:
-        _waiting -= 1
+        turn.waiting -= 1

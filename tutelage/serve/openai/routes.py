@@ -57,7 +57,7 @@ async def chat_completions(body: ChatRequest, http: Request) -> Response:
     assistant, schema = served.assistant, schema_of(body.response_format)
     calls = await asyncio.to_thread(body.calling, assistant)
     ids = await asyncio.to_thread(prompt_ids, assistant, messages, calls)
-    mask = await mask_of(assistant, schema, calls, "response_format")
+    mask = await mask_of(assistant, schema, calls, "response_format", http.state.client)
     more = {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted}
     shape = Chat(assistant.tokenizer, served.id, calling=calls, **more)
     return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
@@ -70,7 +70,7 @@ async def responses(body: ResponsesRequest, http: Request) -> Response:
     served, messages = served_as(http, body.model), body.conversation()
     calls = await asyncio.to_thread(body.calling, served.assistant)
     ids = await asyncio.to_thread(prompt_ids, served.assistant, messages, calls, "input")
-    mask = await mask_of(served.assistant, body.schema_wanted, calls, "text.format")
+    mask = await mask_of(served.assistant, body.schema_wanted, calls, "text.format", http.state.client)
     shape = response_shape.Response(served.id, body, calls)
     return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
 
@@ -115,13 +115,13 @@ def prompt_ids(
 
 
 async def mask_of(
-    assistant: Assistant, schema: dict[str, Any] | None, calls: Calling | None, param: str
+    assistant: Assistant, schema: dict[str, Any] | None, calls: Calling | None, param: str, client: str
 ) -> Mask | None:
     """What an answer has to follow: a schema, or the form of a call. ``param``: the field that the schema comes from."""
     grammar = calls.grammar(assistant.tokenizer, schema) if calls else None
     if grammar is not None:
-        return await compiled(assistant, grammar, "tools" if schema is None else param)
-    return None if schema is None else await compiled(assistant, schema_grammar(schema), param)
+        return await compiled(assistant, grammar, "tools" if schema is None else param, client)
+    return None if schema is None else await compiled(assistant, schema_grammar(schema), param, client)
 
 
 def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int]:
