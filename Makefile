@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 proof-loop proof-load soak bench format clean
+.PHONY: demo test check mutants proof proof-long proof-real proof-smollm2 proof-loop proof-load proof-clients soak bench format clean
 
 demo: $(VENV)/installed
 	$(BIN)/tutelage demo
@@ -40,6 +40,12 @@ proof-loop: $(VENV)/installed-dev
 
 proof-load: $(VENV)/installed-dev
 	$(BIN)/python -m tests.proof_load
+
+# make proof-clients URL=http://127.0.0.1:8000: langchain-openai and llm against a server
+proof-clients: $(VENV)/installed-dev
+	$(BIN)/python -m venv $(VENV)/clients
+	$(VENV)/clients/bin/pip install --quiet langchain-openai llm
+	$(VENV)/clients/bin/python -m tests.proof_clients $(URL)
 
 # make soak [SECONDS_OF_LOAD=600]
 soak: $(VENV)/installed-dev

@@ -58,7 +58,9 @@ class PreferencesInputs(Inputs):
     runs: dict[str, RunPath] = Field({}, description="name -> RL run whose gold reward is fitted over KL")
     prompts: Path | None = Field(None, description="known prompts, which foreign ones are told from")
     foreign: dict[str, Path] = Field({}, description="name -> documents whose passages are foreign prompts")
-    encoders: dict[str, ModelPath] = Field({}, description="name -> language model that tells foreign prompts too")
+    encoders: dict[str, ModelPath] = Field(
+        {}, description="name -> language model that tells foreign prompts too; better than reward models do"
+    )
 
 
 class PreferencesSettings(Settings):

@@ -202,7 +202,7 @@ def token_text(tokenizer: Tokenizer, i: int) -> str:
 
 
 def token_object(tokenizer: Tokenizer, token: Token) -> Object:
-    """A token with its log-probability and the likeliest in its place, as chat completions and responses have it."""
+    """A token with its log-probability and the likeliest in its place, as chat completions have it."""
 
     def one(i: int, logprob: float) -> Object:
         data = list(tokenizer.token_bytes(i))
