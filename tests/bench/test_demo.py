@@ -28,6 +28,6 @@ def test_turns_are_compared_round_by_round(tmp_path, monkeypatch, capsys):
     found = json.loads((tmp_path / "demo.json").read_text())
     assert found["share"]["median"] == pytest.approx(1.0)
     said = capsys.readouterr().out
-    assert "base              7.8       7.5\n" in said
+    assert "base" + " " * 15 + "7.8" + " " * 7 + "7.5\n" in said
     assert "this, the judge's score: sft 0.090\n" in said
     assert "this takes 1.000 [0.950, 1.050] of the older one's time" in said
