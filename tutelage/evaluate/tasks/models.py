@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from statistics import fmean
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tutelage.assistant.assistant import Assistant, text_ids
@@ -95,12 +96,10 @@ class Local:
     ) -> list[list[Wrote]]:
         rows = [self._prompt(context) for context in contexts]
         written = self._complete(contexts, rows, sampling, stop, seeds)
-        pairs = [(row, one.ids or ()) for row, several in zip(rows, written, strict=True) for one in several]
-        # The log-probabilities that come with samples are of the distribution at their temperature.
-        weighed = iter(likelihoods(self._decoder, pairs, pad_id=self._tokenizer.pad_id, dtype=self._assistant.dtype))
+        every = iter(self._means(sampling, rows, written))
         samples = []
         for row, several in zip(rows, written, strict=True):
-            means = [own.logprob / own.tokens for own in islice(weighed, len(several))]
+            means = islice(every, len(several))
             samples.append(
                 [
                     Wrote(Answered(one.text, one.finished), 0 if i else len(row), len(one.ids or ()), mean)
@@ -108,6 +107,16 @@ class Local:
                 ]
             )
         return samples
+
+    def _means(
+        self, sampling: Sampling, rows: Sequence[list[int]], written: Sequence[Sequence[Completion]]
+    ) -> list[float]:
+        """The mean log-probability of each sample's tokens at temperature 1, which is that of their sampling or else read anew."""
+        if sampling.temperature == 1:
+            return [fmean(one.logprobs or ()) for several in written for one in several]
+        pairs = [(row, one.ids or ()) for row, several in zip(rows, written, strict=True) for one in several]
+        found = likelihoods(self._decoder, pairs, pad_id=self._tokenizer.pad_id, dtype=self._assistant.dtype)
+        return [own.logprob / own.tokens for own in found]
 
     def _complete(
         self,
