@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from model_helpers import build, small
+from model_helpers import FAMILIES, build, small
 
 from tutelage.model.native import choice, settle
 from tutelage.model.native.build import library
@@ -42,6 +42,17 @@ def test_another_model_of_the_shape_is_compared_and_not_timed(timed: list[bool],
     model.final_norm.weight.data[0] = torch.nan
     assert settle.settled(model, torch.float32, 4) is None
     assert (timed, kept(tmp_path)) == ([True], [b"native\n"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_bf16_weights(family: str, timed: list[bool]) -> None:
+    """The first and the second of its shape; torch multiplies its weights under bf16 autocast alone."""
+    model = build(small(family).model_copy(update={"init_std": 0.1})).bfloat16()
+    for _ in range(2):
+        found = settle.settled(model, torch.bfloat16, 2)
+        assert isinstance(found, NativeDecoder)
+        assert found.dtype == "bf16"
+    assert timed == [True]
 
 
 def test_what_was_slower_stays_with_torch(timed: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

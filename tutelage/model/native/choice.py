@@ -33,8 +33,8 @@ def choose(
 ) -> NativeDecoder | None:
     """The native decoder to generate ``rows`` rows at a time with, or None: generate with torch.
 
-    auto    native if it can be had, its logits are those of torch's fp32 within TOLERANCE, and it is faster here and now, or
-            was, where ``faster`` says so
+    auto    native if it can be had, its logits are those of torch in fp32 (of bf16 weights, in bf16) within TOLERANCE, and it is
+            faster here and now, or was, where ``faster`` says so
     native  native, or a UsageError that says why it cannot be had
     torch   None
     """
@@ -49,7 +49,7 @@ def choose(
     if native is not None:
         training = model.training
         model.eval()
-        with torch.inference_mode(), autocast("cpu", "fp32"):
+        with torch.inference_mode(), autocast("cpu", _own_precision(model)):
             reason = _found_wrong(model, native)
             if not reason and setting == "auto" and not faster:
                 reason = _found_slow(model, native, rows)
@@ -57,6 +57,11 @@ def choose(
     if reason and setting == "native":
         raise UsageError(f"native decoding: {reason}")
     return None if reason else native
+
+
+def _own_precision(model: Decoder) -> str:
+    """What a forward computes in: bf16 weights cannot be multiplied in fp32."""
+    return "bf16" if model.embed.weight.dtype == torch.bfloat16 else "fp32"
 
 
 def distance(logits: Tensor, reference: Tensor) -> float:
@@ -86,7 +91,7 @@ def _found_wrong(model: Decoder, native: NativeDecoder) -> str | None:
 
 def _found_slow(model: Decoder, native: NativeDecoder, rows: int) -> str | None:
     """Time steps of both, in turns; the values in the cache do not matter."""
-    precision = "bf16" if native.dtype != "fp32" and cpu_has_bf16() else "fp32"
+    precision = "bf16" if native.dtype != "fp32" and cpu_has_bf16() else _own_precision(model)
     theirs = inference_copy(model, torch.bfloat16) if precision == "bf16" else model
     held = max(1, min(_HELD, model.config.max_position_embeddings - 1))
     with autocast("cpu", precision):
