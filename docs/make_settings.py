@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tutelage.cli.app import commands
 from tutelage.cli.options import Option
+from tutelage.evaluate.tasks.table import TASKS, load_tasks
 from tutelage.settings import type_name
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -40,7 +41,27 @@ def page() -> str:
             cells = (f"`{option.name}`", type_name(option.annotation), shown, option.description)
             parts.append(f"| {' | '.join(map(_cell, cells))} |")
         parts.append("")
-    return "\n".join(parts).rstrip() + "\n"
+    return "\n".join([*parts, *_tasks()]).rstrip() + "\n"
+
+
+def _tasks() -> list[str]:
+    """What `tutelage eval --tasks` looks for below --data, or reads from the hub, and how it asks."""
+    lines = [
+        "## Tasks of tutelage eval",
+        "",
+        "Below `--data` the patterns are tried in turn, then `TASK.jsonl` (.json, .csv, .parquet) and a folder `TASK`. A file has",
+        "the columns that the set has on the hub; a set whose test rows have no public answers is asked on its validation rows.",
+        "The first template is the default.",
+        "",
+        "| task | what | files below `--data` | on the hub | templates | score |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, task in load_tasks(list(TASKS)).items():
+        files, templates = (", ".join(f"`{one}`" for one in each) for each in (task.files, task.templates))
+        hub = f"`{task.hub}`" if task.hub else ""
+        cells = (f"`{name}`", task.summary, files, hub, templates, f"`{task.metric}`")
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return lines
 
 
 def _cell(text: str) -> str:

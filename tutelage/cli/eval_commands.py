@@ -75,6 +75,14 @@ def evaluate(
     names = _joined(tasks)
     if bool(names) == (prompts is not None):
         raise UsageError("give either --tasks, or two checkpoints and --prompts")
+    of_tasks: dict[str, object] = {"data": data, "shots": shots, "rows": rows, "templates": templates, "chat": chat}
+    of_tasks |= {"samples": samples, "against": against, "training": training, "out": out, "dtype": dtype != "fp32"}
+    if prompts is not None and (stray := [f"--{name}" for name, given in of_tasks.items() if given]):
+        raise UsageError(f"{', '.join(stray)}: only with --tasks")
+    if names and (reward_model is not None or (world is not None and "world" not in names)):
+        raise UsageError(
+            "--reward_model and --world decide between two checkpoints: with --tasks, --world is for the task world"
+        )
     if prompts is not None:
         if not b or is_server(a) or is_server(b):
             raise UsageError("--prompts needs two checkpoints: tutelage eval A B --prompts FILE")

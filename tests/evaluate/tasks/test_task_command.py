@@ -300,3 +300,29 @@ def test_a_judge_is_a_scorer(begin):
     samples, _ = run_task("world", task, items, [], subject, Asking(chat=True))
     assert [sample["scores"]["gold"] for sample in samples] == [0.25, 0.5, 0.75]
     assert sorted((prompt for prompt, _ in told), key=prompts.index) == prompts
+
+
+def test_what_belongs_to_tasks_is_refused_elsewhere_and_the_other_way_round(begin, tmp_path, capsys):
+    """Nothing that was asked for is dropped in silence."""
+    a, b = str(begin.folder / "sft"), str(begin.folder / "other")
+    given = {
+        "--out": tmp_path / "out",
+        "--rows": 2,
+        "--against": "x",
+        "--shots": 3,
+        "--data": tmp_path,
+        "--dtype": "bf16",
+    }
+    for name, value in given.items():
+        assert cli.main(["eval", a, b, "--prompts", str(tmp_path / "p.jsonl"), name, str(value)]) == 2
+        assert f"{name}: only with --tasks" in capsys.readouterr().err
+    for words in (["--reward_model", b], ["--world", str(tmp_path)]):
+        assert cli.main(["eval", a, "--tasks", "piqa", "--data", str(begin.folder / "data"), *words]) == 2
+        assert "with --tasks, --world is for the task world" in capsys.readouterr().err
+
+
+def test_another_model_that_is_not_there_is_found_before_the_first_is_asked(begin, tmp_path, capsys):
+    words = ["eval", str(begin.folder / "sft"), "--tasks", "piqa", "--data", str(begin.folder / "data")]
+    assert cli.main([*words, "--against", str(tmp_path / "none")]) == 2
+    told = capsys.readouterr()
+    assert (told.out, "none' is neither a folder" in told.err) == ("", True)

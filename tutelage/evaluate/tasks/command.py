@@ -79,6 +79,8 @@ def evaluate_tasks(
     }
     tokenizer = None if is_server(model) or not training else Tokenizer.load(resolve_model(model))
     seen = _seen({name: items for name, (items, _) in rows.items()}, training, tokenizer)
+    if against and not is_server(against):
+        resolve_model(against)  # which may not be there
     subject = load_subject(model, device, dtype)
     folder = Folder(out, asked | {"model": _identity(model, subject)})
     results: dict[str, Any] = {"model": model, "asked": asked, "tasks": {}}
