@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tutelage.evaluate.tasks.command import evaluate_tasks
 from tutelage.evaluate.tasks.programs import check_samples, check_wall
@@ -38,6 +38,12 @@ class TasksSettings(Settings):
     seed: int = Field(0, description="seed of rows, examples and samples")
     device: Device = "auto"
     dtype: str = Field("fp32", description="fp32, which tells near-ties apart, or bf16, which is faster; auto")
+
+    @field_validator("tasks", "templates")
+    @classmethod
+    def _apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Names joined by commas, as `tutelage eval` takes them."""
+        return tuple(name.strip() for word in value for name in word.split(",") if name.strip())
 
     def check(self, inputs: Inputs) -> None:
         """Raise RecipeError for samples of tasks whose answers are no programs."""

@@ -36,7 +36,7 @@ GRACE = 20.0
 """Seconds that answers have to finish after a signal; then each ends with an error."""
 
 _HOW = """\
-{url} answers as {model}, in a browser and to programs; Ctrl-C stops it.
+{url} answers as {model}, {whom}; Ctrl-C stops it.
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="{key}")
@@ -146,7 +146,9 @@ def serve(
             stack.enter_context(following(app, opened, load, chosen, compare=compare_rate > 0))
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
-        print(_HOW.format(url=url, model=model_id(chosen), key="YOUR KEY" if keys else "none"), flush=True)
+        whom = "to programs" if no_pages else "in a browser and to programs"
+        whom += f", with weights in {weights}" if weights != "auto" else ""
+        print(_HOW.format(url=url, model=model_id(chosen), whom=whom, key="YOUR KEY" if keys else "none"), flush=True)
         _log_to_stderr()
         try:
             server.run([listener])
