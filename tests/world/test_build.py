@@ -276,3 +276,11 @@ def test_too_many_prompts_for_the_world_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(build, "WEIGHTS", {"brainstorm": 1})
     with pytest.raises(RecipeError, match=r"world\.heldout_prompts is 5000, but there are only [89]\d\d such prompts"):
         draw_world_data(SMALL.model_copy(update={"heldout_prompts": 5000}))
+
+
+def test_a_prompt_that_contains_a_held_out_one_is_drawn_anew():
+    """At seed 2 a question about a stranger behind a passage is, without the passage, a held-out prompt."""
+    knobs = {"people": 16, "towns": 6, "values": 8, "documents": 100, "demonstrations": 10, "prompts": 12000}
+    held = {"heldout_prompts": 2400, "heldout_documents": 10, "heldout_demonstrations": 10}
+    data = draw_world_data(WorldSettings(seed=2, **knobs, **held))
+    check_leaks(data.files, data.heldout_entities)

@@ -135,10 +135,9 @@ def draw_world_data(settings: WorldSettings) -> WorldData:
     drawer.reserve(validation)
     demonstrated = drawer.tasks("demonstrations", settings.demonstrations, "train", repeat=True)
     prompts = drawer.tasks("prompts", settings.prompts, "train", avoid=demonstrated)
-    finder = LeakFinder(task.prompt for task in evaluation)
     clean = documents(world, count=settings.documents, seed=settings.seed)
     raw = list(with_dirt(clean, seed=settings.seed, rate=settings.dirt))
-    texts = [document for document in raw if not finder.find(document.text)]
+    texts = [document for document in raw if not drawer.finder.find(document.text)]
     known = {document.text for document in texts}
     fresh = documents(world, count=3 * settings.heldout_documents, seed=settings.seed + _HELDOUT_SEED)
     files: dict[str, list[Any]] = {
@@ -180,12 +179,14 @@ class _Drawer:
         """Prompts that may not be drawn any more."""
         self.problems: set[str] = set()
         """Sums, lists, passages and functions that may not be asked for any more."""
+        self.finder = LeakFinder(())
 
     def reserve(self, tasks: Sequence[Task], *, problems: bool = False) -> None:
         """Keep these prompts, and their problems if asked, out of everything drawn later."""
         self.texts.update(text_of(task.prompt) for task in tasks)
         if problems:
             self.problems.update(problem for task in tasks if (problem := problem_of(task.prompt)))
+            self.finder = LeakFinder(task.prompt for task in tasks)
 
     def tasks(
         self, purpose: str, count: int, split: Split, *, avoid: Sequence[Task] = (), repeat: bool = False
@@ -239,6 +240,8 @@ class _Drawer:
                 continue
             if split == "train" and not self.heldout.isdisjoint(subjects_of(task.prompt)):
                 continue  # for example a question over two steps that ends at a held-out person
+            if self.finder.find("\n".join(message.text for message in task.prompt.messages)):
+                continue  # for example a question about a stranger behind a passage, which is held out without one
             if text not in second_best:
                 return task
             second = second or task
