@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,10 +56,8 @@ def main(words: Sequence[str] | None = None) -> None:
     found |= {"products_per_s": peaks.flops, "bytes_per_s": peaks.bytes, "lines": []}
     print(f"{name}: products of {peaks.flops / 1e12:.3g} TFLOP/s, a copy of {peaks.bytes / 1e9:.3g} GB/s", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for line in (
-            *training(Prepared(Path(folder), quick=options.quick), device, peaks),
-            *generation(Prepared(Path(folder), quick=options.quick), device, peaks),
-        ):
+        prepared = Prepared(Path(folder), quick=options.quick)
+        for line in chain(training(prepared, device, peaks), generation(prepared, device, peaks)):
             found["lines"].append(line)
             shares = ", ".join(f"{key} {value:.1%}" for key, value in line.items() if key in ("mfu", "bandwidth"))
             print(f"{line['work']}: {line['tokens_per_s']:,.0f} tokens/s, {shares}", flush=True)

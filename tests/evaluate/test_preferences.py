@@ -308,6 +308,8 @@ def test_a_judge_that_is_busy_is_asked_again_and_never_twice_the_same(judge_serv
     kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:7]) + '{"asked": "ab')  # killed while it wrote
     assert judged(remote_judge(judge_server, kept=kept), pairs)[0] == comparisons
     assert len(Verdicts.asked) == 13
+    assert judged(remote_judge(judge_server, kept=kept), pairs)[0] == comparisons
+    assert len(Verdicts.asked) == 13
 
 
 def test_a_model_judges_samples_and_rankings(judge_server, tmp_path):

@@ -90,6 +90,8 @@ def test_likelihoods_are_those_of_the_checkpoint(weighing):
         ("the mat,", " 中文 or not"),
     ]
     pairs += [("the cat", f" {word}") for word in "abcdefghij"]
+    for text in ("the cat", "天下皆知"):
+        assert server.remote.post("/tokenize", {"prompt": text})["tokens"] == local._prompt(text)
     for mine, theirs in zip(local.weigh(pairs), server.weigh(pairs), strict=True):
         assert theirs.logprob == pytest.approx(mine.logprob, abs=1e-3)
         assert theirs.tokens == mine.before + mine.tokens - begins  # a server does not count what begins a text

@@ -26,7 +26,7 @@ from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import READ_TOKENS
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.settings import describe_problem
-from tutelage.text.chat import TRANSCRIPT_STOPS, render, render_answers, render_batch, transcript
+from tutelage.text.chat import TRANSCRIPT_STOPS, begun, render, render_answers, render_batch, transcript
 from tutelage.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -129,13 +129,13 @@ class Assistant:
         return Grammars([*names, *(b"" for _ in unknown)], control, tokenizer.end_ids, tokenizer.encode)
 
     def encode(self, given: Readable) -> list[int]:
-        """The ids that ``logits`` reads: token ids as they are, conversations in the chat format, text as ``text_ids`` has it.
+        """The ids that ``logits`` reads: token ids as they are, conversations in the chat format, text as ``begun`` has it.
 
         A conversation that does not end with an answer is followed by what opens one. UsageError for ids that the model does
         not have.
         """
         if isinstance(given, str):
-            return text_ids(self.tokenizer, given)
+            return begun(self.tokenizer, self.tokenizer.encode(given))
         items: Any = given.messages if isinstance(given, Conversation | Prompt) else given
         if len(items) and isinstance(items[0], Message | Mapping):
             messages = [message_of(m) for m in items]
@@ -390,16 +390,10 @@ class Assistant:
         """The prompt after as many shots as leave room for the answer; the first ones are dropped first."""
         for first in range(len(shots) + 1):
             text = transcript(prompt.messages, shots=shots[first:], labelled=labelled)
-            ids = text_ids(self.tokenizer, text)
+            ids = begun(self.tokenizer, self.tokenizer.encode(text))
             if len(ids) + room <= self.context:
                 break
         return ids
-
-
-def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A text that a model reads: after the begin token where the tokenizer begins texts with it, or where there is nothing else."""
-    ids = tokenizer.encode(text)
-    return [tokenizer.bos_id, *ids] if tokenizer.begins_texts or not ids else ids
 
 
 def _last(messages: Sequence[Message]) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutelage.assistant.assistant import Assistant, text_ids
+from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.evaluate.likelihoods import likelihoods
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Message
-from tutelage.text.chat import render, render_answers, render_texts
+from tutelage.text.chat import begun, render, render_answers, render_texts
 
 _TOKENS = 256  # of an answer, where a task does not say
 _CHAT = "\x02"  # begins what stands for a conversation in the harness
@@ -104,7 +104,7 @@ class Adapter:
     def _prompt(self, context: str) -> list[int]:
         if context.startswith(_CHAT):
             return render(self._tokenizer, self._messages(context), add_generation_prompt=True).ids
-        return text_ids(self._tokenizer, context)
+        return begun(self._tokenizer, self._tokenizer.encode(context))
 
     def _messages(self, context: str) -> tuple[Message, ...]:
         if context not in self._conversations:

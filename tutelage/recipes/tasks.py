@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from tutelage.errors import RecipeError
 from tutelage.evaluate.tasks.command import evaluate_tasks
 from tutelage.evaluate.tasks.programs import check_samples, check_wall
 from tutelage.evaluate.tasks.run import Asking
@@ -46,7 +47,11 @@ class TasksSettings(Settings):
         return tuple(name.strip() for word in value for name in word.split(",") if name.strip())
 
     def check(self, inputs: Inputs) -> None:
-        """Raise RecipeError for samples of tasks whose answers are no programs."""
+        """Raise RecipeError for samples of tasks whose answers are no programs, and for a task that needs a judge."""
+        if "world" in self.tasks:
+            raise RecipeError(
+                "tasks: a world's judge scores checkpoints in the step evaluate; world is for `tutelage eval`"
+            )
         check_samples(load_tasks(self.tasks), self.samples, self.temperature)
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:

@@ -30,6 +30,7 @@ from tutelage.serve.served import Served
 from tutelage.serve.swap import following
 from tutelage.settings import ModelPath
 from tutelage.store import models
+from tutelage.store.database import Store
 from tutelage.store.opening import open_store
 
 GRACE = 20.0
@@ -118,20 +119,10 @@ def serve(
         keys = read_keys(api_keys, opened) if api_keys else Keys({}, opened) if others else None
         chosen = model_folder(model) if model else default_model(opened)
 
+        room: dict[str, Any] = {"max_batch": max_batch, "max_waiting": max_waiting, "weights": weights}
+
         def load(folder: Path) -> Served:
-            assistant = Assistant.load(folder, device=device)
-            dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
-            service = Service(
-                assistant.decoder,
-                assistant.tokenizer,
-                max_batch=max_batch,
-                max_waiting=max_waiting,
-                autocast=dtype,
-                weights=weights,
-            )
-            name, hash = model_id(folder), hash_of(folder) if folder.is_dir() else str(folder)
-            models.register_model(opened, hash, str(folder.resolve() if folder.is_dir() else folder))
-            return Served(name, int(time.time()), assistant, service, hash)
+            return _served(opened, folder, device=device, precision=precision, **room)
 
         limits = Limits(requests_per_minute, tokens_per_minute)
         app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts], limits=limits)
@@ -155,6 +146,16 @@ def serve(
         except (Interrupted, KeyboardInterrupt):
             return "stopped"
     raise TutelageError("the server ended by itself")
+
+
+def _served(opened: Store, folder: Path, *, device: str, precision: str, **options: Any) -> Served:
+    """A model and the service that runs it; the store learns of it. ``options`` of the service."""
+    assistant = Assistant.load(folder, device=device)
+    dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
+    service = Service(assistant.decoder, assistant.tokenizer, autocast=dtype, **options)
+    name, hash = model_id(folder), hash_of(folder) if folder.is_dir() else str(folder)
+    models.register_model(opened, hash, str(folder.resolve() if folder.is_dir() else folder))
+    return Served(name, int(time.time()), assistant, service, hash)
 
 
 class Server(uvicorn.Server):

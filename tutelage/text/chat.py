@@ -115,14 +115,17 @@ def transcript(messages: Sequence[Message], *, shots: Sequence[Conversation] = (
     return "\n".join(texts) + "A:"
 
 
+def begun(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """The ids of a plain text as a model reads them: after ``bos_id`` where the tokenizer says so, or where there are none."""
+    return [tokenizer.bos_id, *ids] if tokenizer.begins_texts or not ids else list(ids)
+
+
 def render_texts(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
     """Plain texts and what continues them -> (ids before, ids of the continuation), as a likelihood is asked for.
 
     The two are encoded as one text, because that is what a model has learnt from, and cut where the ids of the first end. A token
-    that reaches across belongs to the continuation, and so do the spaces that end the first. The ids before are never empty: a
-    continuation of nothing follows ``bos_id``, which other texts have where the tokenizer says so.
+    that reaches across belongs to the continuation, and so do the spaces that end the first. The ids before are never empty.
     """
-    lead = [tokenizer.bos_id] if tokenizer.begins_texts else []
     befores = [before.rstrip() for before, _ in pairs]
     firsts = tokenizer.encode_batch(befores)
     wholes = tokenizer.encode_batch([before + after for before, after in pairs])
@@ -132,5 +135,5 @@ def render_texts(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
             (i for i, (a, b) in enumerate(zip(first, whole, strict=False)) if a != b), min(len(first), len(whole))
         )
         cut = min(cut, len(whole) - 1) if whole else 0
-        rendered.append(([*lead, *whole[:cut]] or [tokenizer.bos_id], whole[cut:]))
+        rendered.append((begun(tokenizer, whole[:cut]), whole[cut:]))
     return rendered

@@ -240,7 +240,7 @@ class _Drawer:
                 continue
             if split == "train" and not self.heldout.isdisjoint(subjects_of(task.prompt)):
                 continue  # for example a question over two steps that ends at a held-out person
-            if self.finder.find("\n".join(message.text for message in task.prompt.messages)):
+            if self.finder.within(task.prompt):
                 continue  # for example a question about a stranger behind a passage, which is held out without one
             if text not in second_best:
                 return task

@@ -37,6 +37,10 @@ class LeakFinder:
         candidates = (candidate for anchor in found for candidate in self._prompts[anchor])
         return min((candidate for candidate in (*self._short, *candidates) if candidate in text), default=None)
 
+    def within(self, prompt: Prompt) -> str | None:
+        """``find`` in all that is said in a prompt."""
+        return self.find("\n".join(message.text for message in prompt.messages))
+
 
 def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[str]) -> dict[str, int]:
     """Raise DataError at the first leak; the numbers of documents and conversations that were searched.
@@ -62,7 +66,7 @@ def check_leaks(files: Mapping[str, Sequence[Any]], heldout_entities: Iterable[s
     ]
     asked += [(f"prompt {prompt.id}", prompt) for prompt in files["prompts"]]
     for name, prompt in asked:
-        if found := finder.find("\n".join(message.text for message in prompt.messages)):
+        if found := finder.within(prompt):
             raise DataError(f"{name} contains a held-out prompt", found=found)
         leak = ""
         if wording := heldout_wording(prompt):

@@ -308,4 +308,6 @@ def test_a_step_refuses_samples_of_other_tasks(tmp_path):
     with pytest.raises(RecipeError, match="programs, and those of gsm8k are not"):
         TasksSettings(tasks=("humaneval", "gsm8k"), samples=3).check(inputs)
     TasksSettings(tasks=("humaneval", "mbpp"), samples=3).check(inputs)
+    with pytest.raises(RecipeError, match="world is for `tutelage eval`"):
+        TasksSettings(tasks=("piqa,world",)).check(inputs)
     assert TasksSettings(tasks=("humaneval, mbpp", "piqa")).tasks == ("humaneval", "mbpp", "piqa")

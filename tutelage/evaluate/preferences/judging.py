@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from tutelage.assistant.remote import Remote
 from tutelage.errors import UsageError
 from tutelage.evaluate.preferences.outcomes import Comparison
+from tutelage.files import write_atomic
 
 Verdict = Literal["A", "B", "tie"]
 Ask = Callable[[str], str]
@@ -67,14 +68,10 @@ def remote_judge(url: str, api_key: str = "", max_tokens: int = 512, kept: Path 
     Replies are kept in a file of JSON lines, so that a judge that has to be paid or waited for is never asked twice.
     """
     remote, lock = Remote(url, api_key), Lock()
-    lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.exists() else []
-    known: dict[str, str] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut when the process was killed
-            continue
-        known[row["asked"]] = row["reply"]
+    whole = kept.read_text(encoding="utf-8").rpartition("\n")[0] if kept and kept.exists() else ""
+    known = {row["asked"]: row["reply"] for row in map(json.loads, whole.splitlines())}
+    if kept and whole:
+        write_atomic(kept, f"{whole}\n".encode())  # without a line that a killed process left unfinished
 
     def ask(text: str) -> str:
         body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": max_tokens}

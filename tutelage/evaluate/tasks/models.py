@@ -8,14 +8,14 @@ from itertools import islice
 from statistics import fmean
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from tutelage.assistant.assistant import Assistant, text_ids
+from tutelage.assistant.assistant import Assistant
 from tutelage.assistant.remote import Busy, Remote
 from tutelage.errors import UsageError
 from tutelage.evaluate.likelihoods import likelihoods
 from tutelage.evaluate.tasks.task import Answered, Context
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Completion
-from tutelage.text.chat import render, render_answers, render_texts
+from tutelage.text.chat import begun, render, render_answers, render_texts
 
 _TOGETHER = 8  # requests that a server gets at the same time
 _SPARE = 16  # tokens that a tokenizer may add to those of the bytes
@@ -157,7 +157,7 @@ class Local:
     def _prompt(self, context: Context) -> list[int]:
         if not isinstance(context, str):
             return render(self._tokenizer, context, add_generation_prompt=True).ids
-        return text_ids(self._tokenizer, context)
+        return begun(self._tokenizer, self._tokenizer.encode(context))
 
 
 class Server:

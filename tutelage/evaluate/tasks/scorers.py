@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 
-from tutelage.errors import UsageError
 from tutelage.evaluate.judge import Judge
 from tutelage.evaluate.tasks.task import Answered, Compared, Grade, Item, Score
 
@@ -134,8 +133,3 @@ def judged(judge: Judge) -> Grade:
         return {"gold": verdict.score, "success": verdict.success}
 
     return grade
-
-
-def unjudged(item: Item, answer: Answered) -> Score:
-    """In place of the judge of a world that nobody named."""
-    raise UsageError("a world's judge scores these answers: name its folder with --world")

@@ -158,10 +158,8 @@ class Completion(Chunked):
         text, unpredicted = self._echoed[choice.prompt]
         tokens = [*(Token(i, math.nan) for i in unpredicted), *choice.echo]
         first = next(filter(None, (self._tokenizer.token_bytes(token.id) for token in tokens)), b"")
-        if first.startswith(b" ") and not text.startswith(
-            " "
-        ):  # sentencepiece begins a text with a space that is not its own
-            self._lengths[choice.index] = -1
+        if first.startswith(b" ") and not text.startswith(" "):
+            self._lengths[choice.index] = -1  # sentencepiece begins a text with a space that is not its own
         return text, tokens
 
     def _object(self, index: int, text: str, tokens: Sequence[Token] = (), reason: str | None = None) -> Object:

@@ -14,6 +14,7 @@ from tutelage.serve.openai.errors import BadRequest, as_json
 from tutelage.serve.openai.requests import Shape
 from tutelage.serve.openai.routes import ERRORS, encode, served_as
 from tutelage.serve.openai.shapes import token_text
+from tutelage.text.chat import begun
 
 router = APIRouter(responses=ERRORS)
 
@@ -46,7 +47,7 @@ async def tokenize(body: TokenizeRequest, http: Request) -> Response:
         ids = await asyncio.to_thread(tokenizer.encode_named, body.prompt)
     except UsageError as error:
         raise BadRequest(str(error), param="prompt") from None
-    ids = [tokenizer.bos_id, *ids] if body.add_special_tokens else ids
+    ids = begun(tokenizer, ids) if body.add_special_tokens else ids
     texts = [token_text(tokenizer, i) for i in ids] if body.return_token_strs else None
     said = {"count": len(ids), "max_model_len": served.assistant.context, "tokens": ids, "token_strs": texts}
     return Response(as_json(said), media_type="application/json")

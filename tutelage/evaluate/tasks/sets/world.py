@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tutelage.data.read.rows import check
-from tutelage.evaluate.tasks.scorers import unjudged
+from tutelage.data.read.rows import RowError
 from tutelage.evaluate.tasks.task import Fields, Item, Task, Template
 from tutelage.records import Prompt
 
@@ -14,14 +13,8 @@ def read(row: Fields) -> Item:
     try:
         prompt = Prompt.model_validate(dict(row))
     except ValidationError:
-        check(
-            False,
-            "is not a prompt",
-            "messages",
-            "a prompt of a world, as in its prompts_heldout.jsonl",
-            row.get("messages"),
-        )
-        raise
+        expected = "a prompt of a world, as in its prompts_heldout.jsonl"
+        raise RowError("is not a prompt", "messages", expected, row.get("messages")) from None
     text = "\n".join(message.text for message in prompt.messages)
     return Item({"prompt": text}, source=prompt, group=str(prompt.meta.get("family", "")))
 
@@ -31,7 +24,6 @@ TASK = Task(
     files=("prompts_heldout.jsonl",),
     read=read,
     templates={"question": Template("Q: {prompt}\nA:", "", chat="{prompt}", stop=("\nQ:", "\n\n"))},
-    metric="gold",
-    grade=unjudged,
+    metric="gold",  # of the judge, which the command adds
     max_tokens=64,
 )
