@@ -70,7 +70,7 @@ def index(kept: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for name, found in kept.items():
         claim = read_claim(name)
-        older = "" if found["recipe"] == recipe_hash(claim) else " (of an older recipe)"
+        older = "" if found.get("recipe") == recipe_hash(claim) else " (of an older recipe)"
         for i, (title, one) in enumerate(found["verdicts"].items()):
             star = " *" if title in claim.contrasts and claim.contrasts[title].must else ""
             interval = "" if one["low"] is None else f" [{one['low']:+.3f}, {one['high']:+.3f}]"

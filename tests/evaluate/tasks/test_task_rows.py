@@ -109,6 +109,14 @@ ROWS = {
         ],
         [(("a", "b"), (1,)), (("a", "b"), (0,))],
     ),
+    "own_answers": (
+        [{"question": "q", "answer": "x", "passage": "P", "group": "g"}, {"question": "q", "answers": ["y", "z"]}],
+        ["x", "y"],
+    ),
+    "own_choices": (
+        [{"question": "q", "choices": ["x", "y"], "answer": "y"}, {"question": "q", "A": "x", "B": "y", "answer": "B"}],
+        [(("x", "y"), (1,)), (("x", "y"), (1,))],
+    ),
     "piqa": (
         [numbered("solution", "Solution"), {"goal": "g", "sol1": "x", "sol2": "y", "label": 0}],
         [(("one", "two"), (1,)), (("x", "y"), (0,))],
@@ -242,6 +250,11 @@ WRONG = [
     ("truthfulqa_mc1", [{"question": "q", "mc1_targets": 5}], "field 'mc1_targets': is not an object"),
     ("winogrande", [{"instruction": ["x"], "answer": "option1"}], "field 'instruction': is not text"),
     ("gsm8k", [3], "gsm8k.jsonl:1: is not an object"),
+    ("own_choices", [{"question": "q", "A": "x", "B": "y", "answer": "C"}], "is none of the choices; expected A, B"),
+    ("own_choices", [{"question": "q", "choices": ["x"], "answer": "x"}], "field 'choices': has fewer than two choices"),
+    ("own_choices", [{"question": "q", "choices": ["x", " x"], "answer": "x"}], "field 'choices': has a choice twice"),
+    ("own_answers", [{"question": "q"}], "field 'answer': is missing"),
+    ("own_answers", [{"question": "q", "answers": ["x", " "]}], "field 'answers': is empty"),
 ]  # fmt: skip
 
 
@@ -308,6 +321,10 @@ def test_nothing_to_read(tmp_path):
         read_items("gsm8k", task, tmp_path)
     with pytest.raises(DataError, match=r"there is no such folder"):
         read_items("gsm8k", task, tmp_path / "none")
+    with pytest.raises(
+        DataError, match=r"own_answers is not on the hub: --data names the folder that holds own_answers.js"
+    ):
+        read_items("own_answers", load_tasks(["own_answers"])["own_answers"], None)
     with pytest.raises(UsageError, match=r"no task 'gsm8'; did you mean 'gsm8k'"):
         load_tasks(["gsm8"])
 

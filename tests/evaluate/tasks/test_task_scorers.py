@@ -85,6 +85,28 @@ def test_what_was_said():
     assert scorers.said(Item(answers=("No",)), Answered("the answer is no"))["acc"] == 1
 
 
+@pytest.mark.parametrize(
+    ("right", "written", "exact", "contained"),
+    [
+        (("Paris",), " paris. ", 1, 1),
+        (("Paris",), "It is Paris, I think.", 0, 1),
+        (("art", "X"), "A party.", 0, 0),
+        (("7",), "17", 0, 0),
+        (("7",), "The answer is 7.", 0, 1),
+        (("1,000",), "１,000", 1, 1),
+        (("C",), "C++", 0, 1),
+        (("C++",), "It is C++.", 0, 1),
+        (("北京",), "北京。", 1, 1),
+        (("北京",), "首都是北京市。", 0, 1),
+        (("?",), "?", 1, 1),
+        (("x",), "", 0, 0),
+    ],
+)
+def test_exact_answers_by_hand(right, written, exact, contained):
+    found = scorers.exact(Item(answers=right), Answered(written))
+    assert found == {"exact": exact, "contained": contained}
+
+
 def test_chinese_words_by_hand():
     """踢爆 in 即踢爆了 is a run of 2 of 4 and 2: f1 = 4 / 6; of 1945年8月 five units are whole words and characters."""
     assert scorers.chinese_units("1945年8月，ABC公司。") == ["1945", "年", "8", "月", "abc", "公", "司"]

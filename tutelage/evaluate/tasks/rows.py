@@ -73,6 +73,10 @@ def _require_choices(item: Item, where: str) -> None:
 
 
 def _sources(name: str, task: Task, data: Path | None, pool: bool) -> Sequence[Path | HubSplit]:
+    if data is None and not task.hub:
+        raise DataError(
+            f"{name} is not on the hub: --data names the folder that holds {name}.jsonl (.json, .csv, .parquet)"
+        )
     if data is None:
         return _hub_sources((task.hub_pool if pool else "") or task.hub)
     if not data.is_dir():

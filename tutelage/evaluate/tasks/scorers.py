@@ -86,6 +86,29 @@ def chinese_words(item: Item, answer: Answered) -> Score:
     return {"exact": float(own in right), "f1": max(_run_f1(own, one) for one in right)}
 
 
+def exact(item: Item, answer: Answered) -> Score:
+    """exact: whether the answer is a right one but for case and punctuation; contained: whether a right one stands in it."""
+    own, right = _plain(answer.text), [_plain(text) for text in item.answers]
+    return {"exact": float(own in right), "contained": float(any(_stands(text, own) for text in right))}
+
+
+def _plain(text: str) -> str:
+    """In one case and width, single spaces, without the punctuation around it; a text of punctuation stays."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    words = [i for i, letter in enumerate(folded) if unicodedata.category(letter)[0] not in "PZ"]
+    return folded[words[0] : words[-1] + 1] if words else folded
+
+
+def _stands(part: str, whole: str) -> bool:
+    """Not within a longer word or number; Chinese has no spaces."""
+    letter = r"[^\W_\u3400-\u9fff]"
+    before, after = (
+        (f"(?<!{letter})" if re.match(letter, part) else ""),
+        (f"(?!{letter})" if re.search(f"{letter}$", part) else ""),
+    )
+    return bool(part) and bool(re.search(before + re.escape(part) + after, whole))
+
+
 def chinese_units(text: str) -> list[str]:
     """Chinese characters, and runs of other letters and digits, in lower case."""
     bare = "".join(" " if unicodedata.category(letter)[0] in "PSZ" else letter for letter in text.lower())

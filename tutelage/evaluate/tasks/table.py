@@ -24,6 +24,8 @@ TASKS = {
     "mbpp": "mbpp:TASK",
     "mmlu": "mmlu:TASK",
     "openbookqa": "arc:OPENBOOK",
+    "own_answers": "own:ANSWERS",
+    "own_choices": "own:CHOICES",
     "piqa": "piqa:TASK",
     "truthfulqa_mc1": "truthfulqa:TASK",
     "truthfulqa_mc2": "truthfulqa:MASS",
