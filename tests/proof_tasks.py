@@ -3,7 +3,8 @@
 Runs where lm-eval is installed (an environment of its own will do: pip install "lm-eval[api]"). lm-eval gets the rows, writes its
 own prompts of them from the templates below, and runs a Hugging Face model of the same folder, then ours through ``harness_model``;
 with ``--server URL``, in its place what `tutelage serve MODEL` answers there, which lm-eval asks as ``local-completions``.
-Exits with 1 where a log-likelihood differs by more than 1e-4, a score at all, or a greedy answer.
+With ``--kept FOLDER``, our scores are those that `tutelage eval MODEL --tasks ... --rows N --out FOLDER` left there, and
+lm-eval runs Hugging Face's model alone. Exits with 1 where a log-likelihood differs by more than 1e-4, a score, or a greedy answer.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.evaluate.harness import harness_model
 from tutelage.evaluate.tasks.models import Local
 from tutelage.evaluate.tasks.run import Asking, Sample, load_items, run_task
+from tutelage.evaluate.tasks.scorers import number
 from tutelage.evaluate.tasks.table import load_tasks
-from tutelage.evaluate.tasks.task import Item
+from tutelage.evaluate.tasks.task import Answered, Item
 from tutelage.model.hub import resolve_model
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -55,6 +57,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 """Task -> its first template in lm-eval's words."""
 GSM8K = {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{result}}"}
 STOPS = ["\nQuestion:", "\n\n\n"]
+Harness = Mapping[str, list[dict[str, Any]]]
+"""Task -> lm-eval's samples in the order of the rows."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -65,9 +69,13 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--tasks", default=",".join([*CHOICES, "gsm8k"]))
     parser.add_argument("--server", help="the address of a server of the same model")
-    parser.add_argument("--max_tokens", type=int, default=128, help="longest answer of gsm8k")
+    parser.add_argument("--kept", type=Path, help="folder of `tutelage eval`, whose rows are read in place of asking")
+    parser.add_argument("--max_tokens", type=int, default=128, help="longest answer of gsm8k; with --kept 320")
     asked = parser.parse_args(words)
     names, asking = asked.tasks.split(","), Asking(rows=asked.rows)
+    if asked.kept:
+        asked.max_tokens = 320
+    kept = [json.loads(line) for line in (asked.kept / "samples.jsonl").open()] if asked.kept else []
     assistant = Assistant.load(asked.model, device="cpu", dtype="fp32")
     subject = Local(assistant)
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,12 +85,14 @@ def main(words: Sequence[str]) -> int:
             if task.max_tokens:
                 object.__setattr__(task, "max_tokens", asked.max_tokens)
             items[name], pool = load_items(name, task, asked.data, asking)
-            ours[name] = run_task(name, task, items[name], pool, subject, asking)[0]
+            ours[name] = run_task(name, task, items[name], pool, subject, asking, kept)[0]
         tasks = [_config(name, items[name], Path(scratch), asked.max_tokens) for name in names]
-        theirs = _harness(_hugging_face(assistant, resolve_model(asked.model), Path(scratch)), tasks)
-        ours_there = _remote(asked.server, assistant.context) if asked.server else harness_model(assistant)
-        adapted = _harness(ours_there, tasks)
-    agreed = [_said(name, ours[name], theirs, adapted) for name in names]  # each is printed
+        others = {"Hugging Face": _harness(_hugging_face(assistant, resolve_model(asked.model), Path(scratch)), tasks)}
+        if asked.server:
+            others["the server"] = _harness(_remote(asked.server, assistant.context), tasks)
+        elif not asked.kept:
+            others["the adapter"] = _harness(harness_model(assistant), tasks)
+    agreed = [_said(name, items[name], ours[name], others) for name in names]  # each is printed
     return int(not all(agreed))
 
 
@@ -144,8 +154,7 @@ def _remote(url: str, context: int) -> Any:
     )  # fmt: skip
 
 
-def _harness(model: Any, tasks: Sequence[dict[str, Any]]) -> Mapping[str, list[dict[str, Any]]]:
-    """Task -> the samples of lm-eval in the order of the rows."""
+def _harness(model: Any, tasks: Sequence[dict[str, Any]]) -> Harness:
     import lm_eval
 
     found = lm_eval.simple_evaluate(model=model, tasks=[dict(task) for task in tasks], bootstrap_iters=0)
@@ -155,38 +164,46 @@ def _harness(model: Any, tasks: Sequence[dict[str, Any]]) -> Mapping[str, list[d
     }
 
 
-def _said(
-    name: str,
-    ours: Sequence[Sample],
-    theirs: Mapping[str, list[dict[str, Any]]],
-    adapted: Mapping[str, list[dict[str, Any]]],
-) -> bool:
-    """Print how far the three are apart; returns whether they agree."""
-    rows = list(zip(ours, theirs[name], adapted[name], strict=True))
+def _said(name: str, items: Sequence[Item], ours: Sequence[Sample], others: Mapping[str, Harness]) -> bool:
+    """Print how far ours are from the others; returns whether they agree."""
     if name == "gsm8k":
-        texts = [(a["answer"], b["resps"][0][0], c["resps"][0][0]) for a, b, c in rows]
-        pairs = [[text.strip().rstrip("\ufffd") for text in three] for three in texts]  # half a character at the limit
-        same = [sum(pair[0] == pair[i] for pair in pairs) for i in (1, 2)]
+        return _said_of_answers(name, items, ours, others)
+    shown, agreed = [], True
+    for other, found in others.items():
+        furthest = max(
+            abs(p - float(response[0][0]))
+            for own, sample in zip(ours, found[name], strict=True)
+            for p, response in zip(own["logprobs"], sample["resps"], strict=True)
+        )
+        scores = [
+            f"{metric} {sum(one['scores'][metric] for one in ours):.0f} {sum(float(one[metric]) for one in found[name]):.0f}"
+            for metric in ("acc", "acc_norm")
+        ]
+        agreed &= furthest <= TOLERANCE and all(score.split()[1] == score.split()[2] for score in scores)
+        shown.append(f"at most {furthest:.1e} from {other}, {', '.join(scores)}")
+    print(f"{name}: {len(ours)} rows; {'; '.join(shown)}", flush=True)
+    return agreed
+
+
+def _said_of_answers(name: str, items: Sequence[Item], ours: Sequence[Sample], others: Mapping[str, Harness]) -> bool:
+    shown, agreed = [], True
+    for other, found in others.items():
+        pairs = [
+            [
+                text.strip().rstrip("\ufffd") for text in (own["answer"], sample["resps"][0][0])
+            ]  # half a character at the limit
+            for own, sample in zip(ours, found[name], strict=True)
+        ]
         for pair in pairs:
-            if len(set(pair)) > 1:
+            if pair[0] != pair[1]:
                 print("   ", *map(repr, pair), sep="\n    ")
-        print(f"{name}: {len(rows)} answers, {same[0]} equal Hugging Face's, {same[1]} the adapter's")
-        return same == [len(rows)] * 2
-    furthest = [0.0, 0.0]
-    for own, *others in rows:
-        for i, other in enumerate(others):
-            values = [float(response[0][0]) for response in other["resps"]]
-            furthest[i] = max(furthest[i], *(abs(p - q) for p, q in zip(own["logprobs"], values, strict=True)))
-    scores = {
-        metric: [sum(own["scores"][metric] for own in ours)]
-        + [sum(float(sample[metric]) for sample in found[name]) for found in (theirs, adapted)]
-        for metric in ("acc", "acc_norm")
-    }
-    shown = ", ".join(f"{metric} {a:.0f} {b:.0f} {c:.0f}" for metric, (a, b, c) in scores.items())
-    print(
-        f"{name}: {len(rows)} rows, at most {furthest[0]:.1e} from Hugging Face, {furthest[1]:.1e} from the adapter; {shown}"
-    )
-    return max(furthest) <= TOLERANCE and all(len(set(values)) == 1 for values in scores.values())
+        right = sum(number(item, Answered(pair[1]))["acc"] for item, pair in zip(items, pairs, strict=True))
+        same = sum(pair[0] == pair[1] for pair in pairs)
+        agreed &= same == len(pairs)
+        shown.append(f"{same} equal those of {other}, {right:.0f} right")
+    right = sum(one["scores"]["acc"] for one in ours)
+    print(f"{name}: {len(ours)} answers, {right:.0f} right; {'; '.join(shown)}", flush=True)
+    return agreed
 
 
 if __name__ == "__main__":
