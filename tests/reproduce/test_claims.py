@@ -63,9 +63,9 @@ def test_the_opposite_claim_has_the_opposite_verdict(differences):
 @pytest.mark.parametrize("name", names())
 def test_every_claim_is_a_recipe_whose_figures_its_steps_write(name, tmp_path):
     claim = read_claim(name)
-    recipe = recipe_of(name, claim, 1, tmp_path, Given(tmp_path / "data"))
     for place in re.findall(r"DATA/([^'\"]*)", str(claim.steps)):  # the folders of real data need only be there
         (tmp_path / "data" / place).mkdir(parents=True, exist_ok=True)
+    recipe = recipe_of(name, claim, 1, tmp_path, Given(tmp_path / "data"))
     assert recipe["seed"] == 1
     steps = plan(validated(Recipe, recipe, name), name, KINDS_OF_CLAIMS)
     own = {f"{name}.{step}": knobs["seed"] for step, knobs in claim.steps.items() if "seed" in knobs}
@@ -90,6 +90,8 @@ def a_claim(**more) -> Claim:
 
 
 def test_a_claim_rests_on_the_demos_steps_and_its_own_are_named_after_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prompts.jsonl").touch()
     recipe = recipe_of("mine", a_claim(), 2, tmp_path, Given(tmp_path / "data"), {"base": {"steps": 7}})
     assert list(recipe["steps"]) == ["world", "tokenizer", "base", "mine.few", "mine.evaluate"]
     assert recipe["out"] == str(tmp_path / "seed-2")
@@ -101,6 +103,7 @@ def test_a_claim_rests_on_the_demos_steps_and_its_own_are_named_after_it(tmp_pat
 
 def test_a_model_is_the_claims_or_the_one_that_is_given(tmp_path):
     asked = {"kind": "tasks", "inputs": {"models": {"it": "MODEL"}, "data": "DATA/"}, "tasks": ["gsm8k"]}
+    (tmp_path / "prompts.jsonl").touch()
     claim = a_claim(asked=asked).model_copy(update={"model": "owner/name"})
     for outside, expected in ((Given(tmp_path), "owner/name"), (Given(tmp_path, "there"), "there")):
         recipe = recipe_of("mine", claim, 0, tmp_path, outside)
@@ -112,6 +115,8 @@ def test_a_model_is_the_claims_or_the_one_that_is_given(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"give --data, the folder that has prompts\.jsonl"):
         recipe_of("mine", a_claim(), 0, tmp_path, Given())
+    with pytest.raises(UsageError, match=r"--data: .*/none has no prompts\.jsonl, which mine is about"):
+        recipe_of("mine", a_claim(), 0, tmp_path, Given(tmp_path / "none"))
     with pytest.raises(UsageError, match="models that it trains itself: leave out --model"):
         recipe_of("mine", a_claim(), 0, tmp_path, Given(tmp_path, "gpt2"))
     with pytest.raises(UsageError, match="there is no claim 'gpt33'; did you mean 'gpt3'"):

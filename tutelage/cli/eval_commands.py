@@ -32,10 +32,10 @@ HEADERS = (
 
 
 def evaluate(
-    a: Annotated[
+    model: Annotated[
         str, Field(description="checkpoint folder, name on the Hugging Face hub, or with --tasks a server's URL")
     ],
-    b: Annotated[str, Field(description="with --prompts: the checkpoint that answers the same prompts")] = "",
+    other: Annotated[str, Field(description="with --prompts: the checkpoint that answers the same prompts")] = "",
     sampling: Sampling = Sampling(),  # noqa: B008
     *,
     tasks: Annotated[tuple[str, ...], Field(description=f"tasks to ask, joined by commas: {', '.join(TASKS)}")] = (),
@@ -84,12 +84,19 @@ def evaluate(
             "--reward_model and --world decide between two checkpoints: with --tasks, --world is for the task world"
         )
     if prompts is not None:
-        if not b or is_server(a) or is_server(b):
-            raise UsageError("--prompts needs two checkpoints: tutelage eval A B --prompts FILE")
+        if not other or is_server(model) or is_server(other):
+            raise UsageError("--prompts needs two checkpoints: tutelage eval MODEL OTHER --prompts FILE")
         return compare(
-            Path(a), Path(b), prompts, sampling, world=world, reward_model=reward_model, on_bad=on_bad, device=device
+            Path(model),
+            Path(other),
+            prompts,
+            sampling,
+            world=world,
+            reward_model=reward_model,
+            on_bad=on_bad,
+            device=device,
         )
-    if b:
+    if other:
         raise UsageError("with --tasks the other model is given by --against")
     if sampling != Sampling(seed=sampling.seed, **({"temperature": sampling.temperature} if samples else {})):
         raise UsageError("with --tasks answers are the likeliest: only --seed counts, and with --samples --temperature")
@@ -99,13 +106,13 @@ def evaluate(
         from tutelage.world.build import load_judge
 
         chosen["world"] = world, load_judge(world).judge
-    results = evaluate_tasks(a, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
-    _show(a, results["tasks"])
+    results = evaluate_tasks(model, list(dict.fromkeys(names)), data, asking, **chosen, told=_told)
+    _show(model, results["tasks"])
     if against:
         theirs = results["against"]["tasks"]
         _show(against, theirs)
         headers = ("task", "difference", "95% interval", "p", "rows")
-        table(f"{a} - {against}", headers, [_difference(name, figures) for name, figures in theirs.items()])
+        table(f"{model} - {against}", headers, [_difference(name, figures) for name, figures in theirs.items()])
     return str(out / "results.json") if out else None
 
 

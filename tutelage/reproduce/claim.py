@@ -97,8 +97,8 @@ def recipe_of(
 ) -> dict[str, Any]:
     """The recipe of a claim for a seed: the steps of the demo that it needs, and its own, named ``NAME.STEP``.
 
-    ``overrides``: by step of the demo or ``NAME.STEP``, knobs to change. Raises UsageError if it needs data that are not given,
-    or is given a model that it does not need.
+    ``overrides``: by step of the demo or ``NAME.STEP``, knobs to change. Raises UsageError if it needs data that are not given
+    or not there, or is given a model that it does not need.
     """
     if given.model and not claim.model:
         raise UsageError(f"{name} is about models that it trains itself: leave out --model")
@@ -112,6 +112,8 @@ def recipe_of(
         if value.startswith(DATA):
             if given.data is None:
                 raise UsageError(f"{name} is about real data: give --data, the folder that has {value[len(DATA) :]}")
+            if not (given.data / value[len(DATA) :]).exists():
+                raise UsageError(f"--data: {given.data} has no {value[len(DATA) :] or 'folder'}, which {name} is about")
             return str(given.data / value[len(DATA) :])
         if value == MODEL:
             return given.model or claim.model
