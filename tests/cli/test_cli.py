@@ -56,7 +56,7 @@ def test_overview_names_every_command(capsys):
         (["chat", "nowhere"], "nowhere"),
         (["generate", "nowhere", "--text", "a", "--prompts", "b"], "give either --text or --prompts"),
         (["generate", "nowhere", "--prompts", "b"], "--prompts needs --out"),
-        (["eval", "--a", "x", "--b", "y", "--prompts", "z"], "give --world"),
+        (["eval", "--model", "x", "--other", "y", "--prompts", "z"], "give --world"),
         (["export", "x", "y.bin"], "y.bin: the name of a GGUF file ends in .gguf"),
         (["runs", "list", "nowhere"], "nowhere: no such folder"),
         (
