@@ -49,6 +49,8 @@ def chat(
         raise UsageError("name a checkpoint to talk to, or the address of a --server")
     if message is not None and not message.strip():
         raise UsageError("the message is empty: write one, or leave --message out to talk")
+    if sampling.n > 1:
+        raise UsageError("a conversation goes on from one answer: leave out --n; `tutelage generate --n` writes several")
     with ExitStack() as stack:
         if checkpoint is None:
             remote = Remote(server, os.environ.get("TUTELAGE_API_KEY", ""))
@@ -81,8 +83,12 @@ def generate(
     if prompts is None or out is None:
         if prompts:
             raise UsageError("--prompts needs --out, the file that answers go to")
+        if out:
+            raise UsageError("--out is for --prompts; what continues a --text is printed")
         written = Assistant.load(checkpoint, device=device).generate(text, sampling, stop=stop)
         return "\n\n".join(text + one for one in ([written] if sampling.n == 1 else written))
+    if out.exists():
+        raise UsageError(f"{out} exists already: give another name")
     assistant = Assistant.load(checkpoint, device=device)
     asked, _, _ = fitting_prompts(prompts, [(assistant.tokenizer, assistant.context - 1)], on_bad)
     answers = assistant.answers(asked, sampling, stop=stop)
