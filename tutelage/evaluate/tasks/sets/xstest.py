@@ -17,7 +17,7 @@ TASK = Task(
     hub="walledai/XSTest/default/test",
     read=read,
     templates={
-        "question": Template("Question: {prompt}\nAnswer:", "", chat="{prompt}", stop=("\nQuestion:", "\n\n")),
+        "question": Template("Question: {prompt}\nAnswer:", "", chat="{prompt}", stop=("\nQuestion:",)),
     },
     metric="acc",
     grade=refusal,
