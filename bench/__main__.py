@@ -51,10 +51,13 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         prepared = Prepared(Path(folder), options.smollm2 and options.smollm2.resolve(), options.quick)
         for name in () if options.tables else options.works or WORKS:
-            result = run(name, prepared, pace, options.environments.resolve(), options.case)
+            found = run(name, prepared, pace, options.environments.resolve(), options.case)
             out.mkdir(parents=True, exist_ok=True)
-            write_atomic(out / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
-            print(figures.page([result]))
+            file = out / f"{name}.json"
+            kept = json.loads(file.read_text())["cases"] if options.case and file.exists() else []
+            whole = found | {"cases": merged(kept, found["cases"])}
+            write_atomic(file, (json.dumps(whole, indent=1) + "\n").encode())
+            print(figures.page([found]))
     if out == RESULTS:
         write_atomic(README, with_tables(README.read_text(), read_results(RESULTS)).encode())
 
@@ -62,18 +65,24 @@ def main(words: Sequence[str] | None = None) -> None:
 def run(name: str, prepared: Prepared, pace: Pace, folder: Path, chosen: str = "") -> dict[str, Any]:
     """Measure one piece of work; what its result file holds."""
     work = import_module(f"bench.{name}")
-    found: dict[str, Any] = {"title": work.TITLE, "date": time.strftime("%Y-%m-%d")}
-    found |= {"machine": machine.describe(), "pace": asdict(pace), "cases": []}
+    found: dict[str, Any] = {"title": work.TITLE, "cases": []}
     cases: list[Case] = [case for case in work.cases(prepared) if re.search(chosen, case.name)]
     for case in cases:
         print(f"{name}: {case.name}" + f" is left out: {case.left_out}" * bool(case.left_out), flush=True)
         sides = [] if case.left_out else measure(case, pace, folder, lambda line: print(line, flush=True))
+        when = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe(), "pace": asdict(pace)}
         about = {"case": case.name, "unit": case.unit, "further": dict(case.further), "left_out": case.left_out}
         settings = {
             key: value for key, value in case.settings.items() if not str(value).startswith(str(prepared.folder))
         }
-        found["cases"].append(about | {"settings": settings, "sides": sides})
+        found["cases"].append(about | when | {"settings": settings, "sides": sides})
     return found
+
+
+def merged(kept: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases of an earlier run with those that were measured again in their places, and further ones at the end."""
+    cases = {case["case"]: case for case in kept} | {case["case"]: case for case in new}
+    return list(cases.values())
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

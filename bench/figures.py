@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 OURS = "tutelage"
+QUANTISED = " quantised"
+"""Ends the names of peers that compute with rounded weights. They are held against ours that do."""
 HEADERS = (
     "work",
     "measure",
@@ -69,12 +71,14 @@ def lines(case: Found) -> list[tuple[str, ...]]:
     peers: dict[str, list[Found]] = {}
     for side in case["sides"]:
         peers.setdefault(side["peer"], []).append(side)
-    ours = peers.pop(OURS)
-    return [
-        (case["case"], unit, *_both(ours, measure), peer, *_both(sides, measure), *_ratios(ours, sides, measure))
-        for measure, unit in {"": case["unit"], **case["further"]}.items()
-        for peer, sides in peers.items()
-    ]
+    plain, rounded = peers.pop(OURS), peers.pop(OURS + QUANTISED, None)
+    found: list[tuple[str, ...]] = []
+    for measure, unit in {"": case["unit"], **case["further"]}.items():
+        for peer, sides in peers.items():
+            ours = rounded if rounded and peer.endswith(QUANTISED) else plain
+            both = (*_both(ours, measure), peer, *_both(sides, measure), *_ratios(ours, sides, measure))
+            found.append((case["case"], unit, *both))
+    return found
 
 
 def _both(sides: Sequence[Found], measure: str) -> tuple[str, str]:
@@ -106,22 +110,34 @@ def page(results: Sequence[Found]) -> str:
 
 def _section(result: Found) -> str:
     rows = [line for case in result["cases"] for line in lines(case)]
+    together: dict[str, list[Found]] = {}
+    for case in result["cases"]:
+        together.setdefault(_measured(case), []).append(case)
+    said = [
+        f"{', '.join(case['case'] for case in cases)}: {_about(when, cases)}"
+        if len(together) > 1
+        else _about(when, cases)
+        for when, cases in together.items()
+    ]
     table = [HEADERS, ("---",) * len(HEADERS), *rows]
     markdown = ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table]
-    return "\n".join([f"### {result['title']}", "", _about(result), "", *markdown, ""])
+    return "\n".join([f"### {result['title']}", "", *(line for one in said for line in (one, "")), *markdown, ""])
 
 
-def _about(result: Found) -> str:
-    """One line on when, where and with what."""
-    machine, pace = result["machine"], result["pace"]
+def _measured(case: Found) -> str:
+    """When and where."""
+    machine, pace = case["machine"], case["pace"]
     flags = ", ".join(machine["flags"]) or "none of the flags looked for"
-    sides = [side for case in result["cases"] for side in case["sides"]]
-    speeds = sorted(turn["speed"] for side in sides for turn in side["turns"])
     size = f"{machine['cores']} cores, {machine['threads']} threads, {machine['memory_gib']} GiB"
-    pieces = [
-        f"{result['date']}, {machine['processor']}, {size} ({flags})",
-        f"{pace['rounds']} rounds, turns of {pace['seconds']:g} s",
-    ]
+    rounds = f"{pace['rounds']} rounds, turns of {pace['seconds']:g} s"
+    return f"{case['date']}, {machine['processor']}, {size} ({flags}); {rounds}"
+
+
+def _about(when: str, cases: Sequence[Found]) -> str:
+    """One line on when, where and with what."""
+    sides = [side for case in cases for side in case["sides"]]
+    speeds = sorted(turn["speed"] for side in sides for turn in side["turns"])
+    pieces = [when]
     if speeds:
         low, middle, high = (speeds[round(share * (len(speeds) - 1))] for share in (0, 0.5, 1))
         pieces.append(f"a matrix product between turns ran at {low:.0f} to {high:.0f} GFLOP/s, median {middle:.0f}")

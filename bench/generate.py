@@ -39,7 +39,7 @@ def sides(prepared: Prepared, shape: str) -> list[Side]:
     return [
         Side("tutelage", "as shipped", tutelage, whole),
         Side("tutelage", "bf16", tutelage, whole | {"weights": "bf16"}),
-        Side("tutelage", "int8", tutelage, whole | {"weights": "int8"}),
+        Side("tutelage quantised", "int8", tutelage, whole | {"weights": "int8"}),
         Side("transformers", "as shipped", transformers, whole),
         Side("transformers", "mallopt", transformers, whole | kept),
         Side("transformers", "bf16m", transformers, half | kept),

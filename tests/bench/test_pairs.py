@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import curves, environments, figures, pairs, worker  # noqa: E402
-from bench.__main__ import README, RESULTS, WORKS, main, read_results, with_tables  # noqa: E402
+from bench.__main__ import README, RESULTS, WORKS, main, merged, read_results, with_tables  # noqa: E402
 from bench.pairs import Case, Pace, Side, measure  # noqa: E402
 from bench.rows import random_rows  # noqa: E402
 
@@ -164,10 +164,10 @@ def test_further_figures_have_lines_of_their_own():
     assert found[1] == ("S", "s, p95", "0.5", "", "peer", "2", "", "4.00 [4.00, 4.00]", "4.00 [4.00, 4.00]")
 
 
-def result(*cases):
+def result(*cases, date: str = "2026-01-31"):
     machine = {"processor": "A CPU", "flags": ["avx2"], "cores": 2, "threads": 2, "memory_gib": 8}
-    about = {"title": "Work", "date": "2026-01-31", "machine": machine, "pace": {"rounds": 2, "seconds": 3.0}}
-    return about | {"cases": list(cases)}
+    when = {"date": date, "machine": machine, "pace": {"rounds": 2, "seconds": 3.0}}
+    return {"title": "Work", "cases": [when | each for each in cases]}
 
 
 def test_tables_stand_between_their_marks_with_machine_and_versions():
@@ -183,6 +183,29 @@ def test_tables_stand_between_their_marks_with_machine_and_versions():
     assert "| S |  |  |  | left out: no / model |" in told
     assert told.endswith("<!-- end of tables -->\nz\n")
     assert "old" not in told
+
+
+def test_cases_of_several_days_say_which_are_of_which():
+    first, second = case(side("tutelage", "", [2]), side("peer", "", [1])), case(left_out="no model")
+    both = result(first)["cases"] + result(second | {"case": "M"}, date="2026-02-01")["cases"]
+    told = figures.page([{"title": "Work", "cases": both}])
+    assert "\nS: 2026-01-31, A CPU" in told
+    assert "\nM: 2026-02-01, A CPU" in told
+
+
+def test_cases_that_are_measured_again_take_their_places():
+    old, new = [{"case": "S", "sides": 1}, {"case": "M", "sides": 1}], [{"case": "L"}, {"case": "S", "sides": 2}]
+    assert merged(old, new) == [{"case": "S", "sides": 2}, {"case": "M", "sides": 1}, {"case": "L"}]
+
+
+def test_rounded_weights_are_held_against_rounded_weights():
+    sides = [
+        side("tutelage", "as shipped", [4]), side("tutelage", "bf16", [8]), side("tutelage quantised", "int8", [12]),
+        side("peer", "BF16", [4]), side("peer quantised", "Q8_0", [6]),
+    ]  # fmt: skip
+    plain, rounded = figures.lines(case(*sides))
+    assert plain[2:] == ("4", "8 (bf16)", "peer", "4", "", "1.00 [1.00, 1.00]", "2.00 [2.00, 2.00]")
+    assert rounded[2:] == ("12", "", "peer quantised", "6", "", "2.00 [2.00, 2.00]", "2.00 [2.00, 2.00]")
 
 
 def test_the_page_has_the_tables_of_the_results_that_are_there():
