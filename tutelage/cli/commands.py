@@ -50,7 +50,9 @@ def chat(
     if message is not None and not message.strip():
         raise UsageError("the message is empty: write one, or leave --message out to talk")
     if sampling.n > 1:
-        raise UsageError("a conversation goes on from one answer: leave out --n; `tutelage generate --n` writes several")
+        raise UsageError(
+            "a conversation goes on from one answer: leave out --n; `tutelage generate --n` writes several"
+        )
     with ExitStack() as stack:
         if checkpoint is None:
             remote = Remote(server, os.environ.get("TUTELAGE_API_KEY", ""))
