@@ -126,7 +126,7 @@ SMALL = {
     "select": {"limits": {"world": 40}},
     "evaluate": {"max_tokens": 8},
     "prepare": {"heldout": {"novels": 0.5}},
-    "cloze": {"passages": 20, "shortest": 20},
+    "cloze": {"passages": 12, "shortest": 20},
     "tasks": {},
     "preferences": {},
 }  # fmt: skip
