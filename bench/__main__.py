@@ -31,7 +31,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(WORKS)}; none: all")
     parser.add_argument("--quick", action="store_true", help=f"2 short rounds, to see that all runs; writes to {QUICK}")
-    parser.add_argument("--case", default="", help="only cases whose name matches this regular expression")
+    parser.add_argument(
+        "--case", default="", help="only cases whose name matches this; the others of the result file stay"
+    )
     parser.add_argument("--rounds", type=int, help="turns of each side that count")
     parser.add_argument("--seconds", type=float, help="of a turn, at least")
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct (`tutelage starter smollm2`)")

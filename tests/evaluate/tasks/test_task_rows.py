@@ -114,7 +114,10 @@ ROWS = {
         ["x", "y"],
     ),
     "own_choices": (
-        [{"question": "q", "choices": ["x", "y"], "answer": "y"}, {"question": "q", "A": "x", "B": "y", "answer": "B"}],
+        [
+            {"question": "q", "choices": ["x", "y"], "answer": "y"},
+            {"question": "q", "A": "x", "B": "", "C": "y", "D": None, "answer": "C"},
+        ],
         [(("x", "y"), (1,)), (("x", "y"), (1,))],
     ),
     "piqa": (
@@ -250,7 +253,7 @@ WRONG = [
     ("truthfulqa_mc1", [{"question": "q", "mc1_targets": 5}], "field 'mc1_targets': is not an object"),
     ("winogrande", [{"instruction": ["x"], "answer": "option1"}], "field 'instruction': is not text"),
     ("gsm8k", [3], "gsm8k.jsonl:1: is not an object"),
-    ("own_choices", [{"question": "q", "A": "x", "B": "y", "answer": "C"}], "is none of the choices; expected A, B"),
+    ("own_choices", [{"question": "q", "A": "x", "B": "y", "answer": "C"}], "is none of the choices; expected A, B, found 'C'"),
     ("own_choices", [{"question": "q", "choices": ["x"], "answer": "x"}], "field 'choices': has fewer than two choices"),
     ("own_choices", [{"question": "q", "choices": ["x", " x"], "answer": "x"}], "field 'choices': has a choice twice"),
     ("own_answers", [{"question": "q"}], "field 'answer': is missing"),

@@ -92,20 +92,22 @@ def exact(item: Item, answer: Answered) -> Score:
     return {"exact": float(own in right), "contained": float(any(_stands(text, own) for text in right))}
 
 
+_OPENING = " \"'“‘«《「『(["
+_CLOSING = " .,;:!?…。、\"'”’»》」』)]"
+
+
 def _plain(text: str) -> str:
-    """In one case and width, single spaces, without the punctuation around it; a text of punctuation stays."""
+    """In one case and width, with single spaces, without quotation marks and brackets around it and the stop behind it."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    words = [i for i, letter in enumerate(folded) if unicodedata.category(letter)[0] not in "PZ"]
-    return folded[words[0] : words[-1] + 1] if words else folded
+    return folded.lstrip(_OPENING).rstrip(_CLOSING) or folded
 
 
 def _stands(part: str, whole: str) -> bool:
     """Not within a longer word or number; Chinese has no spaces."""
     letter = r"[^\W_\u3400-\u9fff]"
-    before, after = (
-        (f"(?<!{letter})" if re.match(letter, part) else ""),
-        (f"(?!{letter})" if re.search(f"{letter}$", part) else ""),
-    )
+    number = r"(?<!\d,)(?<![.-])" if re.match(r"\d", part) else ""
+    before = f"{number}(?<!{letter})" if re.match(letter, part) else ""
+    after = f"(?!{letter}|[.,]\\d)" if re.search(f"{letter}$", part) else ""
     return bool(part) and bool(re.search(before + re.escape(part) + after, whole))
 
 

@@ -8,13 +8,17 @@ from tutelage.evaluate.tasks.task import LETTERS, Fields, Item, Task, Template
 
 
 def read_choices(row: Fields) -> Item:
-    """``question``, ``choices`` or the columns A, B, ... of a table, and as ``answer`` the letter or the text of the right one."""
+    """``question``, ``choices`` or the columns A, B, ... of a table, and as ``answer`` the right one's text or letter.
+
+    Where the answer could be both, it is a text of a list, and the letter of a column. Columns may be empty.
+    """
     listed = "choices" in row
-    choices = row.texts("choices") if listed else tuple(row.text(letter) for letter in LETTERS if row.get(letter))
+    letters = LETTERS if listed else "".join(x for x in LETTERS if row.get(x) is not None and row.text(x))
+    choices = row.texts("choices") if listed else tuple(row.text(x) for x in letters)
     check(len(choices) > 1, "has fewer than two choices", "choices", "texts, or columns A, B, ...", list(choices))
     check(len(set(choices)) == len(choices), "has a choice twice", "choices", "different texts", list(choices))
     answer = row.text("answer")
-    labels = choices if answer in choices else LETTERS[: len(choices)]
+    labels = choices if answer in choices and (listed or answer not in letters) else letters[: len(choices)]
     return Item(_asked(row), choices, (row.choice("answer", labels),), group=_group(row))
 
 
