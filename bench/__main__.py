@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -53,21 +53,22 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         prepared = Prepared(Path(folder), options.smollm2 and options.smollm2.resolve(), options.quick)
         for name in () if options.tables else options.works or WORKS:
-            found = run(name, prepared, pace, options.environments.resolve(), options.case)
+            file, found = out / f"{name}.json", list[dict[str, Any]]()
             out.mkdir(parents=True, exist_ok=True)
-            file = out / f"{name}.json"
             kept = json.loads(file.read_text())["cases"] if options.case and file.exists() else []
-            whole = found | {"cases": merged(kept, found["cases"])}
-            write_atomic(file, (json.dumps(whole, indent=1) + "\n").encode())
-            print(figures.page([found]))
+            title = {"title": import_module(f"bench.{name}").TITLE}
+            for case in measured(name, prepared, pace, options.environments.resolve(), options.case):
+                found.append(case)  # written at once: a case may take half an hour
+                whole = title | {"cases": merged(kept, found)}
+                write_atomic(file, (json.dumps(whole, indent=1) + "\n").encode())
+            print(figures.page([title | {"cases": found}]))
     if out == RESULTS:
         write_atomic(README, with_tables(README.read_text(), read_results(RESULTS)).encode())
 
 
-def run(name: str, prepared: Prepared, pace: Pace, folder: Path, chosen: str = "") -> dict[str, Any]:
-    """Measure one piece of work; what its result file holds."""
+def measured(name: str, prepared: Prepared, pace: Pace, folder: Path, chosen: str = "") -> Iterator[dict[str, Any]]:
+    """Measure one piece of work; what its result file holds of each case."""
     work = import_module(f"bench.{name}")
-    found: dict[str, Any] = {"title": work.TITLE, "cases": []}
     cases: list[Case] = [case for case in work.cases(prepared) if re.search(chosen, case.name)]
     for case in cases:
         print(f"{name}: {case.name}" + f" is left out: {case.left_out}" * bool(case.left_out), flush=True)
@@ -77,8 +78,7 @@ def run(name: str, prepared: Prepared, pace: Pace, folder: Path, chosen: str = "
         settings = {
             key: value for key, value in case.settings.items() if not str(value).startswith(str(prepared.folder))
         }
-        found["cases"].append(about | when | {"settings": settings, "sides": sides})
-    return found
+        yield about | when | {"settings": settings, "sides": sides}
 
 
 def merged(kept: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

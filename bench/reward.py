@@ -1,4 +1,4 @@
-"""Reward models: passes over rankings of four answers in batches of 8; a turn is a pass.
+"""Reward models: rankings of four answers in batches of 8; a turn is a step.
 
 TRL learns from pairs: the six of a ranking, 48 in a batch.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.prepare import Prepared
 
 TITLE = "Reward models"
-ROWS, BATCH, K, PROMPT = 32, 8, 4, 32
+ROWS, BATCH, K, PROMPT = 8, 8, 4, 32
 
 
 def cases(prepared: Prepared) -> Iterator[Case]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.prepare import Prepared
 
 TITLE = "SFT"
-ROWS, BATCH = 160, 16
+ROWS, BATCH = 64, 16
 
 
 def cases(prepared: Prepared) -> Iterator[Case]:

@@ -243,6 +243,27 @@ def test_an_environment_is_there_once_its_file_is_installed(tmp_path, monkeypatc
     assert environments.python_of("empty", folder).exists()
 
 
+@pytest.mark.usefixtures("run")
+def test_what_is_measured_is_written_before_the_next_case_begins(monkeypatch, tmp_path):
+    def cases(_):
+        yield Case("first", "tokens/s", [Side("tutelage", "as shipped", counting)])
+        yield Case("second", "tokens/s", [Side("tutelage", "as shipped", counting)])
+
+    def stopped_at_the_second(case: Case, *rest: object):
+        if case.name == "second":
+            raise KeyboardInterrupt
+        return measure(case, *rest)
+
+    monkeypatch.setattr("bench.sft.cases", cases)
+    monkeypatch.setattr("bench.__main__.measure", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        main(["sft", "--quick", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "sft.json").read_text())
+    assert found["title"] == "SFT"
+    assert [case["case"] for case in found["cases"]] == ["first"]
+    assert figures.page([found])
+
+
 def test_an_unknown_work_is_said_in_a_line(capsys):
     with pytest.raises(SystemExit):
         main(["pretrian"])
