@@ -103,17 +103,17 @@ def asking(model: str, port: int, command: list[str], streams: int, longest: int
                 raise RuntimeError(f"the server ended with exit code {server.returncode}") from None
             raise
 
-    bodies = [json.dumps(body | {"model": model}).encode() for body in questions(streams, longest)]
-    small = json.dumps(questions(1, 6)[0] | {"model": model}).encode()
+    small = json.dumps(next(questions(1, 6))[0] | {"model": model}).encode()
     while True:
         try:
             ask(small)
             break
         except OSError:  # not listening yet, or 503 while it loads the model
             time.sleep(0.2)
-    pool = ThreadPoolExecutor(streams)
+    pool, each = ThreadPoolExecutor(streams), questions(streams, longest)
 
     def turn() -> tuple[float, dict[str, float]]:
+        bodies = [json.dumps(body | {"model": model}).encode() for body in next(each)]
         found = list(pool.map(ask, bodies))
         firsts = sorted(first for _, first in found)
         return float(sum(tokens for tokens, _ in found)), {FIRST: firsts[round(0.95 * (len(firsts) - 1))]}
@@ -121,17 +121,22 @@ def asking(model: str, port: int, command: list[str], streams: int, longest: int
     return turn
 
 
-def questions(streams: int, longest: int) -> list[dict[str, Any]]:
-    """Requests of 4 to 40 words for ``longest`` / 6 to ``longest`` tokens."""
-    rng = random.Random(0)
-    return [
-        {
-            "messages": [{"role": "user", "content": " ".join(rng.choices(WORDS, k=rng.randint(4, 40)))}],
-            "max_tokens": rng.randint(longest // 6, longest), "temperature": 1.0, "seed": number, "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        for number in range(streams)
-    ]  # fmt: skip
+def questions(streams: int, longest: int) -> Iterator[list[dict[str, Any]]]:
+    """For each turn new requests of 4 to 40 words for ``longest`` / 6 to ``longest`` tokens; their lengths stay the same.
+
+    Every server keeps the keys and values of prompts that it has answered, so the same questions again would need no prefill.
+    """
+    sizes, words = random.Random(0), random.Random(1)
+    lengths = [(sizes.randint(4, 40), sizes.randint(longest // 6, longest)) for _ in range(streams)]
+    while True:
+        yield [
+            {
+                "messages": [{"role": "user", "content": " ".join(words.choices(WORDS, k=length))}],
+                "max_tokens": most, "temperature": 1.0, "seed": number, "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+            for number, (length, most) in enumerate(lengths)
+        ]  # fmt: skip
 
 
 def stream(port: int, body: bytes) -> tuple[int, float]:

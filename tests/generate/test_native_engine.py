@@ -48,6 +48,19 @@ def test_every_sample_is_what_it_is_alone(family: str, eager: bool) -> None:
             assert_same(ours, alone(model, request, index))
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_who_else_asks_changes_no_bit(eager: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a prompt of the same length whose log-probabilities are wanted, nor a long one: torch prefills those."""
+    monkeypatch.setattr("tutelage.generate.prefill.NATIVE_LONGEST", 30)
+    model = tiny("llama")
+    ids, other, long = (one * 40 for one in prompts(3, 1))
+    request = Request(ids[:29], Sampling(seed=3, max_tokens=9))
+    echoing = Request(other[:29], Sampling(seed=4, max_tokens=9), echo=True)
+    (one,), _, _ = engine_of(model, eager=eager).generate([request, echoing, Request(long[:33], request.sampling)])
+    ((by_itself,),) = engine_of(model, eager=eager).generate([request])
+    assert [(t.id, t.logprob) for t in one.tokens] == [(t.id, t.logprob) for t in by_itself.tokens]
+
+
 def test_rows_with_settings_of_every_kind_go_through_one_batch() -> None:
     model = tiny()
     settings = [

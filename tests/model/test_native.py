@@ -239,6 +239,76 @@ def test_a_view_of_some_rows_leaves_the_others_alone():
     assert {(row, slot) for _, _, row, _, slot in changed.tolist()} == {(1, 6), (2, 3)}
 
 
+def prompts(model: Decoder, lengths: list[int]) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(model.config.vocab_size, (length,), generator=generator).tolist() for length in lengths]
+
+
+@each_level
+@pytest.mark.parametrize("name", CONFIGS)
+def test_prompts_of_any_lengths_are_prefilled_as_in_torch(level, name):
+    """Rows that hold something already, rows that get nothing, more tokens than the cache had room for."""
+    model = build(CONFIGS[name])
+    cache = prefilled(model, [3, 5, 0, 4])
+    twin = cache.select(range(4))
+    pieces = prompts(model, [9, 0, 6, 30])
+    native(model, level=level).prefill(pieces, twin)
+    assert twin.lengths.tolist() == [12, 5, 6, 34]
+    for row, (piece, held) in enumerate(zip(pieces, [3, 5, 0, 4], strict=True)):
+        alone = cache.select([row])
+        if piece:
+            model(torch.tensor([piece]), cache=alone)
+        length = held + len(piece)
+        assert torch.allclose(twin.store[:, :, row, :, :length], alone.store[:, :, 0, :, :length], rtol=1e-4, atol=1e-5)
+
+
+@each_level
+@pytest.mark.parametrize("dtype", KINDS)
+def test_prefill_is_the_bits_of_steps(level, dtype, monkeypatch):
+    """Whoever else is prefilled, with any number of threads, and wherever the tokens are cut."""
+    model = build(small("qwen3"))
+    pieces = prompts(model, [7, 1, 20, 13])
+    together, alone = (KVCache(model.config, 4, 60) for _ in range(2))
+    monkeypatch.setattr(native_decoder, "PREFILL_ROWS", 16)
+    native(model, dtype, level=level, threads=3).prefill(pieces, together)
+    decoder = native(model, dtype, level=level)
+    for row, piece in enumerate(pieces):
+        one = alone.part(row, row + 1, torch.zeros(1, dtype=torch.int64))
+        for token in piece:
+            decoder.step(torch.tensor([token]), one)
+    for row, piece in enumerate(pieces):
+        assert torch.equal(together.store[:, :, row, :, : len(piece)], alone.store[:, :, row, :, : len(piece)])
+
+
+def test_prefill_into_a_view_and_into_bf16_leaves_the_others_alone():
+    model = build(small("llama"))
+    cache = KVCache(model.config, 4, 40, dtype=torch.bfloat16)
+    cache.store.fill_(3.0)
+    pieces = prompts(model, [5, 8])
+    native(model).prefill(pieces, view := cache.part(1, 3))
+    exact = KVCache(model.config, 2, 40)
+    native(model).prefill(pieces, exact)
+    assert view.lengths.tolist() == [5, 8]
+    for row, piece in enumerate(pieces):
+        written = cache.store[:, :, 1 + row, :, : len(piece)]
+        assert torch.allclose(written.float(), exact.store[:, :, row, :, : len(piece)], rtol=0.02, atol=0.02)
+        assert (cache.store[:, :, 1 + row, :, len(piece) :] == 3).all()
+    assert (cache.store[:, :, [0, 3]] == 3).all()
+
+
+def test_wrong_prompts_are_said():
+    model = build(small("llama"))
+    decoder, cache = native(model), KVCache(model.config, 2, 8)
+    with pytest.raises(ValueError, match="1 pieces for the 2 rows"):
+        decoder.prefill([[1]], cache)
+    with pytest.raises(ValueError, match="a token is not in the vocabulary"):
+        decoder.prefill([[1], [model.config.vocab_size]], cache)
+    with pytest.raises(ValueError, match="holds 8 tokens per row, 9 are needed"):
+        decoder.prefill([[1], [1] * 9], cache)
+    decoder.prefill([[], []], cache)
+    assert cache.lengths.tolist() == [0, 0]
+
+
 def test_prefill_and_native_steps_take_turns():
     model = build(small("mistral"))
     ids = torch.arange(12)[None] * 5 % 61

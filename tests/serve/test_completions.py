@@ -48,7 +48,8 @@ def test_an_echoed_text_is_what_was_sent_and_its_first_token_follows_the_begin_t
         ids = server.served.assistant.encode(text)
         expected = [alone(server, ids)[i, token].item() for i, token in enumerate(ids[1:])]
         assert made.logprobs.token_logprobs[: len(expected)] == pytest.approx(expected, abs=1e-4)
-        assert made.logprobs.token_logprobs[len(expected) :] == plain.logprobs.token_logprobs
+        rest = made.logprobs.token_logprobs[len(expected) :]
+        assert rest == pytest.approx(plain.logprobs.token_logprobs, abs=1e-5)  # other kernels tell of prompts
         assert made.logprobs.text_offset[0] == 0
         assert plain.logprobs.top_logprobs is made.logprobs.top_logprobs is None
     said = parrots.completions.create(model="default", prompt="x", temperature=0, echo=True, logprobs=1, max_tokens=20)

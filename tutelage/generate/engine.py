@@ -1,9 +1,9 @@
 """Continuous batching: samples join and leave a running batch, and every step adds a token to each of its rows, or some at once.
 
 Rows 0..n-1 of the cache are the n active rows, so a decode step works on a view of the cache and copies nothing. All but the
-last token of a prompt is prefilled into the free rows behind them, right-padded together with prompts of similar length (no
-real token attends to padding). The last token enters with the next decode step, so all sampling happens there. When a row
-ends, the last row moves into its place.
+last token of a prompt is prefilled into the free rows behind them, together with prompts of similar length: natively without
+padding, by torch padded on the right (no real token attends to padding). The last token enters with the next decode step, so all
+sampling happens there. When a row ends, the last row moves into its place.
 
 A sample does not depend on its batch: rows do not see each other, and each has its own randomness (see ``sampler``).
 """
@@ -226,7 +226,9 @@ class Engine:
         most = min(DRAWS, *(row.limit - len(row.ids) for row in rows))
         if self.eager:
             most = max(1, min(most, self._piece // (8 * len(rows))))
-        if self._joining or any(row.request.stop_when for row in rows):
+        if self._joining or any(
+            not row.ids or row.request.stop_when for row in rows
+        ):  # the first token of a row is told at once
             most = 1
         ids, logprobs = native.run(batch.tokens, batch.cache, batch.draw(most), batch.temperature, batch.stop_ids)
         done = ids.shape[1]
@@ -284,7 +286,7 @@ class Engine:
                 self._rows += [one.row for one in taken]
                 cache = self._reserve(len(self._rows), max(one.row.held + min(one.row.limit, SLOTS) for one in taken))
                 for group in begin(taken, cache.part(first, len(self._rows)).part):
-                    while not group.prefill(self._weights()):
+                    while not group.prefill(self._weights(), self._native):
                         pass
             return
         tokens = self._piece if self._rows else 8 * self._piece
@@ -294,7 +296,7 @@ class Engine:
             if not self._joining:
                 return
             group, before = self._joining[0], self._joining[0].done
-            if group.prefill(self._weights(), tokens):
+            if group.prefill(self._weights(), self._native, tokens):
                 self._join(self._joining.popleft())
             tokens -= (group.done - before) * len(group.rows)
 

@@ -71,7 +71,7 @@ def distance(logits: Tensor, reference: Tensor) -> float:
 
 
 def _found_wrong(model: Decoder, native: NativeDecoder) -> str | None:
-    """Compare two steps after prompts of different lengths; the second sees the first one's keys."""
+    """Compare two steps after prompts of different lengths, prefilled each in its way; the second sees the first one's keys."""
     generator = torch.Generator().manual_seed(0)
     context = model.config.max_position_embeddings
     held = max(1, min(_PROMPT, context - 2))
@@ -80,6 +80,9 @@ def _found_wrong(model: Decoder, native: NativeDecoder) -> str | None:
     model(ids[:, :held], cache=cache)
     cache.lengths = torch.tensor([held, max(1, held // 2)])
     twin = cache.select(range(2))
+    if native.prefills:
+        twin.lengths = torch.zeros_like(cache.lengths)
+        native.prefill([row[:length] for row, length in zip(ids.tolist(), cache.lengths.tolist(), strict=True)], twin)
     for i in range(min(2, context - held)):
         token = ids[:, held + i]
         reference = model.logits(model(token[:, None], cache=cache)[:, 0]).float()

@@ -1,6 +1,6 @@
-// Decoding on CPUs: one new token per row and step, for every decoder that model/decoder.py describes. Called from Python through
-// ctypes (decoder.py beside this file); allocates nothing. The same kernels are compiled for three instruction sets, and
-// `kernels_of` names the one to use.
+// Decoding on CPUs: one new token per row and step, for every decoder that model/decoder.py describes, and before that the prompts.
+// Called from Python through ctypes (decoder.py beside this file); allocates nothing. The same kernels are compiled for three
+// instruction sets; LEVELS has their tables.
 //
 // Each of a step's products reads all weights once, so weights are packed once, in the order in which they are read. Rows are
 // computed independently: a row's logits are the same bits in any batch and with any number of threads.
@@ -71,6 +71,7 @@ struct Model {
 struct Job {
     int32_t rows, steps, threads, capacity, table, cache_bf16, stops_per_row;  // table: positions that cos and sin have
     const int64_t *tokens, *lengths, *strides;
+    const int64_t* owners;  // prefill: the row of the cache that each token belongs to; null: decode, and row i's is i
     void* cache;
     const float *cos, *sin;
     char* scratch;
@@ -209,7 +210,7 @@ void pack_matrix(int level, int kind, const float* source, int n, int k, int thr
 
 size_t scratch_size(int level, const Model* m, const Job* job) { return LEVELS[level]->scratch_bytes[m->kind](*m, *job); }
 
-// Decode up to job->steps tokens per row. 0, or what is wrong, before anything is written.
+// Decode up to job->steps tokens per row, or prefill. 0, or what is wrong, before anything is written.
 int decode_steps(int level, const Model* m, const Job* job) {
     if (int wrong = check(*m, *job)) return wrong;
     auto decode = LEVELS[level]->decode[m->kind];

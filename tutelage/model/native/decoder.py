@@ -1,9 +1,10 @@
-"""A decoder whose steps run in C++ on the CPU: packed weights, and decode steps on the cache that torch's prefill has filled."""
+"""A decoder that runs in C++ on the CPU: packed weights, prompts into the cache, and decode steps on it."""
 
 from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from tutelage.errors import UsageError
 from tutelage.model import decoder
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
+from tutelage.model.device import cpu_has_bf16
 from tutelage.model.lora import LoRALinear
 from tutelage.model.native.build import library
 from tutelage.model.native.structures import Job, Layer, Matrix, Model, Norm, declare
@@ -23,6 +25,8 @@ KINDS: tuple[Dtype, ...] = ("fp32", "bf16", "int8")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 GROUP = 64
 """Weights along an input that share a scale in int8."""
+PREFILL_ROWS = 512
+"""Tokens of prompts that go through the layers together: enough for the products, and few enough for a small scratch."""
 _STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 _BAD_TOKEN, _CACHE_FULL, _TABLE_SHORT = -1, -2, -3
 
@@ -50,7 +54,7 @@ class ThreadCount:
     RETRY = 50
 
     def __init__(self, most: int) -> None:
-        self._seconds = dict.fromkeys((1, most), 0.0)  # of the last step; 0: not tried yet
+        self._seconds = dict.fromkeys((1, most), 0.0)  # per token of the last step; 0: not tried yet
         self._due = 0.0
 
     def pick(self) -> tuple[int, bool]:
@@ -63,15 +67,17 @@ class ThreadCount:
         trial = time.perf_counter() >= self._due
         return order[trial], trial
 
-    def record(self, threads: int, seconds: float) -> None:
-        """Note what a step took."""
-        self._seconds[threads] = seconds
-        if seconds == max(self._seconds.values()):
+    def record(self, threads: int, seconds: float, tokens: int = 1) -> None:
+        """Note what a step over so many tokens took."""
+        self._seconds[threads] = seconds / tokens
+        if self._seconds[threads] == max(self._seconds.values()):
             self._due = time.perf_counter() + self.RETRY * seconds
 
 
 class NativeDecoder:
-    """One new token per row and step, as ``Decoder`` computes it, without torch's cost per operator. For one thread at a time.
+    """Prompts and one new token per row and step, as ``Decoder`` computes them, without torch's cost per operator.
+
+    For one thread at a time.
 
     ``dtype`` is that of the matrices; sums are in fp32, and so are embeddings, norms, biases and RoPE:
 
@@ -107,8 +113,11 @@ class NativeDecoder:
         self._job.strides, self._job.done = ctypes.addressof(self._strides), ctypes.addressof(self._flags)
         self._job.stopped = ctypes.addressof(self._flags) + 4
         self._arranged: tuple[object, ...] = ()
+        self._scratch = torch.empty(0, dtype=torch.uint8)
         self._thread_counts: dict[tuple[int, int], ThreadCount] = {}  # by rows and torch's number of threads
         self._make_table(256)
+        self.prefills = dtype == "fp32" or not cpu_has_bf16()
+        """Whether ``prefill`` is faster than torch, whose products in bf16 have instructions of their own on some processors."""
 
     # -- packing
 
@@ -193,9 +202,30 @@ class NativeDecoder:
         """
         logits = torch.empty(len(tokens), self.config.vocab_size)
         job = self._job
-        job.logits, job.ids, job.steps = logits.data_ptr(), None, 1
+        job.logits, job.ids, job.steps, job.owners = logits.data_ptr(), None, 1, None
         self._decode(tokens, cache, self._pick_threads(len(tokens))[0])
         return logits
+
+    def prefill(self, pieces: Sequence[Sequence[int]], cache: KVCache) -> None:
+        """Keys and values of each row's next tokens into the cache: any number of them, without padding.
+
+        The same bits as steps over them one by one, and the same as ``model(ids, cache=cache)`` up to rounding. The lengths of the
+        cache grow by the pieces'. ValueError as in ``step``.
+        """
+        if len(pieces) != cache.batch:
+            raise ValueError(f"{len(pieces)} pieces for the {cache.batch} rows of the cache")
+        counts = torch.tensor([len(piece) for piece in pieces], dtype=torch.int64)
+        tokens = torch.tensor([token for piece in pieces for token in piece], dtype=torch.int64)
+        owners = torch.arange(len(pieces)).repeat_interleave(counts)
+        places = torch.arange(len(tokens)) - (counts.cumsum(0) - counts)[owners] + cache.lengths[owners]
+        job = self._job
+        job.logits, job.ids, job.steps = None, None, 1
+        for start in range(0, len(tokens), PREFILL_ROWS):
+            few = slice(start, start + PREFILL_ROWS)
+            part, mine = tokens[few], owners[few]
+            job.owners = mine.data_ptr()
+            self._go(part, places[few], cache, self._pick_threads(1 << len(part).bit_length())[0])
+        cache.lengths = cache.lengths + counts
 
     def run(
         self, tokens: Tensor, cache: KVCache, uniforms: Tensor, temperature: Tensor, stop_ids: Tensor
@@ -223,6 +253,7 @@ class NativeDecoder:
         ids, logprobs = torch.empty(n, steps, dtype=torch.int64), torch.empty(n, steps)
         job = self._job
         job.logits, job.ids, job.steps, job.logprobs = None, ids.data_ptr(), steps, logprobs.data_ptr()
+        job.owners = None
         job.uniforms, job.temperatures = uniforms.data_ptr(), temperature.data_ptr()
         job.stops, job.stops_per_row = stop_ids.data_ptr(), stop_ids.shape[1]
         done = self._decode(tokens, cache, threads)
@@ -239,9 +270,15 @@ class NativeDecoder:
         return self._count.pick()
 
     def _decode(self, tokens: Tensor, cache: KVCache, threads: int) -> int:
-        """Run the job, whose inputs and outputs are set; returns the number of steps made."""
+        """Run the job's steps, whose inputs and outputs are set; returns the number of steps made."""
         _check("tokens", tokens, torch.int64, (cache.batch,))
-        job, tokens, lengths = self._job, tokens.contiguous(), cache.lengths.contiguous()
+        done = self._go(tokens.contiguous(), cache.lengths.contiguous(), cache, threads)
+        cache.lengths = cache.lengths + done
+        return done
+
+    def _go(self, tokens: Tensor, lengths: Tensor, cache: KVCache, threads: int) -> int:
+        """Run the job on tokens [rows] that follow ``lengths`` [rows] others, with room and a table for them."""
+        job = self._job
         job.tokens, job.lengths = tokens.data_ptr(), lengths.data_ptr()
         while True:
             self._arrange(len(tokens), cache, threads)
@@ -251,21 +288,22 @@ class NativeDecoder:
                 break
             if result == _BAD_TOKEN:
                 raise ValueError(f"a token is not in the vocabulary of {self.config.vocab_size}")
-            longest = cache.longest() + job.steps
+            longest = int(lengths.max()) + job.steps
             if result == _CACHE_FULL:
                 cache.reserve(longest)
             else:
                 self._make_table(longest)
         done = self._flags[0]
         if self.threads is None:
-            self._count.record(threads, (time.perf_counter() - began) / done)
-        cache.lengths = cache.lengths + done
+            self._count.record(threads, (time.perf_counter() - began) / done, len(tokens))
         return done
 
     def _arrange(self, rows: int, cache: KVCache, threads: int) -> None:
         """What depends on the shape of the batch: it is the same for many steps."""
         store = cache.store
-        arranged = (rows, store.data_ptr(), store.shape, store.stride(), threads, self._job.logits is None)
+        job = self._job
+        wants = job.logits is None, job.owners is None
+        arranged = (rows, store.data_ptr(), store.shape, store.stride(), threads, wants)
         if arranged == self._arranged:
             return
         config, strides = self.config, store.stride()
@@ -273,18 +311,18 @@ class NativeDecoder:
             "the cache",
             store,
             store.dtype,
-            (2, config.num_layers, rows, config.num_kv_heads, cache.capacity, config.head_dim),
+            (2, config.num_layers, cache.batch, config.num_kv_heads, cache.capacity, config.head_dim),
         )
         if strides[5] != 1 or strides[4] != config.head_dim or store.dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(
                 f"the cache must hold heads one after another, in fp32 or bf16, not {store.dtype} with strides {strides}"
             )
-        job = self._job
         job.rows, job.threads, job.capacity, job.cache = rows, threads, cache.capacity, store.data_ptr()
         job.cache_bf16 = cache.dtype == torch.bfloat16
         self._strides[:] = list(strides[:4])
         size = self._library.scratch_size(self.level, ctypes.byref(self._model), ctypes.byref(job))
-        self._scratch = torch.empty(size + 64, dtype=torch.uint8)
+        if size + 64 > len(self._scratch):
+            self._scratch = torch.empty(size + 64, dtype=torch.uint8)
         job.scratch = -(-self._scratch.data_ptr() // 64) * 64
         self._arranged = arranged
 

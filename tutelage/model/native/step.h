@@ -1,5 +1,5 @@
-// Decode steps of the whole model. All threads run decode() together; each computes its part of every product and waits where
-// the next part reads what others wrote.
+// Decode steps of the whole model, and prefill, where a job's rows are the tokens of prompts. All threads run decode() or prefill()
+// together; each computes its part of every product and waits where the next part reads what others wrote.
 
 template <class W> struct Scratch {
     using In = typename W::Input;
@@ -27,7 +27,7 @@ template <class W> char* lay_out(const Model& m, const Job& job, char* base, Scr
     take(s.qkv, rows * s.qkv_width);
     take(s.gate, rows * s.inner_width);
     take(s.up, rows * s.inner_width);
-    take(s.logits, job.logits ? 0 : rows * s.vocab);
+    take(s.logits, job.logits || job.owners ? 0 : rows * s.vocab);
     take(s.sums, job.threads * distance(sharing * m.head_dim));
     take(s.scores, job.threads * distance(sharing * job.capacity));
     take(s.masses, job.threads * distance(m.vocab / BLOCK + 1));
@@ -84,8 +84,15 @@ template <class W> struct Thread {
         matmul<W>(matrix, part(panels(matrix.rows)), x, ldx, job.rows, y, ldy, add);
     }
 
-    // Norms and rotation of the heads, the new key and value into the cache, attention: one row's heads that share keys.
-    template <class Cell> void attend_group(const Layer& layer, int number, int row, int group, int step) const {
+    // Where a row's keys of a layer are in the cache: those of one group of heads. Its values are stride[0] further on.
+    template <class Cell> Cell* keys_of(int number, int row, int group) const {
+        const int64_t* stride = job.strides;  // of sides, layers, rows and heads
+        int64_t owner = job.owners ? job.owners[row] : row;
+        return (Cell*)job.cache + number * stride[1] + owner * stride[2] + group * stride[3];
+    }
+
+    // Norms and rotation of one row's heads that share keys, and the new key and value into the cache.
+    template <class Cell> void place(const Layer& layer, int number, int row, int group, int step) const {
         int e = m.head_dim, sharing = m.heads / m.kv_heads, at = position(row, step);
         float* qkv = s.qkv + row * s.qkv_width;
         float *q = qkv + group * sharing * e, *k = qkv + (m.heads + group) * e, *v = k + m.kv_heads * e;
@@ -98,31 +105,48 @@ template <class W> struct Thread {
         }
         float scale = 1 / std::sqrt((float)e);
         for (int i = 0; i < sharing * e; i++) q[i] *= scale;
-        const int64_t* stride = job.strides;  // of sides, layers, rows and heads
-        Cell* keys = (Cell*)job.cache + number * stride[1] + row * stride[2] + group * stride[3];
-        Cell* values = keys + stride[0];
+        Cell* keys = keys_of<Cell>(number, row, group) + (size_t)at * e;
+        Cell* values = keys + job.strides[0];
         for (int i = 0; i < e; i += LANES) {
-            store_upto(keys + (size_t)at * e + i, load_upto(k + i, e - i), e - i);
-            store_upto(values + (size_t)at * e + i, load_upto(v + i, e - i), e - i);
+            store_upto(keys + i, load_upto(k + i, e - i), e - i);
+            store_upto(values + i, load_upto(v + i, e - i), e - i);
         }
+    }
+
+    template <class Cell> void attend_group(const Layer& layer, int number, int row, int group, int step) const {
+        int e = m.head_dim, sharing = m.heads / m.kv_heads, at = position(row, step);
         int first = layer.window ? std::max(0, at + 1 - layer.window) : 0;
+        const Cell* keys = keys_of<Cell>(number, row, group) + (size_t)first * e;
+        const float* q = s.qkv + row * s.qkv_width + group * sharing * e;
         float* scores = s.scores + index * distance(sharing * job.capacity);
         float* sums = s.sums + index * distance(sharing * e);
         In* out = s.attended + row * s.wide + group * sharing * e;
-        attend(q, sharing, e, keys + (size_t)first * e, values + (size_t)first * e, at + 1 - first, scores, sums, out);
+        attend(q, sharing, e, keys, keys + job.strides[0], at + 1 - first, scores, sums, out);
+        if (group == m.kv_heads - 1)
+            for (int i = m.heads * e; i < even(m.heads * e); i++) s.attended[row * s.wide + i] = In();
+    }
+
+    // Calls what(row, group) for this thread's share, dealt out in turns because later tokens of a prompt have more to attend to.
+    template <class What> void for_my_groups(What what) const {
+        for (int i = index; i < job.rows * m.kv_heads; i += count) what(i / m.kv_heads, i % m.kv_heads);
+    }
+
+    void keys_and_values(const Layer& layer, int number, int step) const {
+        multiply(layer.qkv, normed, s.hidden, s.qkv, s.qkv_width, false);
+        wait_for_others();
+        for_my_groups([&](int row, int group) {
+            if (job.cache_bf16) place<Bf16>(layer, number, row, group, step);
+            else place<float>(layer, number, row, group, step);
+        });
     }
 
     void attention(const Layer& layer, int number, int step) const {
-        multiply(layer.qkv, normed, s.hidden, s.qkv, s.qkv_width, false);
-        wait_for_others();
-        Span groups = part(job.rows * m.kv_heads);
-        for (int i = groups.first; i < groups.last; i++) {
-            int row = i / m.kv_heads, group = i % m.kv_heads;
+        keys_and_values(layer, number, step);
+        if (job.owners) wait_for_others();  // a prompt's tokens attend to each other
+        for_my_groups([&](int row, int group) {
             if (job.cache_bf16) attend_group<Bf16>(layer, number, row, group, step);
             else attend_group<float>(layer, number, row, group, step);
-            if (group == m.kv_heads - 1)
-                for (int j = m.heads * m.head_dim; j < even(m.heads * m.head_dim); j++) s.attended[row * s.wide + j] = In();
-        }
+        });
         wait_for_others();
         multiply(layer.out, s.attended, s.wide, s.x, s.hidden, true);
     }
@@ -175,6 +199,17 @@ template <class W> struct Thread {
         return *job.stopped;
     }
 
+    // Only keys and values are wanted, so the last layer ends with them.
+    void prefill() const {
+        embed(0);
+        int last = m.num_layers - 1;
+        for (int i = 0; i < last; i++) layer(i, 0);
+        normalise(m.layers[last].attention_norm, normed);
+        all_normalised();
+        keys_and_values(m.layers[last], last, 0);
+        if (index == 0) *job.done = 1;
+    }
+
     void decode() const {
         for (int step = 0; step < job.steps; step++) {
             embed(step);
@@ -198,5 +233,7 @@ template <class W> void decode(const Model& m, const Job& job, int index, int co
     Scratch<W> s;
     lay_out<W>(m, job, job.scratch, s);
     size_t own = alone(job) ? index * job.rows * s.hidden : 0;
-    Thread<W>{m, job, s, index, count, s.normed + own, s.second + own}.decode();
+    Thread<W> thread{m, job, s, index, count, s.normed + own, s.second + own};
+    if (job.owners) thread.prefill();
+    else thread.decode();
 }

@@ -47,7 +47,7 @@ class Job(ctypes.Structure):
         *((name, c_int32) for name in ("rows", "steps", "threads", "capacity", "table", "cache_bf16", "stops_per_row")),
         *(
             (name, c_void_p)
-            for name in ("tokens", "lengths", "strides", "cache", "cos", "sin", "scratch", "logits", "ids")
+            for name in ("tokens", "lengths", "strides", "owners", "cache", "cos", "sin", "scratch", "logits", "ids")
         ),
         *((name, c_void_p) for name in ("logprobs", "uniforms", "temperatures", "stops", "done", "stopped")),
     )

@@ -204,23 +204,26 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with cancelled_when_gone(receive, self.job.tickets):
-            try:
-                async with aclosing(self.events()) as events:
-                    async for data in events:
-                        await put(data)
-            except ApiError as error:
-                await put(self.shape.failure(error))
-            except Exception as error:
-                _log.error("a stream failed: %s", type(error).__name__)
-                await put(self.shape.failure(ApiError("the server failed")))
+        async with cancelled_when_gone(receive, self.job.tickets), aclosing(self.pieces()) as pieces:
+            async for data in pieces:
+                await put(data)
             await put(b"", more=False)
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """What is sent together. The opening goes with the first news and the ending with the last: to send costs as much as a
+        small model's token."""
         job, shape, choices = self.job, self.shape, self.job.choices()
-        yield shape.opening(choices)
-        async for news in job.news(choices):
-            data = b"".join(shape.news(choice, delta) for choice, delta in news) if news else _PING
-            if data:
-                yield data
-        yield shape.ending(choices, job.usage(choices))
+        data = shape.opening(choices)
+        try:
+            async for news in job.news(choices):
+                data += b"".join(shape.news(choice, delta) for choice, delta in news) if news else _PING
+                if data and any(choice.finish_reason is None for choice in choices):
+                    yield data
+                    data = b""
+            data += shape.ending(choices, job.usage(choices))
+        except ApiError as error:
+            data += shape.failure(error)
+        except Exception as error:
+            _log.error("a stream failed: %s", type(error).__name__)
+            data += shape.failure(ApiError("the server failed"))
+        yield data

@@ -29,6 +29,8 @@ from tutelage.text.tokenizer import Tokenizer
 
 DEFAULT = "default"
 """The name that always means the model that is served."""
+SMALL = 4096
+"""Bytes of a body whose prompt is made within a millisecond, as quickly as a thread is asked to do it."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503)
 }
@@ -55,8 +57,7 @@ async def chat_completions(body: ChatRequest, http: Request) -> Response:
     body.refuse_unknown()
     served, messages = served_as(http, body.model), records(body.messages)
     assistant, schema = served.assistant, schema_of(body.response_format)
-    calls = await asyncio.to_thread(body.calling, assistant)
-    ids = await asyncio.to_thread(prompt_ids, assistant, messages, calls)
+    calls, ids = await prepared(http, body, assistant, messages)
     mask = await mask_of(assistant, schema, calls, "response_format", http.state.client)
     more = {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted}
     shape = Chat(assistant.tokenizer, served.id, calling=calls, **more)
@@ -68,8 +69,7 @@ async def responses(body: ResponsesRequest, http: Request) -> Response:
     """Answer a conversation in items: a message, or calls of functions. Nothing is stored."""
     body.refuse_unknown()
     served, messages = served_as(http, body.model), body.conversation()
-    calls = await asyncio.to_thread(body.calling, served.assistant)
-    ids = await asyncio.to_thread(prompt_ids, served.assistant, messages, calls, "input")
+    calls, ids = await prepared(http, body, served.assistant, messages, "input")
     mask = await mask_of(served.assistant, body.schema_wanted, calls, "text.format", http.state.client)
     shape = response_shape.Response(served.id, body, calls)
     return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
@@ -101,6 +101,23 @@ def served_as(http: Request, model: str | None) -> Served:
 
 def _described(served: Served) -> dict[str, Any]:
     return {"id": served.id, "object": "model", "created": served.created, "owned_by": "tutelage", "hash": served.hash}
+
+
+async def prepared(
+    http: Request,
+    body: ChatRequest | ResponsesRequest,
+    assistant: Assistant,
+    messages: list[Message],
+    param: str = "messages",
+) -> tuple[Calling | None, list[int]]:
+    """The tools that the answer may call, and the prompt's ids: worked out beside the event loop unless that is quickly done."""
+
+    def prepare() -> tuple[Calling | None, list[int]]:
+        calls = body.calling(assistant)
+        return calls, prompt_ids(assistant, messages, calls, param)
+
+    quick = len(await http.body()) <= SMALL and not body.tools
+    return prepare() if quick else await asyncio.to_thread(prepare)
 
 
 def prompt_ids(
