@@ -1,6 +1,6 @@
 """tutelage alone, over growing sizes: time and memory against tokens, weights, K, answers, batch, context and examples.
 
-    python -m bench.curves [--quick] [--curve NAME] [--tables]
+    python -m bench.curves [--quick] [--curve NAME] [--out FOLDER] [--tables]
 
 The points of a curve take turns like participants, each in a process of its own, whose peak memory is its own. Writes
 bench/results/curves.json, a plot of each curve, and their table in README.md, which says where time or memory grows faster than in
@@ -29,10 +29,10 @@ from bench.pairs import Case, Pace, Side, measure
 from bench.ppo import tutelage as ppo
 from bench.prepare import Prepared
 from bench.pretrain import tutelage as pretrain
+from bench.reading import ROWS, read
 from bench.reward import rankings
 from bench.reward import tutelage as reward
 from bench.rows import random_rows
-from bench.worker import Turn
 from tutelage.evaluate.report.drawing import drawing, finish, new_figure
 from tutelage.files import write_atomic
 
@@ -93,41 +93,6 @@ def of_file(kind: str) -> Callable[[Prepared, int], dict[str, Any]]:
     return settings
 
 
-def read(model: str, kind: str, file: str) -> Turn:
-    """What a stage does with its file before its first step."""
-    from tutelage.data.formats import read_documents
-    from tutelage.data.tokens.shards import tokenise
-    from tutelage.text.tokenizer import Tokenizer
-    from tutelage.train.rankings import RankingSplit
-    from tutelage.train.sft import fitting_conversations
-
-    tokenizer, path = Tokenizer.load(Path(model)), Path(file)
-
-    def turn() -> float:
-        if kind == "documents":
-            tokenise(read_documents(path), tokenizer, path.with_suffix(""))
-        elif kind == "demonstrations":
-            fitting_conversations(path, tokenizer, 256, "stop")
-        else:
-            RankingSplit.read(path, None, 0.1, 0, tokenizer, 256, "stop")
-        return 1.0
-
-    return turn
-
-
-def _message(role: str, text: str) -> dict[str, str]:
-    return {"role": role, "content": text}
-
-
-ROWS: dict[str, Callable[[str, str], dict[str, Any]]] = {
-    "documents": lambda asked, answer: {"text": f"{asked} {answer}"},
-    "demonstrations": lambda asked, answer: {"messages": [_message("user", asked), _message("assistant", answer)]},
-    "rankings": lambda asked, answer: {
-        "prompt": {"messages": [_message("user", asked)]},
-        "completions": [{"text": text} for text in (answer, f"{answer} {answer}", "No.", "I do not know.")],
-        "ranks": [1, 2, 3, 3],
-    },
-}
 CURVES = (
     Curve("pretraining step", "windows of 256", (1, 2, 4, 8, 16, 32), pretrain,
           lambda prepared, batch: of_model(prepared) | {"batch": batch, "sequence": 256}),
@@ -146,8 +111,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"the two smallest points, once; writes to {QUICK}")
     parser.add_argument("--curve", default="", help="only curves whose name matches this regular expression")
     parser.add_argument("--tables", action="store_true", help="write README.md and the plots from curves.json, no more")
+    parser.add_argument("--out", type=Path, help="folder for curves.json and the plots")
     options = parser.parse_args()
-    out = QUICK if options.quick else RESULTS
+    out = options.out or (QUICK if options.quick else RESULTS)
     if not options.tables:
         pace = Pace.quick() if options.quick else Pace(rounds=5, seconds=1.0)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -158,13 +124,15 @@ def main() -> None:
                 "machine": machine.describe(),
                 "pace": asdict(pace),
             }
-            found["curves"] = [points_of(curve, prepared, pace) for curve in chosen]
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "curves.json", (json.dumps(found, indent=1) + "\n").encode())
+            found["curves"] = []
+            out.mkdir(parents=True, exist_ok=True)
+            for curve in chosen:
+                found["curves"].append(points_of(curve, prepared, pace))  # written at once
+                write_atomic(out / "curves.json", (json.dumps(found, indent=1) + "\n").encode())
         print(table(found["curves"]))
     results = json.loads((out / "curves.json").read_text())
-    for curve in results["curves"]:
-        write_atomic(out / f"curve-{curve['name'].replace(' ', '-')}.svg", plot(curve).encode())
+    for curve in filter(complete, results["curves"]):
+        write_atomic(out / plot_name(curve), plot(curve).encode())
     if out == RESULTS:
         write_atomic(README, between(README.read_text(), "curves", section(results)).encode())
 
@@ -196,6 +164,15 @@ def growth(points: Sequence[figures.Found], value: Callable[[figures.Found], flo
     return log(value(last) / value(before)) / log(last["x"] / before["x"])
 
 
+def complete(curve: figures.Found) -> bool:
+    """Whether it has points to compare and to draw."""
+    return len(curve["points"]) > 1
+
+
+def plot_name(curve: figures.Found) -> str:
+    return f"curve-{curve['name'].replace(' ', '-')}.svg"
+
+
 def seconds_of(point: figures.Found) -> float:
     return median(point["seconds"])
 
@@ -205,7 +182,7 @@ def table(curves: Sequence[figures.Found]) -> str:
     rows = [HEADERS, ("---",) * len(HEADERS)]
     for curve in curves:
         points = curve["points"]
-        if len(points) < 2:
+        if not complete(curve):
             rows.append((curve["name"], f"failed: {next(iter(curve['failed'].values())).splitlines()[0]}", *[""] * 5))
             continue
         first, last = points[0], points[-1]
@@ -228,25 +205,31 @@ def table(curves: Sequence[figures.Found]) -> str:
 def section(results: figures.Found) -> str:
     """The curves' part of README.md."""
     about, rows = results["machine"], table(results["curves"])
-    plots = [
-        f"![{curve['name']}](results/curve-{curve['name'].replace(' ', '-')}.svg)\n" for curve in results["curves"]
-    ]
+    plots = [f"![{curve['name']}](results/{plot_name(curve)})\n" for curve in filter(complete, results["curves"])]
     where = f"{results['date']}, {about['processor']}, {about['threads']} threads; {results['pace']['rounds']} rounds."
     return "\n".join([where, "", rows, *plots])
 
 
 def plot(curve: figures.Found) -> str:
     """Time and memory of a curve as an SVG, on logarithmic axes, where a power is a straight line."""
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
     points = curve["points"]
     xs = [point["x"] for point in points]
     with drawing():
         figure, (above, below) = new_figure(4, 4, (1, 1))
-        above.plot(xs, [seconds_of(point) for point in points], "o-")
-        below.plot(xs, [point["mib"] for point in points], "o-")
-        for axes, what in ((above, "seconds"), (below, "MiB")):
+        for axes, what, value in ((above, "seconds", seconds_of), (below, "MiB", lambda point: point["mib"])):
+            ys = [value(point) for point in points]
+            axes.plot(xs, ys, "o-")
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            axes.set_ylim(min(ys) / 2.5, 2.5 * max(ys))  # what does not grow looks flat
             axes.set_ylabel(what)
+            axes.xaxis.set_major_locator(FixedLocator(xs))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_minor_locator(NullLocator())
+                axis.set_major_formatter(lambda number, _: f"{number:,.6g}")
         below.set_xlabel(curve["x"])
         above.set_title(curve["name"])
         return finish(figure, curve["name"], curve["name"], f"time and memory of {curve['name']} by {curve['x']}").svg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -218,6 +219,26 @@ def test_growth_is_the_power_between_the_last_two_points():
     assert curves.growth(points, curves.seconds_of) == pytest.approx(2.0)
     row = curves.table([{"name": "work", "x": "K", "points": points, "failed": {}}]).splitlines()[2]
     assert row == "| work, K | 1 | 40 | 9 to 32 | 50 to 200 | x^2.00 **faster than in proportion** | x^0.50 |"
+
+
+def test_curves_are_measured_as_a_program_and_drawn(tmp_path):
+    """A participant is found by its module's name, which is another where the module is the program."""
+    words = ["-m", "bench.curves", "--quick", "--curve", "reading demonstrations", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (curve,) = json.loads((tmp_path / "curves.json").read_text())["curves"]
+    assert [point["x"] for point in curve["points"]] == [1000, 4000]
+    drawn = (tmp_path / "curve-reading-demonstrations.svg").read_text()
+    assert ">1,000<" in drawn
+    assert "mathdefault" not in drawn
+    assert "|" in done.stdout
+
+
+def test_a_curve_without_points_has_a_line_that_says_why_and_no_plot():
+    failed = {"name": "work", "x": "K", "points": [], "failed": {"3": "K, 3 died\nMemoryError"}}
+    assert "| work | failed: K, 3 died |" in curves.table([failed])
+    results = {"date": "", "machine": {"processor": "", "threads": 2}, "pace": {"rounds": 5}, "curves": [failed]}
+    assert "![" not in curves.section(results)
 
 
 # ---- the rest
