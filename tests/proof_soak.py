@@ -1,7 +1,8 @@
 """`make soak`: ten minutes of mixed load on a real server, whose memory must not grow. SECONDS_OF_LOAD=30 for less.
 
-Streams and whole answers, several choices, long prompts with log-probabilities, batches, people who leave, requests that are
-refused. Writes bench/results/soak.json; exits with 1 where something did not hold. tests/serve/test_load.py runs half a minute.
+Streams and whole answers, several choices, long prompts with log-probabilities, batches, answers in JSON by schemas that are all
+different, calls of functions through /v1/responses, people who leave, requests that are refused. Writes bench/results/soak.json;
+exits with 1 where something did not hold. tests/serve/test_load.py runs half a minute.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from processes import ServeProcess, faults, serving
-from proof_load import PATIENCE, SLACK, asked, chat, leave, machine
-from serving import saved, tiny_assistant, wait_until
-
-from tutelage.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path += [str(ROOT / "tests" / name) for name in ("", "serve", "store")]
+from processes import ServeProcess, faults, serving  # noqa: E402
+from proof_load import PATIENCE, SLACK, asked, chat, leave, machine  # noqa: E402
+from serving import saved, tiny_assistant, wait_until  # noqa: E402
+
+from tutelage.files import write_atomic  # noqa: E402
+
 CLIENTS = 12
 GROWTH = 4 << 20
 """Bytes by which the median of the last third may exceed that of the middle third: what allocators keep back."""
@@ -34,19 +37,41 @@ GROWTH = 4 << 20
 async def one_request(client: httpx2.AsyncClient, port: int, draw: random.Random, refused: Counter[int]) -> str:
     """A request of a random kind; returns the kind."""
     seed, words = draw.randrange(1 << 30), " ".join(draw.choices(["the", "cat", "sea", "好"], k=draw.randint(5, 40)))
-    kind = draw.choice(["chat", "choices", "echo", "batch", "gone", "refused"])
+    kind = draw.choice(["chat", "choices", "echo", "batch", "schema", "call", "gone", "refused"])
     if kind == "chat":
         await chat(client, asked(seed % 1000, seed, 60), refused)
     elif kind == "choices":
         await chat(client, asked(seed % 1000, seed, 20) | {"n": 3, "temperature": 0.7, "stop": ["e"]}, refused)
+    elif kind == "schema":
+        await chat(client, asked(seed % 1000, seed, 60) | {"response_format": schema_of(draw)}, refused)
+    elif kind == "call":
+        parameters = schema_of(draw)["json_schema"]["schema"]
+        body: dict[str, Any] = {
+            "model": "default",
+            "input": words,
+            "max_output_tokens": 40,
+            "seed": seed,
+            "tool_choice": "required",
+        }
+        body |= {"tools": [{"type": "function", "name": "look", "parameters": parameters}], "stream": bool(seed % 2)}
+        reply = await client.post("/v1/responses", json=body)
+        assert reply.status_code in (200, 429), reply.text
     elif kind == "gone":
         await leave(port, {"messages": [{"role": "user", "content": words}]}, draw.uniform(0.01, 0.5))
     else:
-        body: dict[str, Any] = {"prompt": words, "max_tokens": 8, "seed": seed}
+        body = {"prompt": words, "max_tokens": 8, "seed": seed}
         body |= {"echo": {"echo": True, "logprobs": 3}, "batch": {"prompt": [words, words[:20], "a"]}}.get(kind, {})
         reply = await client.post("/v1/completions", json=body | ({"top_p": 7} if kind == "refused" else {}))
         assert reply.status_code in ((400,) if kind == "refused" else (200, 429)), reply.text
     return kind
+
+
+def schema_of(draw: random.Random) -> dict[str, Any]:
+    """A form for an answer; hardly ever the same twice, so that what is kept of schemas has to be bounded."""
+    names = [f"{draw.choice('abcdefgh')}{draw.randrange(1000)}" for _ in range(draw.randint(1, 3))]
+    fields = {name: {"type": draw.choice(["integer", "boolean", "string"])} for name in names}
+    schema = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "form", "schema": schema}}
 
 
 def soak(folder: Path, seconds: float) -> dict[str, Any]:

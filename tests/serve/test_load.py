@@ -46,4 +46,4 @@ def test_of_two_servers_on_one_store_one_is_killed_and_nothing_acknowledged_is_l
 @pytest.mark.slow
 def test_memory_does_not_grow_under_mixed_load(tmp_path: Path) -> None:
     figures = soak(tmp_path, 24.0)
-    assert set(figures["requests"]) == {"chat", "choices", "echo", "batch", "gone", "refused"}
+    assert set(figures["requests"]) == {"chat", "choices", "echo", "batch", "schema", "call", "gone", "refused"}
