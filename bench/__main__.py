@@ -55,12 +55,13 @@ def main(words: Sequence[str] | None = None) -> None:
         for name in () if options.tables else options.works or WORKS:
             file, found = out / f"{name}.json", list[dict[str, Any]]()
             out.mkdir(parents=True, exist_ok=True)
-            kept = json.loads(file.read_text())["cases"] if options.case and file.exists() else []
+            kept = json.loads(file.read_text())["cases"] if file.exists() else []
             title = {"title": import_module(f"bench.{name}").TITLE}
             for case in measured(name, prepared, pace, options.environments.resolve(), options.case):
                 found.append(case)  # written at once: a case may take half an hour
-                whole = title | {"cases": merged(kept, found)}
-                write_atomic(file, (json.dumps(whole, indent=1) + "\n").encode())
+                write(file, title | {"cases": merged(kept, found)})
+            if not options.case:
+                write(file, title | {"cases": found})  # without cases that are no more
             print(figures.page([title | {"cases": found}]))
     if out == RESULTS:
         write_atomic(README, with_tables(README.read_text(), read_results(RESULTS)).encode())
@@ -79,6 +80,10 @@ def measured(name: str, prepared: Prepared, pace: Pace, folder: Path, chosen: st
             key: value for key, value in case.settings.items() if not str(value).startswith(str(prepared.folder))
         }
         yield about | when | {"settings": settings, "sides": sides}
+
+
+def write(file: Path, found: dict[str, Any]) -> None:
+    write_atomic(file, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def merged(kept: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

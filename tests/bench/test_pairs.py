@@ -277,12 +277,18 @@ def test_what_is_measured_is_written_before_the_next_case_begins(monkeypatch, tm
 
     monkeypatch.setattr("bench.sft.cases", cases)
     monkeypatch.setattr("bench.__main__.measure", stopped_at_the_second)
+    (tmp_path / "sft.json").write_text(
+        '{"title": "SFT", "cases": [{"case": "first"}, {"case": "second", "sides": []}]}'
+    )
     with pytest.raises(KeyboardInterrupt):
         main(["sft", "--quick", "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "sft.json").read_text())
-    assert found["title"] == "SFT"
-    assert [case["case"] for case in found["cases"]] == ["first"]
-    assert figures.page([found])
+    first, second = json.loads((tmp_path / "sft.json").read_text())["cases"]
+    assert first["sides"][0]["turns"]
+    assert second == {"case": "second", "sides": []}  # of an earlier run
+    monkeypatch.setattr("bench.__main__.measure", measure)
+    monkeypatch.setattr("bench.sft.cases", lambda _: [next(cases(_))])
+    main(["sft", "--quick", "--out", str(tmp_path)])
+    assert [case["case"] for case in json.loads((tmp_path / "sft.json").read_text())["cases"]] == ["first"]
 
 
 def test_an_unknown_work_is_said_in_a_line(capsys):

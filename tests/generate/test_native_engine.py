@@ -49,8 +49,8 @@ def test_every_sample_is_what_it_is_alone(family: str, eager: bool) -> None:
 
 
 @pytest.mark.parametrize("eager", [False, True])
-def test_who_else_asks_changes_no_bit(eager: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a prompt of the same length whose log-probabilities are wanted, nor a long one: torch prefills those."""
+def test_prompts_of_another_beginning_change_no_bit(eager: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of the same length whose log-probabilities are wanted, nor a long one: torch prefills those."""
     monkeypatch.setattr("tutelage.generate.prefill.NATIVE_LONGEST", 30)
     model = tiny("llama")
     ids, other, long = (one * 40 for one in prompts(3, 1))

@@ -445,3 +445,17 @@ def test_the_faster_number_of_threads_is_used_and_the_other_tried_now_and_then(o
     assert {*picked[:2]} == {1, 4}
     assert 2 <= picked.count(other) <= 5
     assert picked[-1] == best or picked[-2] == best
+
+
+def test_idle_time_brings_no_trial_nearer():
+    """A prompt now and then: one of 52 goes by the slower count, whatever lies between, and however many tokens each has."""
+    count, picked = native_decoder.ThreadCount(4), []
+    with pytest.MonkeyPatch.context() as patch:
+        now = iter(range(0, 10**9, 3600))
+        patch.setattr(native_decoder.time, "perf_counter", lambda: float(next(now)))
+        for i in range(520):
+            threads, _ = count.pick()
+            tokens = 10 + i % 7
+            count.record(threads, tokens * (1.0 if threads == 4 else 3.0), tokens)
+            picked.append(threads)
+    assert 4 <= picked.count(1) <= 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,11 +38,38 @@ def kept(folder: Path) -> list[bytes]:
 def test_another_model_of_the_shape_is_compared_and_not_timed(timed: list[bool], tmp_path: Path) -> None:
     model = build(small("llama"))
     assert isinstance(settle.settled(model, torch.float32, 3), NativeDecoder)
-    assert (timed, kept(tmp_path)) == ([True], [b"native\n"])
+    (found,) = kept(tmp_path)
+    assert (timed, found in (b"native\n", b"native steps\n")) == ([True], True)
     assert isinstance(settle.settled(model, torch.float32, 4), NativeDecoder)  # 3 and 4 rows have one power of two
     model.final_norm.weight.data[0] = torch.nan
     assert settle.settled(model, torch.float32, 4) is None
-    assert (timed, kept(tmp_path)) == ([True], [b"native\n"])
+    assert (timed, kept(tmp_path)) == ([True], [found])
+
+
+@pytest.mark.parametrize("faster", [False, True])
+@pytest.mark.usefixtures("timed")
+def test_whose_prompts_are_faster_is_kept_too(faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, timed = build(small("llama")), list[int]()
+
+    def held_up(self: NativeDecoder, pieces: list[list[int]], cache: object) -> None:
+        timed.append(len(pieces[0]))
+        time.sleep(0.001 if faster else 0.1)
+
+    def late(*given: object, **more: object) -> object:
+        time.sleep(0.05)
+        return forward(*given, **more)
+
+    monkeypatch.setattr(choice, "_found_wrong", lambda *given: None)
+    monkeypatch.setattr(choice, "_found_slow", lambda *given: None)
+    monkeypatch.setattr(NativeDecoder, "prefill", held_up)
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", late)
+    for _ in range(2):
+        found = settle.settled(model, torch.float32, 3)
+        assert isinstance(found, NativeDecoder)
+        assert found.prefills == faster
+    assert timed == [min(128, model.config.max_position_embeddings - 1)] * 5
+    assert kept(tmp_path) == [b"native\n" if faster else b"native steps\n"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,7 +10,7 @@ import openai
 import pytest
 import torch
 from pydantic import BaseModel
-from serving import HELLO, MODEL, PARROT, running, tiny_assistant
+from serving import HELLO, MODEL, PARROT, Hold, running, tiny_assistant
 
 from tutelage.generate.sampler import Sampling
 
@@ -185,10 +185,11 @@ def test_a_stream_whose_engine_fails_ends_with_an_error():
     assistant = tiny_assistant()
     weight = assistant.decoder.final_norm.weight
     with running(assistant) as server, server.client() as client:
-        stream = client.responses.create(model=MODEL, input=TEXT, stream=True)
-        assert next(stream).type == "response.created"
-        with torch.no_grad():
-            weight[3] = math.nan
+        with Hold(server.served.service):
+            stream = client.responses.create(model=MODEL, input=TEXT, stream=True)
+            assert next(stream).type == "response.created"  # before there is any text
+            with torch.no_grad():
+                weight[3] = math.nan
         with pytest.raises(openai.APIError, match="logits are not finite"):
             list(stream)
         with server.http() as http:

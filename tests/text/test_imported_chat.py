@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tutelage.errors import CheckpointError, UsageError
 from tutelage.records import Message, TextPart, ToolCall
 from tutelage.text import CHAT_TEMPLATE, PLAIN_TEMPLATE, SPECIALS, Tokenizer, render, render_answers, render_batch
+from tutelage.text.chat import render_prompts
+from tutelage.text.imported.template import Template
 from tutelage.text.layout import message_fields
 
 transformers = pytest.importorskip("transformers")
@@ -168,6 +170,19 @@ def test_the_mask_by_words(load, name):
     assert theirs.decode(second).strip().removeprefix("<think>\n\n</think>\n\n") == "Another one."
     assert ours.pad_id != ours.end_id
     assert ours.chat.opening == FORMATS[name].opening
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_prompt_is_rendered_once_however_many_turns_it_has(load, name, monkeypatch):
+    ours, _ = load(name)
+    turns = [Message(role=("user", "assistant")[i % 2], content=f"turn {i}") for i in range(21)]
+    expected, rendered = render(ours, turns, add_generation_prompt=True).ids, []
+    whole = Template.text
+    monkeypatch.setattr(Template, "text", lambda *given, **more: rendered.append(1) or whole(*given, **more))
+    render_prompts(ours, [turns[:1]])
+    once = len(rendered)
+    assert render_prompts(ours, [turns]) == [expected]
+    assert len(rendered) == 2 * once
 
 
 @pytest.mark.parametrize("name", FORMATS)

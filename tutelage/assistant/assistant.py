@@ -26,7 +26,7 @@ from tutelage.model.hub import resolve_model
 from tutelage.model.likelihood import READ_TOKENS
 from tutelage.records import Answers, Completion, Conversation, Message, Prompt
 from tutelage.settings import describe_problem
-from tutelage.text.chat import TRANSCRIPT_STOPS, begun, render, render_answers, render_batch, transcript
+from tutelage.text.chat import TRANSCRIPT_STOPS, begun, render, render_answers, render_batch, render_prompts, transcript
 from tutelage.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Assistant:
         asked = _Options.of(sampling, options)
         if asked.sampling.n > 1:
             raise UsageError("stream writes one answer: leave n out, or call chat, which returns n")
-        ids = render(self.tokenizer, prompt_of(messages).messages, add_generation_prompt=True).ids
+        (ids,) = render_prompts(self.tokenizer, [prompt_of(messages).messages])
         return self._pieces(self._request(ids, asked, asked.sampling.seed, chat=True), asked)
 
     def _pieces(self, request: Request, asked: _Options) -> Iterator[Any]:
@@ -249,8 +249,7 @@ class Assistant:
     ) -> list[Answers]:
         chosen = [shots(prompt) if shots else () for prompt in prompts]
         if shots is None:
-            rendered = render_batch(self.tokenizer, [p.messages for p in prompts], add_generation_prompt=True)
-            ids = [row.ids for row in rendered]
+            ids = render_prompts(self.tokenizer, [prompt.messages for prompt in prompts])
         else:
             room = asked.sampling.max_tokens
             ids = [self._transcript_ids(p, c, room, labelled or bool(c)) for p, c in zip(prompts, chosen, strict=True)]

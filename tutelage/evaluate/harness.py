@@ -14,7 +14,7 @@ from tutelage.errors import UsageError
 from tutelage.evaluate.likelihoods import likelihoods
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Message
-from tutelage.text.chat import begun, render, render_answers, render_texts
+from tutelage.text.chat import begun, render_answers, render_prompts, render_texts
 
 _TOKENS = 256  # of an answer, where a task does not say
 _CHAT = "\x02"  # begins what stands for a conversation in the harness
@@ -103,7 +103,7 @@ class Adapter:
 
     def _prompt(self, context: str) -> list[int]:
         if context.startswith(_CHAT):
-            return render(self._tokenizer, self._messages(context), add_generation_prompt=True).ids
+            return render_prompts(self._tokenizer, [self._messages(context)])[0]
         return begun(self._tokenizer, self._tokenizer.encode(context))
 
     def _messages(self, context: str) -> tuple[Message, ...]:

@@ -21,7 +21,7 @@ from tutelage.model.device import autocast
 from tutelage.model.heads import ScalarModel
 from tutelage.records import Document, Message, Prompt
 from tutelage.statistics import auroc
-from tutelage.text.chat import render
+from tutelage.text.chat import render_prompts
 
 Floats = NDArray[np.float64]
 _ROWS = 32  # prompts in a forward pass
@@ -57,9 +57,8 @@ class Known(NamedTuple):
 def features(assistant: Assistant, prompts: Sequence[Prompt]) -> Floats:
     """[n, d] the mean of the last hidden states of each prompt, in the model's own tokens; too long a prompt is cut at its end."""
     decoder = assistant.model.decoder if isinstance(assistant.model, ScalarModel) else assistant.model
-    rows = [
-        render(assistant.tokenizer, p.messages, add_generation_prompt=True).ids[: assistant.context] for p in prompts
-    ]
+    prompt_ids = render_prompts(assistant.tokenizer, [prompt.messages for prompt in prompts])
+    rows = [ids[: assistant.context] for ids in prompt_ids]
     order, found = sorted(range(len(rows)), key=lambda i: len(rows[i])), {}
     for start in range(0, len(order), _ROWS):
         members = order[start : start + _ROWS]

@@ -224,11 +224,9 @@ class Engine:
         """Several steps at once, as long as no row can reach its limit, and nobody waits long for a token or a place."""
         rows = self._rows
         most = min(DRAWS, *(row.limit - len(row.ids) for row in rows))
-        if self.eager:
-            most = max(1, min(most, self._piece // (8 * len(rows))))
-        if self._joining or any(
-            not row.ids or row.request.stop_when for row in rows
-        ):  # the first token of a row is told at once
+        if self.eager:  # and the first token of a row is told at once
+            most = 1 if any(not row.ids for row in rows) else max(1, min(most, self._piece // (8 * len(rows))))
+        if self._joining or any(row.request.stop_when for row in rows):
             most = 1
         ids, logprobs = native.run(batch.tokens, batch.cache, batch.draw(most), batch.temperature, batch.stop_ids)
         done = ids.shape[1]

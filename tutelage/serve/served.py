@@ -67,15 +67,20 @@ class News:
                 await self._ended.wait()
 
 
-async def read(tickets: Sequence[Ticket], *, pause: float, patience: float) -> AsyncIterator[list[tuple[int, Delta]]]:
+async def read(
+    tickets: Sequence[Ticket], *, pause: float, patience: float, soon: float | None = None
+) -> AsyncIterator[list[tuple[int, Delta]]]:
     """What is new of the tickets, each delta with its ticket's place, until all have ended.
 
     After news it waits ``pause`` seconds before it looks again, unless all have ended. Yields an empty list whenever nothing
-    has come for ``patience`` seconds. Raises the exception that ended a ticket.
+    has come for ``patience`` seconds, the first time for ``soon``. Raises the exception that ended a ticket.
     """
     news, seen = News(tickets), [ticket.unseen() for ticket in tickets]
+    wait = patience if soon is None else soon
     while any(seen):
-        if not await news.some(patience):
+        there = await news.some(wait)
+        wait = patience
+        if not there:
             yield []
             continue
         deltas = [(place, delta) for place, ticket in enumerate(tickets) for delta in ticket.take(seen[place])]

@@ -79,6 +79,15 @@ def render_batch(
     return rendered
 
 
+def render_prompts(
+    tokenizer: Tokenizer, dialogues: Sequence[Sequence[Message]], *, tools: Sequence[Tool] = ()
+) -> list[list[int]]:
+    """The ids of conversations up to where the answer begins: those of ``render_batch``, sooner where no loss mask is needed."""
+    if tokenizer.chat is not None:
+        return rendering.render_prompts(tokenizer.chat, dialogues, tools)
+    return [one.ids for one in render_batch(tokenizer, dialogues, add_generation_prompt=True)]
+
+
 def render_answers(
     tokenizer: Tokenizer,
     messages: Sequence[Message],
@@ -94,7 +103,7 @@ def render_answers(
     turns = [Message(role="assistant", content=answer) if isinstance(answer, str) else answer for answer in answers]
     if tokenizer.chat is not None:
         return rendering.render_answers(tokenizer.chat, messages, turns, finished)
-    prompt = render(tokenizer, messages, add_generation_prompt=True).ids
+    (prompt,) = render_prompts(tokenizer, [messages])
     pairs = zip(tokenizer.encode_batch([spoken(turn) for turn in turns]), finished, strict=True)
     return prompt, [ids + [tokenizer.end_id] * done for ids, done in pairs]
 

@@ -15,7 +15,7 @@ from tutelage.evaluate.likelihoods import likelihoods
 from tutelage.evaluate.tasks.task import Answered, Context
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Completion
-from tutelage.text.chat import begun, render, render_answers, render_texts
+from tutelage.text.chat import begun, render_answers, render_prompts, render_texts
 
 _TOGETHER = 8  # requests that a server gets at the same time
 _SPARE = 16  # tokens that a tokenizer may add to those of the bytes
@@ -156,7 +156,7 @@ class Local:
 
     def _prompt(self, context: Context) -> list[int]:
         if not isinstance(context, str):
-            return render(self._tokenizer, context, add_generation_prompt=True).ids
+            return render_prompts(self._tokenizer, [context])[0]
         return begun(self._tokenizer, self._tokenizer.encode(context))
 
 

@@ -23,9 +23,9 @@ Setting = Literal["auto", "native", "torch"]
 SETTINGS: tuple[Setting, ...] = ("auto", "native", "torch")
 TOLERANCE: dict[Dtype, float] = {"fp32": 1e-4, "bf16": 0.06, "int8": 0.1}
 """Largest distance from torch's fp32 logits, as ``distance`` measures it. Of small random models of all families, with weights of
-ten times the usual size, the largest found are 1e-6, 0.02 and 0.04."""
-_PROMPT, _HELD = 8, 32
-"""Tokens of the prompts that are compared, and tokens in the cache while the time is taken."""
+ten times the usual size, the largest found are 2e-6, 0.02 and 0.05."""
+_PROMPT, _HELD, _LONG = 8, 32, 128
+"""Tokens of the prompts that are compared, tokens in the cache while steps are timed, and tokens of the prompt that is timed."""
 
 
 def choose(
@@ -34,7 +34,7 @@ def choose(
     """The native decoder to generate ``rows`` rows at a time with, or None: generate with torch.
 
     auto    native if it can be had, its logits are those of torch in fp32 (of bf16 weights, in bf16) within TOLERANCE, and it is
-            faster here and now, or was, where ``faster`` says so
+            faster here and now, or was, where ``faster`` says so; its ``prefills`` is what was found of prompts, if timed
     native  native, or a UsageError that says why it cannot be had
     torch   None
     """
@@ -53,6 +53,7 @@ def choose(
             reason = _found_wrong(model, native)
             if not reason and setting == "auto" and not faster:
                 reason = _found_slow(model, native, rows)
+                native.prefills = not reason and _prefills_faster(model, native)
         model.train(training)
     if reason and setting == "native":
         raise UsageError(f"native decoding: {reason}")
@@ -94,8 +95,7 @@ def _found_wrong(model: Decoder, native: NativeDecoder) -> str | None:
 
 def _found_slow(model: Decoder, native: NativeDecoder, rows: int) -> str | None:
     """Time steps of both, in turns; the values in the cache do not matter."""
-    precision = "bf16" if native.dtype != "fp32" and cpu_has_bf16() else _own_precision(model)
-    theirs = inference_copy(model, torch.bfloat16) if precision == "bf16" else model
+    precision, theirs = _torchs(model, native)
     held = max(1, min(_HELD, model.config.max_position_embeddings - 1))
     with autocast("cpu", precision):
         cache = model.new_cache(rows, held + 1)
@@ -114,6 +114,32 @@ def _found_slow(model: Decoder, native: NativeDecoder, rows: int) -> str | None:
         times["torch"].append(_seconds(torch_step, cache, held))
     ours, other = (statistics.median(spent[1:]) for spent in times.values())
     return None if ours < other else f"it takes {ours * 1e3:.2g} ms per step of {rows} rows and torch {other * 1e3:.2g}"
+
+
+def _prefills_faster(model: Decoder, native: NativeDecoder) -> bool:
+    """Whether it takes less time than torch for a prompt, whatever its tokens are."""
+    precision, theirs = _torchs(model, native)
+    length = max(1, min(_LONG, model.config.max_position_embeddings - 1))
+    with autocast("cpu", precision):
+        cache = model.new_cache(1, length)
+    prompt = [0] * length
+
+    def torch_prefill() -> None:
+        with autocast("cpu", precision):
+            theirs(torch.tensor([prompt]), cache=cache)
+
+    times = [
+        (_seconds(lambda: native.prefill([prompt], cache), cache, 0), _seconds(torch_prefill, cache, 0))
+        for _ in range(5)  # the native decoder tries both of its thread counts in the first two
+    ]
+    ours, other = (statistics.median(spent[2:]) for spent in zip(*times, strict=True))
+    return ours < other
+
+
+def _torchs(model: Decoder, native: NativeDecoder) -> tuple[str, Decoder]:
+    """The precision that torch would generate in, and the model in it."""
+    precision = "bf16" if native.dtype != "fp32" and cpu_has_bf16() else _own_precision(model)
+    return precision, inference_copy(model, torch.bfloat16) if precision == "bf16" else model
 
 
 def _seconds(step: Callable[[], None], cache: KVCache, held: int) -> float:

@@ -14,7 +14,6 @@ from tutelage.errors import UsageError
 from tutelage.model import decoder
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
-from tutelage.model.device import cpu_has_bf16
 from tutelage.model.lora import LoRALinear
 from tutelage.model.native.build import library
 from tutelage.model.native.structures import Job, Layer, Matrix, Model, Norm, declare
@@ -46,16 +45,17 @@ def supported(model: Decoder) -> str | None:
 class ThreadCount:
     """All threads or one, whichever was faster lately.
 
-    Threads wait for each other 5 times per layer. That costs microseconds on idle cores, more than a small model gains from them,
-    and whole time slices where other programs use them: beside a training on the same two cores, two threads were 100 times slower
-    than one. So the slower count is tried again, for one step, once it has not run for RETRY times as long as its last step took.
+    Threads wait for each other 5 or 6 times per layer. That costs microseconds on idle cores, more than a small model gains from
+    them, and whole time slices where other programs use them: beside a training on the same two cores, two threads were 100 times
+    slower than one. So the slower count is tried again, for one step, once the faster one has worked for RETRY times as long as the
+    slower one's last step took, however long it was idle in between.
     """
 
     RETRY = 50
 
     def __init__(self, most: int) -> None:
         self._seconds = dict.fromkeys((1, most), 0.0)  # per token of the last step; 0: not tried yet
-        self._due = 0.0
+        self._left = 0.0  # seconds of work until the slower one's turn
 
     def pick(self) -> tuple[int, bool]:
         """The number of threads to use now, and whether that is a trial."""
@@ -64,14 +64,14 @@ class ThreadCount:
             return order[0], False
         if not self._seconds[order[0]]:
             return order[0], True
-        trial = time.perf_counter() >= self._due
+        trial = self._left <= 0
         return order[trial], trial
 
     def record(self, threads: int, seconds: float, tokens: int = 1) -> None:
         """Note what a step over so many tokens took."""
         self._seconds[threads] = seconds / tokens
-        if self._seconds[threads] == max(self._seconds.values()):
-            self._due = time.perf_counter() + self.RETRY * seconds
+        slower = self._seconds[threads] == max(self._seconds.values())
+        self._left = self.RETRY * seconds if slower else self._left - seconds
 
 
 class NativeDecoder:
@@ -114,10 +114,11 @@ class NativeDecoder:
         self._job.stopped = ctypes.addressof(self._flags) + 4
         self._arranged: tuple[object, ...] = ()
         self._scratch = torch.empty(0, dtype=torch.uint8)
-        self._thread_counts: dict[tuple[int, int], ThreadCount] = {}  # by rows and torch's number of threads
+        self._thread_counts: dict[tuple[int | str, int], ThreadCount] = {}  # by work and torch's number of threads
         self._make_table(256)
-        self.prefills = dtype == "fp32" or not cpu_has_bf16()
-        """Whether ``prefill`` is faster than torch, whose products in bf16 have instructions of their own on some processors."""
+        self.prefills = True
+        """Whether ``prefill`` is to be used: torch may be faster, whose products in bf16 have instructions of their own on some
+        processors; see ``choice``."""
 
     # -- packing
 
@@ -224,7 +225,8 @@ class NativeDecoder:
             few = slice(start, start + PREFILL_ROWS)
             part, mine = tokens[few], owners[few]
             job.owners = mine.data_ptr()
-            self._go(part, places[few], cache, self._pick_threads(1 << len(part).bit_length())[0])
+            threads, _ = self._pick_threads(f"prefill of up to {1 << len(part).bit_length()}")
+            self._go(part, places[few], cache, threads)
         cache.lengths = cache.lengths + counts
 
     def run(
@@ -259,11 +261,12 @@ class NativeDecoder:
         done = self._decode(tokens, cache, threads)
         return ids[:, :done], logprobs[:, :done]
 
-    def _pick_threads(self, rows: int) -> tuple[int, bool]:
+    def _pick_threads(self, work: int | str) -> tuple[int, bool]:
+        """For steps of so many rows, or another kind of work."""
         if self.threads is not None:
             return self.threads, False
         most = torch.get_num_threads()
-        key = rows, most
+        key = work, most
         if key not in self._thread_counts:
             self._thread_counts[key] = ThreadCount(most)
         self._count = self._thread_counts[key]
@@ -303,7 +306,7 @@ class NativeDecoder:
         store = cache.store
         job = self._job
         wants = job.logits is None, job.owners is None
-        arranged = (rows, store.data_ptr(), store.shape, store.stride(), threads, wants)
+        arranged = (rows, store.data_ptr(), store.dtype, store.shape, store.stride(), threads, wants)
         if arranged == self._arranged:
             return
         config, strides = self.config, store.stride()

@@ -13,6 +13,7 @@ import torch
 from tutelage.errors import UsageError
 from tutelage.files import write_atomic
 from tutelage.model.decoder import Decoder
+from tutelage.model.device import cpu_has_bf16
 from tutelage.model.native.build import library
 from tutelage.model.native.choice import choose
 from tutelage.model.native.decoder import Dtype, NativeDecoder, supported
@@ -21,20 +22,27 @@ Weights = Literal["auto", "bf16", "int8"]
 """What a decoder rounds its weights to: auto, the type that generation computes in."""
 
 
+_TORCH, _STEPS, _NATIVE = b"torch\n", b"native steps\n", b"native\n"
+"""What is kept: who decodes, and whether native prompts are faster too."""
+
+
 def settled(model: Decoder, dtype: torch.dtype, rows: int, weights: Weights = "auto") -> NativeDecoder | None:
     """``choose`` for generation in ``dtype`` (float32 or bfloat16), as TUTELAGE_DECODE in the environment says.
 
     UsageError where ``weights`` are to be rounded, or the environment insists on it, and there is no native decoding.
 
-    Which of the two auto finds faster is kept on this machine, by the model's shape and the power of two of ``rows``: a run that
-    is resumed decodes as it began, to the last bit, and nothing is timed twice. Whether the logits are equal is seen each time.
+    Which of the two auto finds faster, for steps and for prompts, is kept on this machine, by the model's shape and the power of
+    two of ``rows``: a run that is resumed decodes as it began, to the last bit, and nothing is timed twice. Whether the logits are
+    equal is seen each time.
     """
+    # Nothing is timed where it is insisted on: torch's products of bf16 are the faster ones for prompts where there are any.
+    prefills = dtype == torch.float32 or not cpu_has_bf16()
     if weights != "auto":
-        return _insisted(model, weights, rows, f"weights in {weights} are for native decoding alone")
+        return _insisted(model, weights, rows, prefills, f"weights in {weights} are for native decoding alone")
     setting = os.environ.get("TUTELAGE_DECODE", "auto")
     kind: Dtype = "bf16" if torch.bfloat16 in (dtype, model.embed.weight.dtype) else "fp32"
     if setting == "native":
-        return _insisted(model, kind, rows, "set TUTELAGE_DECODE to auto or torch")
+        return _insisted(model, kind, rows, prefills, "set TUTELAGE_DECODE to auto or torch")
     if setting != "auto":
         return choose(model, kind, rows, setting)  # type: ignore[arg-type]
     if supported(model):  # nothing is compiled for a model that is not on the CPU
@@ -49,13 +57,21 @@ def settled(model: Decoder, dtype: torch.dtype, rows: int, weights: Weights = "a
         native = choose(model, kind, rows)
         with suppress(OSError):  # a folder that others share may be read-only
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, b"torch\n" if native is None else b"native\n")
+            write_atomic(path, _TORCH if native is None else _NATIVE if native.prefills else _STEPS)
         return native
-    return choose(model, kind, rows, faster=True) if path.read_bytes() == b"native\n" else None
+    if (found := path.read_bytes()) == _TORCH:
+        return None
+    native = choose(model, kind, rows, faster=True)
+    if native is not None:
+        native.prefills = found == _NATIVE
+    return native
 
 
-def _insisted(model: Decoder, kind: Dtype, rows: int, advice: str) -> NativeDecoder | None:
+def _insisted(model: Decoder, kind: Dtype, rows: int, prefills: bool, advice: str) -> NativeDecoder:
     try:
-        return choose(model, kind, rows, "native")
+        native = choose(model, kind, rows, "native")
     except UsageError as error:
         raise UsageError(f"{error}; {advice}") from None
+    assert native is not None
+    native.prefills = prefills
+    return native

@@ -23,6 +23,8 @@ from tutelage.serve.served import Served, cancelled_when_gone, read
 
 PAUSE = 0.04
 """Seconds between the chunks of a stream: 25 a second are smooth to the eye, and a chunk costs as much as a small model's token."""
+SOON = 0.1
+"""Seconds after which a stream begins if there is no text to begin it with."""
 PATIENCE = 10.0
 """Seconds of silence before a comment says that the server is alive. Proxies give up after 30 to 60."""
 CLIENT_GONE = 499
@@ -53,14 +55,14 @@ class Job:
         return [Choice(i, i // each) for i in range(len(self.tickets) * each)]
 
     async def news(self, choices: Sequence[Choice]) -> AsyncGenerator[list[tuple[Choice, Delta]], None]:
-        """What is new of the choices, which are brought up to date; an empty list after a while without news.
+        """What is new of the choices, which are brought up to date; an empty list after a while without news, at first a short one.
 
         Raises an ApiError for what ended the request.
         """
         pause, each = 0.0 if self.asked.ranked is not None else PAUSE, self.asked.samples
         counting = Counting(self.metrics, sum(map(len, self.prompts)), self.started)
         try:
-            async for deltas in read(self.tickets, pause=pause, patience=PATIENCE):
+            async for deltas in read(self.tickets, pause=pause, soon=SOON, patience=PATIENCE):
                 if deltas:
                     counting.took(written := sum(len(delta.tokens) for _, delta in deltas))
                     self.spend(written)
@@ -210,13 +212,14 @@ class EventStream(Response):
             await put(b"", more=False)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """What is sent together. The opening goes with the first news and the ending with the last: to send costs as much as a
-        small model's token."""
-        job, shape, choices = self.job, self.shape, self.job.choices()
-        data = shape.opening(choices)
+        """What is sent together. The opening goes with the first news, if they come soon, and the ending with the last: to send
+        costs as much as a small model's token."""
+        job, shape, choices, data = self.job, self.shape, self.job.choices(), b""
         try:
+            data = shape.opening(choices)
             async for news in job.news(choices):
-                data += b"".join(shape.news(choice, delta) for choice, delta in news) if news else _PING
+                data += b"".join(shape.news(choice, delta) for choice, delta in news)
+                data = data or (b"" if news else _PING)
                 if data and any(choice.finish_reason is None for choice in choices):
                     yield data
                     data = b""

@@ -24,13 +24,14 @@ from tutelage.serve.openai.responses import ResponsesRequest
 from tutelage.serve.openai.shapes import Completion
 from tutelage.serve.openai.tools import Calling
 from tutelage.serve.served import Served
-from tutelage.text.chat import render
+from tutelage.text.chat import render_prompts
 from tutelage.text.tokenizer import Tokenizer
 
 DEFAULT = "default"
 """The name that always means the model that is served."""
 SMALL = 4096
-"""Bytes of a body whose prompt is made within a millisecond, as quickly as a thread is asked to do it."""
+"""Bytes of a body whose prompt is made within a millisecond in our own layout, as quickly as a thread is asked to do it. Imported
+templates are programs, and may take any time."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503)
 }
@@ -116,7 +117,7 @@ async def prepared(
         calls = body.calling(assistant)
         return calls, prompt_ids(assistant, messages, calls, param)
 
-    quick = len(await http.body()) <= SMALL and not body.tools
+    quick = assistant.tokenizer.chat is None and not body.tools and len(await http.body()) <= SMALL
     return prepare() if quick else await asyncio.to_thread(prepare)
 
 
@@ -126,7 +127,7 @@ def prompt_ids(
     """A conversation up to where the answer begins. BadRequest where the chat template refuses it."""
     try:
         tools = calls.tools if calls else ()
-        return render(assistant.tokenizer, messages, add_generation_prompt=True, tools=tools).ids
+        return render_prompts(assistant.tokenizer, [messages], tools=tools)[0]
     except UsageError as error:
         raise BadRequest(str(error), param=param) from None
 

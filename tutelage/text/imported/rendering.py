@@ -24,10 +24,7 @@ def render_batch(
     chat: ChatFormat, dialogues: Sequence[Sequence[Message]], *, add_generation_prompt: bool, tools: Sequence[Tool] = ()
 ) -> list[Rendered]:
     """``text.chat.render_batch`` for an imported tokenizer."""
-    template, texts, rendered = chat.require_template(), [], []
-    for messages in dialogues:
-        with _naming(messages):
-            texts.append(template.written(messages, ask=add_generation_prompt, tools=tools))
+    texts, rendered = _written(chat, dialogues, add_generation_prompt, tools), []
     for messages, written, tokens in zip(dialogues, texts, chat.codec.encode_written(texts), strict=True):
         with _naming(messages):
             turns = _turns(chat, messages, written, tokens, whole=not add_generation_prompt)
@@ -44,11 +41,18 @@ def render_batch(
     return rendered
 
 
+def render_prompts(
+    chat: ChatFormat, dialogues: Sequence[Sequence[Message]], tools: Sequence[Tool] = ()
+) -> list[list[int]]:
+    """``text.chat.render_prompts`` for an imported tokenizer: its template is rendered once, and not for each turn as for masks."""
+    return [tokens.ids for tokens in chat.codec.encode_written(_written(chat, dialogues, True, tools))]
+
+
 def render_answers(
     chat: ChatFormat, messages: Sequence[Message], answers: Sequence[Message], finished: Sequence[bool]
 ) -> tuple[list[int], list[list[int]]]:
     """``text.chat.render_answers`` for an imported tokenizer."""
-    prompt = render_batch(chat, [messages], add_generation_prompt=True)[0].ids
+    prompt = render_prompts(chat, [messages])[0]
     template = chat.require_template()
     before = len(template.text(messages, ask=True))
     rows: list[list[int]] = []
@@ -67,6 +71,17 @@ def render_answers(
             ]
         )
     return prompt, rows
+
+
+def _written(
+    chat: ChatFormat, dialogues: Sequence[Sequence[Message]], ask: bool, tools: Sequence[Tool]
+) -> list[Written]:
+    """The texts of conversations; ``ask``: up to where an answer begins."""
+    template, texts = chat.require_template(), []
+    for messages in dialogues:
+        with _naming(messages):
+            texts.append(template.written(messages, ask=ask, tools=tools))
+    return texts
 
 
 @contextmanager
