@@ -86,10 +86,9 @@ def write(file: Path, found: dict[str, Any]) -> None:
     write_atomic(file, (json.dumps(found, indent=1) + "\n").encode())
 
 
-def merged(kept: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def merged(kept: Sequence[figures.Found], new: Sequence[figures.Found], name: str = "case") -> list[figures.Found]:
     """The cases of an earlier run with those that were measured again in their places, and further ones at the end."""
-    cases = {case["case"]: case for case in kept} | {case["case"]: case for case in new}
-    return list(cases.values())
+    return list({case[name]: case for case in (*kept, *new)}.values())
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

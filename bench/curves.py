@@ -4,7 +4,8 @@
 
 The points of a curve take turns like participants, each in a process of its own, whose peak memory is its own. Writes
 bench/results/curves.json, a plot of each curve, and their table in README.md, which says where time or memory grows faster than in
-proportion. For the number of examples that would be a fault; attention is quadratic in the context.
+proportion. For the number of examples that would be a fault; attention is quadratic in the context. Curves that are not measured
+again stay in the file, each with its day and machine.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from bench import environments, figures, machine
-from bench.__main__ import QUICK, README, RESULTS, between
+from bench.__main__ import QUICK, README, RESULTS, between, merged, write
 from bench.generate import tutelage as generate
 from bench.pairs import Case, Pace, Side, measure
 from bench.ppo import tutelage as ppo
@@ -119,22 +120,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             prepared = Prepared(Path(folder), quick=options.quick)
             chosen = [curve for curve in CURVES if re.search(options.curve, curve.name)]
-            found: dict[str, Any] = {
-                "date": time.strftime("%Y-%m-%d"),
-                "machine": machine.describe(),
-                "pace": asdict(pace),
-            }
-            found["curves"] = []
+            file, found = out / "curves.json", list[figures.Found]()
             out.mkdir(parents=True, exist_ok=True)
+            kept = json.loads(file.read_text())["curves"] if file.exists() else []
             for curve in chosen:
-                found["curves"].append(points_of(curve, prepared, pace))  # written at once
-                write_atomic(out / "curves.json", (json.dumps(found, indent=1) + "\n").encode())
-        print(table(found["curves"]))
-    results = json.loads((out / "curves.json").read_text())
-    for curve in filter(complete, results["curves"]):
+                found.append(points_of(curve, prepared, pace))
+                write(file, {"curves": merged(kept, found, "name")})  # at once: an hour's work could be lost
+        print(table(found))
+    curves = json.loads((out / "curves.json").read_text())["curves"]
+    for curve in filter(complete, curves):
         write_atomic(out / plot_name(curve), plot(curve).encode())
     if out == RESULTS:
-        write_atomic(README, between(README.read_text(), "curves", section(results)).encode())
+        write_atomic(README, between(README.read_text(), "curves", section(curves)).encode())
 
 
 def points_of(curve: Curve, prepared: Prepared, pace: Pace) -> dict[str, Any]:
@@ -155,7 +152,8 @@ def points_of(curve: Curve, prepared: Prepared, pace: Pace) -> dict[str, Any]:
         if one["turns"]
     ]
     failed = {one["tuning"]: one["failed"] for one in found if "failed" in one}
-    return {"name": curve.name, "x": curve.x, "points": points, "failed": failed}
+    when = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe(), "pace": asdict(pace)}
+    return {"name": curve.name, "x": curve.x} | when | {"points": points, "failed": failed}
 
 
 def growth(points: Sequence[figures.Found], value: Callable[[figures.Found], float]) -> float:
@@ -202,12 +200,16 @@ def table(curves: Sequence[figures.Found]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def section(results: figures.Found) -> str:
-    """The curves' part of README.md."""
-    about, rows = results["machine"], table(results["curves"])
-    plots = [f"![{curve['name']}](results/{plot_name(curve)})\n" for curve in filter(complete, results["curves"])]
-    where = f"{results['date']}, {about['processor']}, {about['threads']} threads; {results['pace']['rounds']} rounds."
-    return "\n".join([where, "", rows, *plots])
+def section(curves: Sequence[figures.Found]) -> str:
+    """The curves' part of README.md: a table of those that were measured on the same day and machine, and all plots."""
+    tables: dict[str, list[figures.Found]] = {}
+    for curve in curves:
+        about = curve["machine"]
+        where = f"{curve['date']}, {about['processor']}, {about['threads']} threads; {curve['pace']['rounds']} rounds."
+        tables.setdefault(where, []).append(curve)
+    parts = [f"{where}\n\n{table(measured)}" for where, measured in tables.items()]
+    plots = [f"![{curve['name']}](results/{plot_name(curve)})\n" for curve in filter(complete, curves)]
+    return "\n".join(parts + plots)
 
 
 def plot(curve: figures.Found) -> str:

@@ -222,23 +222,34 @@ def test_growth_is_the_power_between_the_last_two_points():
 
 
 def test_curves_are_measured_as_a_program_and_drawn(tmp_path):
-    """A participant is found by its module's name, which is another where the module is the program."""
+    """A participant is found by its module's name, which is another where the module is the program.
+
+    A curve that is not measured again stays.
+    """
+    machine, points = {"processor": "another", "threads": 64}, [{"x": x, "seconds": [x], "mib": 1} for x in (1, 2)]
+    older = {"name": "older", "x": "K", "date": "2026-01-01", "machine": machine, "pace": {"rounds": 5}}
+    older |= {"points": points, "failed": {}}
+    (tmp_path / "curves.json").write_text(json.dumps({"curves": [older]}))
     words = ["-m", "bench.curves", "--quick", "--curve", "reading demonstrations", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    (curve,) = json.loads((tmp_path / "curves.json").read_text())["curves"]
+    kept, curve = found = json.loads((tmp_path / "curves.json").read_text())["curves"]
+    assert kept == older
     assert [point["x"] for point in curve["points"]] == [1000, 4000]
     drawn = (tmp_path / "curve-reading-demonstrations.svg").read_text()
     assert ">1,000<" in drawn
     assert "mathdefault" not in drawn
     assert "|" in done.stdout
+    page = curves.section(found)
+    first, second = page.index("2026-01-01, another, 64 threads; 5 rounds."), page.index(f"{curve['date']}, ")
+    assert first < page.index("| older, K |") < second < page.index("| reading demonstrations, examples |")
 
 
 def test_a_curve_without_points_has_a_line_that_says_why_and_no_plot():
     failed = {"name": "work", "x": "K", "points": [], "failed": {"3": "K, 3 died\nMemoryError"}}
-    assert "| work | failed: K, 3 died |" in curves.table([failed])
-    results = {"date": "", "machine": {"processor": "", "threads": 2}, "pace": {"rounds": 5}, "curves": [failed]}
-    assert "![" not in curves.section(results)
+    failed |= {"date": "", "machine": {"processor": "", "threads": 2}, "pace": {"rounds": 5}}
+    assert "| work | failed: K, 3 died |" in curves.section([failed])
+    assert "![" not in curves.section([failed])
 
 
 # ---- the rest

@@ -232,18 +232,23 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., d] -> logits [..., v]. Select positions first: this is the model's most expensive product."""
+        return F.linear(hidden, self.output_weight)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Of the output layer, [v, d], in the type that products with it take if it is frozen."""
         if self.unembed is None and not self.config.tie_embeddings:
             raise RuntimeError("this decoder is the trunk of a scalar model and has no output layer")
-        return F.linear(hidden, cast_once(self.embed.weight if self.unembed is None else self.unembed.weight))
+        return cast_once(self.embed.weight if self.unembed is None else self.unembed.weight)
 
     def new_cache(self, batch: int, max_length: int, *, capacity: int | None = None) -> KVCache:
         """An empty cache on the model's device, for forwards under the autocast that this is called under."""
         weight = self.embed.weight
-        dtype = cache_dtype(self._compute_dtype(weight), weight.device)
+        dtype = cache_dtype(self.compute_dtype(weight), weight.device)
         return KVCache(self.config, batch, max_length, capacity=capacity, device=weight.device, dtype=dtype)
 
     @staticmethod
-    def _compute_dtype(x: Tensor) -> torch.dtype:
+    def compute_dtype(x: Tensor) -> torch.dtype:
         kind = x.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -253,7 +258,7 @@ class Decoder(nn.Module):
         """What layers with the sliding window share, and what those without share: the same unless the model has both."""
         s, window = ids.shape[1], self.config.sliding_window
         dropout = self.dropout if self.training else 0.0
-        dtype = self._compute_dtype(self.embed.weight)
+        dtype = self.compute_dtype(self.embed.weight)
         cos, sin = self._angles(length, positions, dtype, ids.device)
         slots = None if cache is None else cache.slots(s)
         passes = []

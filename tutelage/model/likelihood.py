@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from tutelage.model.decoder import Decoder
@@ -27,11 +29,65 @@ def per_token(model: Decoder, hidden: Tensor, values: Callable[..., Tensor], *gi
     def of_chunk(hidden: Tensor, *given: Tensor) -> Tensor:
         return values(model.logits(hidden), *given)
 
-    size = max(1, MOST_LOGITS // model.config.vocab_size)
+    size = _tokens_at_once(model)
     if len(hidden) <= size:
         return of_chunk(hidden, *given)
     chunks = zip(*(tensor.split(size) for tensor in (hidden, *given)), strict=True)
     return torch.cat([checkpoint(of_chunk, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+def summed_nll(model: Decoder, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Sum of -log p(target) [nats] over hidden states [n, d] and targets [n], a scalar that can be trained on once.
+
+    Of a large vocabulary, the gradient is computed along with the loss, chunk by chunk. No logits are kept then, and none are
+    computed twice. ``per_token`` cannot do so, since it does not know what each value's gradient will be multiplied with.
+    """
+    size = _tokens_at_once(model)
+    if len(hidden) <= size or not torch.is_grad_enabled():
+        return per_token(model, hidden, _nll, targets).sum()
+    return _with_gradient(hidden, model.output_weight, targets, size, model.compute_dtype(model.output_weight))
+
+
+@torch.compiler.disable
+def _with_gradient(*given: Any) -> Tensor:
+    return _SummedNLL.apply(*given)
+
+
+class _SummedNLL(torch.autograd.Function):
+    """Of logits hidden weight', ``size`` tokens at a time; what is kept for the backward pass is the gradient itself."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+        by_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        # A cast that autocast keeps would have no gradient when it is used again.
+        with torch.autocast(hidden.device.type, enabled=False):
+            cast = weight.to(dtype)
+            for start in range(0, len(hidden), size):
+                some, wanted = hidden[start : start + size].to(dtype), targets[start : start + size, None]
+                logprobs = F.log_softmax(F.linear(some, cast).float(), 1)
+                total -= logprobs.gather(1, wanted).sum()
+                by_logits = logprobs.exp_().scatter_add_(1, wanted, logprobs.new_full(wanted.shape, -1.0)).to(dtype)
+                if by_hidden is not None:
+                    by_hidden[start : start + size] = by_logits @ cast
+                if by_weight is not None and dtype == torch.float32:
+                    by_weight.addmm_(by_logits.t(), some)
+                elif by_weight is not None:
+                    by_weight += by_logits.t() @ some
+        ctx.save_for_backward(by_hidden, by_weight if by_weight is None else by_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_sum: Tensor) -> tuple[Tensor | None, ...]:
+        # In place, since the second may be as large as the model; torch refuses a second backward pass for that reason.
+        scaled = [gradient if gradient is None else gradient.mul_(by_sum) for gradient in ctx.saved_tensors]
+        return *scaled, None, None, None
+
+
+def _tokens_at_once(model: Decoder) -> int:
+    return max(1, MOST_LOGITS // model.config.vocab_size)
 
 
 @torch.no_grad()

@@ -23,9 +23,9 @@ from tutelage.files import write_atomic
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import Classifier
-from tutelage.model.likelihood import per_token
+from tutelage.model.likelihood import summed_nll
 from tutelage.objectives.classification import class_loss, confusion, macro_f1, precision_recall_f1
-from tutelage.objectives.language import over_count, token_nll
+from tutelage.objectives.language import over_count
 from tutelage.records import TaskFormat
 from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, Rows
@@ -197,8 +197,8 @@ def classify_backward(model: Classifier, batch: Sequence[Item], pad_id: int, kno
             classes = torch.tensor([item.label for item in part], device=ids.device)
             loss = by_class = class_loss(logits, classes, len(batch))
             if knobs.lm_coef:
-                nll = per_token(model.decoder, hidden[:, :-1][counted], token_nll, ids[:, 1:][counted])
-                by_token = over_count(nll.sum(), tokens)
+                nll = summed_nll(model.decoder, hidden[:, :-1][counted], ids[:, 1:][counted])
+                by_token = over_count(nll, tokens)
                 loss = by_class + knobs.lm_coef * by_token
                 lm_total += by_token.item()
         loss.backward()

@@ -20,8 +20,8 @@ from tutelage.data.tokens.shards import tokenise
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
-from tutelage.model.likelihood import per_token
-from tutelage.objectives.language import over_count, token_nll
+from tutelage.model.likelihood import summed_nll
+from tutelage.objectives.language import over_count
 from tutelage.runs.folder import RunFolder
 from tutelage.settings import Settings, nearest
 from tutelage.text.tokenizer import Tokenizer
@@ -84,8 +84,7 @@ def text_mixture(
 
 def text_loss(model: Decoder, hidden: Tensor, targets: Tensor, count: int) -> Tensor:
     """Sum of the next-token losses over ``count``, from hidden states [b, s, d] and targets [b, s] [nats per token]."""
-    nll = per_token(model, hidden.flatten(0, 1), token_nll, targets.flatten())
-    return over_count(nll.sum(), count)
+    return over_count(summed_nll(model, hidden.flatten(0, 1), targets.flatten()), count)
 
 
 def text_backward(

@@ -23,8 +23,8 @@ from tutelage.model.checkpoint import load_scalar
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import autocast
 from tutelage.model.heads import fit_vocabulary
-from tutelage.model.likelihood import per_token
-from tutelage.objectives.language import over_count, token_nll
+from tutelage.model.likelihood import summed_nll
+from tutelage.objectives.language import over_count
 from tutelage.seeds import derive
 from tutelage.settings import Inputs, ModelPath, RewardModelPath, Rows
 from tutelage.text.tokenizer import Tokenizer
@@ -209,8 +209,8 @@ def demonstration_loss(model: Decoder, examples: Sequence[Example], count: int, 
     counted = targets >= 0
     with autocast(device, dtype):
         hidden = model(ids, positions=positions, attention_mask=seen)
-        nll = per_token(model, hidden[counted], token_nll, targets[counted])
-    return over_count(nll.sum(), count)
+        nll = summed_nll(model, hidden[counted], targets[counted])
+    return over_count(nll, count)
 
 
 def passes(examples: Sequence[Example], most: int, tokens: int) -> list[list[Example]]:
