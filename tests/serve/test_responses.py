@@ -102,6 +102,30 @@ def test_events_come_in_order_and_build_the_whole_response(parrots, limit):
         assert without_names(stream.get_final_response()) == without_names(whole)
 
 
+@pytest.mark.parametrize("limit", [3, 12])
+def test_log_probabilities_come_with_the_text_and_are_those_of_chat(client, limit):
+    asked = ASK | {"max_output_tokens": limit, "top_logprobs": 3, "include": ["message.output_text.logprobs"]}
+    whole = client.responses.create(**asked)
+    (part,) = whole.output[0].content
+    chat = client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=limit, seed=7, logprobs=True, top_logprobs=3
+    )
+    expected = [token.model_dump() for token in chat.choices[0].logprobs.content]
+    assert [token.model_dump() for token in part.logprobs] == expected
+    assert len(expected) == whole.usage.output_tokens
+    assert {len(token["top_logprobs"]) for token in expected} == {3}
+    assert whole.top_logprobs == 3
+    events = list(client.responses.create(**asked, stream=True))
+    told = [event for event in events if event.type == "response.output_text.delta"]
+    assert [(token.token, token.logprob) for event in told for token in event.logprobs] == [
+        (token["token"], token["logprob"]) for token in expected
+    ]
+    (done,) = (event for event in events if event.type == "response.output_text.done")
+    assert len(done.logprobs) == len(expected)
+    assert without_names(events[-1].response) == without_names(whole)
+    assert client.responses.create(**ASK).output[0].content[0].logprobs == []
+
+
 def test_a_schema_is_kept(client):
     made = client.responses.parse(model=MODEL, input=TEXT, text_format=Cat)
     assert isinstance(made.output_parsed, Cat)
@@ -158,6 +182,10 @@ def test_a_forced_call_and_what_it_returned(client):
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type", "text"),
         ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}, "text.format", "Unimplemented"),
         ({"max_output_tokens": 0}, "max_output_tokens", "1"),
+        ({"include": ["file_search_call.results"]}, "include.0", "message.output_text.logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs", "include"),
+        ({"top_logprobs": 21, "include": ["message.output_text.logprobs"]}, "top_logprobs", "20"),
+        ({"include": ["message.output_text.logprobs"], "tools": [WEATHER]}, "include", "tools"),
         ({"max_tokens": 5}, "max_tokens", "unknown"),
         ({"n": 2}, "n", "unknown"),
         ({"input": "z" * 6000}, "input", "context"),
@@ -175,7 +203,15 @@ def test_what_is_not_supported_is_refused_by_its_name(server, given, param, said
 
 def test_harmless_fields_change_nothing(client):
     plain = client.responses.create(**ASK)
-    more = {"store": False, "metadata": {"a": "b"}, "user": "x", "truncation": "disabled", "include": [], "tools": []}
+    more = {
+        "store": False,
+        "metadata": {"a": "b"},
+        "user": "x",
+        "truncation": "disabled",
+        "include": [],
+        "tools": [],
+        "top_logprobs": 0,
+    }
     made = client.responses.create(**ASK, **more, text={"format": {"type": "text"}}, tool_choice="auto")
     assert made.output_text == plain.output_text
     assert made.metadata == {"a": "b"}

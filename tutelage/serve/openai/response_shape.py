@@ -6,28 +6,32 @@ import time
 import uuid
 from collections.abc import Sequence
 
+from tutelage.generate.request import Token
 from tutelage.generate.service import Delta
 from tutelage.serve.openai.chat_shape import call_id
 from tutelage.serve.openai.errors import ApiError
 from tutelage.serve.openai.responses import ResponsesRequest
-from tutelage.serve.openai.shapes import Choice, Object, Usage, event
+from tutelage.serve.openai.shapes import Choice, Object, Usage, event, token_object
 from tutelage.serve.openai.tools import Calling
+from tutelage.text.tokenizer import Tokenizer
 from tutelage.text.tools import Piece
 
 
 class Response:
     """The answer to a request. Its items are a message, or calls of functions, in the order in which they are written."""
 
-    def __init__(self, model: str, asked: ResponsesRequest, calling: Calling | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, model: str, asked: ResponsesRequest, calling: Calling | None) -> None:
         self._id, self._created, self._model, self._asked = f"resp_{uuid.uuid4().hex}", int(time.time()), model, asked
         self._reader = calling.reader() if calling else None
         self._items: list[Object] = []
         self._open = False  # whether the last item is unfinished
         self._events = 0
+        self._tokenizer = tokenizer
+        self._tokens: list[Token] = []  # whose log-probabilities are wanted, and whose text is not told yet
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> Object:
         (choice,) = choices
-        self.news(choice, Delta(0, choice.text, (), choice.finish_reason))
+        self.news(choice, Delta(0, choice.text, tuple(choice.tokens), choice.finish_reason))
         return self._final(choice, usage)
 
     def opening(self, choices: Sequence[Choice]) -> bytes:
@@ -35,12 +39,14 @@ class Response:
         return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
 
     def news(self, choice: Choice, delta: Delta) -> bytes:
+        self._tokens += delta.tokens if self._asked.ranked is not None else ()
         pieces = [Piece("content", delta.text)] if delta.text else []
         if self._reader is not None:
             pieces = [*self._reader.push(delta.text), *(self._reader.finish() if delta.finish_reason else ())]
         data = b"".join(map(self._take, pieces))
         if delta.finish_reason:
             data += b"" if self._items else self._begin_message()
+            data += self._take(Piece("content", "")) if self._tokens else b""
             data += self._finish("completed" if delta.finish_reason == "stop" else "incomplete")
         return data
 
@@ -67,8 +73,11 @@ class Response:
         data = b""
         if not self._open or self._items[-1]["type"] != "message":
             data = self._finish("completed") + self._begin_message()
-        self._items[-1]["content"][0]["text"] += text
-        return data + self._event("response.output_text.delta", **self._part, delta=text, logprobs=[])
+        (part,), logprobs = self._items[-1]["content"], [token_object(self._tokenizer, token) for token in self._tokens]
+        self._tokens.clear()
+        part["text"] += text
+        part["logprobs"] += logprobs
+        return data + self._event("response.output_text.delta", **self._part, delta=text, logprobs=logprobs)
 
     @property
     def _part(self) -> Object:
@@ -99,7 +108,7 @@ class Response:
         item["status"] = status
         if item["type"] == "message":
             (part,) = item["content"]
-            data = self._event("response.output_text.done", **self._part, text=part["text"], logprobs=[])
+            data = self._event("response.output_text.done", **self._part, text=part["text"], logprobs=part["logprobs"])
             data += self._event("response.content_part.done", **self._part, part=part)
         else:
             more = {"item_id": item["id"], "output_index": place, "name": item["name"], "arguments": item["arguments"]}
@@ -143,6 +152,7 @@ class Response:
             "text": {"format": {"type": "text"}, **given.get("text", {})},
             "tool_choice": given.get("tool_choice", "auto"),
             "tools": given.get("tools", []),
+            "top_logprobs": asked.top_logprobs or 0,
             "truncation": "disabled",
             "usage": counts,
         }

@@ -94,8 +94,6 @@ class ResponsesRequest(Sampled):
         "background": (False,),
         "truncation": ("disabled",),
         "service_tier": ("auto", "default"),
-        "include": ([],),
-        "top_logprobs": (0,),
     }
     unsupported = frozenset(
         {
@@ -131,10 +129,26 @@ class ResponsesRequest(Sampled):
     ) = None
     parallel_tool_calls: bool | None = None
     stream_options: Shape | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
 
     @property
     def most_tokens(self) -> int | None:
         return self.max_output_tokens
+
+    @property
+    def ranked(self) -> int | None:
+        return (self.top_logprobs or 0) if self.include else None
+
+    def refuse_unknown(self) -> None:
+        super().refuse_unknown()
+        if self.top_logprobs and not self.include:
+            raise BadRequest('top_logprobs needs include: ["message.output_text.logprobs"]', param="top_logprobs")
+        if self.include and self.tools and self.tool_choice != "none":
+            raise BadRequest(
+                "log-probabilities are of messages, and not where tools may be called: leave out one of the two",
+                param="include",
+            )
 
     @property
     def schema_wanted(self) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ async def responses(body: ResponsesRequest, http: Request) -> Response:
     served, messages = served_as(http, body.model), body.conversation()
     calls, ids = await prepared(http, body, served.assistant, messages, "input")
     mask = await mask_of(served.assistant, body.schema_wanted, calls, "text.format", http.state.client)
-    shape = response_shape.Response(served.id, body, calls)
+    shape = response_shape.Response(served.assistant.tokenizer, served.id, body, calls)
     return await answer(http, served, body, shape, [ids], chat=True, mask=mask)
 
 
