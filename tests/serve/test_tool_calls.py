@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import openai
 import pytest
 from serving import HELLO, MODEL, Running, running, tiny_assistant, tiny_model
 
@@ -141,6 +142,47 @@ def test_a_model_may_choose_between_a_call_and_an_answer_by_a_schema(qwen):
         else:
             checked(made.message.tool_calls)
             assert made.message.content is None
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a_call_that_the_model_chooses_is_a_valid_one_and_its_text_is_free(qwen, several):
+    """Random weights would write nothing like a call after the token that begins one."""
+    client, tokenizer = qwen.client(), qwen.served.assistant.tokenizer
+    (begins,), (other,) = tokenizer.encode_named("<tool_call>"), tokenizer.encode_named("<|fim_prefix|>")
+    called, wrote = set(), 0
+    for seed in range(8):
+        asked = ASK | {"seed": seed, "tool_choice": "auto", "parallel_tool_calls": several, "max_tokens": 900}
+        bias = spaceless(tokenizer) | {str(begins): 5, str(other): 6}  # the call comes after a few other tokens
+        made = client.chat.completions.create(**asked, logit_bias=bias, logprobs=True).choices[0]
+        wrote += any(token.token == "<|fim_prefix|>" for token in made.logprobs.content)
+        with client.chat.completions.stream(**asked, logit_bias=bias) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        both = (made.message.tool_calls or [], streamed.message.tool_calls or [])
+        ours, theirs = ([(call.function.name, call.function.arguments) for call in calls] for calls in both)
+        assert ours == theirs
+        if made.finish_reason == "tool_calls":
+            names = checked(made.message.tool_calls)
+            assert several or len(names) == 1
+            called |= {*names}
+    assert called == {"weather", "time"}
+    assert wrote
+
+
+def test_a_schema_that_grammars_do_not_know_binds_as_far_as_they_do_unless_it_is_strict(qwen):
+    client, tokenizer = qwen.client(), qwen.served.assistant.tokenizer
+    (begins,) = tokenizer.encode_named("<tool_call>")
+    odd = PARAMETERS | {"not": {"required": ["no"]}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": odd}}
+    asked = ASK | {"tools": [tool], "logit_bias": spaceless(tokenizer) | {str(begins): 100}, "seed": 3}
+    made = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0]
+    assert checked(made.message.tool_calls) == ["weather"]
+    strict = {"type": "function", "function": {**tool["function"], "strict": True}}
+    with pytest.raises(openai.BadRequestError, match="Unimplemented"):
+        client.chat.completions.create(**asked | {"tools": [strict]})
+    broken = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": 3}}}
+    assert client.chat.completions.create(**asked | {"tools": [broken]}, max_tokens=5).choices
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(**asked | {"tools": [broken]}, tool_choice="required")
 
 
 def test_the_model_is_told_of_its_tools_and_of_what_they_said(qwen):

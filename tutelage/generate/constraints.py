@@ -39,9 +39,12 @@ _BIASES = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1, bit
 _BIASES = _BIASES.astype(np.float32)
 
 
-def json_options(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema that carries its own options, for ``%json`` in a grammar; options that it came with are dropped."""
-    return {**schema, "x-guidance": _JSON}
+def json_options(schema: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
+    """A schema that carries its own options, for ``%json`` in a grammar; options that it came with are dropped.
+
+    ``lenient``: what cannot be enforced is left out.
+    """
+    return {**schema, "x-guidance": _JSON | {"lenient": lenient}}
 
 
 def schema_grammar(schema: Mapping[str, Any]) -> str:
@@ -78,8 +81,11 @@ class Grammars:
         self._kept: OrderedDict[str, llguidance.LLMatcher | str] = OrderedDict()
         self._lock = Lock()
 
-    def compile(self, grammar: str) -> Mask:
-        """The mask of a request. UsageError for a grammar that is wrong, or takes too long. May take a second: use a thread."""
+    def compile(self, grammar: str, after: int | None = None) -> Mask:
+        """The mask of a request. UsageError for a grammar that is wrong, or takes too long. May take a second: use a thread.
+
+        ``after``: a token, if the grammar is that of what follows it in answers that have it, and anything may come before.
+        """
         with self._lock:
             found = self._kept.pop(grammar, None) or self._compiled(grammar)
             self._kept[grammar] = found
@@ -87,7 +93,7 @@ class Grammars:
                 self._kept.popitem(last=False)
         if isinstance(found, str):
             raise UsageError(found)
-        return Mask(found, self._size)
+        return Mask(found, self._size, after)
 
     def _compiled(self, grammar: str) -> llguidance.LLMatcher | str:
         if problem := _VETTER.problem(grammar):
@@ -118,17 +124,20 @@ class _Table:
 class Mask:
     """``Request.mask`` of one request: float32 [v], 0 for a token that may come next and minus infinity for one that may not."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, size: int) -> None:
-        self._start, self._size = matcher, size
+    def __init__(self, matcher: llguidance.LLMatcher, size: int, after: int | None = None) -> None:
+        self._start, self._size, self._after = matcher, size, after
         self._states: dict[int, tuple[list[int], llguidance.LLMatcher]] = {}  # of each sample, by its list of ids
 
     def __call__(self, ids: list[int]) -> Tensor:
         """UsageError where the grammar has become too complex to go on."""
+        if self._after is not None and self._after not in ids:
+            return torch.zeros(self._size)
+        held = list(ids) if self._after is None else ids[ids.index(self._after) + 1 :]
         seen, matcher = self._states.get(id(ids), ([], None))
-        if matcher is None or not ids or ids[: len(seen)] != seen:  # another list may have had the same address
+        if matcher is None or not held or held[: len(seen)] != seen:  # another list may have had the same address
             seen, matcher = [], self._start.deep_copy()
-        matcher.consume_tokens(ids[len(seen) :])
-        self._states[id(ids)] = list(ids), matcher
+        matcher.consume_tokens(held[len(seen) :])
+        self._states[id(ids)] = held, matcher
         bits = matcher.compute_bitmask()
         if matcher.is_error():
             raise UsageError("the answer's grammar is too complex here: make the schema simpler")

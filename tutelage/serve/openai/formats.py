@@ -81,15 +81,16 @@ class _Turn:
 _turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
 
-async def compiled(assistant: Assistant, grammar: str, param: str, client: str) -> Mask:
-    """A grammar as the mask of a request. BadRequest, naming ``param``, where it does not compile, or not in time."""
+async def compiled(assistant: Assistant, grammar: str, param: str, client: str, *, after: int | None = None) -> Mask:
+    """A grammar as the mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where that fails."""
     turn = _turns.setdefault(client, _Turn())
     if turn.waiting >= MOST_WAITING:
         raise Busy("too many schemas wait to be compiled", code="queue_full", headers={"retry-after": "5"})
     turn.waiting += 1
     try:
         async with turn.lock:
-            return await asyncio.get_running_loop().run_in_executor(_compiling, assistant.grammars.compile, grammar)
+            compile, loop = assistant.grammars.compile, asyncio.get_running_loop()
+            return await loop.run_in_executor(_compiling, compile, grammar, after)
     except UsageError as error:
         raise BadRequest(f"the schema cannot be used: {error}", param=param, code="invalid_json_schema") from None
     finally:

@@ -139,7 +139,17 @@ async def mask_of(
     grammar = calls.grammar(assistant.tokenizer, schema) if calls else None
     if grammar is not None:
         return await compiled(assistant, grammar, "tools" if schema is None else param, client)
-    return None if schema is None else await compiled(assistant, schema_grammar(schema), param, client)
+    if schema is not None:
+        return await compiled(assistant, schema_grammar(schema), param, client)
+    after = calls.after(assistant.tokenizer) if calls else None
+    if calls is None or after is None:
+        return None
+    try:
+        return await compiled(assistant, calls.rest(assistant.tokenizer), "tools", client, after=after)
+    except BadRequest:
+        if calls.strict:
+            raise
+        return None  # the arguments are what the model makes of them, which is all that was asked for
 
 
 def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int]:

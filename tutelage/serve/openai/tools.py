@@ -22,7 +22,7 @@ MOST_CALLS = 8
 
 
 class Function(Shape):
-    """``parameters``: a JSON schema. Forced calls always follow it, whatever ``strict`` says."""
+    """``parameters``: a JSON schema. Forced calls and ``strict`` functions always follow it, others as far as grammars know it."""
 
     name: Name
     description: str | None = None
@@ -65,6 +65,8 @@ class Calling:
     """The tools of which one has to be called; none: the model chooses whether to call."""
     several: bool
     """Whether it may call more than once."""
+    strict: frozenset[str] = frozenset()
+    """The names of the tools whose schemas have to be kept to the letter by a call that the model chooses."""
 
     def reader(self) -> CallReader:
         """What tells calls from content in one answer."""
@@ -72,27 +74,42 @@ class Calling:
 
     def grammar(self, tokenizer: Tokenizer, schema: dict[str, Any] | None) -> str | None:
         """The grammar of the whole answer; None for any text. ``schema``: of an answer without a call."""
-        if not self.forced and schema is None:
+        if self.forced:
+            return lark_grammar("start: calls\n" + self._calls(tokenizer, self.format.before))
+        if schema is None:
             return None
-        tools, form, ids = (
-            self.forced or self.tools,
-            self.format,
-            {tokenizer.name_of(i): i for i in tokenizer.special_ids},
-        )
+        answer = f"answer: %json {_inline(schema)}\n"
+        return lark_grammar("start: calls | answer\n" + answer + self._calls(tokenizer, self.format.before))
+
+    def after(self, tokenizer: Tokenizer) -> int | None:
+        """The token that begins the calls of an answer in which the model chooses; None where a text does."""
+        return _control(tokenizer).get(self.format.marker)
+
+    def rest(self, tokenizer: Tokenizer) -> str:
+        """The grammar of what follows that token: calls, and nothing else."""
+        following = self.format.before.partition(self.format.marker)[2]
+        return lark_grammar("start: calls\n" + self._calls(tokenizer, following, lenient=True))
+
+    def _calls(self, tokenizer: Tokenizer, before: str, *, lenient: bool = False) -> str:
+        """The rules of ``calls``. ``lenient``: schemas of tools that are not strict bind as far as grammars know them."""
+        form, ids, tools = self.format, _control(tokenizer), self.forced or self.tools
         more = f"({_literal(form.following or '', ids)} call){{0,{MOST_CALLS - 1}}}" if self.several else ""
-        lines = [f"start: {'calls' if self.forced else 'calls | answer'}"]
-        lines += [f"calls: {_literal(form.before, ids)} call {more} {_literal(form.after, ids)}"]
+        lines = [f"calls: {_literal(before, ids)} call {more} {_literal(form.after, ids)}"]
         lines += ["call: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
         for i, tool in enumerate(tools):
+            schema = _inline(tool.parameters, lenient=lenient and tool.name not in self.strict)
             lines += [f"call_{i}: {_literal(tool.name + form.between, ids)} arguments_{i}"]
-            lines += [f"arguments_{i}: %json {_inline(tool.parameters)}"]
-        if not self.forced:
-            lines += [f"answer: %json {_inline(schema or {})}"]
-        return lark_grammar("\n".join(lines) + "\n")
+            lines += [f"arguments_{i}: %json {schema}"]
+        return "\n".join(lines) + "\n"
 
 
-def _inline(schema: dict[str, Any]) -> str:
-    return json.dumps(json_options(schema))
+def _control(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of control tokens by their names."""
+    return {tokenizer.name_of(i): i for i in tokenizer.special_ids}
+
+
+def _inline(schema: dict[str, Any], *, lenient: bool = False) -> str:
+    return json.dumps(json_options(schema, lenient=lenient))
 
 
 def _literal(text: str, ids: dict[str, int]) -> str:
@@ -131,7 +148,8 @@ def calling(
         lacks = "has no place for tools" if format else "does not write calls as JSON with a name and arguments"
         hint = ": force a call with tool_choice 'required' or a function's name" if format else ""
         raise BadRequest(f"the model's chat template {lacks}{hint}", param="tools", code="unsupported_tools")
-    return Calling(format, tools, forced, several and format.several and named is None)
+    strict = frozenset(function.name for function in functions if function.strict)
+    return Calling(format, tools, forced, several and format.several and named is None, strict)
 
 
 def _checked(function: Function, param: str) -> Tool:
