@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from tutelage.errors import TutelageError, UsageError
 from tutelage.generate.batch import DRAWS, Batch
 from tutelage.generate.prefill import KEPT_BYTES, Group, Kept, Row, Source, Taken, begin, piece_tokens, take
 from tutelage.generate.request import Event, Failure, FinishReason, Generated, Request, Token
+from tutelage.generate.room import SLOTS, Room
 from tutelage.generate.sampler import sample, stream_key
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
@@ -31,6 +33,8 @@ from tutelage.model.inference import inference_copy
 from tutelage.model.native.decoder import NativeDecoder
 from tutelage.model.native.settle import Weights, settled
 
+IDLE_BYTES = 1 << 26
+"""Of the cache of an engine that has nothing to do, most."""
 Watch = Callable[[int, int, int], bool]
 """Called with (handle, sample, token) for every new token; True ends the sample."""
 
@@ -38,8 +42,6 @@ BF16_ROWS = 16
 """Smallest ``max_batch`` for which ``auto`` computes in bf16 on a CPU that has it. bf16 generates so many times as many tokens per
 second as fp32: with 6 M, 15 M and 34 M parameters 0.7 to 0.8, 0.8 and 0.9 at 1 row, 0.8, 1.1 and 1.2 at 4, and 0.9, 1.2 and 1.9 at
 16; with 135 M 0.8 to 0.9 at 1 row, 1.4 at 4 and 1.7 at 16 (Xeon with AMX, two cores shared with other programs, in turns)."""
-SLOTS = 64
-"""Cache slots are allocated in multiples of this."""
 
 
 class Engine:
@@ -95,6 +97,12 @@ class Engine:
     def device(self) -> torch.device:
         return self.model.embed.weight.device
 
+    @cached_property
+    def room(self) -> Room:
+        """What the cache may take."""
+        with autocast(self.device, self.autocast):
+            return Room.on(self.device, self.model.new_cache(1, 1).store.nbytes)
+
     @property
     def active(self) -> int:
         """Number of samples that have a place: in the batch, or about to join it."""
@@ -125,8 +133,12 @@ class Engine:
         return self._cast
 
     def _rest(self) -> None:
-        """Drop the cast weights when no sample is left: the model's may change now, and training needs the memory."""
-        if not (self.active or self._waiting or self.fixed):
+        """With no sample left, drop a large cache and the cast weights: the model's may change now, and training needs memory."""
+        if self.active or self._waiting:
+            return
+        if self._cache is not None and self._cache.store.nbytes > IDLE_BYTES and self._graphs is None:
+            self._cache = None
+        if not self.fixed:
             self._cast = self._native = self._graphs = None
             self._kept.clear()
 
@@ -300,8 +312,11 @@ class Engine:
 
     def _take(self) -> list[Taken]:
         """Waiting samples whose prompts are begun now, as far as there are places."""
+        if not self._waiting or not self.places:
+            return []
         leaders = [row for group in self._joining for row in group.rows]
-        taken = take(self._waiting, self.places, leaders, self._sources())
+        places = self.room.admits(islice(self._waiting, self.places), [*self._rows, *leaders])
+        taken = take(self._waiting, places, leaders, self._sources())
         for one in taken:
             self._kept.used(one.source)
         return taken
@@ -327,23 +342,26 @@ class Engine:
         cache.store[:, :, first : len(self._rows), :, :most] = group.cache.store[:, :, :, :, :most]
 
     def _reserve(self, rows: int, length: int) -> KVCache:
-        """The cache, made to hold ``rows`` rows of ``length`` tokens; both grow by doubling, but not beyond what rows can need."""
+        """The cache, made to hold ``rows`` rows of ``length`` tokens."""
         old, most = self._cache, max(row.most for row in self._rows)
-        length = most if most <= 2 * length else length  # growing would hold the old slots beside the new ones
-        if old is None:
-            self._cache = self.model.new_cache(rows, self.max_length, capacity=-(-length // SLOTS) * SLOTS)
-        elif rows > old.batch:
-            batch = min(self.max_batch, max(rows, 2 * old.batch))
-            self._cache = self.model.new_cache(batch, self.max_length, capacity=old.capacity)
-            old.lengths.fill_(old.capacity)
-            self._cache.put(range(old.batch), old)
+        had = None if old is None else (old.batch, old.capacity)
+        batch, slots = self.room.shape(had, rows, length, self.max_batch, most)
+        if (batch, min(slots, self.max_length)) != had:
+            self._cache = new = self.model.new_cache(batch, self.max_length, capacity=slots)
+            if old is not None:
+                kept = tuple(slice(min(new.store.shape[axis], old.store.shape[axis])) for axis in (2, 4))
+                new.store[:, :, kept[0], :, kept[1]] = old.store[:, :, kept[0], :, kept[1]]
         assert self._cache is not None
-        self._cache.reserve(length, most)
         return self._cache
 
     def _collect(self) -> Batch:
-        """The tensors of the current rows. Called under autocast, because the cache may grow."""
+        """The tensors of the current rows. Called under autocast, because the cache may grow; rows that came last wait again if it
+        cannot."""
         rows = self._rows
+        while not self.room.holds(len(rows), max(row.held for row in rows) + 1):
+            last = max(range(len(rows)), key=lambda slot: (rows[slot].handle, rows[slot].sample))
+            self._waiting.appendleft(rows[last])
+            self._remove([last])
         places = len(rows) if self._graphs is None else self._graphs.rows(len(rows), self.max_batch)
         cache = self._reserve(places, max(row.held for row in rows) + 1)
         return Batch.of(rows, cache.part(0, places), self.vocab_size)

@@ -63,16 +63,21 @@ class Row:
     @property
     def whole_prompt(self) -> bool:
         """Whether every token of the prompt has to be computed, because its log-probability is wanted."""
-        return self.request.echo and self.sample == 0
+        return self.request.echo and self.sample == 0 and not self.ids
 
     @property
     def fits_native(self) -> bool:
         """Whether a native decoder may prefill it: it tells no log-probabilities of prompts, and torch is faster for long ones."""
         return not self.whole_prompt and self.held <= NATIVE_LONGEST
 
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt, and what was written after it before its place was given up."""
+        return [*self.prompt, *self.ids] if self.ids else self.prompt
+
     def context(self) -> list[int]:
         """The tokens that the cache holds."""
-        return [*self.prompt, *self.ids][: self.held]
+        return self.tokens[: self.held]
 
 
 def piece_tokens(model: Decoder) -> int:
@@ -129,7 +134,7 @@ class Group:
         longest = max(row.held for row in self.rows)
         width = min(longest - self.done, max(1, tokens // len(self.rows)))
         if width > 0:
-            pieces = [row.prompt[self.done : min(self.done + width, row.held)] for row in self.rows]
+            pieces = [row.tokens[self.done : min(self.done + width, row.held)] for row in self.rows]
             self.cache.lengths.fill_(self.done)
             if native is not None and native.prefills and self.rows[0].fits_native:  # all of them do, or none
                 native.prefill(pieces, self.cache)
@@ -206,9 +211,10 @@ def common(a: list[int], b: list[int]) -> int:
 def shared(row: Row, ids: list[int]) -> int:
     """How many tokens a row's prompt takes from a context ``ids``: 0 where too few are alike, or all have to be computed."""
     least = min(SHARED, row.held)
-    if row.whole_prompt or row.prompt[:least] != ids[:least]:
+    tokens = row.tokens
+    if row.whole_prompt or tokens[:least] != ids[:least]:
         return 0
-    return min(common(row.prompt, ids), row.held)
+    return min(common(tokens, ids), row.held)
 
 
 class Taken(NamedTuple):
@@ -238,7 +244,7 @@ def take(waiting: deque[Row], places: int, leaders: Sequence[Row], sources: Iter
         row = waiting.popleft()
         source = max(sources, key=lambda source: shared(row, source.ids), default=None)
         alike = shared(row, source.ids) if source else 0
-        most = max((shared(row, leader.prompt[: leader.held]) for leader in leaders), default=0)
+        most = max((shared(row, leader.context()) for leader in leaders), default=0)
         if most > alike and 2 * most >= row.held:
             later.append(row)
         else:

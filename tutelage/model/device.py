@@ -1,4 +1,4 @@
-"""What depends on the machine: device and mixed precision."""
+"""What depends on the machine: device, mixed precision and memory."""
 
 from __future__ import annotations
 
@@ -65,3 +65,21 @@ def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.
     if autocast_dtype(device, precision) == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def memory_of(device: torch.device) -> tuple[int | None, int | None]:
+    """Free memory of the device and all of it [bytes], in a container what it may have; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None, None
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    free, whole = (kib.get(name) for name in ("MemAvailable", "MemTotal"))
+    found = (free and free * 1024, whole and whole * 1024)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # ValueError: max
+        return found
+    return found[0], limit if found[1] is None else min(limit, found[1])

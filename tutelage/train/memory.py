@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import RecipeError
 from tutelage.model.decoder import Decoder, Layer
-from tutelage.model.device import autocast
+from tutelage.model.device import autocast, memory_of
 from tutelage.model.likelihood import MOST_LOGITS
 
 WORTH_SAYING = 1 << 28
@@ -126,19 +125,6 @@ def _kept_by_layers(decoder: Decoder, count: int, rows: int, length: int, dtype:
             result = empty(torch.zeros(rows, length, dtype=torch.long, device=device))
         del result
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def memory_of(device: torch.device) -> tuple[int | None, int | None]:
-    """Free memory of the device and all of it [bytes]; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None, None
-    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
-    free, whole = (kib.get(name) for name in ("MemAvailable", "MemTotal"))
-    return free and free * 1024, whole and whole * 1024
 
 
 def _storage(tensor: Tensor) -> int:
