@@ -17,8 +17,8 @@ from tutelage.model.device import memory_of
 SLOTS = 64
 """Slots are allocated in multiples of this, and a row is admitted with so many for its answer."""
 SHARE = {"cpu": 1 / 8, "cuda": 1 / 4}
-"""Of the device's memory, for the cache; elsewhere it is not bounded. While it grows, it takes twice that: the old block stands beside
-the new one."""
+"""Of the device's memory, for the cache; elsewhere it is not bounded. While it grows, it takes twice that: the old block stands
+beside the new one."""
 
 
 @dataclass(frozen=True)
