@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engine import FAMILIES, alone, assert_same, prompts, tiny
+from test_engine import FAMILIES, alone, assert_same, collect, prompts, tiny
 
 from tutelage.generate.engine import Engine, Event
 from tutelage.generate.request import Request
@@ -72,6 +73,58 @@ def test_rows_that_outgrow_the_room_are_written_on_later(monkeypatch, family, ea
     assert all(batch == 1 or batch * slots <= 10 * SLOTS for batch, slots in shapes)
     assert begun[0] == 1, "who came first stays"
     assert max(begun.values()) > 1, "somebody gave a place back"
+
+
+def test_a_row_that_grows_while_a_prompt_is_prefilled_loses_nothing():
+    """The prompt is let in beside 184 tokens, which are 260 when it is ready: there is room for 192 of each."""
+    model = tiny(context=400)
+    engine = engine_with(model, 6 * SLOTS, max_batch=4, eager=True)
+    engine._piece = 2
+    requests = [
+        Request(ids=ids * length, sampling=Sampling(seed=length, max_tokens=answer))
+        for ids, length, answer in zip(prompts(2, 1), (120, 160), (250, 10), strict=True)
+    ]
+    engine.submit(requests[0])
+    events = collect([event for _ in range(5) for event in engine.step()])
+    engine.submit(requests[1])
+    later = []
+    while engine.active or engine.waiting:
+        later += engine.step()
+    for handle, request in enumerate(requests):
+        written = events.get((handle, 0), []) + collect(later)[handle, 0]
+        assert written == alone(model, request, context=400).ids
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_schedules_in_little_room_change_nothing(seed):
+    """Requests come at random, one is cancelled; prompts share what they begin with, and are prefilled in pieces of any size."""
+    model, rng = tiny(context=300), random.Random(seed)
+    begins = prompts(2, 90, seed)
+    todo = [
+        Request(
+            ids=begins[i % 2][: rng.randrange(90)] + ids,
+            sampling=Sampling(seed=i, n=rng.choice([1, 1, 3]), max_tokens=rng.choice([4, 40, 100])),
+        )
+        for i, ids in enumerate(prompts(8, 20, seed + 100))
+    ]
+    engine = engine_with(model, rng.randint(2, 9) * SLOTS, max_batch=rng.randint(2, 6), eager=seed % 2 == 0)
+    engine._piece = rng.choice([1, 3, 200])
+    submitted: dict[int, Request] = {}
+    events: list[Event] = []
+    cancelled = -1
+    while todo or engine.active or engine.waiting:
+        if todo and rng.random() < 0.1:
+            request = todo.pop()
+            submitted[engine.submit(request)] = request
+        if cancelled < 0 and len(submitted) == 6:
+            cancelled = rng.choice(list(submitted))
+            engine.cancel(cancelled)
+        events += engine.step()
+    written = collect(events)
+    for handle, request in submitted.items():
+        for index in range(request.sampling.n):
+            plain, ours = alone(model, request, index, context=300).ids, written.get((handle, index), [])
+            assert ours == (plain[: len(ours)] if handle == cancelled else plain)
 
 
 @pytest.mark.parametrize("eager", [False, True])

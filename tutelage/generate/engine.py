@@ -342,8 +342,9 @@ class Engine:
         cache.store[:, :, first : len(self._rows), :, :most] = group.cache.store[:, :, :, :, :most]
 
     def _reserve(self, rows: int, length: int) -> KVCache:
-        """The cache, made to hold ``rows`` rows of ``length`` tokens."""
+        """The cache, made to hold ``rows`` rows of ``length`` tokens, and what others of the batch hold."""
         old, most = self._cache, max(row.most for row in self._rows)
+        length = max(length, *(row.held for row in self._rows))
         had = None if old is None else (old.batch, old.capacity)
         batch, slots = self.room.shape(had, rows, length, self.max_batch, most)
         if (batch, min(slots, self.max_length)) != had:
