@@ -1,7 +1,8 @@
 """Programs that people use against a running server: `python -m tests.proof_clients URL`.
 
 Runs where they are installed; an environment of its own will do: pip install langchain-openai llm. Prints a line for each, and
-exits with 1 where one fails. The model may be any; nothing is asked that random weights could not do.
+exits with 1 where one fails. The model may be any whose template has a form for calls, such as one of our own; nothing is asked
+that random weights could not do.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def langchain(url: str) -> str:
     assert any(piece.usage_metadata for piece in pieces)
     free = ChatOpenAI(**asked)
     for method in ("json_schema", "function_calling"):
-        options = {"tool_choice": "required"} if method == "function_calling" else {}
+        # Strict, because a small model would go on to add properties of its own.
+        options = {"tool_choice": "required", "strict": True} if method == "function_calling" else {}
         assert isinstance(free.with_structured_output(Cat, method=method, **options).invoke("A cat."), Cat)
     call = free.bind_tools([pick], tool_choice="pick").invoke("Red.").tool_calls[0]
     assert pick.invoke(call).content in ("red", "green")
