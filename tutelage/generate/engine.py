@@ -91,6 +91,7 @@ class Engine:
         self._cast: Decoder | None = None  # the model in the compute type, while there are samples
         self._native: NativeDecoder | None = None  # what decodes in torch's place, while there are samples
         self._graphs: GraphDecoder | None = None  # the same on a GPU
+        self._recorded = recordable(model)
         if weights != "auto":  # which may not be possible
             self.prepare()
 
@@ -102,7 +103,16 @@ class Engine:
     def room(self) -> Room:
         """What the cache may take."""
         with autocast(self.device, self.autocast):
-            return Room.on(self.device, self.model.new_cache(1, 1).store.nbytes)
+            slot = self.model.new_cache(1, 1).store.nbytes
+        return Room.on(self.device, slot, partial(GraphDecoder.rows, most=self.max_batch) if self._recorded else int)
+
+    @property
+    def short(self) -> bool:
+        """Whether samples wait for memory, so that more would wait behind them."""
+        return self.room.admits(self._waiting, self._placed()) < self.waiting
+
+    def _placed(self) -> list[Row]:
+        return [*self._rows, *(row for group in self._joining for row in group.rows)]
 
     @property
     def active(self) -> int:
@@ -130,18 +140,18 @@ class Engine:
             dtype = autocast_dtype(self.device, self.autocast)
             self._cast = self.model if dtype == torch.float32 else inference_copy(self.model, dtype)
             self._native = settled(self.model, dtype, self.max_batch, self.weights)
-            self._graphs = GraphDecoder(self._cast) if recordable(self._cast) else None
+            self._graphs = GraphDecoder(self._cast) if self._recorded else None
         return self._cast
 
     def _rest(self) -> None:
         """With no sample left, drop a large cache and the cast weights: the model's may change now, and training needs memory."""
         if self.active or self._waiting:
             return
-        if self._cache is not None and self._cache.store.nbytes > IDLE_BYTES and self._graphs is None:
-            self._cache = None
         if not self.fixed:
             self._cast = self._native = self._graphs = None
             self._kept.clear()
+        if self._graphs is None and self._cache is not None and self._cache.store.nbytes > IDLE_BYTES:
+            self._cache = None  # recorded steps would be of no use without theirs
 
     def check(self, request: Request) -> None:
         """Raise UsageError if the request is invalid: see ``submit``. Safe to call from any thread."""
@@ -316,7 +326,7 @@ class Engine:
         if not self._waiting or not self.places:
             return []
         leaders = [row for group in self._joining for row in group.rows]
-        places = self.room.admits(islice(self._waiting, self.places), [*self._rows, *leaders])
+        places = self.room.admits(islice(self._waiting, self.places), self._placed())
         taken = take(self._waiting, places, leaders, self._sources())
         for one in taken:
             self._kept.used(one.source)
@@ -362,11 +372,11 @@ class Engine:
         rows = self._rows
         while not self.room.holds(len(rows), max(row.held for row in rows) + 1):
             last = max(range(len(rows)), key=lambda slot: (rows[slot].handle, rows[slot].sample))
+            rows[last].echo = ()  # if it is not told yet, it will be computed again
             self._waiting.appendleft(rows[last])
             self._remove([last])
-        places = len(rows) if self._graphs is None else self._graphs.rows(len(rows), self.max_batch)
-        cache = self._reserve(places, max(row.held for row in rows) + 1)
-        return Batch.of(rows, cache.part(0, places), self.vocab_size)
+        cache = self._reserve(len(rows), max(row.held for row in rows) + 1)
+        return Batch.of(rows, cache.part(0, self.room.places(len(rows))), self.vocab_size)
 
     def _non_finite(self, bad: Sequence[int], raw: Tensor) -> dict[int, Exception]:
         """Whose fault log-probabilities are that are not finite: the model's (TutelageError), or of the handles returned.

@@ -6,7 +6,7 @@ wait for memory as they wait for places, and those that came last give theirs ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,20 +23,24 @@ beside the new one."""
 
 @dataclass(frozen=True)
 class Room:
-    """``slot``: bytes of one token's keys and values; ``most``: bytes of all. A single row always has room."""
+    """``slot``: bytes of one token's keys and values; ``most``: bytes of all; ``places``: how many rows a block for so many has.
+
+    A single row always has room.
+    """
 
     slot: int
     most: float
+    places: Callable[[int], int] = int
 
     @classmethod
-    def on(cls, device: torch.device, slot: int) -> Room:
+    def on(cls, device: torch.device, slot: int, places: Callable[[int], int] = int) -> Room:
         """A share of the device's memory."""
         whole, share = memory_of(device)[1], SHARE.get(device.type)
-        return cls(slot, float("inf") if whole is None or share is None else share * whole)
+        return cls(slot, float("inf") if whole is None or share is None else share * whole, places)
 
     def holds(self, rows: int, length: int) -> bool:
         """Whether so many rows may have so many slots each."""
-        return rows <= 1 or rows * rounded(length) * self.slot <= self.most
+        return rows <= 1 or self.places(rows) * rounded(length) * self.slot <= self.most
 
     def admits(self, waiting: Iterable[Row], rows: Iterable[Row]) -> int:
         """How many of those that wait, in their order, have room beside ``rows``."""
@@ -52,18 +56,22 @@ class Room:
     def shape(
         self, old: tuple[int, int] | None, rows: int, length: int, most_rows: int, most_length: int
     ) -> tuple[int, int]:
-        """Rows and slots for ``rows`` of ``length`` tokens, in place of ``old``; both grow by doubling, if there is room."""
-        if old is None:
-            batch, slots = rows, length
-        else:
-            batch = old[0] if rows <= old[0] else min(most_rows, max(rows, 2 * old[0]))
-            slots = old[1] if length <= old[1] else max(length, min(2 * old[1], most_length))
-        if length <= slots and most_length <= 2 * length and (old is None or length > old[1]):
+        """Rows and slots for ``rows`` of ``length`` tokens, in place of ``old``; both grow by doubling, as far as there is room.
+
+        What ``old`` holds is not moved if it has enough of both.
+        """
+        rows = self.places(rows)
+        had_rows, had = old or (0, 0)
+        batch = had_rows if rows <= had_rows else min(most_rows, max(rows, 2 * had_rows))
+        slots = had if length <= had else max(length, min(2 * had, most_length))
+        if length > had and most_length <= 2 * length:
             slots = most_length  # growing later would hold the old slots beside the new ones
-        if self.holds(batch, slots):
-            return batch, rounded(slots)
-        fitting = int(self.most / (rows * self.slot)) // SLOTS * SLOTS
-        return rows, max(rounded(length), min(rounded(slots), fitting))
+        slots, most = rounded(slots), self.most / self.slot
+        if batch > 1 and batch * slots > most and (batch, slots) != old:
+            # There is no room for both: more rows leave the others as long as they have to be, longer ones take what is left.
+            batch = max(rows, min(batch, int(most // rounded(length)))) if rows > had_rows else rows
+            slots = max(rounded(length), min(slots, int(most // batch) // SLOTS * SLOTS))
+        return batch, slots
 
 
 def rounded(length: int) -> int:

@@ -392,7 +392,7 @@ class Service:
         engine = self._engine
         free = engine.places
         wanted = free + (free < engine.hold)  # one more shows the engine that places are short
-        while free and len(self._queue) and engine.waiting < wanted:
+        while free and len(self._queue) and engine.waiting < wanted and not engine.short:
             job, sample = self._queue.pop()
             try:
                 job.handle = engine.submit(job.request, [sample], job.handle)
