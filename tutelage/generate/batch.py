@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tutelage.generate.hooks import Hooks
 from tutelage.generate.prefill import Row
+from tutelage.generate.request import Request
 from tutelage.generate.sampler import History, SamplingRows, uniforms
 from tutelage.model.cache import KVCache
 
@@ -30,7 +31,7 @@ class Batch:
     steps: Tensor  # int64 [n, 1]: how many tokens each row had when the draws were made
     longest: int  # tokens that the longest row holds
     temperature: Tensor  # float32 [n]; 0: greedy
-    stop_ids: Tensor  # int64 [n, any], filled up with -1
+    stop_ids: Tensor  # int64 [n, any], filled up with -1: what a row ends with, and what its mask begins with
     draws: Tensor | None = None  # float64 [n, DRAWS]
     drawn: int = DRAWS
 
@@ -46,12 +47,12 @@ class Batch:
             tokens=torch.tensor([row.ids[-1] if row.ids else row.request.ids[-1] for row in rows], device=device),
             settings=SamplingRows.of([row.request.sampling for row in rows], vocab_size, device),
             history=History.of([(row.request.ids, row.ids) for row in held], vocab_size, device) if held else None,
-            hooks=Hooks.of([row.request for row in rows], vocab_size),
+            hooks=Hooks.of([row.request for row in rows], [row.mask for row in rows], vocab_size),
             keys=torch.tensor([row.key for row in rows])[:, None],
             steps=torch.tensor([len(row.ids) for row in rows])[:, None],
             longest=max(row.held for row in rows),
             temperature=torch.tensor([row.request.sampling.temperature for row in rows]),
-            stop_ids=_padded([sorted(row.request.stop_ids) for row in rows]),
+            stop_ids=_padded([_noticed(row.request) for row in rows]),
         )
 
     @property
@@ -68,6 +69,10 @@ class Batch:
             self.steps, self.drawn = self.steps + DRAWS, 0
         self.drawn += 1
         return self.draws[:, self.drawn - 1 : self.drawn - 1 + most]
+
+
+def _noticed(request: Request) -> list[int]:
+    return sorted(request.stop_ids if request.mask_after is None else {*request.stop_ids, request.mask_after})
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:

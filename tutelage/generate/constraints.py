@@ -85,7 +85,7 @@ class Grammars:
     def compile(self, grammar: str, after: int | None = None) -> Mask:
         """The mask of a request. UsageError for a grammar that is wrong, or takes too long. May take a second: use a thread.
 
-        ``after``: a token, if the grammar is that of what follows it in answers that have it, and anything may come before.
+        ``after``: a token, if the grammar is that of what follows it in answers that have it (``Request.mask_after``).
         """
         with self._lock:
             found = self._kept.pop(grammar, None) or self._compiled(grammar)
@@ -126,14 +126,12 @@ class Mask:
     """``Request.mask`` of one request: float32 [v], 0 for a token that may come next and minus infinity for one that may not."""
 
     def __init__(self, matcher: llguidance.LLMatcher, size: int, after: int | None = None) -> None:
-        self._start, self._size, self._after = matcher, size, after
+        self._start, self._size, self.after = matcher, size, after
         self._states: dict[int, tuple[list[int], llguidance.LLMatcher]] = {}  # of each sample, by its list of ids
 
     def __call__(self, ids: list[int]) -> Tensor:
         """UsageError where the grammar has become too complex to go on."""
-        if self._after is not None and self._after not in ids:
-            return torch.zeros(self._size)
-        held = list(ids) if self._after is None else ids[ids.index(self._after) + 1 :]
+        held = list(ids) if self.after is None else ids[ids.index(self.after) + 1 :]
         seen, matcher = self._states.get(id(ids), ([], None))
         if matcher is None or not held or held[: len(seen)] != seen:  # another list may have had the same address
             seen, matcher = [], self._start.deep_copy()

@@ -409,6 +409,8 @@ class Engine:
                 row.ids.append(token)
                 try:
                     reason = self._ends(row, token, watch)
+                    if token == row.request.mask_after:
+                        self._batch = None
                 except Exception as error:
                     failures[handle] = error
                     break

@@ -25,14 +25,14 @@ class Hooks:
     ranked: list[tuple[int, int]]  # (slot, number of most likely tokens to report)
 
     @classmethod
-    def of(cls, requests: Sequence[Request], vocab_size: int) -> Hooks | None:
-        """The hooks of a batch; None if it has none."""
+    def of(cls, requests: Sequence[Request], masks: Sequence[Mask | None], vocab_size: int) -> Hooks | None:
+        """The hooks of a batch; None if it has none. ``masks``: those of its rows that have begun."""
         changes = []
-        for slot, request in enumerate(requests):
-            if request.mask or request.logit_bias:
+        for slot, (request, mask) in enumerate(zip(requests, masks, strict=True)):
+            if mask or request.logit_bias:
                 bias = torch.zeros(vocab_size)
                 bias[list(request.logit_bias)] = torch.tensor(list(request.logit_bias.values()))
-                changes.append((slot, bias, request.mask))
+                changes.append((slot, bias, mask))
         ranked = [(slot, request.top_logprobs) for slot, request in enumerate(requests) if request.top_logprobs]
         return cls(changes, ranked) if changes or ranked else None
 

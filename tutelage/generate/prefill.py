@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tutelage.generate.hooks import prompt_logprobs
-from tutelage.generate.request import Request, Token
+from tutelage.generate.request import Mask, Request, Token
 from tutelage.model.cache import KVCache
 from tutelage.model.decoder import Decoder
 from tutelage.model.native.decoder import NativeDecoder
@@ -69,6 +69,12 @@ class Row:
     def fits_native(self) -> bool:
         """Whether a native decoder may prefill it: it tells no log-probabilities of prompts, and torch is faster for long ones."""
         return not self.whole_prompt and self.held <= NATIVE_LONGEST
+
+    @property
+    def mask(self) -> Mask | None:
+        """What says now which tokens may come next."""
+        request = self.request
+        return request.mask if request.mask_after is None or request.mask_after in self.ids else None
 
     @property
     def tokens(self) -> list[int]:

@@ -29,6 +29,8 @@ class Request:
     mask: Mask | None = None
     """Called before every token with the sample's ids. Returns the ids that are allowed next, or bool [v] (True: allowed),
     or float [v], which is added to the logits."""
+    mask_after: int | None = None
+    """A token that ``mask`` begins with: it is not called before the sample has this id."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these ids, before penalties and temperature."""
     top_logprobs: int = 0  # how many of the most likely tokens to report with every token

@@ -7,19 +7,23 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tutelage.errors import QueueFull, TutelageError, UsageError
-from tutelage.generate.request import Mask, Request
+from tutelage.generate.request import Request
 from tutelage.generate.service import Delta, Ticket
 from tutelage.serve.metrics import Counting, Metrics
 from tutelage.serve.openai.errors import ApiError, BadRequest, Busy, Unavailable, as_json
 from tutelage.serve.openai.fields import Sampled
 from tutelage.serve.openai.shapes import Choice, Shape, Usage
 from tutelage.serve.served import Served, cancelled_when_gone, read
+
+if TYPE_CHECKING:  # llguidance is loaded with the first grammar
+    from tutelage.generate.constraints import Mask
 
 PAUSE = 0.04
 """Seconds between the chunks of a stream: 25 a second are smooth to the eye, and a chunk costs as much as a small model's token."""
@@ -145,6 +149,7 @@ def to_requests(
                 stop_ids=served.assistant.stop_ids(chat=chat),
                 stop=asked.stops,
                 mask=mask,
+                mask_after=mask.after if mask else None,
                 logit_bias=asked.biases,
                 top_logprobs=asked.ranked or 0,
                 echo=asked.echo_wanted and asked.ranked is not None,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from weakref import WeakValueDictionary
 
 from pydantic import Discriminator, Field, Tag
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
-from tutelage.generate.request import Mask
 from tutelage.serve.openai.errors import BadRequest, Busy
 from tutelage.serve.openai.fields import Shape
+
+if TYPE_CHECKING:  # llguidance is loaded with the first grammar
+    from tutelage.generate.constraints import Mask
 
 MOST_WAITING = 16
 """Grammars of one client that may wait to be compiled: a hostile one takes a second."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -12,7 +12,6 @@ from starlette.responses import Response
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.generate.constraints import schema_grammar
-from tutelage.generate.request import Mask
 from tutelage.records import Message
 from tutelage.serve.openai import response_shape
 from tutelage.serve.openai.answering import answer
@@ -27,6 +26,9 @@ from tutelage.serve.openai.tools import Calling
 from tutelage.serve.served import Served
 from tutelage.text.chat import render_prompts
 from tutelage.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # llguidance is loaded with the first grammar
+    from tutelage.generate.constraints import Mask
 
 DEFAULT = "default"
 """The name that always means the model that is served."""
