@@ -12,7 +12,7 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.generate.constraints import json_options, lark_grammar
 from tutelage.records import Tool
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.fields import Shape, by_type
 from tutelage.serve.openai.formats import Name
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.text.tools import CallReader, ToolFormat, takes_tools, tool_format
@@ -53,6 +53,13 @@ class NamedTool(Shape):
 
     type: Literal["function"]
     function: NamedFunction
+
+
+by_choice = by_type(
+    {str: "word", dict: "function_named", Shape: "function_named"},
+    "should be none, auto, required, or a function by its name",
+)
+"""What tells the alternatives of a choice."""
 
 
 @dataclass(frozen=True)
