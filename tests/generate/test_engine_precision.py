@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_engine import exact_engine, prompts, tiny
 
+from tutelage.errors import UsageError
 from tutelage.generate import engine as engine_module
 from tutelage.generate.engine import Engine
 from tutelage.generate.request import Request
@@ -70,3 +71,13 @@ def test_an_engine_casts_once_per_busy_period_and_keeps_nothing(monkeypatch: pyt
     engine.cancel(handle)
     gc.collect()
     assert [cast() for cast in casts] == [None] * 4
+
+
+def test_an_environment_that_says_nothing_known_or_contradicts_is_an_error_at_the_start(monkeypatch) -> None:
+    model = tiny()
+    monkeypatch.setenv("TUTELAGE_DECODE", "foo")
+    with pytest.raises(UsageError, match="TUTELAGE_DECODE=foo is unknown: give auto, native, torch"):
+        Engine(model)
+    monkeypatch.setenv("TUTELAGE_DECODE", "torch")
+    with pytest.raises(UsageError, match="weights in int8 are for native decoding alone, which TUTELAGE_DECODE=torch"):
+        Engine(model, weights="int8")

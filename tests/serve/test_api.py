@@ -315,6 +315,17 @@ def test_a_prompt_that_is_too_long_is_refused_and_never_cut(client, server):
             assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
 
 
+def test_more_messages_than_the_context_has_tokens_are_refused_before_any_work(client, server, monkeypatch):
+    monkeypatch.setattr("tutelage.serve.openai.routes.render_prompts", lambda *given, **more: pytest.fail("rendered"))
+    context = server.served.assistant.context
+    with pytest.raises(openai.BadRequestError, match=f"there are {context} messages") as caught:
+        client.chat.completions.create(**ASK | {"messages": HELLO * context})
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model=MODEL, input=HELLO * context)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
+
+
 def test_without_a_limit_an_answer_may_fill_the_context(client, server):
     answer = client.chat.completions.create(**ASK | {"max_tokens": None, "logit_bias": {"2": -100}})
     assert answer.usage.total_tokens == server.served.assistant.context

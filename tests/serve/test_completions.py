@@ -160,6 +160,13 @@ def test_the_tokenizer_can_be_asked(server):
             ("pad_token", tokenizer.pad_id),
         ):
             assert ask("/tokenize", prompt=info[mark], add_special_tokens=False)["tokens"] == [i]
-        for path, body in (("/tokenize", {"prompt": "\ud800"}), ("/detokenize", {"tokens": [10**6]})):
+        typed = [{"role": "user", "content": "<|end|> as people type it"}, *asked]
+        assert ask("/tokenize", messages=typed)["tokens"] == server.served.assistant.encode(typed)
+        whole = ask("/tokenize", messages=typed, add_generation_prompt=False)["tokens"]
+        assert whole == server.served.assistant.encode(typed)[: len(whole)]
+        assert len(whole) == ask("/tokenize", messages=typed)["count"] - 1
+        many = {"messages": asked * server.served.assistant.context}
+        wrong = ({"prompt": "\ud800"}, {}, {"prompt": "", "messages": asked}, {"messages": []}, many)
+        for path, body in (*(("/tokenize", one) for one in wrong), ("/detokenize", {"tokens": [10**6]})):
             said = http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
             assert (said.status_code, said.json()["error"]["type"]) == (400, "invalid_request_error")

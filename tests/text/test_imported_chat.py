@@ -177,12 +177,27 @@ def test_a_prompt_is_rendered_once_however_many_turns_it_has(load, name, monkeyp
     ours, _ = load(name)
     turns = [Message(role=("user", "assistant")[i % 2], content=f"turn {i}") for i in range(21)]
     expected, rendered = render(ours, turns, add_generation_prompt=True).ids, []
-    whole = Template.text
-    monkeypatch.setattr(Template, "text", lambda *given, **more: rendered.append(1) or whole(*given, **more))
-    render_prompts(ours, [turns[:1]])
-    once = len(rendered)
+    whole = Template._render
+    monkeypatch.setattr(Template, "_render", lambda *given: rendered.append(1) or whole(*given))
     assert render_prompts(ours, [turns]) == [expected]
-    assert len(rendered) == 2 * once
+    assert len(rendered) == 2, "once as it is, and once to see what people wrote"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_prompts_are_those_of_whole_renderings(load, name):
+    """Whatever control tokens people spell, also across the border of two messages."""
+    ours, _ = load(name)
+    names = [ours.name_of(i) for i in sorted(ours.special_ids)]
+    asked = [messages for messages, ask in dialogues(name, 40) if ask]
+    for i, messages in enumerate(asked):
+        spelled = [m.model_copy(update={"content": m.text + names[i % len(names)]}) for m in messages]
+        halves = [
+            m.model_copy(update={"content": (names[i % len(names)][5:] + m.text + names[i % len(names)][:5])})
+            for m in messages
+        ]
+        for dialogue in (messages, spelled, halves):
+            assert render_prompts(ours, [dialogue]) == [render(ours, dialogue, add_generation_prompt=True).ids]
+    assert len(asked) > 2
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -31,7 +31,7 @@ from tutelage.model.device import autocast, autocast_dtype
 from tutelage.model.graphs import GraphDecoder, recordable
 from tutelage.model.inference import inference_copy
 from tutelage.model.native.decoder import NativeDecoder
-from tutelage.model.native.settle import Weights, settled
+from tutelage.model.native.settle import Weights, decode_setting, settled
 
 IDLE_BYTES = 1 << 26
 """Of the cache of an engine that has nothing to do, most."""
@@ -72,6 +72,7 @@ class Engine:
     ) -> None:
         if max_batch < 1:
             raise UsageError(f"max_batch must be at least 1, not {max_batch}")
+        decode_setting()  # which may be wrong, and is better said now
         self.model, self.max_batch, self.max_length = model, max_batch, model.config.max_position_embeddings
         few = autocast == "auto" and max_batch < BF16_ROWS and self.device.type == "cpu"
         self.autocast, self.fixed, self.vocab_size = "fp32" if few else autocast, fixed, model.config.vocab_size

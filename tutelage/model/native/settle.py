@@ -15,7 +15,7 @@ from tutelage.files import write_atomic
 from tutelage.model.decoder import Decoder
 from tutelage.model.device import cpu_has_bf16
 from tutelage.model.native.build import library
-from tutelage.model.native.choice import choose
+from tutelage.model.native.choice import SETTINGS, Setting, choose
 from tutelage.model.native.decoder import Dtype, NativeDecoder, supported
 
 Weights = Literal["auto", "bf16", "int8"]
@@ -26,10 +26,20 @@ _TORCH, _STEPS, _NATIVE = b"torch\n", b"native steps\n", b"native\n"
 """What is kept: who decodes, and whether native prompts are faster too."""
 
 
+def decode_setting() -> Setting:
+    """TUTELAGE_DECODE in the environment; UsageError for what it cannot be."""
+    setting = os.environ.get("TUTELAGE_DECODE", "auto")
+    for known in SETTINGS:
+        if setting == known:
+            return known
+    raise UsageError(f"TUTELAGE_DECODE={setting} is unknown: give {', '.join(SETTINGS)}")
+
+
 def settled(model: Decoder, dtype: torch.dtype, rows: int, weights: Weights = "auto") -> NativeDecoder | None:
     """``choose`` for generation in ``dtype`` (float32 or bfloat16), as TUTELAGE_DECODE in the environment says.
 
-    UsageError where ``weights`` are to be rounded, or the environment insists on it, and there is no native decoding.
+    UsageError where ``weights`` are to be rounded, or the environment insists on it, and there is no native decoding, and where the
+    environment forbids it to weights that are to be rounded.
 
     Which of the two auto finds faster, for steps and for prompts, is kept on this machine, by the model's shape and the power of
     two of ``rows``: a run that is resumed decodes as it began, to the last bit, and nothing is timed twice. Whether the logits are
@@ -37,14 +47,18 @@ def settled(model: Decoder, dtype: torch.dtype, rows: int, weights: Weights = "a
     """
     # Nothing is timed where it is insisted on: torch's products of bf16 are the faster ones for prompts where there are any.
     prefills = dtype == torch.float32 or not cpu_has_bf16()
+    setting = decode_setting()
     if weights != "auto":
+        if setting == "torch":
+            raise UsageError(
+                f"weights in {weights} are for native decoding alone, which TUTELAGE_DECODE=torch does without"
+            )
         return _insisted(model, weights, rows, prefills, f"weights in {weights} are for native decoding alone")
-    setting = os.environ.get("TUTELAGE_DECODE", "auto")
     kind: Dtype = "bf16" if torch.bfloat16 in (dtype, model.embed.weight.dtype) else "fp32"
     if setting == "native":
         return _insisted(model, kind, rows, prefills, "set TUTELAGE_DECODE to auto or torch")
     if setting != "auto":
-        return choose(model, kind, rows, setting)  # type: ignore[arg-type]
+        return choose(model, kind, rows, setting)
     if supported(model):  # nothing is compiled for a model that is not on the CPU
         return None
     loaded, _ = library()

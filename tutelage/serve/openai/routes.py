@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -112,6 +113,7 @@ async def prepared(
     param: str = "messages",
 ) -> tuple[Calling | None, list[int]]:
     """The tools that the answer may call, and the prompt's ids: worked out beside the event loop unless that is quickly done."""
+    few_enough(messages, assistant, param)
 
     def prepare() -> tuple[Calling | None, list[int]]:
         calls = body.calling(assistant)
@@ -119,6 +121,13 @@ async def prepared(
 
     quick = assistant.tokenizer.chat is None and not body.tools and len(await http.body()) <= SMALL
     return prepare() if quick else await asyncio.to_thread(prepare)
+
+
+def few_enough(messages: Sequence[object], assistant: Assistant, param: str) -> None:
+    """BadRequest, before any work, for more messages than the context has tokens."""
+    if len(messages) >= assistant.context:
+        said = f"there are {len(messages)} messages, and the model's context is {assistant.context} tokens: send fewer"
+        raise BadRequest(said, param=param, code="context_length_exceeded")
 
 
 def prompt_ids(

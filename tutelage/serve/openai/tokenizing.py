@@ -11,23 +11,27 @@ from starlette.responses import Response
 
 from tutelage.errors import UsageError
 from tutelage.serve.openai.errors import BadRequest, as_json
-from tutelage.serve.openai.requests import Shape
-from tutelage.serve.openai.routes import ERRORS, encode, served_as
+from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.messages import ChatMessage, records
+from tutelage.serve.openai.routes import ERRORS, encode, few_enough, served_as
 from tutelage.serve.openai.shapes import token_text
-from tutelage.text.chat import begun
+from tutelage.text.chat import begun, render
 
 router = APIRouter(responses=ERRORS)
 
 
 class TokenizeRequest(Shape):
-    """POST /tokenize. Names of control tokens in the prompt stand for them.
+    """POST /tokenize: a prompt, in which the names of control tokens stand for them, or a conversation, in which they do not.
 
-    ``add_special_tokens``: the begin token first, as /v1/completions puts it before a text.
+    ``add_special_tokens``: the begin token before a prompt, as /v1/completions puts it before a text. ``add_generation_prompt``: a
+    conversation up to where the answer begins, as /v1/chat/completions reads it.
     """
 
     model: str | None = None
-    prompt: str
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1)
     add_special_tokens: bool = True
+    add_generation_prompt: bool = True
     return_token_strs: bool | None = None
 
 
@@ -40,14 +44,23 @@ class DetokenizeRequest(Shape):
 
 @router.post("/tokenize")
 async def tokenize(body: TokenizeRequest, http: Request) -> Response:
-    """The token ids of a text."""
+    """The token ids of a text, or of a conversation."""
     served = served_as(http, body.model)
     tokenizer = served.assistant.tokenizer
+    if (body.prompt is None) == (body.messages is None):
+        raise BadRequest("give either prompt, a text, or messages", param="prompt")
+
+    def encode() -> list[int]:
+        if body.messages is not None:
+            return render(tokenizer, records(body.messages), add_generation_prompt=body.add_generation_prompt).ids
+        ids = tokenizer.encode_named(body.prompt or "")
+        return begun(tokenizer, ids) if body.add_special_tokens else ids
+
+    few_enough(body.messages or (), served.assistant, "messages")
     try:
-        ids = await asyncio.to_thread(tokenizer.encode_named, body.prompt)
+        ids = await asyncio.to_thread(encode)
     except UsageError as error:
-        raise BadRequest(str(error), param="prompt") from None
-    ids = begun(tokenizer, ids) if body.add_special_tokens else ids
+        raise BadRequest(str(error), param="prompt" if body.messages is None else "messages") from None
     texts = [token_text(tokenizer, i) for i in ids] if body.return_token_strs else None
     said = {"count": len(ids), "max_model_len": served.assistant.context, "tokens": ids, "token_strs": texts}
     return Response(as_json(said), media_type="application/json")

@@ -24,7 +24,10 @@ def render_batch(
     chat: ChatFormat, dialogues: Sequence[Sequence[Message]], *, add_generation_prompt: bool, tools: Sequence[Tool] = ()
 ) -> list[Rendered]:
     """``text.chat.render_batch`` for an imported tokenizer."""
-    texts, rendered = _written(chat, dialogues, add_generation_prompt, tools), []
+    template, texts, rendered = chat.require_template(), list[Written](), list[Rendered]()
+    for messages in dialogues:
+        with _naming(messages):
+            texts.append(template.written(messages, ask=add_generation_prompt, tools=tools))
     for messages, written, tokens in zip(dialogues, texts, chat.codec.encode_written(texts), strict=True):
         with _naming(messages):
             turns = _turns(chat, messages, written, tokens, whole=not add_generation_prompt)
@@ -45,7 +48,11 @@ def render_prompts(
     chat: ChatFormat, dialogues: Sequence[Sequence[Message]], tools: Sequence[Tool] = ()
 ) -> list[list[int]]:
     """``text.chat.render_prompts`` for an imported tokenizer: its template is rendered once, and not for each turn as for masks."""
-    return [tokens.ids for tokens in chat.codec.encode_written(_written(chat, dialogues, True, tools))]
+    texts = []
+    for messages in dialogues:
+        with _naming(messages):
+            texts.append(chat.require_template().written_by_roles(messages, ask=True, tools=tools))
+    return [tokens.ids for tokens in chat.codec.encode_written(texts)]
 
 
 def render_answers(
@@ -71,17 +78,6 @@ def render_answers(
             ]
         )
     return prompt, rows
-
-
-def _written(
-    chat: ChatFormat, dialogues: Sequence[Sequence[Message]], ask: bool, tools: Sequence[Tool]
-) -> list[Written]:
-    """The texts of conversations; ``ask``: up to where an answer begins."""
-    template, texts = chat.require_template(), []
-    for messages in dialogues:
-        with _naming(messages):
-            texts.append(template.written(messages, ask=ask, tools=tools))
-    return texts
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 import numpy as np
+import numpy.typing as npt
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -174,25 +175,11 @@ class Template:
         Raises UsageError also where the template leaves out tool calls or thoughts, and where it changes a message's text in a
         way that hides what is whose.
         """
-        shown = "reasoning_content" in self.source or "thinking" in self.source
-        if any(message.reasoning for message in messages) and not shown:
-            raise UsageError("the chat template leaves out what the assistant thought (reasoning_content)")
-        text = self.text(messages, ask=ask, tools=tools)
-        others = [tool_fields(tool, partial(mark, author=_AT_ONCE + 1)) for tool in tools]
+        text = self._whole(messages, ask, tools)
         found, given = np.zeros(len(text), np.uint32), np.zeros(len(text), bool)
         for first in range(0, len(messages), _AT_ONCE):
             own = [i - first + 1 if 0 <= i - first < _AT_ONCE else _AT_ONCE + 1 for i in range(len(messages))]
-            dialogue = [message_fields(m, partial(mark, author=i)) for m, i in zip(messages, own, strict=True)]
-            for fields in dialogue:  # a name in the header of a turn is not what the speaker says
-                if "name" in fields:
-                    fields["name"] = mark(bare(fields["name"]), _AT_ONCE + 1)
-            try:
-                among = authors(text, self._render(self._following, dialogue, ask, others))
-            except (UsageError, NotFollowed):
-                raise UsageError(
-                    "the chat template changes the messages' texts in a way that hides which part of the prompt is whose: "
-                    "edit chat_template.jinja"
-                ) from None
+            among = self._authors(text, messages, own, ask, tools)
             found = np.where((among > 0) & (among <= _AT_ONCE), first + among, found)
             given |= among > 0
         found = np.where(given & (found == 0), len(messages) + 1, found)
@@ -200,9 +187,44 @@ class Template:
         written = Written(text, "".join(map(chr, found.tolist())), assistants)
         for index, message in enumerate(messages):
             start, stop = written.place(index)
-            if not all(call.name in text[start:stop] for call in message.tool_calls):
-                raise UsageError("the chat template leaves out the assistant's tool calls")
+            _check_calls([message], text[start:stop])
         return written
+
+    def written_by_roles(
+        self, messages: Sequence[Message], *, ask: bool = False, tools: Sequence[Tool] = ()
+    ) -> Written:
+        """``written`` in one rendering; authors are ``chr(1)``, the assistant, and ``chr(2)``, all others."""
+        text = self._whole(messages, ask, tools)
+        own = [1 if message.role == "assistant" else 2 for message in messages]
+        whose = "".join(map(chr, self._authors(text, messages, own, ask, tools).tolist()))
+        called = [message for message in messages if message.tool_calls]
+        if called:
+            _check_calls(called, "".join(c for c, author in zip(text, whose, strict=True) if author == chr(1)))
+        return Written(text, whose, chr(1))
+
+    def _whole(self, messages: Sequence[Message], ask: bool, tools: Sequence[Tool]) -> str:
+        """``text``, or a UsageError where the template leaves out thoughts."""
+        shown = "reasoning_content" in self.source or "thinking" in self.source
+        if any(message.reasoning for message in messages) and not shown:
+            raise UsageError("the chat template leaves out what the assistant thought (reasoning_content)")
+        return self.text(messages, ask=ask, tools=tools)
+
+    def _authors(
+        self, text: str, messages: Sequence[Message], own: Sequence[int], ask: bool, tools: Sequence[Tool]
+    ) -> npt.NDArray[np.uint32]:
+        """The author of each character: 0, or the number in ``own`` of its message, or _AT_ONCE + 1 for names and tools."""
+        others = [tool_fields(tool, partial(mark, author=_AT_ONCE + 1)) for tool in tools]
+        dialogue = [message_fields(m, partial(mark, author=i)) for m, i in zip(messages, own, strict=True)]
+        for fields in dialogue:  # a name in the header of a turn is not what the speaker says
+            if "name" in fields:
+                fields["name"] = mark(bare(fields["name"]), _AT_ONCE + 1)
+        try:
+            return authors(text, self._render(self._following, dialogue, ask, others))
+        except (UsageError, NotFollowed):
+            raise UsageError(
+                "the chat template changes the messages' texts in a way that hides which part of the prompt is whose: "
+                "edit chat_template.jinja"
+            ) from None
 
     def _render(
         self, compiled: jinja2.Template, dialogue: Iterable[dict[str, Any]], ask: bool, tools: Sequence[dict[str, Any]]
@@ -222,6 +244,12 @@ class Template:
         except Exception as error:  # jinja's errors, and whatever Python raises for a wrong program
             kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
             raise UsageError(f"the chat template fails: {kind}{_line(error)}") from None
+
+
+def _check_calls(messages: Sequence[Message], text: str) -> None:
+    """UsageError where tool calls of these messages are not in what the template wrote of them."""
+    if not all(call.name in text for message in messages for call in message.tool_calls):
+        raise UsageError("the chat template leaves out the assistant's tool calls")
 
 
 @cache
