@@ -35,7 +35,7 @@ def begun(tokenizer: llguidance.LLTokenizer, grammar: str) -> tuple[llguidance.L
 
 _TOLD = {
     "NoExtensionBias": "nothing can ever satisfy it: does it refer to itself without end?",
-    "oneOf constraints are not supported": "the alternatives of oneOf must not fit the same value: use anyOf",
+    "oneOf constraints are not supported": "oneOf is possible only if its alternatives are seen to exclude each other: use anyOf",
     "lookarounds not supported yet": "a pattern has \\b or \\B, which is not possible",
     "fuel exhausted": "it is too complex: make it simpler",
 }
