@@ -263,6 +263,16 @@ def test_what_cannot_be_called_is_refused(server, given, param, said):
     assert said in error["message"]
 
 
+def test_a_model_whose_template_writes_no_calls_can_make_none_forced_or_not(tmp_path):
+    """As SmolLM2's, which is ChatML without tools."""
+    tokenizer = Tokenizer.load(write_folder(FORMATS["chatml"], tmp_path))
+    with running(Assistant(tiny_model(tokenizer), tokenizer, "chatml", "fp32")) as server:
+        for choice in ("auto", "required", NAMED):
+            with pytest.raises(openai.BadRequestError, match="it can call no tools, forced or not") as caught:
+                server.client().chat.completions.create(**ASK, tool_choice=choice)
+            assert (caught.value.param, caught.value.code) == ("tools", "unsupported_tools")
+
+
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
