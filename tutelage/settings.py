@@ -228,15 +228,16 @@ def setting_names(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from setting_names(inner, f"{prefix}{name}.")
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     """``; did you mean 'x'?`` for the nearest known name; empty if none is near.
 
     A name whose last part is exactly ``name`` comes first, then names that are alike, then names whose last parts are.
+    ``cutoff``: how alike, from 0 to 1, see ``difflib.SequenceMatcher.ratio``.
     """
     tails = {_tail(item): item for item in sorted(known, reverse=True)}
     close = [tails[_tail(name)]] if "." not in name and name not in known and _tail(name) in tails else []
-    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    close = close or [tails[tail] for tail in difflib.get_close_matches(_tail(name), tails, n=1, cutoff=0.6)]
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    close = close or [tails[tail] for tail in difflib.get_close_matches(_tail(name), tails, n=1, cutoff=cutoff)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import openai
@@ -56,6 +57,35 @@ def test_from_the_command_to_an_answer_to_the_end(folder, tmp_path):
     lines = log.read().splitlines()
     assert all(re.search(r"(GET|POST) /\S+ 200 \d+\.\d ms req-\w+$", line) for line in lines), lines
     assert len(lines) >= 3
+
+
+def test_where_a_script_started_it_in_the_background_ctrl_c_is_a_stop_too(folder, tmp_path):
+    """A shell has such a process ignore SIGINT, and uvicorn puts that back before it raises the signal again."""
+    serve = f"{sys.executable} -m tutelage serve {folder.parent} --port 0 --device cpu --store {tmp_path / 's.db'}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    words = ["bash", "-c", f"{serve} & echo $!; wait $!; echo $?"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as script:
+        assert script.stdout is not None
+        server = int(script.stdout.readline())
+        try:
+            (url,) = re.findall(r"^(http://\S+) answers", script.stdout.readline())
+            for _ in range(6):
+                script.stdout.readline()
+            wait_until(lambda: answers(url))
+            health(url)
+            os.kill(server, signal.SIGINT)
+            assert script.stdout.read() == "stopped\n0\n"
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(server, signal.SIGKILL)
+
+
+def health(url: str) -> None:
+    """Returns when it answers, and so listens to signals."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        assert client.models.list().data
 
 
 def answers(url: str) -> bool:

@@ -111,6 +111,26 @@ def test_what_a_completion_cannot_be_asked_for_is_refused_by_its_name(client, gi
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("prompt", "param", "said"),
+    [
+        ([1, 10**6], "prompt", "1000000 is not one of the token ids from 0 to "),
+        ([[1], [2, -1]], "prompt", "-1 is not one of the token ids from 0 to "),
+        ([[1], []], "prompt", "a row of token ids is empty"),
+        ([], "prompt", "should have at least 1"),
+        ({"a": 1}, "prompt", "should be text, a list of texts, token ids, or rows of token ids"),
+        ([1, "a"], "prompt.1", "should be a whole number"),
+        (["x"] * 257, "prompt", "these are 257: ask for fewer at once"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_prompt_that_cannot_be_read_is_refused_with_what_is_wrong_with_it(client, prompt, param, said):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=MODEL, prompt=prompt)
+    assert caught.value.param == param
+    assert said in caught.value.message
+
+
 def test_the_tokenizer_can_be_asked(server):
     """Control tokens by name, as lm-eval sends what it has made with the template; a completion reads the same ids."""
     tokenizer = server.served.assistant.tokenizer

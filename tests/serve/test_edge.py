@@ -104,6 +104,43 @@ def test_statuses_have_one_shape(http):
         assert shaped(response)["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"messages": "\xff"}', "not UTF-8 (invalid start byte at byte 14)"),
+        (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "a whole number of more than 4,300 digits"),
+        (b'{"seed": 1,}', "not valid JSON: "),
+    ],
+    ids=["not UTF-8", "nested", "digits", "comma"],
+)
+def test_a_body_that_cannot_be_parsed_is_told_why(http, body, said):
+    response = http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert said in shaped(response)["message"]
+
+
+def test_a_path_that_does_not_exist_is_404_whatever_comes_with_it_and_a_near_one_is_named(http):
+    for path in ("/v1/moderations", "/v1/embeddings"):
+        for content, kind in ((b"", ""), (b"x", "text/plain"), (b"{}", "application/json")):
+            response = http.post(path, content=content, headers={"content-type": kind} if kind else {})
+            assert (response.status_code, "mean" in shaped(response)["message"]) == (404, False)
+    for path, meant in (
+        ("/chat/completions", CHAT),
+        ("/v1/v1/responses", "/v1/responses"),
+        ("/v1/tokenize", "/tokenize"),
+    ):
+        response = http.post(path, json=ASK)
+        assert response.status_code == 404
+        assert shaped(response)["message"] == f"no such path: POST {path}; did you mean {meant}?"
+
+
+def test_load_balancers_may_ask_for_the_health_without_its_body(http):
+    head, get = http.head("/health"), http.get("/health")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
 def test_a_body_above_the_limit_is_refused_whether_its_length_is_said_or_not(http):
     fits = b'{"messages": [], "user": "' + b"x" * (MAX_BODY - 100) + b'"}'
     json_type = {"content-type": "application/json"}

@@ -28,6 +28,22 @@ def test_every_field_stands_in_the_page(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=["en", "zh"])
+def test_each_parameter_stands_at_the_endpoints_that_take_it_and_at_no_other(page):
+    kinds = {"chat": ChatRequest, "responses": ResponsesRequest, "completions": CompletionRequest}
+    table = re.search(r"^\| [^|\n]+ \| [^|\n]+ \| [^|\n]+ \|\n\|---\|---\|---\|\n((?:\|.+\n)+)", page, re.MULTILINE)
+    rows = [row.split(" | ")[:2] for row in table[1].splitlines()]
+    said = {
+        name.split(".")[0]: set(re.findall(r"\w+", where))
+        for names, where in rows
+        for name in re.findall("`(.+?)`", names)
+    }
+    taken = {name: {at for at, kind in kinds.items() if name in kind.model_fields} for name in said}
+    assert said == {name: {*at} if len(at) < 3 else said["seed"] for name, at in taken.items()}
+    assert len(said["seed"]) == 1
+    assert set(said) == {name for kind in kinds.values() for name in kind.model_fields}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["en", "zh"])
 def test_every_endpoint_and_status_stands_in_the_page(page):
     with running(tiny_assistant()) as server:
         paths = server.app.openapi()["paths"]

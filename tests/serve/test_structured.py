@@ -86,7 +86,9 @@ def test_a_length_stop_leaves_the_beginning(client):
         (by_schema([]), "response_format.json_schema.schema"),
         ({"type": "json_schema"}, "response_format.json_schema"),
         ({"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}, "response_format.json_schema.name"),
+        (by_schema({"$ref": "#"}), "response_format"),
         ({"type": "yaml"}, "response_format.type"),
+        ({"type": ["text"]}, "response_format.type"),
         ("json", "response_format"),
     ],
     ids=lambda value: str(value)[:40],
@@ -96,6 +98,50 @@ def test_a_format_that_cannot_be_kept_is_refused_by_its_name(server, given, para
         said = http.post("/v1/chat/completions", json=ASK | {"response_format": given, "stream": True})
     error = said.json()["error"]
     assert (said.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"$ref": "#"}, "does it refer to itself without end?"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "use anyOf"),
+        ({"type": "string", "pattern": r"\bx"}, r"a pattern has \b or \B"),
+        ({"allOf": [{"type": "integer", "multipleOf": p} for p in (9973, 9967, 9949)]}, "too complex"),
+        ({"uniqueItems": True}, '"uniqueItems"'),
+        ({"contains": {}}, '"contains"'),
+        ({"type": "string", "format": "odd"}, "Unknown format: odd"),
+        ({"type": "string", "pattern": r"(a)\1"}, "backreferences are not supported"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_wrong_with_a_schema_is_said_to_people(client, schema, said):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**ASK, response_format=by_schema(schema))
+    assert caught.value.code == "invalid_json_schema"
+    assert said in caught.value.message
+    assert "<" not in caught.value.message
+
+
+def test_the_kinds_of_formats_are_named(client):
+    for given in ({"type": "xml"}, "xml"):
+        with pytest.raises(openai.BadRequestError, match="text, json_object or json_schema"):
+            client.chat.completions.create(**ASK, response_format=given)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_becomes_too_complex_in_the_middle_of_an_answer_is_named(client, stream):
+    """With 900 properties that may be left out or not, that is seen when one of them begins."""
+    many = {f"p{i}": {"type": "string"} for i in range(900)}
+    schema = {"type": "object", "properties": many, "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    for asked, param in (
+        ({"response_format": by_schema(schema)}, "response_format"),
+        ({"tools": [tool], "tool_choice": "required"}, "tools"),
+    ):
+        with pytest.raises(openai.APIError, match="too complex") as caught:
+            list(client.chat.completions.create(**ASK, **asked, stream=stream))
+        assert (caught.value.param, caught.value.code) == (param, "invalid_json_schema")
+        assert stream or isinstance(caught.value, openai.BadRequestError)
 
 
 def test_others_are_answered_while_a_hostile_schema_is_looked_at(client):

@@ -121,6 +121,23 @@ def test_a_call_that_is_cut_off_says_length(client):
     assert made.message.tool_calls[0].function.name == "weather"
 
 
+def test_an_answer_that_is_cut_before_its_call_has_no_content_and_an_empty_one_has_an_empty_one(client, qwen):
+    """Streamed or not, as the official client puts it together."""
+    free = {"tool_choice": "auto", "logit_bias": {str(next(iter(qwen.served.assistant.stop_ids(chat=True)))): 100}}
+    for asking, asked, content in (
+        (client, {"tool_choice": "required", "max_tokens": 1}, None),
+        (qwen.client(), free, ""),
+    ):
+        whole = asking.chat.completions.create(**ASK, **asked, seed=1).choices[0]
+        parts = [
+            chunk.choices[0].delta for chunk in asking.chat.completions.create(**ASK, **asked, seed=1, stream=True)
+        ]
+        said = [part.content for part in parts if part.content is not None]
+        assert whole.message.content == ("".join(said) if said else None) == content
+        assert whole.message.tool_calls is None
+        assert not any(part.tool_calls for part in parts)
+
+
 def test_a_model_may_choose_between_a_call_and_an_answer_by_a_schema(qwen):
     """With a schema for answers, all that is written is one or the other; nothing else would be valid."""
     schema = {
@@ -221,6 +238,7 @@ def test_the_clients_parser_takes_tools(client):
         ({}, "tools", "has no place for tools: force a call"),
         ({"tool_choice": "auto"}, "tools", "has no place for tools"),
         ({"tool_choice": "sometimes"}, "tool_choice", "none"),
+        ({"tool_choice": 5}, "tool_choice", "none, auto, required, or a function by its name"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice", "needs tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice", "there is no function 'no'"),
         ({"tools": [TIME, TIME], "tool_choice": "required"}, "tools", "the same name"),
@@ -243,6 +261,16 @@ def test_what_cannot_be_called_is_refused(server, given, param, said):
     error = reply.json()["error"]
     assert (reply.status_code, error["param"]) == (400, param), error
     assert said in error["message"]
+
+
+def test_a_model_whose_template_writes_no_calls_can_make_none_forced_or_not(tmp_path):
+    """As SmolLM2's, which is ChatML without tools."""
+    tokenizer = Tokenizer.load(write_folder(FORMATS["chatml"], tmp_path))
+    with running(Assistant(tiny_model(tokenizer), tokenizer, "chatml", "fp32")) as server:
+        for choice in ("auto", "required", NAMED):
+            with pytest.raises(openai.BadRequestError, match="it can call no tools, forced or not") as caught:
+                server.client().chat.completions.create(**ASK, tool_choice=choice)
+            assert (caught.value.param, caught.value.code) == ("tools", "unsupported_tools")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Assistant:
         """What compiles grammars for answers of this model; see ``generate.constraints``."""
         from tutelage.generate.constraints import Grammars
 
-        tokenizer, size = self.tokenizer, model_config(self.model).vocab_size
+        tokenizer, size = self.tokenizer, self.vocab_size
         known = range(min(size, tokenizer.vocab_size))
         names = [
             tokenizer.name_of(i).encode() if i in tokenizer.special_ids else tokenizer.token_bytes(i) for i in known
@@ -140,7 +140,7 @@ class Assistant:
         if len(items) and isinstance(items[0], Message | Mapping):
             messages = [message_of(m) for m in items]
             return render(self.tokenizer, messages, add_generation_prompt=messages[-1].role != "assistant").ids
-        largest = model_config(self.model).vocab_size - 1
+        largest = self.vocab_size - 1
         try:
             row = torch.as_tensor(items)
         except (TypeError, ValueError):  # neither ids nor messages
@@ -361,6 +361,11 @@ class Assistant:
     def context(self) -> int:
         """The longest sequence that the model takes [tokens]."""
         return model_config(self.model).max_position_embeddings
+
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids the model has."""
+        return model_config(self.model).vocab_size
 
     @property
     def decoder(self) -> Decoder:

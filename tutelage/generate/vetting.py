@@ -30,7 +30,20 @@ def begun(tokenizer: llguidance.LLTokenizer, grammar: str) -> tuple[llguidance.L
     """A grammar's matcher, which has computed what the first step of every answer needs, and what is wrong with it in a line."""
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_limits())
     matcher.compute_bitmask()
-    return matcher, " ".join(matcher.get_error().split())[:300] if matcher.is_error() else ""
+    return matcher, _told(" ".join(matcher.get_error().split())[:300]) if matcher.is_error() else ""
+
+
+_TOLD = {
+    "NoExtensionBias": "nothing can ever satisfy it: does it refer to itself without end?",
+    "oneOf constraints are not supported": "oneOf is possible only if its alternatives are seen to exclude each other: use anyOf",
+    "lookarounds not supported yet": "a pattern has \\b or \\B, which is not possible",
+    "fuel exhausted": "it is too complex: make it simpler",
+}
+"""Beginning of what llguidance says where that is not for people -> what to say instead."""
+
+
+def _told(problem: str) -> str:
+    return next((told for begin, told in _TOLD.items() if problem.startswith(begin)), problem)
 
 
 class Vetter:

@@ -58,6 +58,7 @@ def create_app(
     return app
 
 
+@router.head("/health", include_in_schema=False)  # load balancers ask so
 @router.get("/health")
 async def health(http: Request) -> Response:
     """Whether requests are answered, and by which model; 503 if not. Needs no key."""

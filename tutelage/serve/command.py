@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import uvicorn
@@ -145,6 +146,10 @@ def serve(
             server.run([listener])
         except (Interrupted, KeyboardInterrupt):
             return "stopped"
+        if (
+            server.signalled
+        ):  # and the signal that uvicorn then raises again was ignored, as Ctrl-C is in a script's background
+            return "stopped"
     raise TutelageError("the server ended by itself")
 
 
@@ -162,7 +167,7 @@ class Server(uvicorn.Server):
     """Uvicorn with a shutdown that lets answers finish for ``grace`` seconds, and then ends them with an error."""
 
     def __init__(self, app: FastAPI, grace: float = GRACE, proxies: Sequence[str] = ()) -> None:
-        self.app, self.grace = app, grace
+        self.app, self.grace, self.signalled = app, grace, False
         config = uvicorn.Config(
             app,
             loop="asyncio",
@@ -177,6 +182,10 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(grace) + 10,  # for clients that do not read their answer
         )
         super().__init__(config)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.signalled = True
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         ending = asyncio.create_task(self._end_answers())

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tutelage.serve.keys import Keys
 from tutelage.serve.limits import Limits
 from tutelage.serve.metrics import Metrics
-from tutelage.serve.openai.errors import ApiError, Forbidden, NotJson, TooLarge, Unauthorized
+from tutelage.serve.openai.errors import ApiError, Forbidden, NotJson, TooLarge, Unauthorized, has_path
 
 MAX_BODY = 4 * 2**20
 """Bytes of the largest body: a million tokens of text."""
@@ -113,7 +113,8 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_source(scope["method"], headers)
             if scope["path"].startswith(_PRIVATE):
-                self._check_kind(scope["method"], headers)
+                if has_path(scope, scope["path"]):  # any other is 404, whatever comes with it
+                    self._check_kind(scope["method"], headers)
                 owner, address = await self._owner(headers), scope.get("client") or ("",)
                 scope["state"]["client"] = owner or ":".join(map(str, address))
                 scope["state"]["limited"] = limited = (

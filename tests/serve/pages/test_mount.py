@@ -59,6 +59,21 @@ def test_pages_answer_where_the_api_does_not(server: Running) -> None:
             assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_programs_get_an_error_in_json_where_neither_a_page_nor_the_api_has_the_path(server: Running) -> None:
+    page = {"accept": "text/html,*/*;q=0.8"}
+    with server.http() as http:
+        for path, headers in (
+            ("/chat/completions", {}),
+            ("/models", page),
+            ("/nowhere", {"accept": "application/json"}),
+        ):
+            response = http.request("GET" if headers else "POST", path, headers=headers)
+            assert (response.status_code, set(response.json())) == (404, {"error"})
+            assert (f"did you mean /v1{path}?" in response.json()["error"]["message"]) == (path != "/nowhere")
+        assert http.get("/nowhere", headers=page).text == "Not Found"
+        assert http.get("/settings", headers={"accept": "*/*"}).headers["content-type"].startswith("text/html")
+
+
 def test_where_the_queue_is_full_the_page_is_told_to_wait_and_nothing_is_recorded(
     server: Running, store: Store
 ) -> None:

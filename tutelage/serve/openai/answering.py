@@ -92,6 +92,8 @@ class Job:
 
     def failure(self, error: Exception) -> ApiError:
         """What ended the request, for its client."""
+        if isinstance(error, ApiError):
+            return error
         if isinstance(error, UsageError):
             return BadRequest(str(error))
         if not self.served.service.is_open:
@@ -134,9 +136,13 @@ def to_requests(
 ) -> list[Request]:
     """What the engine is asked for each prompt's ids. Prompt i of several is sampled with seed + i.
 
-    BadRequest for a prompt that leaves no room for an answer.
+    BadRequest for a prompt that leaves no room for an answer, and for a bias of a token that there is not.
     """
-    context, requests = served.assistant.context, []
+    context, requests, biases, largest = served.assistant.context, [], asked.biases, served.assistant.vocab_size - 1
+    if strange := [i for i in biases if not 0 <= i <= largest]:
+        raise BadRequest(
+            f"logit_bias: {strange[0]} is not one of the token ids from 0 to {largest}", param="logit_bias"
+        )
     for place, ids in enumerate(prompts):
         if len(ids) >= context:
             said = f"the prompt has {len(ids)} tokens and the model's context is {context}: shorten it"
@@ -150,7 +156,7 @@ def to_requests(
                 stop=asked.stops,
                 mask=mask,
                 mask_after=mask.after if mask else None,
-                logit_bias=asked.biases,
+                logit_bias=biases,
                 top_logprobs=asked.ranked or 0,
                 echo=asked.echo_wanted and asked.ranked is not None,
             )
@@ -181,7 +187,9 @@ async def answer(
     except UsageError as error:
         if not served.service.is_open:
             raise Unavailable("the server is shutting down: try again", code="shutting_down") from None
-        raise BadRequest(str(error)) from None
+        raise BadRequest(
+            str(error), param=asked.prompt_field if len(prompts) > 1 else "n"
+        ) from None  # too many at once
     spend = partial(limits.spend, limited)
     job = Job(served, asked, tickets, prompts, metrics, http.state.started, spend, spaced=not chat)
     if asked.stream:

@@ -34,7 +34,7 @@ class Chat(Chunked):
     ) -> None:
         super().__init__("chatcmpl", model, wants_usage)
         self._tokenizer, self._logprobs, self._calling = tokenizer, logprobs, calling
-        self._readers: dict[int, CallReader] | None = defaultdict(calling.reader) if calling else None  # by index
+        self._readers: dict[int, CallReader] = defaultdict(calling.reader) if calling else {}  # by index
 
     def _choice(self, choice: Choice) -> Object:
         message, reason = self._message(choice)
@@ -52,7 +52,11 @@ class Chat(Chunked):
                 calls.append({"id": call_id(), "type": "function", "function": {"name": text, "arguments": ""}})
             else:
                 calls[-1]["function"]["arguments"] += text
-        message = {"role": "assistant", "content": content if content or not calls else None, "refusal": None}
+        message = {
+            "role": "assistant",
+            "content": content or (None if calls or self._calling.forced else ""),
+            "refusal": None,
+        }
         called = "tool_calls" if calls and choice.finish_reason == "stop" else choice.finish_reason
         return message | ({"tool_calls": calls} if calls else {}), called
 
@@ -63,17 +67,19 @@ class Chat(Chunked):
         index, reason = choice.index, delta.finish_reason
         deltas: list[Object] = [{"content": delta.text}] if delta.text else []
         ended: str | None = reason
-        if self._readers is not None:
+        if self._calling is not None:
             reader = self._readers[index]
             pieces = [*reader.push(delta.text), *(reader.finish() if reason else ())]
             deltas, place = [], reader.called - sum(piece.kind == "name" for piece in pieces) - 1
             for kind, text in pieces:
                 place += kind == "name"
                 deltas.append({"content": text} if kind == "content" else {"tool_calls": [_call(place, kind, text)]})
+            if reason and not choice.text and not self._calling.forced:
+                deltas.append({"content": ""})  # as in a whole answer; until here it might have become a call
             ended = "tool_calls" if reader.called and reason == "stop" else reason
         logprobs = self._all_logprobs(delta.tokens) if delta.tokens else None
         if logprobs and not deltas:
-            deltas = [{"content": ""} if self._readers is None else {}]
+            deltas = [{"content": ""} if self._calling is None else {}]
         parts = [self._delta(index, part, logprobs if i == 0 else None) for i, part in enumerate(deltas)]
         return b"".join(map(self._chunk, [*parts, self._delta(index, {}, None, ended)] if ended else parts))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from tutelage.errors import TutelageError
 from tutelage.settings import wording
@@ -140,22 +143,54 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 async def on_invalid(request: Request, error: Exception) -> Response:
     """For FastAPI: a body that is not JSON, or does not fit the model; 400, as OpenAI has it, and without the values."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    first = min(
+        error.errors(), key=lambda problem: problem["type"] == "missing"
+    )  # a wrong type says why others are missing
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}").response()
     names = [str(part) for part in first["loc"][1:] if part not in _BRANCHES]
     if not names:
         return BadRequest("the body should be a JSON object").response()
     param = ".".join(names)
-    problem = "is required" if first["type"] == "missing" else wording(first)
+    problem = _WORDINGS.get(first["type"]) or wording(first)
     return BadRequest(f"{param}: {problem}", param=param).response()
 
 
+_WORDINGS = {
+    "missing": "is required",
+    "string_type": "should be text",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "should be an object"),
+}
+"""Type of a pydantic error -> what to say of JSON, where settings in YAML are worded in another way."""
+
+
+def has_path(scope: Scope, path: str) -> bool:
+    """Whether the application has a route for a path, whatever the method."""
+    at = {**scope, "path": path}
+    return any(route.matches(at)[0] is not Match.NONE for route in scope["app"].routes)
+
+
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """For FastAPI: no such path, or no such method."""
+    """For FastAPI: no such path, no such method, or a body that cannot be parsed."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 400 and error.__cause__ is not None:
+        return BadRequest(f"the body cannot be read: {_unread(error.__cause__)}").response()
     kind = _BY_STATUS.get(error.status_code, BadRequest if error.status_code < 500 else ApiError)
-    said = {404: f"no such path: {request.method} {request.url.path}", 405: f"{request.method} is not possible here"}
+    path = request.scope["path"]
+    meant = [other for other in (f"/v1{path}", path.removeprefix("/v1")) if has_path(request.scope, other)]
+    hint = f"; did you mean {meant[0]}?" if meant else ""
+    said = {404: f"no such path: {request.method} {path}{hint}", 405: f"{request.method} is not possible here"}
     response = kind(said.get(error.status_code, str(error.detail)), headers=error.headers).response()
     response.status_code = error.status_code
     return response
+
+
+def _unread(error: BaseException) -> str:
+    """Why a body is not read, though it might be JSON: without its words."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 ({error.reason} at byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "its lists and objects are nested too deeply"
+    if isinstance(error, ValueError):  # from int()
+        return f"it has a whole number of more than {sys.get_int_max_str_digits():,} digits"
+    return "it is damaged"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from functools import cache
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 from tutelage.generate.sampler import Sampling
 from tutelage.serve.openai.errors import BadRequest
@@ -25,6 +26,20 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
+def by_type(names: Mapping[type, str], expected: str) -> Discriminator:
+    """What tells the alternatives of a field by the type of its value. ``expected``: what to say of any other value."""
+
+    def name(value: Any) -> str | None:
+        return next((name for kind, name in names.items() if isinstance(value, kind)), None)
+
+    return refusing(name, expected)
+
+
+def refusing(name: Callable[[Any], str | None], expected: str) -> Discriminator:
+    """What tells the alternatives of a field by a function, and what to say where that knows none."""
+    return Discriminator(name, custom_error_type="alternatives", custom_error_message=expected)
+
+
 class Sampled(Shape):
     """A request for answers. A field that is null counts as left out. The properties are for requests without such fields."""
 
@@ -35,7 +50,7 @@ class Sampled(Shape):
     unsupported: ClassVar[Set[str]]
     """Fields that are refused, whatever they say."""
     reasons: ClassVar[Mapping[str, str]] = {}
-    """Why some of these are refused."""
+    """Why some of these are refused, and what to use for parameters of other endpoints."""
 
     model: str | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
@@ -103,5 +118,18 @@ class Sampled(Shape):
                 with_value = " with this value" * (name in self.neutral)
                 reason = f": {self.reasons[name]}" if name in self.reasons else ""
                 raise BadRequest(f"{name} is not supported{with_value}{reason}", param=name)
-            hint = nearest(name, list(type(self).model_fields))
+            if name in _everywhere():
+                instead = self.reasons.get(name, "it is a parameter of other endpoints")
+                said = f"{name} is not supported here: {instead}"
+                raise BadRequest(said, param=name, code="unknown_parameter")
+            hint = nearest(name, list(type(self).model_fields), cutoff=0.7)  # below, "stop" is near "top_p"
             raise BadRequest(f"unknown parameter {name!r}{hint}", param=name, code="unknown_parameter")
+
+
+@cache
+def _everywhere() -> frozenset[str]:
+    """The parameters of all requests for answers."""
+    kinds: list[type[Sampled]] = [Sampled]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return frozenset(name for kind in kinds for name in kind.model_fields)

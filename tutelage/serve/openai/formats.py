@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from weakref import WeakValueDictionary
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag, field_validator
+from torch import Tensor
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.serve.openai.errors import BadRequest, Busy
-from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.fields import Shape, refusing
 
 if TYPE_CHECKING:  # llguidance is loaded with the first grammar
     from tutelage.generate.constraints import Mask
@@ -28,6 +30,13 @@ class PlainText(Shape):
     """Any text."""
 
     type: Literal["text"]
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _one_of_ours(cls, value: Any) -> Any:
+        if value != "text":  # whatever has another type is read as this one
+            raise ValueError("should be text, json_object or json_schema")
+        return value
 
 
 class JsonObject(Shape):
@@ -52,17 +61,22 @@ class JsonSchema(Shape):
     json_schema: Schema
 
 
-def format_kind(value: Any) -> str:
-    """The name of the alternative that a format is read as."""
+def _format_kind(value: Any) -> str | None:
+    if not isinstance(value, dict | Shape):
+        return None
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return {"json_object": "an_object", "json_schema": "a_schema"}.get(kind or "", "any_text")
+    return "an_object" if kind == "json_object" else "a_schema" if kind == "json_schema" else "any_text"
+
+
+by_format = refusing(_format_kind, "should be an object with the type text, json_object or json_schema")
+"""What tells the alternatives of a format."""
 
 
 ResponseFormat = Annotated[
     Annotated[PlainText, Tag("any_text")]
     | Annotated[JsonObject, Tag("an_object")]
     | Annotated[JsonSchema, Tag("a_schema")],
-    Discriminator(format_kind),
+    by_format,
 ]
 
 
@@ -84,7 +98,7 @@ _turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
 
 async def compiled(assistant: Assistant, grammar: str, param: str, client: str, *, after: int | None = None) -> Mask:
-    """A grammar as the mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where that fails."""
+    """A grammar as the mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where that or the mask fails."""
     turn = _turns.setdefault(client, _Turn())
     if turn.waiting >= MOST_WAITING:
         raise Busy("too many schemas wait to be compiled", code="queue_full", headers={"retry-after": "5"})
@@ -92,8 +106,16 @@ async def compiled(assistant: Assistant, grammar: str, param: str, client: str, 
     try:
         async with turn.lock:
             compile, loop = assistant.grammars.compile, asyncio.get_running_loop()
-            return await loop.run_in_executor(_compiling, compile, grammar, after)
+            mask = await loop.run_in_executor(_compiling, compile, grammar, after)
     except UsageError as error:
         raise BadRequest(f"the schema cannot be used: {error}", param=param, code="invalid_json_schema") from None
     finally:
         turn.waiting -= 1
+
+    def named(ids: list[int]) -> Sequence[int] | Tensor:
+        try:
+            return mask(ids)
+        except UsageError as error:
+            raise BadRequest(str(error), param=param, code="invalid_json_schema") from None
+
+    return named

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from tutelage.records import Message, ToolCall
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.fields import Shape, by_type
 
 _UNREAD = {
     "image_url": "a picture",
@@ -19,10 +19,6 @@ _UNREAD = {
     "file": "a file",
     "input_file": "a file",
 }
-
-
-def _text_or_parts(value: Any) -> str:
-    return "parts" if isinstance(value, list) else "plain"
 
 
 class Part(Shape):
@@ -48,7 +44,7 @@ class Part(Shape):
 
 Content = Annotated[
     Annotated[str, Tag("plain")] | Annotated[list[Part], Tag("parts")],
-    Discriminator(_text_or_parts),
+    by_type({str: "plain", list: "parts"}, "should be text, or a list of parts of text"),
 ]
 
 

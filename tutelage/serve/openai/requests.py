@@ -5,28 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Sampled, Shape
+from tutelage.serve.openai.fields import Sampled, Shape, by_type, refusing
 from tutelage.serve.openai.formats import ResponseFormat
 from tutelage.serve.openai.messages import ChatMessage
-from tutelage.serve.openai.tools import Calling, FunctionTool, NamedTool, calling
+from tutelage.serve.openai.tools import Calling, FunctionTool, NamedTool, by_choice, calling
 
 
-def _one_or_several(value: Any) -> str:
-    return "one" if isinstance(value, str) else "several"
-
-
-def _word_or_named(value: Any) -> str:
-    return "word" if isinstance(value, str) else "function_named"
-
-
-def _kind_of_prompt(value: Any) -> str:
-    first = value[0] if isinstance(value, list) and value else None
-    if isinstance(value, str):
-        return "plain"
+def _kind_of_prompt(value: Any) -> str | None:
+    if not isinstance(value, list):
+        return "plain" if isinstance(value, str) else None
+    first = value[0] if value else None
     return "rows" if isinstance(first, list) else "ids" if isinstance(first, int) else "texts"
 
 
@@ -58,7 +50,7 @@ class Asked(Sampled):
         Annotated[
             Annotated[str, Field(min_length=1), Tag("one")]
             | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4), Tag("several")],
-            Discriminator(_one_or_several),
+            by_type({str: "one", list: "several"}, "should be text, or a list of up to four texts"),
         ]
         | None
     ) = None
@@ -113,7 +105,7 @@ class ChatRequest(Asked):
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("function_named")],
-            Discriminator(_word_or_named),
+            by_choice,
         ]
         | None
     ) = None
@@ -154,7 +146,7 @@ class CompletionRequest(Asked):
         | Annotated[list[str], Field(min_length=1), Tag("texts")]
         | Annotated[list[int], Tag("ids")]
         | Annotated[list[list[int]], Tag("rows")],
-        Discriminator(_kind_of_prompt),
+        refusing(_kind_of_prompt, "should be text, a list of texts, token ids, or rows of token ids"),
     ]
     max_tokens: int | None = Field(None, ge=0)
     logprobs: int | None = Field(None, ge=0, le=5)

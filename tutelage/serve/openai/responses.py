@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.records import Message, ToolCall
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Sampled, Shape
-from tutelage.serve.openai.formats import JsonObject, PlainText, Schema, format_kind
+from tutelage.serve.openai.fields import Sampled, Shape, by_type
+from tutelage.serve.openai.formats import JsonObject, PlainText, Schema, by_format
 from tutelage.serve.openai.messages import Content, answered, text_of, tool_call
-from tutelage.serve.openai.tools import Calling, Function, calling
+from tutelage.serve.openai.tools import Calling, Function, by_choice, calling
 
 _STATELESS = "nothing is stored here: send the whole conversation as input"
 
@@ -32,7 +32,7 @@ class TextOptions(Shape):
             Annotated[PlainText, Tag("any_text")]
             | Annotated[JsonObject, Tag("an_object")]
             | Annotated[JsonSchemaFormat, Tag("a_schema")],
-            Discriminator(format_kind),
+            by_format,
         ]
         | None
     ) = None
@@ -77,14 +77,6 @@ class Item(Shape):
         return getattr(self, field)
 
 
-def _text_or_items(value: Any) -> str:
-    return "items" if isinstance(value, list) else "plain"
-
-
-def _word_or_named(value: Any) -> str:
-    return "word" if isinstance(value, str) else "function_named"
-
-
 class ResponsesRequest(Sampled):
     """POST /v1/responses"""
 
@@ -109,11 +101,14 @@ class ResponsesRequest(Sampled):
     reasons: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("store", "previous_response_id", "conversation", "background"), _STATELESS),
         "truncation": "a conversation that is too long is an error and is never cut",
+        **dict.fromkeys(("max_tokens", "max_completion_tokens"), "use max_output_tokens"),
+        "messages": "use input",
+        "response_format": "use text.format",
     }
 
     input: Annotated[
         Annotated[str, Tag("plain")] | Annotated[list[Item], Field(min_length=1), Tag("items")],
-        Discriminator(_text_or_items),
+        by_type({str: "plain", list: "items"}, "should be text, or a list of items"),
     ]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
@@ -123,7 +118,7 @@ class ResponsesRequest(Sampled):
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("word")]
             | Annotated[NamedFunctionTool, Tag("function_named")],
-            Discriminator(_word_or_named),
+            by_choice,
         ]
         | None
     ) = None

@@ -164,7 +164,12 @@ async def mask_of(
 
 
 def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int]:
-    """The ids of a prompt. BadRequest where an id or a character is not possible."""
+    """The ids of a prompt. BadRequest where an id or a character is not possible, or a row has no ids."""
+    largest = assistant.vocab_size - 1
+    if strange := [i for i in given if not 0 <= i <= largest] if isinstance(given, list) else ():
+        raise BadRequest(f"{param}: {strange[0]} is not one of the token ids from 0 to {largest}", param=param)
+    if given == []:
+        raise BadRequest(f"{param}: a row of token ids is empty", param=param)
     try:
         return assistant.encode(given)
     except UsageError as error:

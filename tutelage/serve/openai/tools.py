@@ -12,7 +12,7 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.generate.constraints import json_options, lark_grammar
 from tutelage.records import Tool
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.fields import Shape, by_type
 from tutelage.serve.openai.formats import Name
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.text.tools import CallReader, ToolFormat, takes_tools, tool_format
@@ -53,6 +53,13 @@ class NamedTool(Shape):
 
     type: Literal["function"]
     function: NamedFunction
+
+
+by_choice = by_type(
+    {str: "word", dict: "function_named", Shape: "function_named"},
+    "should be none, auto, required, or a function by its name",
+)
+"""What tells the alternatives of a choice."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def calling(
     """How an answer may call tools; None where it may not.
 
     ``choice``: none, auto (the default) or required; ``named``: the one function that has to be called. BadRequest for tools that
-    the model cannot be told of, unless a call is forced: a grammar can do that to any model.
+    the model cannot be told of, unless a call is forced: a grammar can do that to any model whose template writes calls.
     """
     if named is None and (not functions or choice == "none"):
         if choice == "required":
@@ -146,7 +153,8 @@ def calling(
     format = tool_format(assistant.tokenizer)
     if format is None or not (forced or takes_tools(assistant.tokenizer)):
         lacks = "has no place for tools" if format else "does not write calls as JSON with a name and arguments"
-        hint = ": force a call with tool_choice 'required' or a function's name" if format else ""
+        forcing = "force a call with tool_choice 'required' or a function's name"
+        hint = f": {forcing if format else 'it can call no tools, forced or not'}"
         raise BadRequest(f"the model's chat template {lacks}{hint}", param="tools", code="unsupported_tools")
     strict = frozenset(function.name for function in functions if function.strict)
     return Calling(format, tools, forced, several and format.several and named is None, strict)

@@ -15,6 +15,8 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from tutelage.assistant.assistant import CHAT
@@ -26,6 +28,7 @@ from tutelage.records import Message
 from tutelage.seeds import derive
 from tutelage.serve.choose import model_id
 from tutelage.serve.metrics import Counting, Metrics
+from tutelage.serve.openai.errors import has_path
 from tutelage.serve.pages.app import create_pages
 from tutelage.serve.pages.stored import Policy, StoredBackend
 from tutelage.serve.served import Served
@@ -65,8 +68,16 @@ def mount_pages(
     pages = create_pages(backend, secret=read_secret(store), retry_after=metrics.retry_after, **options)
     not_found = app.router.default
 
+    def meant_for_api(scope: Scope) -> bool:
+        """Whether it is a program that asks for a path which is not there: its error is JSON, and not a page's."""
+        if scope["path"].startswith("/v1/"):
+            return True
+        if any(route.matches(scope)[0] is not Match.NONE for route in pages.app.routes):
+            return False
+        return has_path(scope, f"/v1{scope['path']}") or "text/html" not in Headers(scope=scope).get("accept", "")
+
     async def default(scope: Scope, receive: Receive, send: Send) -> None:
-        await (not_found if scope["path"].startswith("/v1/") else pages)(scope, receive, send)
+        await (not_found if meant_for_api(scope) else pages)(scope, receive, send)
 
     app.router.default = default
     app.state.pages = backend

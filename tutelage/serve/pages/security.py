@@ -15,9 +15,10 @@ from typing import ClassVar
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 1024
 """Length in characters is the only rule: rules about kinds of characters make passwords worse."""
@@ -38,7 +39,7 @@ HEADERS = {
 class SafeHeaders:
     """ASGI middleware: adds the security headers to every response. Responses are not kept by caches unless they say so."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Starlette) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
