@@ -166,6 +166,14 @@ def test_torch_stays_out() -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_the_compiler_stays_out_until_something_is_compiled() -> None:
+    """70 MB and a second: `torch.compiler.disable` as a decorator had loaded it with every command."""
+    names = ["tutelage.serve.command", "tutelage.train.sft", "tutelage.train.ppo", "tutelage.evaluate.tasks.run"]
+    code = "import sys\nfor name in sys.argv[1:]:\n    __import__(name)\n    assert 'torch._dynamo' not in sys.modules, name"
+    run = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def seconds(*command: str) -> float:
     """The least user time of a few runs of a command: the machine's other work does not count against it."""
     code = (

@@ -197,7 +197,19 @@ def test_a_schema_that_grammars_do_not_know_binds_as_far_as_they_do_unless_it_is
     with pytest.raises(openai.BadRequestError, match="Unimplemented"):
         client.chat.completions.create(**asked | {"tools": [strict]})
     broken = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": 3}}}
-    assert client.chat.completions.create(**asked | {"tools": [broken]}, max_tokens=5).choices
+    broken["function"]["name"] = "broken"
+    for others in ([WEATHER], [{"type": "function", "function": WEATHER["function"] | {"strict": True}}]):
+        for seed in range(6):
+            made = client.chat.completions.create(**asked | {"tools": [broken, *others], "seed": seed}, max_tokens=900)
+            for call in made.choices[0].message.tool_calls or ():
+                if call.function.name == "weather" and made.choices[0].finish_reason == "tool_calls":
+                    checked([call])
+                    break
+            else:
+                continue
+            break
+        else:
+            pytest.fail("the other tool's schema was not seen to bind")
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(**asked | {"tools": [broken]}, tool_choice="required")
 

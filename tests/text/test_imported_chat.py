@@ -198,6 +198,8 @@ def test_prompts_are_those_of_whole_renderings(load, name):
         for dialogue in (messages, spelled, halves):
             assert render_prompts(ours, [dialogue]) == [render(ours, dialogue, add_generation_prompt=True).ids]
     assert len(asked) > 2
+    told = [messages for messages, ask in dialogues(name, 12) if not ask]
+    assert render_prompts(ours, told, ask=False) == [render(ours, messages).ids for messages in told]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -88,6 +88,8 @@ def read(reader: CallReader, text: str, rng: random.Random) -> tuple[str, list]:
         ('<tool_call>{"name": "f", "arguments": 5}</tool_call> x', '<tool_call>{"name": "f", "arguments": 5}</tool_call> x', []),
         ('<tool_call>{"name": "f", "arguments": {"a": "\\"}"}}', "", [("f", {"a": '"}'})]),
         ("1 < 2 <", "1 < 2 <", []),
+        ('I write <tool_call> so: <tool_call>{"name":"f","arguments":{}}</tool_call>', "I write <tool_call> so:", [("f", {})]),
+        ("<tool_call> and <tool_call>", "<tool_call> and <tool_call>", []),
     ],
 )  # fmt: skip
 def test_what_a_model_may_write(text, content, calls):

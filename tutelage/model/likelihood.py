@@ -45,12 +45,8 @@ def summed_nll(model: Decoder, hidden: Tensor, targets: Tensor) -> Tensor:
     size = _tokens_at_once(model)
     if len(hidden) <= size or not torch.is_grad_enabled():
         return per_token(model, hidden, _nll, targets).sum()
-    return _with_gradient(hidden, model.output_weight, targets, size, model.compute_dtype(model.output_weight))
-
-
-@torch.compiler.disable
-def _with_gradient(*given: Any) -> Tensor:
-    return _SummedNLL.apply(*given)
+    weight = model.output_weight
+    return _SummedNLL.apply(hidden, weight, targets, size, model.compute_dtype(weight))
 
 
 class _SummedNLL(torch.autograd.Function):

@@ -80,12 +80,12 @@ def render_batch(
 
 
 def render_prompts(
-    tokenizer: Tokenizer, dialogues: Sequence[Sequence[Message]], *, tools: Sequence[Tool] = ()
+    tokenizer: Tokenizer, dialogues: Sequence[Sequence[Message]], *, tools: Sequence[Tool] = (), ask: bool = True
 ) -> list[list[int]]:
-    """The ids of conversations up to where the answer begins: those of ``render_batch``, sooner where no loss mask is needed."""
+    """The ids of conversations, with ``ask`` up to where the answer begins: ``render_batch``'s, sooner and without loss masks."""
     if tokenizer.chat is not None:
-        return rendering.render_prompts(tokenizer.chat, dialogues, tools)
-    return [one.ids for one in render_batch(tokenizer, dialogues, add_generation_prompt=True)]
+        return rendering.render_prompts(tokenizer.chat, dialogues, tools, ask=ask)
+    return [one.ids for one in render_batch(tokenizer, dialogues, add_generation_prompt=ask)]
 
 
 def render_answers(

@@ -202,6 +202,13 @@ class CallReader:
                 pieces.append(Piece("name", name))
             self._text, self._state, self._depth = self._text[found.end() :], "arguments", 0
             return True
+        marker = self._format.marker
+        if marker and marker in self._text:  # the one before it was only spoken of
+            said, _, self._text = self._text.partition(marker)
+            kept = (self._lead + said).rstrip()
+            pieces += self._said(kept)
+            self._lead = (self._lead + said)[len(kept) :] + marker
+            return True
         closed = self._format.closing and self._format.closing in self._text
         if closed or (not self._format.marker and len(self._text) > 300):  # not a call after all
             pieces += self._said(self._lead + self._text)

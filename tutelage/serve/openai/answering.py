@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
@@ -19,11 +18,9 @@ from tutelage.generate.service import Delta, Ticket
 from tutelage.serve.metrics import Counting, Metrics
 from tutelage.serve.openai.errors import ApiError, BadRequest, Busy, Unavailable, as_json
 from tutelage.serve.openai.fields import Sampled
+from tutelage.serve.openai.formats import Named
 from tutelage.serve.openai.shapes import Choice, Shape, Usage
 from tutelage.serve.served import Served, cancelled_when_gone, read
-
-if TYPE_CHECKING:  # llguidance is loaded with the first grammar
-    from tutelage.generate.constraints import Mask
 
 PAUSE = 0.04
 """Seconds between the chunks of a stream: 25 a second are smooth to the eye, and a chunk costs as much as a small model's token."""
@@ -132,7 +129,7 @@ def with_space(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], id
 
 
 def to_requests(
-    served: Served, asked: Sampled, prompts: Sequence[Sequence[int]], *, chat: bool, mask: Mask | None
+    served: Served, asked: Sampled, prompts: Sequence[Sequence[int]], *, chat: bool, mask: Named | None
 ) -> list[Request]:
     """What the engine is asked for each prompt's ids. Prompt i of several is sampled with seed + i.
 
@@ -172,7 +169,7 @@ async def answer(
     prompts: Sequence[Sequence[int]],
     *,
     chat: bool,
-    mask: Mask | None = None,
+    mask: Named | None = None,
 ) -> Response:
     """Submit the prompts' ids together and answer. ``mask``: what the answer to a single prompt has to follow."""
     metrics, requests = http.app.state.metrics, to_requests(served, asked, prompts, chat=chat, mask=mask)

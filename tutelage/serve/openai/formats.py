@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from weakref import WeakValueDictionary
 
@@ -87,6 +87,25 @@ def schema_of(format: ResponseFormat | None) -> dict[str, Any] | None:
     return {"type": "object"} if isinstance(format, JsonObject) else None
 
 
+@dataclass(frozen=True)
+class Named:
+    """A mask whose faults name the field that its grammar comes from."""
+
+    mask: Mask
+    param: str
+
+    @property
+    def after(self) -> int | None:
+        """The token that it begins with; see ``Request.mask_after``."""
+        return self.mask.after
+
+    def __call__(self, ids: list[int]) -> Tensor:
+        try:
+            return self.mask(ids)
+        except UsageError as error:
+            raise BadRequest(str(error), param=self.param, code="invalid_json_schema") from None
+
+
 class _Turn:
     """A client's grammars, which are compiled one after the other, so that others' wait for one of them at most."""
 
@@ -97,7 +116,7 @@ class _Turn:
 _turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
 
-async def compiled(assistant: Assistant, grammar: str, param: str, client: str, *, after: int | None = None) -> Mask:
+async def compiled(assistant: Assistant, grammar: str, param: str, client: str, *, after: int | None = None) -> Named:
     """A grammar as the mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where that or the mask fails."""
     turn = _turns.setdefault(client, _Turn())
     if turn.waiting >= MOST_WAITING:
@@ -112,10 +131,4 @@ async def compiled(assistant: Assistant, grammar: str, param: str, client: str, 
     finally:
         turn.waiting -= 1
 
-    def named(ids: list[int]) -> Sequence[int] | Tensor:
-        try:
-            return mask(ids)
-        except UsageError as error:
-            raise BadRequest(str(error), param=param, code="invalid_json_schema") from None
-
-    return named
+    return Named(mask, param)

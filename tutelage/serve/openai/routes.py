@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -12,12 +14,12 @@ from starlette.responses import Response
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
 from tutelage.generate.constraints import schema_grammar
-from tutelage.records import Message
+from tutelage.records import Message, Tool
 from tutelage.serve.openai import response_shape
 from tutelage.serve.openai.answering import answer
 from tutelage.serve.openai.chat_shape import Chat
 from tutelage.serve.openai.errors import BadRequest, ErrorBody, NotFound, as_json
-from tutelage.serve.openai.formats import compiled, schema_of
+from tutelage.serve.openai.formats import Named, compiled, schema_of
 from tutelage.serve.openai.messages import records
 from tutelage.serve.openai.requests import ChatRequest, CompletionRequest
 from tutelage.serve.openai.responses import ResponsesRequest
@@ -26,9 +28,6 @@ from tutelage.serve.openai.tools import Calling
 from tutelage.serve.served import Served
 from tutelage.text.chat import render_prompts
 from tutelage.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:  # llguidance is loaded with the first grammar
-    from tutelage.generate.constraints import Mask
 
 DEFAULT = "default"
 """The name that always means the model that is served."""
@@ -145,7 +144,7 @@ def prompt_ids(
 
 async def mask_of(
     assistant: Assistant, schema: dict[str, Any] | None, calls: Calling | None, param: str, client: str
-) -> Mask | None:
+) -> Named | None:
     """What an answer has to follow: a schema, or the form of a call. ``param``: the field that the schema comes from."""
     grammar = calls.grammar(assistant.tokenizer, schema) if calls else None
     if grammar is not None:
@@ -153,14 +152,33 @@ async def mask_of(
     if schema is not None:
         return await compiled(assistant, schema_grammar(schema), param, client)
     after = calls.after(assistant.tokenizer) if calls else None
-    if calls is None or after is None:
-        return None
+    return None if calls is None or after is None else await _chosen(assistant, calls, after, client)
+
+
+async def _chosen(assistant: Assistant, calls: Calling, after: int, client: str) -> Named | None:
+    """What calls that the model chooses follow. Functions that are not strict take any object if their schema cannot be used."""
+
+    async def compile(tools: Sequence[Tool]) -> Named:
+        grammar = replace(calls, tools=tools).rest(assistant.tokenizer)
+        return await compiled(assistant, grammar, "tools", client, after=after)
+
+    with suppress(BadRequest):
+        return await compile(calls.tools)
+    tools = []
+    for tool in calls.tools:
+        try:
+            await compile([tool])
+        except BadRequest:
+            if tool.name in calls.strict:
+                raise
+            tool = tool.model_copy(update={"parameters": {"type": "object"}})
+        tools.append(tool)
     try:
-        return await compiled(assistant, calls.rest(assistant.tokenizer), "tools", client, after=after)
-    except BadRequest:
+        return await compile(tools)
+    except BadRequest:  # all together are too much
         if calls.strict:
             raise
-        return None  # the arguments are what the model makes of them, which is all that was asked for
+        return None
 
 
 def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int]:

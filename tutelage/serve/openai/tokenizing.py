@@ -15,7 +15,7 @@ from tutelage.serve.openai.fields import Shape
 from tutelage.serve.openai.messages import ChatMessage, records
 from tutelage.serve.openai.routes import ERRORS, encode, few_enough, served_as
 from tutelage.serve.openai.shapes import token_text
-from tutelage.text.chat import begun, render
+from tutelage.text.chat import begun, render_prompts
 
 router = APIRouter(responses=ERRORS)
 
@@ -52,7 +52,7 @@ async def tokenize(body: TokenizeRequest, http: Request) -> Response:
 
     def encode() -> list[int]:
         if body.messages is not None:
-            return render(tokenizer, records(body.messages), add_generation_prompt=body.add_generation_prompt).ids
+            return render_prompts(tokenizer, [records(body.messages)], ask=body.add_generation_prompt)[0]
         ids = tokenizer.encode_named(body.prompt or "")
         return begun(tokenizer, ids) if body.add_special_tokens else ids
 

@@ -45,13 +45,13 @@ def render_batch(
 
 
 def render_prompts(
-    chat: ChatFormat, dialogues: Sequence[Sequence[Message]], tools: Sequence[Tool] = ()
+    chat: ChatFormat, dialogues: Sequence[Sequence[Message]], tools: Sequence[Tool] = (), *, ask: bool = True
 ) -> list[list[int]]:
-    """``text.chat.render_prompts`` for an imported tokenizer: its template is rendered once, and not for each turn as for masks."""
+    """``text.chat.render_prompts`` for an imported tokenizer: the template is rendered twice, and not for each turn as for masks."""
     texts = []
     for messages in dialogues:
         with _naming(messages):
-            texts.append(chat.require_template().written_by_roles(messages, ask=True, tools=tools))
+            texts.append(chat.require_template().written_by_roles(messages, ask=ask, tools=tools))
     return [tokens.ids for tokens in chat.codec.encode_written(texts)]
 
 

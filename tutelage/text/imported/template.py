@@ -7,6 +7,7 @@ inside one is a one-line error.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -193,7 +194,9 @@ class Template:
     def written_by_roles(
         self, messages: Sequence[Message], *, ask: bool = False, tools: Sequence[Tool] = ()
     ) -> Written:
-        """``written`` in one rendering; authors are ``chr(1)``, the assistant, and ``chr(2)``, all others."""
+        """``written`` in two renderings, however many messages there are. ``chr(1)`` is the assistant; any other author stands for
+        the others.
+        """
         text = self._whole(messages, ask, tools)
         own = [1 if message.role == "assistant" else 2 for message in messages]
         whose = "".join(map(chr, self._authors(text, messages, own, ask, tools).tolist()))
@@ -248,7 +251,8 @@ class Template:
 
 def _check_calls(messages: Sequence[Message], text: str) -> None:
     """UsageError where tool calls of these messages are not in what the template wrote of them."""
-    if not all(call.name in text for message in messages for call in message.tool_calls):
+    calls = Counter(call.name for message in messages for call in message.tool_calls)
+    if any(text.count(name) < count for name, count in calls.items()):
         raise UsageError("the chat template leaves out the assistant's tool calls")
 
 
