@@ -37,3 +37,18 @@ def test_autocast_casts_or_does_nothing():
         assert (x @ x).dtype == torch.float32
     with pytest.raises(RecipeError, match="precision 'fp16' is unknown"):
         device.autocast("cpu", "fp16")
+
+
+def test_in_a_container_memory_is_what_it_may_have(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    free, whole = device.memory_of(cpu)
+    if whole is None:
+        pytest.skip("this system does not tell")
+    monkeypatch.setattr(device, "_CONTAINER", tmp_path)
+    (tmp_path / "memory.current").write_text("600\n")
+    for limit, expected in (("1000\n", (400, 1000)), ("500\n", (0, 500))):
+        (tmp_path / "memory.max").write_text(limit)
+        assert device.memory_of(cpu) == expected
+    (tmp_path / "memory.max").write_text("max\n")
+    assert device.memory_of(cpu)[1] == whole
+    assert free is None or device.memory_of(cpu)[0] > 1000

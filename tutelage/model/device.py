@@ -12,6 +12,10 @@ import torch
 from tutelage.errors import RecipeError
 
 
+_CONTAINER = Path("/sys/fs/cgroup")
+"""Where a container sees its own limits."""
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """``auto``: CUDA, then Apple's mps, then cpu. RecipeError if ``name`` is unknown or not available."""
     if name == "auto":
@@ -68,7 +72,7 @@ def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.
 
 
 def memory_of(device: torch.device) -> tuple[int | None, int | None]:
-    """Free memory of the device and all of it [bytes], in a container what it may have; None where the system does not tell."""
+    """Free memory of the device and all of it [bytes]; in a container (cgroups v2), of what it may have. None where nobody tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
     try:
@@ -77,9 +81,10 @@ def memory_of(device: torch.device) -> tuple[int | None, int | None]:
         return None, None
     kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
     free, whole = (kib.get(name) for name in ("MemAvailable", "MemTotal"))
-    found = (free and free * 1024, whole and whole * 1024)
+    free, whole = free and free * 1024, whole and whole * 1024
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # ValueError: max
-        return found
-    return found[0], limit if found[1] is None else min(limit, found[1])
+        limit, used = (int((_CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # ValueError: no limit, which reads max
+        return free, whole
+    left = max(0, limit - used)
+    return left if free is None else min(free, left), limit if whole is None else min(whole, limit)

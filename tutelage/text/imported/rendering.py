@@ -47,7 +47,7 @@ def render_batch(
 def render_prompts(
     chat: ChatFormat, dialogues: Sequence[Sequence[Message]], tools: Sequence[Tool] = (), *, ask: bool = True
 ) -> list[list[int]]:
-    """``text.chat.render_prompts`` for an imported tokenizer: the template is rendered twice, and not for each turn as for masks."""
+    """``text.chat.render_prompts`` for an imported tokenizer: the template is rendered twice, not for each turn as for masks."""
     texts = []
     for messages in dialogues:
         with _naming(messages):
