@@ -11,7 +11,6 @@ import torch
 
 from tutelage.errors import RecipeError
 
-
 _CONTAINER = Path("/sys/fs/cgroup")
 """Where a container sees its own limits."""
 
@@ -72,7 +71,7 @@ def autocast(device: torch.device | str, precision: str = "auto") -> contextlib.
 
 
 def memory_of(device: torch.device) -> tuple[int | None, int | None]:
-    """Free memory of the device and all of it [bytes]; in a container (cgroups v2), of what it may have. None where nobody tells."""
+    """Free memory of the device and all of it [bytes]; in a container (cgroups v2), of what it may have. None: nobody tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
     try:
