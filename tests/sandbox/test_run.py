@@ -16,7 +16,7 @@ from tutelage.errors import SandboxError
 from tutelage.sandbox import run as running
 from tutelage.sandbox import walls
 from tutelage.sandbox.programs import Ending, Limits, Program
-from tutelage.sandbox.run import run, run_all, standing_wall
+from tutelage.sandbox.run import _ending, run, run_all, standing_wall
 from tutelage.sandbox.walls import Wall
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -159,3 +159,11 @@ def test_both_walls_stand_for_an_ordinary_user() -> None:
         )  # fmt: skip
     both = "42 too many processes\nok\nfailed\n" * 2
     assert done.stdout == f"{both}too much disk\ntoo many processes\n1000 False\n", done.stderr
+
+
+def test_too_many_processes_are_known_though_others_write_after():
+    said = "Traceback (most recent call last):\n  File"
+    full = f"{said} 1\nBlockingIOError: [Errno 11] Resource temporarily unavailable\n{said} 2"
+    assert _ending(1, full, 0.1, Limits()) == Ending.PROCESSES
+    assert _ending(1, f"{said} 1\nMemoryError\n{said} 2", 0.1, Limits()) == Ending.FAILED
+    assert _ending(1, f"{said} 1\nValueError: BlockingIOError: [Errno 11]", 0.1, Limits()) == Ending.FAILED

@@ -253,4 +253,8 @@ def _ending(code: int, stderr: str, seconds: float, limits: Limits) -> Ending:
     if code < 0:
         return Ending.DISK if code == -signal.SIGXFSZ else Ending.KILLED
     last = stderr.rstrip().rpartition("\n")[2]
-    return next((ending for start, ending in _LAST_LINES.items() if last.startswith(start)), Ending.FAILED)
+    for start, ending in _LAST_LINES.items():
+        # Where there are too many processes, others write after the one that says so.
+        if last.startswith(start) or (ending is Ending.PROCESSES and f"\n{start}" in f"\n{stderr}"):
+            return ending
+    return Ending.FAILED

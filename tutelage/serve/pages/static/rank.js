@@ -109,7 +109,9 @@ $("undo").addEventListener("click", back);
 $("all-bad").addEventListener("click", () => act(allBad(state)));
 $("skip").addEventListener("click", askWhy);
 $("skip-cancel").addEventListener("click", () => $("skip-dialog").close());
-$("skip-dialog").addEventListener("close", () => $("skip-reason").blur()); // else the keys stay in the closed dialog
+$("skip-dialog").addEventListener("close", () => { // else the keys stay in the closed dialog; it may be open again by now
+  if (!$("skip-dialog").open) $("skip-reason").blur();
+});
 $("skip-form").addEventListener("submit", () => {
   send(`data/tasks/${task.id}/skip`, { reason: $("skip-reason").value });
 });
