@@ -101,9 +101,7 @@ def test_the_cache_grows_to_its_limit_and_no_further():
     assert (cache.k[1][:, :, 10:] == 0).all()
     cache.reserve(65)
     assert cache.capacity == 128
-    cache.reserve(130, most=140)
-    assert cache.capacity == 192
-    cache.reserve(200)
+    cache.reserve(130)
     assert cache.capacity == 200
     with pytest.raises(ValueError, match="holds 200 tokens per row, 201 are needed"):
         cache.reserve(201)

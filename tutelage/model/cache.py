@@ -62,14 +62,13 @@ class KVCache:
         """The length of the longest row (0 without rows)."""
         return int(self.lengths.max()) if self.batch else 0
 
-    def reserve(self, length: int, most: int | None = None) -> None:
-        """Make room for ``length`` tokens per row, where no row will have more than ``most``. ValueError above ``max_length``."""
+    def reserve(self, length: int) -> None:
+        """Make room for ``length`` tokens per row. ValueError above ``max_length``."""
         if length <= self.capacity:
             return
         if length > self.max_length:
             raise ValueError(f"the cache holds {self.max_length} tokens per row, {length} are needed")
-        doubled = 2 * self.capacity if most is None else min(2 * self.capacity, most)
-        new = min(self.max_length, -(-max(doubled, length) // _BLOCK) * _BLOCK)
+        new = min(self.max_length, -(-max(2 * self.capacity, length) // _BLOCK) * _BLOCK)
         store = self.store.new_zeros(*self.store.shape[:4], new, self.store.shape[5])
         store[:, :, :, :, : self.capacity] = self.store
         self._set_store(store)

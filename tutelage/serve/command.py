@@ -148,7 +148,7 @@ def serve(
             return "stopped"
         if (
             server.signalled
-        ):  # and the signal that uvicorn then raises again was ignored, as Ctrl-C is in a script's background
+        ):  # uvicorn raises the signal again, which is ignored where a script started this in its background
             return "stopped"
     raise TutelageError("the server ended by itself")
 

@@ -184,9 +184,8 @@ async def answer(
     except UsageError as error:
         if not served.service.is_open:
             raise Unavailable("the server is shutting down: try again", code="shutting_down") from None
-        raise BadRequest(
-            str(error), param=asked.prompt_field if len(prompts) > 1 else "n"
-        ) from None  # too many at once
+        many = asked.prompt_field if len(prompts) > 1 else "n"
+        raise BadRequest(str(error), param=many) from None
     spend = partial(limits.spend, limited)
     job = Job(served, asked, tickets, prompts, metrics, http.state.started, spend, spaced=not chat)
     if asked.stream:

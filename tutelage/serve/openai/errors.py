@@ -143,9 +143,8 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 async def on_invalid(request: Request, error: Exception) -> Response:
     """For FastAPI: a body that is not JSON, or does not fit the model; 400, as OpenAI has it, and without the values."""
     assert isinstance(error, RequestValidationError)
-    first = min(
-        error.errors(), key=lambda problem: problem["type"] == "missing"
-    )  # a wrong type says why others are missing
+    # Of several, a wrong type comes first: it says why others are missing.
+    first = min(error.errors(), key=lambda problem: problem["type"] == "missing")
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}").response()
     names = [str(part) for part in first["loc"][1:] if part not in _BRANCHES]

@@ -194,9 +194,7 @@ class Template:
     def written_by_roles(
         self, messages: Sequence[Message], *, ask: bool = False, tools: Sequence[Tool] = ()
     ) -> Written:
-        """``written`` in two renderings, however many messages there are. ``chr(1)`` is the assistant; any other author stands for
-        the others.
-        """
+        """``written`` in two renderings for any number of messages; ``chr(1)`` is the assistant, any other author the rest."""
         text = self._whole(messages, ask, tools)
         own = [1 if message.role == "assistant" else 2 for message in messages]
         whose = "".join(map(chr, self._authors(text, messages, own, ask, tools).tolist()))
