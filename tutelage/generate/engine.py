@@ -155,23 +155,7 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raise UsageError if the request is invalid: see ``submit``. Safe to call from any thread."""
-        ids, largest = request.ids, self.vocab_size - 1
-        if not ids:
-            raise UsageError("the prompt is empty: give at least one token, such as the tokenizer's bos_id")
-        if len(ids) >= self.max_length:
-            problem = f"the prompt has {len(ids)} tokens and the context {self.max_length}"
-            raise UsageError(f"{problem}, which must hold at least one new token too: shorten the prompt")
-        if min(ids) < 0 or max(ids) > largest:
-            place, wrong = next((i, t) for i, t in enumerate(ids) if not 0 <= t <= largest)
-            problem = f"token {place} of the prompt has id {wrong}, but the model's ids go from 0 to {largest}"
-            raise UsageError(f"{problem}: encode it with the model's own tokenizer")
-        for i, bias in request.logit_bias.items():
-            if not 0 <= i <= largest or not math.isfinite(bias):
-                raise UsageError(f"logit_bias {{{i}: {bias}}}: give finite numbers for ids from 0 to {largest}")
-        if not 0 <= request.top_logprobs <= self.vocab_size:
-            raise UsageError(f"top_logprobs must be from 0 to {self.vocab_size}, not {request.top_logprobs}")
-        if "" in request.stop:
-            raise UsageError("a stop string is empty: leave it out")
+        request.check(self.vocab_size, self.max_length)
 
     def submit(self, request: Request, samples: Sequence[int] | None = None, handle: int | None = None) -> int:
         """Queue a request; its n samples join the batch as places become free. Returns the handle of its events.

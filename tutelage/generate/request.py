@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from tutelage.errors import UsageError
 from tutelage.generate.sampler import Sampling
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -35,6 +37,26 @@ class Request:
     """Added to the logits of these ids, before penalties and temperature."""
     top_logprobs: int = 0  # how many of the most likely tokens to report with every token
     echo: bool = False  # whether to report the log-probabilities of the prompt's tokens too
+
+    def check(self, vocab_size: int, context: int) -> None:
+        """UsageError if a model with ``vocab_size`` ids and room for ``context`` tokens cannot serve it."""
+        ids, largest = self.ids, vocab_size - 1
+        if not ids:
+            raise UsageError("the prompt is empty: give at least one token, such as the tokenizer's bos_id")
+        if len(ids) >= context:
+            problem = f"the prompt has {len(ids)} tokens and the context {context}"
+            raise UsageError(f"{problem}, which must hold at least one new token too: shorten the prompt")
+        if min(ids) < 0 or max(ids) > largest:
+            place, wrong = next((i, t) for i, t in enumerate(ids) if not 0 <= t <= largest)
+            problem = f"token {place} of the prompt has id {wrong}, but the model's ids go from 0 to {largest}"
+            raise UsageError(f"{problem}: encode it with the model's own tokenizer")
+        for i, bias in self.logit_bias.items():
+            if not 0 <= i <= largest or not math.isfinite(bias):
+                raise UsageError(f"logit_bias {{{i}: {bias}}}: give finite numbers for ids from 0 to {largest}")
+        if not 0 <= self.top_logprobs <= vocab_size:
+            raise UsageError(f"top_logprobs must be from 0 to {vocab_size}, not {self.top_logprobs}")
+        if "" in self.stop:
+            raise UsageError("a stop string is empty: leave it out")
 
 
 class Token(NamedTuple):
