@@ -310,6 +310,10 @@ def test_a_judge_that_is_busy_is_asked_again_and_never_twice_the_same(judge_serv
     assert len(Verdicts.asked) == 13
     assert judged(remote_judge(judge_server, kept=kept), pairs)[0] == comparisons
     assert len(Verdicts.asked) == 13
+    kept.write_text('{"asked": "ab')  # killed while it wrote the first reply
+    assert judged(remote_judge(judge_server, kept=kept), pairs)[0] == comparisons
+    assert judged(remote_judge(judge_server, kept=kept), pairs)[0] == comparisons
+    assert len(Verdicts.asked) == 23
 
 
 def test_a_model_judges_samples_and_rankings(judge_server, tmp_path):

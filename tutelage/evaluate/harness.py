@@ -81,14 +81,18 @@ class Adapter:
         return sum(one.logprob for one in found)
 
     def generate_until(self, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-        """The answer to each (context, settings): ``until``, ``max_gen_toks``, ``do_sample`` and how it is sampled."""
+        """The answer to each (context, settings): ``until``, ``max_gen_toks``, ``do_sample`` and how it is sampled.
+
+        An answer has at most half of the context; a prompt that is too long for the rest loses its beginning.
+        """
         answers = [""] * len(asked)
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, (context, settings) in enumerate(asked):
             groups.setdefault((context.startswith(_CHAT), *_settings(settings)), []).append(i)
         for (chat, stop, sampling), members in groups.items():
-            room = self._assistant.context - sampling.max_tokens
-            rows = [self._prompt(asked[i][0])[-max(1, room) :] for i in members]
+            most = min(sampling.max_tokens, self._assistant.context // 2)  # or little of the prompt is left
+            sampling = sampling.model_copy(update={"max_tokens": most})
+            rows = [self._prompt(asked[i][0])[most - self._assistant.context :] for i in members]
             written = self._assistant.complete(rows, sampling, chat=chat, stop=stop)
             for i, (completion,) in zip(members, written, strict=True):
                 answers[i] = completion.text

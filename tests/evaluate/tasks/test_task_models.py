@@ -191,6 +191,9 @@ def test_lm_evals_questions(assistant, tokenizer):
         [("the cup", {"max_gen_toks": 4}), ("the cup", {"until": "\n", "max_gen_toks": 4})]
     )
     assert written[0] == assistant.generate("the cup", temperature=0, max_tokens=4)
+    prompt = "the cup is red"  # lm-eval's default length of an answer may be the whole context
+    (whole,) = adapter.generate_until([(prompt, {"max_gen_toks": assistant.context})])
+    assert whole == assistant.generate(prompt, temperature=0, max_tokens=assistant.context // 2)
     asked = adapter.conversation([{"role": "user", "content": CHAT[0].text}])
     assert adapter.generate_until([(asked, {"max_gen_toks": 4})]) == [assistant.chat(CHAT, temperature=0, max_tokens=4)]
     with pytest.raises(UsageError, match="without the chat template"):

@@ -68,10 +68,11 @@ def remote_judge(url: str, api_key: str = "", max_tokens: int = 512, kept: Path 
     Replies are kept in a file of JSON lines, so that a judge that has to be paid or waited for is never asked twice.
     """
     remote, lock = Remote(url, api_key), Lock()
-    whole = kept.read_text(encoding="utf-8").rpartition("\n")[0] if kept and kept.exists() else ""
-    known = {row["asked"]: row["reply"] for row in map(json.loads, whole.splitlines())}
-    if kept and whole:
-        write_atomic(kept, f"{whole}\n".encode())  # without a line that a killed process left unfinished
+    lines = kept.read_text(encoding="utf-8").splitlines(keepends=True) if kept and kept.exists() else []
+    if kept and lines and not lines[-1].endswith("\n"):  # a killed process left it unfinished
+        lines.pop()
+        write_atomic(kept, "".join(lines).encode())
+    known = {row["asked"]: row["reply"] for row in map(json.loads, lines)}
 
     def ask(text: str) -> str:
         body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": max_tokens}
