@@ -43,6 +43,17 @@ def test_bounds_cut_the_interval_and_are_the_interval_of_a_single_value():
     assert mean_interval([0.25]) == (0.25, -math.inf, math.inf)
 
 
+def test_equal_shares_have_an_interval_with_a_width():
+    """As Wilson's formula says by hand: of n of n right, from n / (n + z^2) to 1."""
+    z2 = 1.959964**2
+    assert mean_interval([1, 1, 1], bounds=(0, 1)) == pytest.approx((1, 3 / (3 + z2), 1))
+    assert mean_interval([0] * 8, bounds=(0, 1)) == pytest.approx((0, 0, z2 / (8 + z2)))
+    assert mean_interval([3, 3, 3], bounds=(1, 3)) == pytest.approx((3, 1 + 2 * 3 / (3 + z2), 3))
+    mean, low, high = mean_interval([0.5] * 10, bounds=(0, 1))
+    assert (mean, 0.5 - low) == pytest.approx((0.5, high - 0.5))
+    assert high - low == pytest.approx(2 * math.sqrt(z2 / 4 / (10 + z2)))
+
+
 def test_intervals_hold_the_true_mean_as_often_as_they_say():
     rng = np.random.default_rng(0)
     inside = [low <= 1.0 <= high for _, low, high in map(mean_interval, rng.normal(1, 3, (2000, 6)))]
@@ -179,3 +190,15 @@ def test_the_rate_at_equal_length_is_symmetric_and_inside_its_interval(rows):
 def test_of_equal_lengths_the_rate_is_the_win_rate_with_a_case_of_each():
     found = length_controlled_win_rate([1, 1, 1, 0], [0, 0, 0, 0], [5, 5, 5, 5], [5, 5, 5, 5])
     assert found.mean == pytest.approx((3.5 + 1) / 6)
+
+
+def test_opinions_on_one_prompt_do_not_narrow_the_interval_at_equal_length():
+    rng = np.random.default_rng(3)
+    a, b, longer, prompts = rng.random(60), np.full(60, 0.5), rng.normal(10, 30, 60), [str(i) for i in range(60)]
+    once = length_controlled_win_rate(a, b, longer, np.zeros(60))
+    assert length_controlled_win_rate(a, b, longer, np.zeros(60), prompts) == pytest.approx(once)
+    many = [np.repeat(each, 9) for each in (a, b, longer, np.zeros(60))]
+    alone, together = length_controlled_win_rate(*many), length_controlled_win_rate(*many, list(np.repeat(prompts, 9)))
+    assert together.mean == alone.mean
+    assert (together.high - together.low) / (once.high - once.low) == pytest.approx(1, abs=0.05)
+    assert (alone.high - alone.low) / (once.high - once.low) == pytest.approx(1 / 3, abs=0.05)

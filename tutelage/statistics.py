@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -43,15 +43,19 @@ class WinRate(NamedTuple):
 def mean_interval(values: ArrayLike, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
     """The mean of independent values, such as one per prompt, and its 95% interval (Student's t).
 
-    The interval is cut at ``bounds``, the least and the largest possible mean; of a single value it is ``bounds``. Raises
-    ValueError for no values, or one that is not finite.
+    The interval is cut at ``bounds``, the least and the largest possible mean; of a single value it is ``bounds``. Equal values
+    do not show how far others may lie: between finite bounds their interval is Wilson's. Raises ValueError for no values, or one
+    that is not finite.
     """
     x = _numbers(values, "values")
-    n, mean = len(x), float(x.mean())
+    n, mean, (least, most) = len(x), float(x.mean()), bounds
     if n == 1:
-        return Interval(mean, *bounds)
+        return Interval(mean, least, most)
+    if math.isfinite(most - least) and np.ptp(x) == 0:
+        share = min(max((float(x[0]) - least) / (most - least), 0.0), 1.0)
+        return Interval(mean, *(least + (most - least) * end for end in wilson(n * share, n)[1:]))
     half = student_t_quantile(0.975, n - 1) * (math.sqrt(n / (n - 1) * float(np.square(x - mean).sum())) / n)
-    return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
+    return Interval(mean, max(mean - half, least), min(mean + half, most))
 
 
 def wilson(successes: float, n: int) -> Interval:
@@ -134,12 +138,15 @@ def win_rate(a: ArrayLike, b: ArrayLike, tie: float = TIE_TOLERANCE) -> WinRate:
     return WinRate(0.5 + 0.5 * (wins - losses) / n, low, high, wins, n - wins - losses, losses)
 
 
-def length_controlled_win_rate(a: ArrayLike, b: ArrayLike, lengths_a: ArrayLike, lengths_b: ArrayLike) -> Interval:
+def length_controlled_win_rate(
+    a: ArrayLike, b: ArrayLike, lengths_a: ArrayLike, lengths_b: ArrayLike, prompts: Sequence[str] | None = None
+) -> Interval:
     """How often ``a`` [n] would score above ``b`` [n] if the two answers were equally long, with its 95% interval.
 
     A win is a logistic function of tanh(d / s), where d is the difference of the lengths and s its root mean square; the rate is
     that function at d = 0 (Dubois et al. 2024, arXiv 2404.04475, without their terms for prompts). Ties are half a win. A win and a
-    loss at d = 0 are added, so that the fit is finite; the interval has the variance that is robust to a wrong model (sandwich).
+    loss at d = 0 are added, so that the fit is finite; the interval has the variance that is robust to a wrong model (sandwich),
+    and to comparisons that depend on each other where ``prompts`` [n] says which are of one prompt (Liang and Zeger 1986).
     Raises ValueError as ``win_rate`` does.
     """
     x, y = _numbers(a, "a"), _numbers(b, "b")
@@ -159,7 +166,14 @@ def length_controlled_win_rate(a: ArrayLike, b: ArrayLike, lengths_a: ArrayLike,
         if np.abs(step).max() < 1e-10:
             break
     inverse = np.linalg.inv(curvature)
-    spread = inverse @ (rows.T @ (rows * np.square(won - p)[:, None])) @ inverse
+    scores = rows * (won - p)[:, None]
+    if prompts is not None:
+        _, group = np.unique(np.append(prompts, ["", ""]), return_inverse=True)
+        group[-2:] = len(won) + np.arange(2)  # those that are added are of no prompt
+        summed = np.zeros((len(won) + 2, 2))
+        np.add.at(summed, group, scores)
+        scores = summed
+    spread = inverse @ (scores.T @ scores) @ inverse
     half = NormalDist().inv_cdf(0.975) * math.sqrt(float(spread[0, 0]))
     rate, low, high = (1 / (1 + math.exp(-(float(weights[0]) + d))) for d in (0.0, -half, half))
     return Interval(rate, low, high)

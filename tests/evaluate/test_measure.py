@@ -310,7 +310,7 @@ def test_compression_is_that_of_the_documents_with_an_empty_line_between_them(be
 
 
 def test_a_model_in_plain_text_sees_as_many_shots_as_it_is_asked_with(begin, tmp_path, asked):
-    write_jsonl(tmp_path / "shown.jsonl", [talk("?", f"shown{i}") for i in range(6)])
+    write_jsonl(tmp_path / "shown.jsonl", [talk("which?", f"shown{i}") for i in range(6)])
     inputs = EvaluateInputs(
         models=dict.fromkeys(("sft", "labelled", "again"), begin.folder / "sft"), prompts=begin.folder / "asked.jsonl",
         demonstrations=tmp_path / "shown.jsonl",

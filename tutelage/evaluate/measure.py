@@ -71,7 +71,10 @@ class Measured:
 
 
 def shots_like(demonstrations: Sequence[Conversation], count: int, seed: int) -> Shots:
-    """Choose ``count`` short demonstrations for a prompt: of its family and language if there are any, else of any kind."""
+    """Choose ``count`` short demonstrations for a prompt: of its family and language if there are any, else of any kind.
+
+    A demonstration of the prompt itself would show the answer, and is not chosen.
+    """
 
     def size(conversation: Conversation) -> int:
         return sum(len(message.text) for message in conversation.messages)
@@ -86,8 +89,8 @@ def shots_like(demonstrations: Sequence[Conversation], count: int, seed: int) ->
         groups[kind(conversation)].append(conversation)
 
     def choose(prompt: Prompt) -> list[Conversation]:
-        group = groups.get(kind(prompt), usable)
-        text = prompt.messages[-1].text
+        asked, text = prompt.messages, prompt.messages[-1].text
+        group = [c for c in groups.get(kind(prompt), usable) if c.messages[: len(asked)] != asked]
         rng = random.Random(derive(seed, "evaluate.shots", text))
         return rng.sample(group, min(count, len(group)))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.objectives.language import Count, over_count
+from tutelage.objectives.language import Count, filled, over_count
 from tutelage.objectives.ranking import better_pairs, kwise_loss
 
 
@@ -47,7 +47,7 @@ def dpo_loss(
         count: the global number of prompts with a pair; by default those given here.
     Returns: a scalar in nats per pair.
     """
-    rewards = implicit_rewards(_filled(logprobs, mask), _filled(ref_logprobs.detach(), mask), beta)
+    rewards = implicit_rewards(filled(logprobs, mask), filled(ref_logprobs.detach(), mask), beta)
     return _mean_over_pairs(-F.logsigmoid(_differences(rewards) - margin), ranks, mask, count)
 
 
@@ -70,7 +70,7 @@ def ipo_loss(
         lengths: [p, k] tokens of each completion, those that the log-probabilities are sums over.
     Returns: a scalar in squared nats per token.
     """
-    ratio = _filled(logprobs, mask) - _filled(ref_logprobs.detach(), mask)
+    ratio = filled(logprobs, mask) - filled(ref_logprobs.detach(), mask)
     per_token = ratio / lengths.clamp(min=1)
     return _mean_over_pairs((_differences(per_token) - 1 / (2 * beta)).square(), ranks, mask, count)
 
@@ -97,7 +97,7 @@ def diamante_loss(
     Returns: L_NLL in nats per token, and L_PE in nats per pair; the joint loss is their sum.
     """
     best = best_of(ranks, mask)
-    likelihood = over_count(-_filled(logprobs, best).sum(), tokens)
+    likelihood = over_count(-filled(logprobs, best).sum(), tokens)
     return likelihood, kwise_loss(scores, ranks, mask, count=count)
 
 
@@ -110,12 +110,7 @@ def best_of(ranks: Tensor, mask: Tensor) -> Tensor:
 
 def mean_margin(values: Tensor, ranks: Tensor, mask: Tensor, count: Count | None = None) -> Tensor:
     """The mean of v_w - v_l over the pairs of a prompt and over the prompts; ``values`` [p, k], others as in ``dpo_loss``."""
-    return _mean_over_pairs(_differences(_filled(values.detach(), mask)), ranks, mask, count)
-
-
-def _filled(x: Tensor, mask: Tensor) -> Tensor:
-    """x in float32, 0 where nothing is: a NaN there would reach the gradient."""
-    return x.float().masked_fill(~mask, 0.0)
+    return _mean_over_pairs(_differences(filled(values.detach(), mask)), ranks, mask, count)
 
 
 def _differences(x: Tensor) -> Tensor:

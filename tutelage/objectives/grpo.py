@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tutelage.objectives.language import Count
+from tutelage.objectives.language import Count, filled
 from tutelage.objectives.ppo import kl_k3, masked_mean, policy_loss
 
 
@@ -74,11 +74,5 @@ def grpo_loss(
     weight = torch.ones_like(advantages) if weights is None else weights
     weighted = (weight * advantages)[:, None].expand_as(mask)  # the surrogate is linear in positive factors of A
     surrogate, stats = policy_loss(logprobs, old_logprobs, weighted, mask, clip, count)
-    kl = masked_mean(
-        weight[:, None] * kl_k3(_filled(logprobs, mask), _filled(ref_logprobs.detach(), mask)), mask, count
-    )
+    kl = masked_mean(weight[:, None] * kl_k3(filled(logprobs, mask), filled(ref_logprobs.detach(), mask)), mask, count)
     return surrogate + kl_coef * kl, stats | {"policy_loss": surrogate.detach(), "kl_loss": kl.detach()}
-
-
-def _filled(x: Tensor, mask: Tensor) -> Tensor:
-    return x.float().masked_fill(~mask, 0.0)

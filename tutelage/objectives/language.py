@@ -15,6 +15,11 @@ def over_count(total: Tensor, count: Count) -> Tensor:
     return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
+def filled(x: Tensor, mask: Tensor) -> Tensor:
+    """x in float32, 0 where nothing counts. Filled, not multiplied: NaN * 0 is NaN, and so is its gradient."""
+    return x.float().masked_fill(~mask, 0.0)
+
+
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(logits)[target] in nats, for each token.
 

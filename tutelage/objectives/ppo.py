@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tutelage.objectives.language import Count, over_count
+from tutelage.objectives.language import Count, filled, over_count
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to +-20: exp of much larger values overflows, and inf * 0 is NaN."""
@@ -24,7 +24,7 @@ MAX_LOG_RATIO = 20.0
 
 def masked_mean(x: Tensor, mask: Tensor, count: Count | None = None) -> Tensor:
     """The sum of x where it counts over ``count`` (by default the number of True in the mask), a float32 scalar."""
-    return over_count(_masked(x, mask).sum(), mask.sum() if count is None else count)
+    return over_count(filled(x, mask).sum(), mask.sum() if count is None else count)
 
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
     Returns: x's shape, float32, 0 where not counted.
     """
     mean = masked_mean(x, mask)
-    centred = _masked(x.float() - mean, mask)
+    centred = filled(x.float() - mean, mask)
     return centred * torch.rsqrt(masked_mean(centred.square(), mask) + 1e-8)
 
 
@@ -46,7 +46,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
     Also 0 if the returns do not vary beyond rounding, because there is nothing to explain then.
     """
-    values, returns = _masked(values, mask), _masked(returns, mask)
+    values, returns = filled(values, mask), filled(returns, mask)
     total = _variance(returns, mask)
     varies = total > 1e-10 * masked_mean(returns.square(), mask)
     return torch.where(varies, 1.0 - _variance(returns - values, mask) / torch.where(varies, total, 1.0), 0.0)
@@ -68,7 +68,7 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 def kl_per_answer(k1: Tensor, mask: Tensor) -> Tensor:
     """The sum of the per-token estimates [b, s] over each answer, [b] in nats. ``AdaptiveKL`` has a target for its mean."""
-    return _masked(k1, mask).sum(-1)
+    return filled(k1, mask).sum(-1)
 
 
 # ---- rewards and advantages
@@ -84,7 +84,7 @@ def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: 
         mask: [b, s].
     Returns: [b, s] float32, 0 where not counted.
     """
-    rewards = _masked(-kl_coef * kl_k1(logprobs, ref_logprobs), mask)
+    rewards = filled(-kl_coef * kl_k1(logprobs, ref_logprobs), mask)
     last = mask & (mask.long().cumsum(1) == mask.sum(1, keepdim=True))
     return rewards + torch.where(last, scores.float()[:, None], 0.0)
 
@@ -100,7 +100,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
     Args: rewards, values, mask: [b, s] in any pattern of the mask.
     Returns: advantages [b, s] and returns [b, s] = advantages + values; float32, 0 where not counted.
     """
-    rewards, values = _masked(rewards, mask), _masked(values, mask)
+    rewards, values = filled(rewards, mask), filled(values, mask)
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0]) if values.shape[1] else values.sum(1)
     for t in reversed(range(values.shape[1])):
@@ -109,7 +109,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
         next_advantage = torch.where(counts, delta + gamma * lam * next_advantage, next_advantage)
         next_value = torch.where(counts, values[:, t], next_value)
         advantages[:, t] = next_advantage
-    advantages = _masked(advantages, mask)
+    advantages = filled(advantages, mask)
     return advantages, advantages + values
 
 
@@ -136,9 +136,9 @@ def policy_loss(
         "approx_kl_k1" and "approx_kl_k3", estimates of KL(pi_old || pi) in nats per token.
     """
     count = mask.sum() if count is None else count
-    change = _masked(logprobs.float() - old_logprobs.detach().float(), mask)
+    change = filled(logprobs.float() - old_logprobs.detach().float(), mask)
     ratio = change.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    advantages = _masked(advantages.detach(), mask)
+    advantages = filled(advantages.detach(), mask)
     free = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
     loss = masked_mean(torch.maximum(free, clipped), mask, count)
@@ -167,10 +167,10 @@ def value_loss(
         clip: in the unit of the values; None for the plain squared error.
         count: the global number of counted tokens; by default those of the mask.
     """
-    values, returns = _masked(values, mask), _masked(returns.detach(), mask)
+    values, returns = filled(values, mask), filled(returns.detach(), mask)
     error = (values - returns).square()
     if clip is not None:
-        old = _masked(old_values.detach(), mask)
+        old = filled(old_values.detach(), mask)
         error = torch.maximum(error, (old + (values - old).clamp(-clip, clip) - returns).square())
     return 0.5 * masked_mean(error, mask, count)
 
@@ -211,10 +211,5 @@ class AdaptiveKL(FixedKL):
         self.coef *= 1 + error * answers / self.horizon
 
 
-def _masked(x: Tensor, mask: Tensor) -> Tensor:
-    """x in float32, 0 where not counted. Filled, not multiplied: NaN * 0 is NaN, and so is its gradient."""
-    return x.float().masked_fill(~mask, 0.0)
-
-
 def _variance(x: Tensor, mask: Tensor) -> Tensor:
-    return masked_mean(_masked(x.float() - masked_mean(x, mask), mask).square(), mask)
+    return masked_mean(filled(x.float() - masked_mean(x, mask), mask).square(), mask)

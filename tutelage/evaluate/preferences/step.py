@@ -232,7 +232,8 @@ def standing(comparisons: Sequence[Comparison], knobs: PreferencesSettings) -> d
         met = [c if c.a == row["a"] else c.mirrored() for c in comparisons if {c.a, c.b} == {row["a"], row["b"]}]
         won = [c.won for c in met]
         sizes = zip(*(c.lengths for c in met), strict=True)
-        rate, *ends = length_controlled_win_rate(won, [1 - w for w in won], *map(list, sizes))
+        lost, prompts = [1 - w for w in won], [c.prompt for c in met]
+        rate, *ends = length_controlled_win_rate(won, lost, *map(list, sizes), prompts=prompts)
         row |= {"length_controlled": rate, "length_controlled_ci": ends}
     seed = derive(knobs.seed, "preferences.bootstrap")
     rated = ratings(comparisons, resamples=knobs.resamples, seed=seed)

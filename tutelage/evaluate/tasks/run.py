@@ -112,16 +112,20 @@ def choose_rows(name: str, items: Sequence[Item], asking: Asking) -> list[Item]:
 
 
 def examples_of(name: str, item: Item, pool: Sequence[Item], asking: Asking, *, grouped: bool) -> list[Item]:
-    """The seeded examples of a row: of its group where files are groups, and never the row itself."""
+    """The seeded examples of a row: of its group where files are groups, and never the row itself, under another number either."""
     if not asking.shots:
         return []
-    usable = [one for one in pool if one.id != item.id and (not grouped or one.group == item.group)]
+    usable = [one for one in pool if _other(one, item) and (not grouped or one.group == item.group)]
     if len(usable) < asking.shots:
         where = f" of {item.group}" if grouped else ""
         raise UsageError(
             f"{name}: --shots {asking.shots} are more than the {len(usable)} examples{where} for {item.id}"
         )
     return random.Random(derive(asking.seed, "tasks.shots", name, item.id)).sample(usable, asking.shots)
+
+
+def _other(one: Item, item: Item) -> bool:
+    return one.id != item.id and (one.fields, one.choices) != (item.fields, item.choices)
 
 
 def templates_of(name: str, task: Task, asking: Asking) -> list[tuple[str, Template]]:
