@@ -158,7 +158,7 @@ def test_sigterm_outside_a_training_loop_is_a_clean_stop(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert errors == "tutelage: stopped; finished parts are kept, and the same command resumes\n"
+    assert errors == "tutelage: stopped; the same command goes on from what was saved\n"
     assert not list((tmp_path / "run" / "world").glob("documents*"))
 
 

@@ -10,9 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.objectives.grpo import answer_weights, group_advantages, grpo_loss
+from tutelage.objectives.grpo import answer_weights, equal_groups, group_advantages, grpo_loss
 
 CLIP, COEF = 0.2, 0.3
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1 / 3])
+@pytest.mark.parametrize("group", [6, 7, 8, 16])
+def test_equal_scores_are_equal_though_their_mean_is_rounded(value, group):
+    scores = torch.cat([torch.full((group,), value), torch.arange(group)])
+    assert equal_groups(scores, group).tolist() == [True, False]
+    assert group_advantages(scores, group)[:group].tolist() == [0.0] * group
 
 
 def test_advantages_by_hand():

@@ -60,6 +60,7 @@ RECIPES: list[tuple[str | bytes, str]] = [
     (HEAD + "  sft: {kind: [sft]}\n", IN_SFT + "unknown kind ['sft']"),
     (HEAD + "  a.previous: {kind: world}\n", ", step 'a.previous': a file or folder of this name is tutelage's own"),
     (HEAD + "  recipe.yaml: {kind: world}\n", ", step 'recipe.yaml': a file or folder of this name is tutelage's own"),
+    (HEAD + "  sft: {kind: dpo}\n", IN_SFT + "unknown kind 'dpo'; here it is of the kind 'direct'"),
     (HEAD + "  sft: {kind: stf}\n", IN_SFT + "unknown kind 'stf'; did you mean 'sft'?"),
     (HEAD + "  s/t: {kind: sft}\n", ", step 's/t': a step's name is made of letters"),
     (HEAD + "  sft: {kind: sft, inputs: good}\n", IN_SFT + "inputs should be a mapping, found 'good'"),

@@ -16,7 +16,9 @@ from tutelage.assistant.assistant import Assistant
 from tutelage.assistant.remote import Remote
 from tutelage.cli import app as cli
 from tutelage.errors import UsageError
+from tutelage.evaluate.tasks.command import evaluate_tasks
 from tutelage.evaluate.tasks.models import Local, Server
+from tutelage.evaluate.tasks.run import Asking
 from tutelage.generate.sampler import Sampling
 from tutelage.records import Message
 from tutelage.text.tokenizer import Tokenizer
@@ -120,6 +122,23 @@ def test_samples_are_those_of_the_checkpoint(both):
             assert [one.mean_logprob for one in theirs] == [None] * 3
             assert all(one.read == mine[0].read for one in theirs)
         assert found[0][0].answer.text.strip() == ours[0][0].answer.text.strip()
+
+
+def test_a_text_whose_first_token_nothing_predicts_has_no_likelihood(weighing, tmp_path):
+    """A row without a prompt is refused; where choices are compared without the question too, that figure is left out."""
+
+    class Bare(Reply):
+        def logprobs(self, prompt):
+            return {"token_logprobs": [None, *[-1.0] * (len(prompt) - 1)], "text_offset": list(range(len(prompt)))}
+
+    asked = {"question": "q?", "choices": ["a", "bc"], "answer": "a"}
+    (tmp_path / "own_choices.jsonl").write_text(json.dumps(asked) + "\n")
+    (tmp_path / "blimp.jsonl").write_text(json.dumps({"sentence_good": "the cat", "sentence_bad": "cat the"}) + "\n")
+    with answering(Bare) as url:
+        found = evaluate_tasks(url, ["own_choices"], tmp_path, Asking())["tasks"]["own_choices"]
+        assert set(found["metrics"]) == {"acc", "acc_norm", "acc_bytes"}
+        with pytest.raises(UsageError, match=r"blimp.jsonl:1 has no prompt, and the server has no likelihood"):
+            evaluate_tasks(url, ["blimp"], tmp_path, Asking())
 
 
 def test_the_command_asks_a_server(both, tmp_path, capsys):

@@ -125,7 +125,7 @@ def entry() -> None:
     """The console script. SIGTERM stops it cleanly; the loop of a training step saves its state first."""
 
     def stop(number: int, frame: object) -> None:
-        raise Interrupted("stopped; finished parts are kept, and the same command resumes")
+        raise Interrupted("stopped; the same command goes on from what was saved")
 
     signal.signal(signal.SIGTERM, stop)
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # what an encoding such as GBK cannot say is shown as "?"

@@ -23,12 +23,15 @@ HEADERS = (
     "score",
     "95% interval",
     "spread",
-    "calibration error",
+    "ECE of acc",
     "seen",
+    "cut off",
     "rows",
     "minutes",
     "tokens",
 )
+FEW = 4
+"""Groups of a task, such as safe and unsafe prompts, that the tables show; of more, results.json has the scores."""
 
 
 def evaluate(
@@ -128,12 +131,20 @@ def _told(name: str, figures: dict[str, Any]) -> None:
 
 
 def _show(model: str, tasks: dict[str, dict[str, Any]]) -> None:
-    table(model, HEADERS, [_row(name, figures) for name, figures in tasks.items()])
+    rows = [_row(name, figures) for name, figures in tasks.items()]
+    told = [i for i in range(len(HEADERS)) if any(row[i] for row in rows)]  # what nothing was measured of has no column
+    table(model, [HEADERS[i] for i in told], [[row[i] for i in told] for row in rows])
     further = [
         (name, metric, f"{figures['metrics'][metric]:.1%}", f"{low:.1%} to {high:.1%}")
         for name, figures in tasks.items()
         for metric, (low, high) in figures["intervals"].items()
         if metric != figures["metric"]
+    ]
+    further += [
+        (name, f"{figures['metric']}, {group}", f"{own['score']:.1%}", f"{own['ci'][0]:.1%} to {own['ci'][1]:.1%}")
+        for name, figures in tasks.items()
+        if len(figures["groups"]) <= FEW
+        for group, own in figures["groups"].items()
     ]
     if further:
         table(f"{model}: further metrics", HEADERS[:4], further)
@@ -152,6 +163,7 @@ def _row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
         f"{figures['spread']:.1%}" if len(figures["templates"]) > 1 else "",
         f"{calibration['error']:.3f}" if calibration else "",
         "" if share is None else f"{share:.1%}",
+        f"{1 - figures['finished']:.1%}" if figures.get("finished", 1.0) < 1 else "",
         str(figures["rows"]),
         f"{figures['seconds'] / 60:.1f}",
         str(tokens["read"] + tokens["written"]),

@@ -125,8 +125,8 @@ class Adapter:
 def _settings(given: Mapping[str, Any]) -> tuple[tuple[str, ...], Sampling]:
     """Stop strings and sampling of lm-eval's ``gen_kwargs``; greedy unless ``do_sample`` or a temperature says otherwise."""
     until = given.get("until") or ()
-    sampled = bool(given.get("do_sample", given.get("temperature", 0) > 0))
-    chosen = {name: given[name] for name in _SAMPLING if sampled and name in given}
+    sampled = bool(given.get("do_sample", (given.get("temperature") or 0) > 0))
+    chosen = {name: given[name] for name in _SAMPLING if sampled and given.get(name) is not None}
     most = given.get("max_gen_toks") or given.get("max_tokens") or given.get("max_new_tokens") or _TOKENS
     sampling = Sampling(**{"temperature": 1.0 if sampled else 0.0, **chosen, "max_tokens": most})
     return (until,) if isinstance(until, str) else tuple(until), sampling

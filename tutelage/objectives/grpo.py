@@ -35,7 +35,14 @@ def group_advantages(scores: Tensor, group: int, *, scale: bool = True) -> Tenso
         )
     grouped = scores.float().view(-1, group)
     centred = grouped - grouped.mean(1, keepdim=True)
-    return (centred / (grouped.std(1, keepdim=True) + 1e-4) if scale else centred).flatten()
+    advantages = centred / (grouped.std(1, keepdim=True) + 1e-4) if scale else centred
+    return advantages.masked_fill(equal_groups(scores, group)[:, None], 0.0).flatten()
+
+
+def equal_groups(scores: Tensor, group: int) -> Tensor:
+    """Which groups have equal scores alone, bool [b / group]. Their std is not always 0: the mean of eight times 0.3 is rounded."""
+    grouped = scores.view(-1, group)
+    return grouped.amax(1) == grouped.amin(1)
 
 
 def answer_weights(mask: Tensor, answers: Count, tokens: Count) -> Tensor:

@@ -258,13 +258,19 @@ def shipped_recipe(name: str) -> Path:
     return checkout if checkout.exists() else installed
 
 
+_CALLED_HERE = {"dpo": "direct", "ipo": "direct", "diamante": "direct", "raft": "best", "best_of_n": "best"}
+"""Learners that are a loss or a use of a kind of another name."""
+
+
 def kind_of(values: Mapping[str, Any], where: str, kinds: Mapping[str, Kind]) -> str:
     """The kind of a step as it is written. RecipeError if there is none, or no such kind."""
     kind = values.get("kind")
     if kind is None:
         raise RecipeError(f"{where}: kind is required: one of {', '.join(kinds)}")
     if not isinstance(kind, str) or kind not in kinds:
-        raise RecipeError(f"{where}: unknown kind {kind!r}{nearest(str(kind), list(kinds))}")
+        called = _CALLED_HERE.get(str(kind))
+        hint = f"; here it is of the kind {called!r}" if called else nearest(str(kind), list(kinds))
+        raise RecipeError(f"{where}: unknown kind {kind!r}{hint}")
     return kind
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from tutelage.errors import RecipeError
-from tutelage.evaluate.tasks.command import evaluate_tasks
+from tutelage.errors import RecipeError, UsageError
+from tutelage.evaluate.tasks.command import check_templates, evaluate_tasks
 from tutelage.evaluate.tasks.programs import check_samples, check_wall
-from tutelage.evaluate.tasks.run import Asking
+from tutelage.evaluate.tasks.run import Asking, load_items
 from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.files import write_atomic
 from tutelage.model.hub import resolve_model
@@ -53,11 +53,23 @@ class TasksSettings(Settings):
                 "tasks: a world's judge scores checkpoints in the step evaluate; world is for `tutelage eval`"
             )
         check_samples(load_tasks(self.tasks), self.samples, self.temperature)
+        try:
+            check_templates(load_tasks(self.tasks), self.asking())
+        except UsageError as error:
+            raise RecipeError(str(error)) from None
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
-        """Programs need a sandbox, without which the steps before this one would run in vain."""
-        check_wall(load_tasks(self.tasks))
+        """Programs need a sandbox, and every task its rows, without which the steps before this one would run in vain."""
+        assert isinstance(inputs, TasksInputs)
+        tasks = load_tasks(self.tasks)
+        check_wall(tasks)
+        for name, task in tasks.items():
+            load_items(name, task, inputs.data, self.asking())
         yield from ()
+
+    def asking(self) -> Asking:
+        """How the tasks are asked."""
+        return Asking(self.shots, self.rows, self.templates, self.chat, self.seed, self.samples, self.temperature)
 
 
 def main(knobs: TasksSettings, inputs: TasksInputs, out: Path) -> Path:
@@ -66,13 +78,16 @@ def main(knobs: TasksSettings, inputs: TasksInputs, out: Path) -> Path:
     with open_run(out, "tasks", knobs, inputs) as run:
         if run.finished:
             return out
-        asking = Asking(
-            knobs.shots, knobs.rows, knobs.templates, knobs.chat, knobs.seed, knobs.samples, knobs.temperature
-        )
         models = {}
         for name, model in inputs.models.items():
             found = evaluate_tasks(
-                str(model), knobs.tasks, inputs.data, asking, out=out / name, device=knobs.device, dtype=knobs.dtype
+                str(model),
+                knobs.tasks,
+                inputs.data,
+                knobs.asking(),
+                out=out / name,
+                device=knobs.device,
+                dtype=knobs.dtype,
             )
             models[name] = found["tasks"]
             scores = "  ".join(f"{task} {figures['score']:.3f}" for task, figures in models[name].items())

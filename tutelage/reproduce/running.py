@@ -146,7 +146,7 @@ def figure(folder: Path, name: str, place: str | float) -> float:
     path = _of(folder, name, step) / inside
     try:
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text.splitlines()[-1] if path.suffix == ".jsonl" else text)
+        value = json.loads(text.rstrip("\n").rpartition("\n")[2] if path.suffix == ".jsonl" else text)
         for key in keys.split("."):
             value = value[int(key)] if isinstance(value, list) else value[key]
         return float(value)

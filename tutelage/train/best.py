@@ -105,6 +105,10 @@ def main(knobs: BestSettings, inputs: BestInputs, out: Path, gold: Gold | None =
         if run.writer:
             write_jsonl(out / "demonstrations.jsonl", found)
         means = {name: total / len(pairs) for name, total in sums.items()}
+        if run.writer:
+            advice = "; raise max_tokens, for those that did not end are left out" if means["finished"] < 0.5 else ""
+            said = f"best  {len(found)} demonstrations from {len(pairs)} prompts, {means['finished']:.0%} of the answers ended"
+            print(said + advice, flush=True)
         run.finish({"prompts": len(pairs), "demonstrations": len(found), "left_out": left_out} | means)
     return out
 

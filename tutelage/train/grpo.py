@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.model.device import autocast
-from tutelage.objectives.grpo import answer_weights, group_advantages, grpo_loss
+from tutelage.objectives.grpo import answer_weights, equal_groups, group_advantages, grpo_loss
 from tutelage.seeds import derive
 from tutelage.settings import Inputs, Rows
 from tutelage.text.tokenizer import Tokenizer
@@ -122,7 +122,7 @@ def grpo_update(step: int, knobs: GRPOSettings, models: Networks, prompts: Asked
     before = before_update(rollouts, policy, models.reference, first_pass, knobs.temperature, knobs.machine)
     penalised = scores - knobs.missing_end_penalty * (~rollouts.finished).float()
     advantages = group_advantages(penalised, knobs.group, scale=knobs.scale)
-    equal = (penalised.view(-1, knobs.group).std(1) == 0).float().mean().item()
+    equal = equal_groups(penalised, knobs.group).float().mean().item()
     metrics |= before.metrics(rollouts) | {"kl_coef": models.kl.coef, "equal_groups": equal}
     if over_budget(knobs.kl, metrics["kl"]):
         return metrics

@@ -18,6 +18,7 @@ from tutelage.evaluate.tasks.scorers import judged
 from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.evaluate.tasks.task import Item, Task, Template
 from tutelage.records import Document, Message, Prompt
+from tutelage.runs.folder import locked
 from tutelage.text.tokenizer import Tokenizer
 from tutelage.world.build import WorldSettings, build_world, load_judge
 
@@ -116,12 +117,16 @@ def test_a_killed_run_goes_on_with_the_rows_that_it_kept(run, tmp_path, monkeypa
             raise KeyboardInterrupt
         return weigh(self, pairs)
 
-    monkeypatch.setattr("tutelage.evaluate.tasks.run._CHUNK", 4)
+    monkeypatch.setattr(Local, "together", 4)
     monkeypatch.setattr(Local, "weigh", dies)
     assert run("--tasks", "arc_easy", "--out", out)[0] == 130
     kept = (out / "samples.jsonl").read_bytes()
     assert kept.count(b"\n") == 4
+    (out / "samples.jsonl").write_bytes(b"garbage{" + kept)
+    assert "samples.jsonl, line 1 is not JSON" in run("--tasks", "arc_easy", "--out", out)[2]
     (out / "samples.jsonl").write_bytes(kept + b'{"task": "arc_')  # a write that was cut short
+    with locked(out):
+        assert "out is held by process" in run("--tasks", "arc_easy", "--out", out)[2]
     assert run("--tasks", "arc_easy", "--out", out)[0] == 0
     assert (out / "samples.jsonl").read_bytes().startswith(kept)
     assert sum(asked[2:]) == 4 * (len(ARC) - 4)  # two choices, with and without the question
@@ -137,6 +142,21 @@ def test_a_killed_run_goes_on_with_the_rows_that_it_kept(run, tmp_path, monkeypa
     assert code == 2
     assert "made with other settings (shots: 0 there, 1 now): give another --out" in error
     assert "(model: " in run("--tasks", "arc_easy", "--out", out, model="other")[2]
+
+
+def test_nothing_is_left_of_a_run_that_kept_nothing(run, tmp_path):
+    assert run("--tasks", "arc_easy", "--shots", "8", "--out", tmp_path / "out")[0] == 2  # too long with so many
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_is_said_with_the_time_that_is_left(capsys, monkeypatch):
+    """A run that goes on at 20 of 100 rows: what was there before does not count for the rate."""
+    clock = iter([0.0, 0.0, 4.0, 10.0, 12.0, 40.0])
+    monkeypatch.setattr(command.time, "monotonic", lambda: next(clock))
+    told = command.progress("arc")
+    for done in (20, 24, 30, 31, 60):
+        told(done, 100)
+    assert capsys.readouterr().out.splitlines() == ["arc  30 of 100 rows  70 s left", "arc  60 of 100 rows  40 s left"]
 
 
 def test_rows_that_were_changed_are_not_taken_for_those_that_were_asked(run, begin, tmp_path):

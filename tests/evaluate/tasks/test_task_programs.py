@@ -16,7 +16,7 @@ from random_start import logprobs_of, make_start
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.cli import app as cli
-from tutelage.errors import RecipeError, SandboxError, UsageError
+from tutelage.errors import DataError, RecipeError, SandboxError, UsageError
 from tutelage.evaluate.tasks import programs
 from tutelage.evaluate.tasks.models import Local, Wrote
 from tutelage.evaluate.tasks.rows import read_items
@@ -145,6 +145,7 @@ def test_the_metrics_of_samples_by_hand():
     means = [-1.0, -0.5, -3.0, -0.2, -0.5]
     assert programs.sample_scores(passed, means) == pytest.approx(expected | {"mean_logprob": 1.0})
     assert programs.sample_scores(passed, [-1.0, -0.5, -3.0, -2.0, -0.5])["mean_logprob"] == 0.0
+    assert set(programs.sample_scores(passed[:3], [])) == {"pass@1", "pass@2", "pass@3", "random", "oracle"}
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(-9, 0)), min_size=1, max_size=30))
@@ -186,6 +187,7 @@ class Scripted:
     """Writes, as the i-th sample of a problem, the i-th of some answers."""
 
     context = None
+    together = 3
 
     def __init__(self, answers: dict[str, list[str]]) -> None:
         self.answers, self.asked = answers, list[tuple[str, int]]()
@@ -201,7 +203,7 @@ class Scripted:
 
 
 @pytest.mark.usefixtures("wall")
-def test_a_killed_run_of_samples_goes_on(monkeypatch):
+def test_a_killed_run_of_samples_goes_on():
     """Three problems of three samples each, one at a time; the third is asked by the second run."""
     names = ("f", "g", "h")
     answers = {
@@ -216,7 +218,6 @@ def test_a_killed_run_of_samples_goes_on(monkeypatch):
         Item(one.fields, source=one.source, id=name)
         for name, one in zip(names, (humaneval.read(Fields(row)) for row in rows), strict=True)
     ]
-    monkeypatch.setattr("tutelage.evaluate.tasks.run._CHUNK", 3)
     asking, kept, first, second = Asking(samples=3, temperature=0.5), [], Scripted(answers), Scripted(answers)
     with pytest.raises(KeyboardInterrupt):
         run_task("humaneval", humaneval.TASK, items, [], first, asking, keep=kept.extend)
@@ -300,7 +301,10 @@ def test_without_a_wall_nothing_is_loaded(tmp_path, monkeypatch, capsys):
     knobs, inputs = TasksSettings(tasks=("humaneval",)), TasksInputs(models={"a": tmp_path}, data=tmp_path)
     with pytest.raises(RecipeError, match="install bubblewrap"):
         list(knobs.check_data(inputs, lambda kind, path, enough: None))
-    assert not list(TasksSettings(tasks=("gsm8k",)).check_data(inputs, lambda kind, path, enough: None))
+    with pytest.raises(DataError, match="has no rows of gsm8k"):
+        list(TasksSettings(tasks=("gsm8k",)).check_data(inputs, lambda kind, path, enough: None))
+    with pytest.raises(RecipeError, match="gsm8k has no template nonsense; it has question"):
+        TasksSettings(tasks=("gsm8k",), templates=("nonsense",)).check(inputs)
 
 
 def test_a_step_refuses_samples_of_other_tasks(tmp_path):

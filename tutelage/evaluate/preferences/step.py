@@ -231,9 +231,9 @@ def standing(comparisons: Sequence[Comparison], knobs: PreferencesSettings) -> d
     for row in rows:
         met = [c if c.a == row["a"] else c.mirrored() for c in comparisons if {c.a, c.b} == {row["a"], row["b"]}]
         won = [c.won for c in met]
-        sizes = zip(*(c.lengths for c in met), strict=True)
+        own, others = (list(sizes) for sizes in zip(*(c.lengths for c in met), strict=True))
         lost, prompts = [1 - w for w in won], [c.prompt for c in met]
-        rate, *ends = length_controlled_win_rate(won, lost, *map(list, sizes), prompts=prompts)
+        rate, *ends = length_controlled_win_rate(won, lost, own, others, prompts)
         row |= {"length_controlled": rate, "length_controlled_ci": ends}
     seed = derive(knobs.seed, "preferences.bootstrap")
     rated = ratings(comparisons, resamples=knobs.resamples, seed=seed)

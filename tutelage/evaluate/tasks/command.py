@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tutelage.evaluate.tasks.table import load_tasks
 from tutelage.evaluate.tasks.task import Item, Task
 from tutelage.files import write_atomic
 from tutelage.model.hub import resolve_model
+from tutelage.runs.folder import locked
 from tutelage.runs.hashes import hash_of
 from tutelage.settings import nearest
 from tutelage.text.tokenizer import Tokenizer
@@ -64,9 +67,7 @@ def evaluate_tasks(
     folders = {name: world[0] if world and name == "world" else data for name in tasks}
     check_samples(tasks, asking.samples, asking.temperature)
     check_wall(tasks)
-    known = {wording for name, task in tasks.items() for wording, _ in templates_of(name, task, asking)} | {"all"}
-    if stray := set(asking.templates) - known:
-        raise UsageError(f"none of these tasks has a template {min(stray)!r}{nearest(min(stray), sorted(known))}")
+    check_templates(tasks, asking)
     bad = {name: Rejects() for name in tasks}
     rows = {name: load_items(name, task, folders[name], asking, bad[name]) for name, task in tasks.items()}
     skipped = {name: sum(rejects.counts.values()) for name, rejects in bad.items()}
@@ -80,28 +81,52 @@ def evaluate_tasks(
     tokenizer = None if is_server(model) or not training else Tokenizer.load(resolve_model(model))
     seen = _seen({name: items for name, (items, _) in rows.items()}, training, tokenizer)
     if against and not is_server(against):
-        resolve_model(against)  # which may not be there
+        Tokenizer.load(resolve_model(against))  # which may not be there, or have none
     subject = load_subject(model, device, dtype)
-    folder = Folder(out, asked | {"model": _identity(model, subject)})
-    results: dict[str, Any] = {"model": model, "asked": asked, "tasks": {}}
-    mine: dict[str, list[Sample]] = {}
-    for name, task in tasks.items():
-        mine[name], figures = _one(name, task, rows[name], skipped[name], subject, asking, folder, seen.get(name))
-        results["tasks"][name] = figures
-        told(name, figures)
-    if against:
-        rival = load_subject(against, device, dtype)
-        other = Folder(out and out / "against", asked | {"model": _identity(against, rival)})
-        results["against"] = {"model": against, "tasks": {}}
+    with _held(out):
+        folder = Folder(out, asked | {"model": _identity(model, subject)})
+        results: dict[str, Any] = {"model": model, "asked": asked, "tasks": {}}
+        mine: dict[str, list[Sample]] = {}
         for name, task in tasks.items():
-            theirs, figures = _one(name, task, rows[name], skipped[name], rival, asking, other, None)
-            paired, count = difference(mine[name], theirs, task.metric, asking.seed)
-            figures |= {"difference": paired._asdict(), "rows_of_both": count}
-            results["against"]["tasks"][name] = figures
+            mine[name], figures = _one(name, task, rows[name], skipped[name], subject, asking, folder, seen.get(name))
+            results["tasks"][name] = figures
             told(name, figures)
-    if out is not None:
-        write_atomic(out / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
-    return results
+        if against:
+            rival = load_subject(against, device, dtype)
+            other = Folder(out and out / "against", asked | {"model": _identity(against, rival)})
+            results["against"] = {"model": against, "tasks": {}}
+            for name, task in tasks.items():
+                theirs, figures = _one(name, task, rows[name], skipped[name], rival, asking, other, None)
+                paired, count = difference(mine[name], theirs, task.metric, asking.seed)
+                figures |= {"difference": paired._asdict(), "rows_of_both": count}
+                results["against"]["tasks"][name] = figures
+                told(name, figures)
+        if out is not None:
+            write_atomic(out / "results.json", (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+        return results
+
+
+def check_templates(tasks: Mapping[str, Task], asking: Asking) -> None:
+    """Raise UsageError for a template that none of the tasks has, or a task that has none of those that are named."""
+    known = {wording for name, task in tasks.items() for wording, _ in templates_of(name, task, asking)} | {"all"}
+    if stray := set(asking.templates) - known:
+        raise UsageError(f"none of these tasks has a template {min(stray)!r}{nearest(min(stray), sorted(known))}")
+
+
+@contextmanager
+def _held(out: Path | None) -> Iterator[None]:
+    """The folder locked for this process, and away again if nothing came into it."""
+    if out is None:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out):
+            yield
+    finally:
+        if [path.name for path in out.iterdir()] == ["lock"]:
+            (out / "lock").unlink()
+            out.rmdir()
 
 
 def load_subject(model: str, device: str = "auto", dtype: str = "fp32") -> Subject:
@@ -121,8 +146,27 @@ def _one(
     folder: Folder,
     seen: Mapping[str, bool] | None,
 ) -> tuple[list[Sample], Figures]:
-    samples, left_out = run_task(name, task, *rows, subject, asking, folder.samples, folder.keep)
+    told = progress(name)
+    samples, left_out = run_task(name, task, *rows, subject, asking, folder.samples, folder.keep, told)
     return samples, figures_of(samples, task.metric, left_out=left_out + skipped, seen=seen, seed=asking.seed)
+
+
+def progress(name: str, every: float = 10.0) -> Callable[[int, int], None]:
+    """Prints how many rows are done, and the seconds left, at most once in ``every`` seconds."""
+    began = said = time.monotonic()
+    first: int | None = None
+
+    def told(done: int, whole: int) -> None:
+        nonlocal first, said
+        first, now = done if first is None else first, time.monotonic()
+        if done > first and now - said >= every:
+            said = now
+            print(
+                f"{name}  {done} of {whole} rows  {(now - began) * (whole - done) / (done - first):.0f} s left",
+                flush=True,
+            )
+
+    return told
 
 
 def _identity(model: str, subject: Subject) -> str:

@@ -43,14 +43,14 @@ def passes(checks: Sequence[Check]) -> list[bool]:
 
 
 def sample_scores(passed: Sequence[bool], mean_logprobs: Sequence[float]) -> Score:
-    """The metrics of a problem's samples [n]: pass@k for each k up to n, and whether the one that is picked passes.
+    """The metrics of a problem's samples [n]: pass@k for the ``KS`` below n and for n, and whether the one that is picked passes.
 
     random: the chance of one picked at random, which is pass@1. oracle: of one picked by the tests, which is pass@n.
     mean_logprob: of the one with the highest mean log-probability of its tokens (section 3.3 of the paper), where these are known,
     which they are of all or of none.
     """
     n, c = len(passed), sum(passed)
-    scores = {f"pass@{k}": pass_at_k(n, c, k) for k in KS if k <= n}
+    scores = {f"pass@{k}": pass_at_k(n, c, k) for k in (*(k for k in KS if k < n), n)}
     scores |= {"random": pass_at_k(n, c, 1), "oracle": pass_at_k(n, c, n)}
     if mean_logprobs:
         scores["mean_logprob"] = float(passed[pick_by_mean_logprob(mean_logprobs)])

@@ -28,7 +28,6 @@ from tutelage.settings import as_written
 
 Sample = dict[str, Any]
 """A row of samples.jsonl: task, template, id, group, prompt, what the model made of it, scores, tokens, seconds."""
-_CHUNK = 64  # answers that are computed together and then kept
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,12 @@ def run_task(
     asking: Asking,
     known: Sequence[Sample] = (),
     keep: Callable[[Sequence[Sample]], None] = lambda samples: None,
+    told: Callable[[int, int], None] = lambda done, whole: None,
 ) -> tuple[list[Sample], int]:
     """The samples of all rows in their order, and how many rows were too long and left out.
 
-    ``known`` are samples of an earlier run, which are not computed again; ``keep`` is called with new ones as they are done.
+    ``known`` are samples of an earlier run, which are not computed again; ``keep`` is called with new ones as they are done, and
+    ``told`` with how many of how many are done.
     Raises UsageError where rows are too long for the model, RunFolderError where a known sample is of another question or another
     right answer than the row has now, and SandboxError where the answers are programs and no wall stands.
     """
@@ -83,8 +84,9 @@ def run_task(
             raise RunFolderError(f"{one.item.id} was asked or answered otherwise in this folder: give another --out")
     todo = [one for one in asked if (one.template, one.item.id) not in done]
     todo.sort(key=lambda one: -len(one.question.shown))  # the longest first: if memory is short, that shows at once
-    together = max(1, _CHUNK // max(1, asking.samples))
+    together = max(1, subject.together // max(1, asking.samples))
     for start in range(0, len(todo), together):
+        told(len(asked) - len(todo) + start, len(asked))
         chunk = todo[start : start + together]
         began = time.perf_counter()
         samples = _answered(name, task, chunk, subject, asking)
@@ -207,9 +209,16 @@ def _compared(task: Task, chunk: Sequence[Asked], subject: Subject) -> list[Samp
     samples = []
     for one in chunk:
         own = [next(weighed) for _ in one.question.pairs]
-        bare = [next(weighed).logprob for _ in one.question.bare]
+        logprobs = [each.logprob for each in own if each.logprob is not None]
+        if len(logprobs) < len(own):
+            raise UsageError(
+                f"{one.item.id} has no prompt, and the server has no likelihood of a text's first token: ask the model's folder"
+            )
+        # Without it there is no acc_uncond.
+        unconditional = [next(weighed).logprob for _ in one.question.bare]
+        bare = [each for each in unconditional if each is not None] if None not in unconditional else []
         written = [text.strip() for _, text in one.question.pairs]
-        found = Compared([each.logprob for each in own], bare, written)
+        found = Compared(logprobs, bare, written)
         made = {"choices": written, "gold": list(one.item.gold), "logprobs": found.logprobs, "bare": bare}
         contexts = {context: each.before for (context, _), each in zip(one.question.pairs, own, strict=True)}
         read = sum(contexts.values()) + sum(each.tokens for each in own)
@@ -290,7 +299,11 @@ class Folder:
         kept = path / "samples.jsonl"
         if kept.is_file():
             whole, _, torn = kept.read_bytes().rpartition(b"\n")
-            self.samples = [json.loads(line) for line in whole.splitlines()]
+            for number, line in enumerate(whole.splitlines(), 1):
+                try:
+                    self.samples.append(json.loads(line))
+                except ValueError as error:
+                    raise RunFolderError(f"{kept}, line {number} is not JSON ({error}): give another --out") from None
             if torn:  # a kill cut the last row short
                 os.truncate(kept, len(whole) + bool(whole))
 
