@@ -33,7 +33,7 @@ from tutelage.evaluate.preferences.outcomes import (
     ratings,
     win_rates,
 )
-from tutelage.evaluate.preferences.step import PreferencesInputs, PreferencesSettings
+from tutelage.evaluate.preferences.step import PreferencesInputs, PreferencesSettings, of_samples, read_samples
 from tutelage.evaluate.preferences.step import main as step
 from tutelage.records import Completion, Message, Prompt, Ranking
 
@@ -337,6 +337,32 @@ def test_a_model_judges_samples_and_rankings(judge_server, tmp_path):
     assert {pair["a"], pair["b"]} == {"people", "model judge"}
     assert (pair["items"], pair["raw"]) == (2, 0.5)
     assert found["rankings"]["people"]["model_judge"]["pairs"] == 2
+
+
+def test_reward_models_do_not_judge_what_a_reward_model_picked(tmp_path, capsys):
+    rows = [
+        {"prompt": [{"role": "user", "content": prompt}], "answers": {
+            name: {"text": text, "finished": True, "gold": gold, "reward": reward}
+            for name, text, gold, reward in (("m", "a", 0.5, 1.0), ("best", "bb", 0.2, None), ("n", "ccc", 0.1, 2.0))
+        }} for prompt in ("q", "r")
+    ]  # fmt: skip
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_samples(tmp_path / "samples.jsonl")
+    assert read.picked == ["best"]
+
+    class Longer:
+        def scores(self, talks, finished):
+            return [float(len(talk[-1].text)) for talk in talks]
+
+    found = of_samples(PreferencesSettings(resamples=100), read, {"longer": Longer()})
+    assert {(row["a"], row["b"]) for row in found["judges"]["longer"]["win_rates"]} == {("m", "n")}
+    assert len(found["judges"]["gold"]["win_rates"]) == 3
+    assert found["picked"] == ["best"]
+    for row in rows:
+        del row["answers"]["n"]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = of_samples(PreferencesSettings(resamples=100), read_samples(tmp_path / "two.jsonl"), {"longer": Longer()})
+    assert set(found["judges"]) == {"gold"}
 
 
 # ---- best-of-n

@@ -102,7 +102,10 @@ def evaluate(
     if other:
         raise UsageError("with --tasks the other model is given by --against")
     if sampling != Sampling(seed=sampling.seed, **({"temperature": sampling.temperature} if samples else {})):
-        raise UsageError("with --tasks answers are the likeliest: only --seed counts, and with --samples --temperature")
+        raise UsageError(
+            "with --tasks answers are the likeliest, as long as the task says: of the sampling options only "
+            "--seed counts, and with --samples --temperature"
+        )
     asking = Asking(shots, rows, tuple(_joined(templates)), chat, sampling.seed, samples, sampling.temperature, on_bad)
     chosen: dict[str, Any] = {"against": against, "out": out, "training": training, "device": device, "dtype": dtype}
     if world is not None:
@@ -139,6 +142,12 @@ def _show(model: str, tasks: dict[str, dict[str, Any]]) -> None:
         for name, figures in tasks.items()
         for metric, (low, high) in figures["intervals"].items()
         if metric != figures["metric"]
+    ]
+    further += [
+        (name, f"{figures['metric']}, {template}", f"{own['mean']:.1%}", f"{own['low']:.1%} to {own['high']:.1%}")
+        for name, figures in tasks.items()
+        if len(figures["templates"]) > 1
+        for template, own in figures["templates"].items()
     ]
     further += [
         (name, f"{figures['metric']}, {group}", f"{own['score']:.1%}", f"{own['ci'][0]:.1%} to {own['ci'][1]:.1%}")

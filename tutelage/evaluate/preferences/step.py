@@ -143,6 +143,13 @@ def main(knobs: PreferencesSettings, inputs: PreferencesInputs, out: Path, *, ju
         if inputs.foreign:
             found["novelty"] = of_foreign(knobs, inputs, load)
         write_atomic(out / "preferences.json", json.dumps(found, indent=2, ensure_ascii=False).encode())
+        for who, judge_said in found.get("samples", {}).get("judges", {}).items():
+            for row in judge_said["win_rates"]:
+                low, high = row["win_rate_ci"]
+                print(
+                    f"preferences  {row['a']} over {row['b']} by {who}: {row['win_rate']:.1%} [{low:.1%}, {high:.1%}]",
+                    flush=True,
+                )
         run.finish({"measured": list(found)})
     return out
 
@@ -155,6 +162,8 @@ class Samples(NamedTuple):
     finished: dict[str, list[bool]]
     scores: dict[str, dict[str, list[float]]]
     """Who scored, "gold" or "reward" -> model -> scores; only where every answer has one."""
+    picked: list[str]
+    """Models whose answers a reward model picked from several: alone among the others these have no reward."""
 
     @property
     def names(self) -> list[str]:
@@ -188,17 +197,23 @@ def read_samples(path: Path) -> Samples:
 
     scores = {"gold": column(2), "reward": column(3)}
     whole = {who: by for who, by in scores.items() if all(s is not None for each in by.values() for s in each)}
-    return Samples([talk for talk, _ in rows], column(0), column(1), whole)
+    rewarded = [name for name in models if any(reward is not None for reward in scores["reward"][name])]
+    picked = [name for name in models if rewarded and name not in rewarded]
+    return Samples([talk for talk, _ in rows], column(0), column(1), whole, picked)
 
 
 def of_samples(
     knobs: PreferencesSettings, samples: Samples, reward_models: Models, ask: Ask | None = None
 ) -> dict[str, Any]:
-    """Win rates and ratings by every judge of the samples, and how far the judges agree."""
+    """Win rates and ratings by every judge of the samples, and how far the judges agree.
+
+    Reward models do not judge answers that a reward model picked: its own picks have the highest of many noisy scores.
+    """
     names, said = samples.names, {}
+    drawn = {model: texts for model, texts in samples.texts.items() if model not in samples.picked}
     for who, scores in samples.scores.items():
         said[who] = by_scores(names, samples.texts, scores, knobs.tie)
-    for who, scorer in reward_models.items():
+    for who, scorer in reward_models.items() if len(drawn) > 1 else ():
         made = {
             model: scorer.scores(
                 [
@@ -207,9 +222,9 @@ def of_samples(
                 ],
                 finished=samples.finished[model],
             )
-            for model, texts in samples.texts.items()
+            for model, texts in drawn.items()
         }
-        said[who] = by_scores(names, samples.texts, made, knobs.tie)
+        said[who] = by_scores(names, drawn, made, knobs.tie)
     extra: dict[str, Any] = {}
     if ask is not None:
         most = knobs.judge_prompts or len(names)
@@ -222,7 +237,8 @@ def of_samples(
     if not said:
         raise UsageError("the answers have no scores, and there is no judge: give reward_models, or judge")
     judges = {who: standing(comparisons, knobs) for who, comparisons in said.items()}
-    return {"prompts": len(names), "judges": judges, "agreement": agreement.agreement(said)} | extra
+    found = {"prompts": len(names), "judges": judges, "agreement": agreement.agreement(said)} | extra
+    return found | ({"picked": samples.picked} if samples.picked else {})
 
 
 def standing(comparisons: Sequence[Comparison], knobs: PreferencesSettings) -> dict[str, Any]:
