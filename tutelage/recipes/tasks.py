@@ -59,11 +59,15 @@ class TasksSettings(Settings):
             raise RecipeError(str(error)) from None
 
     def check_data(self, inputs: Inputs, rows: Rows) -> Iterator[str]:
-        """Programs need a sandbox, and every task its rows, without which the steps before this one would run in vain."""
+        """Programs need a sandbox, and every task its rows, without which the steps before this one would run in vain.
+
+        What an earlier step writes may not be there yet, or not all of it.
+        """
         assert isinstance(inputs, TasksInputs)
         tasks = load_tasks(self.tasks)
         check_wall(tasks)
-        for name, task in tasks.items():
+        made = not inputs.data.exists() or (inputs.data / "lock").exists()
+        for name, task in () if made else tasks.items():
             load_items(name, task, inputs.data, self.asking())
         yield from ()
 

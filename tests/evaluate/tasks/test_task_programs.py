@@ -303,6 +303,8 @@ def test_without_a_wall_nothing_is_loaded(tmp_path, monkeypatch, capsys):
         list(knobs.check_data(inputs, lambda kind, path, enough: None))
     with pytest.raises(DataError, match="has no rows of gsm8k"):
         list(TasksSettings(tasks=("gsm8k",)).check_data(inputs, lambda kind, path, enough: None))
+    (tmp_path / "lock").touch()  # the folder of a step that comes before, and has not written all of it
+    assert not list(TasksSettings(tasks=("gsm8k",)).check_data(inputs, lambda kind, path, enough: None))
     with pytest.raises(RecipeError, match="gsm8k has no template nonsense; it has question"):
         TasksSettings(tasks=("gsm8k",), templates=("nonsense",)).check(inputs)
 
