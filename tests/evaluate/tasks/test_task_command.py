@@ -147,6 +147,10 @@ def test_a_killed_run_goes_on_with_the_rows_that_it_kept(run, tmp_path, monkeypa
 def test_nothing_is_left_of_a_run_that_kept_nothing(run, tmp_path):
     assert run("--tasks", "arc_easy", "--shots", "8", "--out", tmp_path / "out")[0] == 2  # too long with so many
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):  # another has begun, and has no row yet
+        assert "is held by process" in run("--tasks", "arc_easy", "--out", tmp_path / "out")[2]
+        assert (tmp_path / "out" / "lock").exists()
 
 
 def test_progress_is_said_with_the_time_that_is_left(capsys, monkeypatch):

@@ -68,10 +68,10 @@ def remote_judge(url: str, api_key: str = "", max_tokens: int = 512, kept: Path 
     Replies are kept in a file of JSON lines, so that a judge that has to be paid or waited for is never asked twice.
     """
     remote, lock = Remote(url, api_key), Lock()
-    lines = kept.read_text(encoding="utf-8").splitlines(keepends=True) if kept and kept.exists() else []
-    if kept and lines and not lines[-1].endswith("\n"):  # a killed process left it unfinished
+    lines = kept.read_bytes().splitlines(keepends=True) if kept and kept.exists() else []
+    if kept and lines and not lines[-1].endswith(b"\n"):  # a killed process left it unfinished
         lines.pop()
-        write_atomic(kept, "".join(lines).encode())
+        write_atomic(kept, b"".join(lines))
     known = {row["asked"]: row["reply"] for row in map(json.loads, lines)}
 
     def ask(text: str) -> str:

@@ -120,13 +120,13 @@ def _held(out: Path | None) -> Iterator[None]:
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(out):
+    with locked(out):  # and only who holds it may take it away
+        try:
             yield
-    finally:
-        if [path.name for path in out.iterdir()] == ["lock"]:
-            (out / "lock").unlink()
-            out.rmdir()
+        finally:
+            if [path.name for path in out.iterdir()] == ["lock"]:
+                (out / "lock").unlink()
+                out.rmdir()
 
 
 def load_subject(model: str, device: str = "auto", dtype: str = "fp32") -> Subject:
