@@ -47,8 +47,6 @@ def tutelage(
 
     decoder = load_decoder(Path(model), device).train()
     optimizer = make_optimizer("adamw", decoder, 1e-4, weight_decay=0.1)
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-4
     loss_of = text_loss
     if compile:
         compile_layers(decoder)

@@ -59,8 +59,6 @@ def tutelage(model: str, rows: str, batch: int) -> Turn:
     tokenizer = Tokenizer.load(Path(model))
     scorer = new_scorer(load_trainable(Path(model), tokenizer, knobs.lora, knobs.machine)).train()
     optimizer = make_optimizer(knobs.optimizer, scorer, 1e-4, weight_decay=knobs.weight_decay)
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-4
     examples = [
         RankingExample(row["prompt"], row["answers"], [tuple(range(1, len(row["answers"]) + 1))])
         for row in json.loads(Path(rows).read_text())

@@ -69,8 +69,6 @@ def tutelage(model: str, rows: str, batch: int) -> Turn:
     tokenizer = Tokenizer.load(Path(model))
     decoder = load_trainable(Path(model), tokenizer, knobs.lora, knobs.machine).train()
     optimizer = make_optimizer(knobs.optimizer, decoder, 1e-4, weight_decay=knobs.weight_decay)
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-4
     examples = [Example(row["ids"], row["counts"]) for row in json.loads(Path(rows).read_text())]
     epochs = count()
 
