@@ -262,7 +262,8 @@ _WORDINGS = {
     "tuple_type": "should be a list",
     "dict_type": "should be a mapping of names to values",
     "model": "should be a mapping of settings",
-    "too_short": "should have at least {min_length}",
+    "too_short": "should have {min_length} or more items",
+    "too_long": "should have {max_length} or fewer items",
     "literal_error": "should be {expected}",
 }
 """Beginning of the type of a pydantic error -> what to say instead of its message."""

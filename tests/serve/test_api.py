@@ -174,6 +174,28 @@ def test_legacy_log_probabilities_say_where_each_token_begins(parrots):
     assert [offset for piece in pieces for offset in piece.text_offset] == made.text_offset
 
 
+def test_offsets_are_those_of_the_text_where_bytes_are_no_characters(client, server):
+    """Random tokens are often parts of characters."""
+    tokenizer, damaged = server.served.assistant.tokenizer, 0
+    for seed in range(8):
+        asked = {"prompt": [9], "temperature": 1.5, "max_tokens": 30, "seed": seed, "logprobs": 0}
+        made = client.completions.create(model=MODEL, **asked).choices[0]
+        ids, stream, length, begins = tokenizer_ids(tokenizer, made.logprobs.tokens), tokenizer.stream(), 0, []
+        for i in ids:
+            begins.append(length)
+            length += len(stream.push(i))
+        assert made.logprobs.text_offset == begins
+        damaged += made.text[:-1].count("\ufffd")
+    assert damaged
+
+
+def tokenizer_ids(tokenizer, names):
+    """The ids of tokens as log-probabilities name them."""
+    from tutelage.serve.openai.shapes import token_text
+
+    return [{token_text(tokenizer, i): i for i in range(tokenizer.vocab_size)}[name] for name in names]
+
+
 def test_a_bias_decides(client, server):
     (chosen,) = server.served.assistant.tokenizer.encode("a")
     answer = client.chat.completions.create(**ASK, logit_bias={str(chosen): 100})

@@ -117,10 +117,11 @@ def test_what_a_completion_cannot_be_asked_for_is_refused_by_its_name(client, gi
         ([1, 10**6], "prompt", "1000000 is not one of the token ids from 0 to "),
         ([[1], [2, -1]], "prompt", "-1 is not one of the token ids from 0 to "),
         ([[1], []], "prompt", "a row of token ids is empty"),
-        ([], "prompt", "should have at least 1"),
+        ([], "prompt", "should have 1 or more items"),
         ({"a": 1}, "prompt", "should be text, a list of texts, token ids, or rows of token ids"),
         ([1, "a"], "prompt.1", "should be a whole number"),
         (["x"] * 257, "prompt", "these are 257: ask for fewer at once"),
+        ([1, *(["a"] * 50_000)], "prompt.1", "should be a whole number"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -129,6 +130,24 @@ def test_a_prompt_that_cannot_be_read_is_refused_with_what_is_wrong_with_it(clie
         client.completions.create(model=MODEL, prompt=prompt)
     assert caught.value.param == param
     assert said in caught.value.message
+
+
+def test_more_answers_than_may_wait_are_refused_before_anything_is_made_for_them(client, server, monkeypatch):
+    service = server.served.service
+    for name in ("_checked", "submit_all"):
+        monkeypatch.setattr(service, name, lambda *given, **more: pytest.fail("made"))
+    monkeypatch.setattr("tutelage.serve.openai.routes.encode", lambda *given: pytest.fail("read"))
+    for given, param in (({"prompt": ["x"] * 3000}, "prompt"), ({"prompt": [[1]] * 3, "n": 128}, "prompt")):
+        with pytest.raises(openai.BadRequestError, match="samples of a client may wait") as caught:
+            client.completions.create(model=MODEL, **given)
+        assert caught.value.param == param
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_its_echo_is_made(client, monkeypatch):
+    monkeypatch.setattr("tutelage.serve.openai.routes._echoed", lambda *given: pytest.fail("echoed"))
+    with pytest.raises(openai.BadRequestError, match="context") as caught:
+        client.completions.create(model=MODEL, prompt=[9] * 10_000, echo=True, max_tokens=0)
+    assert caught.value.code == "context_length_exceeded"
 
 
 def test_the_tokenizer_can_be_asked(server):

@@ -89,6 +89,7 @@ def test_statuses_have_one_shape(http):
         (http.post(CHAT, content=b"{}", headers=plain), 415),
         (http.post(CHAT, data={"messages": "x"}), 415),
         (http.post(CHAT), 415),
+        (http.post(CHAT, content=b"\x1f\x8b", headers={**json_type, "content-encoding": "gzip"}), 415),
         (http.post(CHAT, content=b"{", headers=json_type), 400),
         (http.post(CHAT, content=b"[]", headers=json_type), 400),
         (http.post(CHAT, content=b"", headers=json_type), 400),
@@ -111,13 +112,37 @@ def test_statuses_have_one_shape(http):
         (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
         (b'{"seed": ' + b"9" * 5000 + b"}", "a whole number of more than 4,300 digits"),
         (b'{"seed": 1,}', "not valid JSON: "),
+        (b'{"metadata": {"a": NaN}}', "not valid JSON: NaN is not a number that JSON has"),
+        (b'{"tools": [{"x": [-Infinity]}]}', "-Infinity is not a number that JSON has"),
+        (b'{"metadata": {"a": -1e400}}', "-1e400 is not a number that JSON has"),
     ],
-    ids=["not UTF-8", "nested", "digits", "comma"],
+    ids=["not UTF-8", "nested", "digits", "comma", "nan", "infinity", "too large"],
 )
 def test_a_body_that_cannot_be_parsed_is_told_why(http, body, said):
     response = http.post(CHAT, content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert said in shaped(response)["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses", "/v1/completions", "/tokenize"])
+@pytest.mark.parametrize("number", ["NaN", "1e999"])
+def test_numbers_that_no_answer_could_repeat_are_refused_wherever_they_stand(http, path, number):
+    for body in (
+        '{"metadata": {"a": %s}}',
+        '{"tools": [{"parameters": {"a": [%s]}}]}',
+        '{"text": {"format": {"a": %s}}}',
+    ):
+        response = http.post(path, content=body % number, headers={"content-type": "application/json"})
+        assert response.status_code == 400
+        assert "not valid JSON" in shaped(response)["message"]
+
+
+@pytest.mark.parametrize("given", [{"x" * 400_000: 1}, {"model": "x" * 400_000}, {"logit_bias": {"x" * 400_000: None}}])
+def test_long_names_are_cut_in_what_is_said_of_them(http, given):
+    response = http.post(CHAT, json=ASK | given)
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 2000
+    assert shaped(response)["param"]
 
 
 def test_a_path_that_does_not_exist_is_404_whatever_comes_with_it_and_a_near_one_is_named(http):
@@ -239,6 +264,8 @@ def test_with_keys_a_request_needs_one(tmp_path):
             ):
                 response = http.get(path, headers=headers)
                 assert (response.status_code, shaped(response)["code"]) == (401, "invalid_api_key")
+                wrong = headers.get("authorization", "").startswith("Bearer")
+                assert ("there is no such API key" if wrong else "an API key is needed") in shaped(response)["message"]
                 assert response.headers["www-authenticate"] == "Bearer"
         with pytest.raises(openai.AuthenticationError):
             server.client(api_key="sk-0123456789abcdeg").models.list()

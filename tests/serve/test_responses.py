@@ -171,7 +171,7 @@ def test_a_forced_call_and_what_it_returned(client):
         ({"reasoning": {"effort": "low"}}, "reasoning", "not supported"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
         ({"tools": [WEATHER]}, "tools", "force a call"),
-        ({"input": []}, "input", "at least 1"),
+        ({"input": []}, "input", "1 or more items"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "not supported"),
         ({"input": [{"role": "user"}]}, "input.0.content", "required"),
         ({"input": [{"type": "function_call_output", "call_id": "x", "output": ""}]}, "input.0.call_id", "no message before"),

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving import HELLO, PARROT, SECONDS, Hold, parrot, tiny_assistant, wait_until
+from serving import HELLO, PARROT, SECONDS, Hold, parrot, saved, tiny_assistant, wait_until
 
 from tutelage.assistant.assistant import Assistant
-from tutelage.errors import CheckpointError, UsageError
+from tutelage.errors import CheckpointError, StoreError, UsageError
 from tutelage.generate.service import Service
 from tutelage.serve.app import create_app
 from tutelage.serve.choose import default_model
-from tutelage.serve.command import Server, _listen
+from tutelage.serve.command import Server, _listen, _served
 from tutelage.serve.served import Served
 from tutelage.serve.swap import following
 from tutelage.store import models
@@ -25,11 +25,15 @@ from tutelage.store.database import Store
 from tutelage.store.opening import open_store
 
 LONG = {"messages": HELLO, "model": "default", "max_tokens": 600, "seed": 7, "temperature": 1.0}
+failures: list[Exception] = []
+"""What the next loads raise."""
 MADE = {"old": lambda: tiny_assistant(context=1024), "new": parrot}
 
 
 def load(folder: Path) -> Served:
     """Serve one of MADE in the place of a checkpoint of that name."""
+    if failures:
+        raise failures.pop()
     if folder.name not in MADE:
         raise CheckpointError(f"{folder} does not exist")
     assistant: Assistant = MADE[folder.name]()
@@ -98,6 +102,23 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving(server, store,
     models.promote(store, "new", actor="test")
     wait_until(lambda: server.app.state.served.id == "new")
     assert caplog.text.count("cannot be loaded") == 1
+
+
+def test_a_model_that_only_the_store_kept_from_being_loaded_is_loaded_at_the_next_look(server, store, caplog):
+    failures.append(StoreError("the database is locked"))
+    models.promote(store, "new", actor="test")
+    wait_until(lambda: server.app.state.served.id == "new")
+    assert not failures
+    assert "the database is locked" in caplog.text
+
+
+def test_nothing_is_left_of_a_model_that_the_store_does_not_take(store, tmp_path, monkeypatch):
+    saved(tmp_path / "old", tiny_assistant())
+    monkeypatch.setattr(models, "register_model", lambda *given: (_ for _ in ()).throw(StoreError("locked")))
+    before = threading.active_count()
+    with pytest.raises(StoreError, match="locked"):
+        _served(store, tmp_path / "old", device="cpu", precision="auto", max_batch=2, max_waiting=2, weights="auto")
+    assert threading.active_count() == before
 
 
 def test_the_promoted_model_comes_before_the_demos(store, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 
 from tutelage.text import Tokenizer
-from tutelage.text.stream import TextStream, token_bytes
+from tutelage.text.stream import Rules, TextStream, token_bytes
 
 SPACES = decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()
 DECODERS = {
@@ -49,7 +49,7 @@ def backends() -> dict[str, tokenizers.Tokenizer]:
 
 
 def streamed(backend: tokenizers.Tokenizer, ids: list[int]) -> list[str]:
-    stream = TextStream(backend)
+    stream = TextStream(Rules(backend))
     return [*map(stream.push, ids), stream.finish()]
 
 
@@ -118,14 +118,15 @@ def test_the_work_is_linear(name, monkeypatch):
 def test_the_bytes_of_tokens_join_to_their_text(name):
     """But for the space that sentencepiece puts before a text and takes away again."""
     backend = backends()[name]
+    rules = Rules(backend)
 
     @settings(max_examples=40)
     @given(texts)
     def check(text: str) -> None:
         ids = backend.encode(text, add_special_tokens=False).ids
-        joined = b"".join(token_bytes(backend, i) for i in ids).decode()
+        joined = b"".join(token_bytes(rules, i) for i in ids).decode()
         assert joined in (backend.decode(ids), f" {backend.decode(ids)}")
 
     check()
     special = [i for i, token in backend.get_added_tokens_decoder().items() if token.special]
-    assert {token_bytes(backend, i) for i in [*special, backend.get_vocab_size() + 9]} == {b""}
+    assert {token_bytes(rules, i) for i in [*special, backend.get_vocab_size() + 9]} == {b""}

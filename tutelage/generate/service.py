@@ -248,11 +248,10 @@ class Service:
 
     def submit_all(self, requests: Sequence[Request], *, client: str = "") -> list[Ticket]:
         """Queue all requests or none, before the engine takes another step. Raises as ``submit`` does."""
+        self.require_share(count := sum(request.sampling.n for request in requests))
         jobs = self._checked(requests, client)
         with self._lock:
             self._require_open()
-            count = sum(job.running for job in jobs)
-            self._require_share(count)
             if not self._fits(client, count):
                 full = len(self._queue) + count > self._max_waiting
                 waiting, limit = (len(self._queue), "") if full else (self._queue.size(client), "one client's half of ")
@@ -268,9 +267,9 @@ class Service:
 
         If there is room for all of them, the engine takes no step before they are queued. The first error is raised.
         """
+        for request in requests:
+            self.require_share(request.sampling.n)
         jobs = self._checked(requests, client)
-        for job in jobs:
-            self._require_share(job.running)
         tickets = [Ticket(job, self._cancelled.append) for job in jobs]
         left = deque(jobs)
         with self._lock:
@@ -293,7 +292,8 @@ class Service:
             owner = "belongs to the process that this one was forked from"
             raise UsageError(f"the service is closed, or {owner}: start another")
 
-    def _require_share(self, count: int) -> None:
+    def require_share(self, count: int) -> None:
+        """UsageError for more samples than may ever wait of one client."""
         if count > self._share:
             limit = f"at most {self._share} samples of a client may wait (half of max_waiting={self._max_waiting})"
             raise UsageError(f"{limit}, and these are {count}: ask for fewer at once, or raise max_waiting")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -113,7 +114,7 @@ def serve(
 ) -> str:
     """Answer in a browser and over an OpenAI-compatible API."""
     others = bool(allowed_hosts) or not is_loopback(host)
-    with _listen(host, port) as listener, ExitStack() as stack:
+    with suppress(Interrupted, KeyboardInterrupt), _listen(host, port) as listener, ExitStack() as stack:
         started_by_push = hook_routes(secret_given(), round_starter(hook, store)) if hook else None
         opened = open_store(store)
         stack.callback(opened.close)
@@ -126,6 +127,8 @@ def serve(
             return _served(opened, folder, device=device, precision=precision, **room)
 
         limits = Limits(requests_per_minute, tokens_per_minute)
+        if sys.stderr.isatty():
+            print(f"loading {chosen} ...", file=sys.stderr, flush=True)
         app = create_app(load(chosen), keys=keys, hosts=[host, *allowed_hosts], limits=limits)
         server = Server(app, proxies=proxies)
         stack.callback(server.close_services)
@@ -142,25 +145,21 @@ def serve(
         whom += f", with weights in {weights}" if weights != "auto" else ""
         print(_HOW.format(url=url, model=model_id(chosen), whom=whom, key="YOUR KEY" if keys else "none"), flush=True)
         _log_to_stderr()
-        try:
-            server.run([listener])
-        except (Interrupted, KeyboardInterrupt):
-            return "stopped"
-        if (
-            server.signalled
-        ):  # uvicorn raises the signal again, which is ignored where a script started this in its background
-            return "stopped"
-    raise TutelageError("the server ended by itself")
+        server.run([listener])
+        # Uvicorn raises the signal again, which is ignored where a script started this in its background.
+        if not server.signalled:
+            raise TutelageError("the server ended by itself")
+    return "stopped"
 
 
 def _served(opened: Store, folder: Path, *, device: str, precision: str, **options: Any) -> Served:
     """A model and the service that runs it; the store learns of it. ``options`` of the service."""
     assistant = Assistant.load(folder, device=device)
-    dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
-    service = Service(assistant.decoder, assistant.tokenizer, autocast=dtype, **options)
-    name, hash = model_id(folder), hash_of(folder) if folder.is_dir() else str(folder)
+    hash = hash_of(folder) if folder.is_dir() else str(folder)
     models.register_model(opened, hash, str(folder.resolve() if folder.is_dir() else folder))
-    return Served(name, int(time.time()), assistant, service, hash)
+    dtype = "fp32" if precision == "auto" and assistant.device.type == "cpu" else precision
+    service = Service(assistant.decoder, assistant.tokenizer, autocast=dtype, **options)  # last: it has a thread
+    return Served(model_id(folder), int(time.time()), assistant, service, hash)
 
 
 class Server(uvicorn.Server):

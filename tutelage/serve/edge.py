@@ -148,15 +148,22 @@ class Guard:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and kind != "application/json":
             raise NotJson("the body should be JSON, with the header Content-Type: application/json")
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise NotJson("bodies are read as they are: send it without compression and Content-Encoding")
 
     async def _owner(self, headers: Headers) -> str | None:
         if self.keys is None:
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        owner = await asyncio.to_thread(self.keys.owner, key.strip()) if scheme.lower() == "bearer" else None
+        given = scheme.lower() == "bearer"
+        owner = await asyncio.to_thread(self.keys.owner, key.strip()) if given else None
         if owner is None:
-            challenge = {"www-authenticate": "Bearer"}
-            raise Unauthorized("there is no such API key", code="invalid_api_key", headers=challenge)
+            said = (
+                "there is no such API key"
+                if given
+                else "an API key is needed: send the header Authorization: Bearer KEY"
+            )
+            raise Unauthorized(said, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         return owner
 
 

@@ -14,7 +14,7 @@ from threading import Event, Thread
 
 from fastapi import FastAPI
 
-from tutelage.errors import TutelageError
+from tutelage.errors import StoreError, TutelageError
 from tutelage.generate.service import Service
 from tutelage.serve.served import Served
 from tutelage.store.database import Store
@@ -72,19 +72,20 @@ def _follow(
 ) -> list[Service]:
     """Serve what the store wants served; returns the services of models that leave.
 
-    ``loaded`` is brought up to date; a model that could not be loaded is in it as None, and is not tried again meanwhile.
+    ``loaded`` is brought up to date; a model that could not be loaded is in it as None, and is not tried again meanwhile. Where the
+    store fails, all is tried again at the next look.
     """
     try:
         wanted = [promoted(store), before_promoted(store) if compare else None]
+        if wanted[0] is None:
+            return []
+        folders = [Path(model.folder).resolve() for model in wanted if model]
+        for folder in folders:
+            if folder not in loaded:
+                loaded[folder] = _load(app, load, folder)
     except TutelageError as error:
         _log.error("cannot ask the store which model to serve: %s", error)
         return []
-    if wanted[0] is None:
-        return []
-    folders = [Path(model.folder).resolve() for model in wanted if model]
-    for folder in folders:
-        if folder not in loaded:
-            loaded[folder] = _load(app, load, folder)
     new = loaded[folders[0]] or app.state.served
     leaving = {path: old for path, old in loaded.items() if path not in folders and old is not new}
     services = [old.service for old in leaving.values() if old]
@@ -98,9 +99,11 @@ def _follow(
 
 
 def _load(app: FastAPI, load: Callable[[Path], Served], folder: Path) -> Served | None:
-    """None, which is logged, if it cannot be loaded."""
+    """None, which is logged, if it cannot be loaded. StoreError where only the store failed."""
     try:
         return load(folder)
+    except StoreError:
+        raise
     except (TutelageError, OSError, RuntimeError, MemoryError) as error:
         _log.error("%s was promoted and cannot be loaded: %s; %s goes on", folder, error, app.state.served.id)
         return None

@@ -10,6 +10,18 @@ from typing import Any
 import tokenizers
 
 
+class Rules:
+    """What is fixed about a backend's way from ids to text: asked once, as each question copies tables out of the backend."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.backend = backend
+        self.special = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
+        steps = [] if backend.decoder is None else _steps(json.loads(backend.decoder.__getstate__()))
+        self.kinds = [step["type"] for step in steps]
+        self.byte_level = self.kinds == ["ByteLevel"]
+        self.held = _held_tokens(steps)
+
+
 class TextStream:
     """Decodes ids one at a time; all pieces joined are ``decode`` of all ids, exactly, whatever the ids.
 
@@ -18,25 +30,22 @@ class TextStream:
     ``decode`` turns into U+FFFD as a whole where it is not UTF-8; and everything, where the decoder is of a kind not known here.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._backend = backend
-        self._special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-        steps = [] if backend.decoder is None else _steps(json.loads(backend.decoder.__getstate__()))
-        as_bytes = [step["type"] for step in steps] == ["ByteLevel"]
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if as_bytes else None
-        self._held = _held_tokens(steps)
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if rules.byte_level else None
         self._window: list[int] = []  # the last id whose text is out, and the ids held back
         self._before = 0  # characters of the window's text that are out
 
     def push(self, i: int) -> str:
         """Add an id; returns the text that it completes, often nothing."""
-        token = None if i in self._special else self._backend.id_to_token(i)
+        rules = self._rules
+        token = None if i in rules.special else rules.backend.id_to_token(i)
         if token is None:  # decode skips it
             return ""
         if self._utf8 is not None:
             return self._utf8.decode(_bytes(token))
         self._window.append(i)
-        if self._held.fullmatch(token):
+        if rules.held.fullmatch(token):
             return ""
         text = self.finish()
         self._window = [i]
@@ -48,21 +57,19 @@ class TextStream:
         return self._text()[self._before :] if self._utf8 is None else self._utf8.decode(b"", final=True)
 
     def _text(self) -> str:
-        return str(self._backend.decode(self._window, skip_special_tokens=True))
+        return str(self._rules.backend.decode(self._window, skip_special_tokens=True))
 
 
-def token_bytes(backend: tokenizers.Tokenizer, i: int) -> bytes:
+def token_bytes(rules: Rules, i: int) -> bytes:
     """What a token adds to a text, which may be a part of a character; nothing for a control token."""
-    token = backend.id_to_token(i)
-    if token is None or ((added := backend.get_added_tokens_decoder().get(i)) and added.special):
+    token = rules.backend.id_to_token(i)
+    if token is None or i in rules.special:
         return b""
-    steps = [] if backend.decoder is None else _steps(json.loads(backend.decoder.__getstate__()))
-    kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"]:
+    if rules.byte_level:
         return _bytes(token)
-    if "ByteFallback" in kinds and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
+    if "ByteFallback" in rules.kinds and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
         return bytes([int(token[3:5], 16)])
-    once, twice = (str(backend.decode([i] * times)) for times in (1, 2))  # the first of a text may lose its space
+    once, twice = (str(rules.backend.decode([i] * times)) for times in (1, 2))  # the first of a text may lose its space
     return twice[len(once) :].encode()
 
 

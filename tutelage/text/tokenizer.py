@@ -21,7 +21,7 @@ from tutelage.text.imported.codec import Codec, checked
 from tutelage.text.imported.folder import read_backend, read_folder, require_rows
 from tutelage.text.imported.format import ChatFormat, chat_format
 from tutelage.text.layout import CHAT_TEMPLATE, EARLIER_TEMPLATES, SPECIALS
-from tutelage.text.stream import TextStream, token_bytes
+from tutelage.text.stream import Rules, TextStream, token_bytes
 
 __all__ = ["SPECIALS", "Tokenizer"]
 
@@ -195,7 +195,7 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> Callable[[int], bytes]:
         """A function from an id to what it adds to a text: perhaps a part of a character, nothing for a control token."""
-        return lru_cache(maxsize=65536)(partial(token_bytes, self._backend))
+        return lru_cache(maxsize=65536)(partial(token_bytes, self._rules))
 
     def name_of(self, i: int) -> str:
         """How the vocabulary writes a token; empty for an id that it does not have."""
@@ -203,7 +203,11 @@ class Tokenizer:
 
     def stream(self) -> TextStream:
         """An incremental decoder: ``push(id)`` and finally ``finish()`` return the pieces of ``decode``'s text."""
-        return TextStream(self._backend)
+        return TextStream(self._rules)
+
+    @cached_property
+    def _rules(self) -> Rules:
+        return Rules(self._backend)
 
 
 def _is_own(template: bytes) -> bool:

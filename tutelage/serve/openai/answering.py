@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tutelage.assistant.assistant import Assistant
 from tutelage.errors import QueueFull, TutelageError, UsageError
 from tutelage.generate.request import Request
 from tutelage.generate.service import Delta, Ticket
@@ -128,28 +129,41 @@ def with_space(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], id
     return follows.removesuffix(alone) + text if whole == before + follows and follows.endswith(alone) else text
 
 
+def require_room(assistant: Assistant, ids: Sequence[int], param: str) -> None:
+    """BadRequest for a prompt that leaves no room for an answer."""
+    if len(ids) >= assistant.context:
+        said = f"the prompt has {len(ids)} tokens and the model's context is {assistant.context}: shorten it"
+        raise BadRequest(said, param=param, code="context_length_exceeded")
+
+
+def require_share(served: Served, asked: Sampled, prompts: int) -> None:
+    """BadRequest for more answers than one client may ever wait for, before anything is made for each of them."""
+    try:
+        served.service.require_share(prompts * asked.samples)
+    except UsageError as error:
+        raise BadRequest(str(error), param=asked.prompt_field if prompts > 1 else "n") from None
+
+
 def to_requests(
     served: Served, asked: Sampled, prompts: Sequence[Sequence[int]], *, chat: bool, mask: Named | None
 ) -> list[Request]:
     """What the engine is asked for each prompt's ids. Prompt i of several is sampled with seed + i.
 
-    BadRequest for a prompt that leaves no room for an answer, and for a bias of a token that there is not.
+    BadRequest as ``require_room``, and for a bias of a token that there is not.
     """
-    context, requests, biases, largest = served.assistant.context, [], asked.biases, served.assistant.vocab_size - 1
+    assistant, requests, biases, largest = served.assistant, [], asked.biases, served.assistant.vocab_size - 1
     if strange := [i for i in biases if not 0 <= i <= largest]:
         raise BadRequest(
             f"logit_bias: {strange[0]} is not one of the token ids from 0 to {largest}", param="logit_bias"
         )
     for place, ids in enumerate(prompts):
-        if len(ids) >= context:
-            said = f"the prompt has {len(ids)} tokens and the model's context is {context}: shorten it"
-            raise BadRequest(said, param=asked.prompt_field, code="context_length_exceeded")
-        sampling = asked.sampling(context - len(ids))
+        require_room(assistant, ids, asked.prompt_field)
+        sampling = asked.sampling(assistant.context - len(ids))
         requests.append(
             Request(
                 ids=ids,
                 sampling=sampling.model_copy(update={"seed": sampling.seed + place}),
-                stop_ids=served.assistant.stop_ids(chat=chat),
+                stop_ids=assistant.stop_ids(chat=chat),
                 stop=asked.stops,
                 mask=mask,
                 mask_after=mask.after if mask else None,
@@ -172,6 +186,7 @@ async def answer(
     mask: Named | None = None,
 ) -> Response:
     """Submit the prompts' ids together and answer. ``mask``: what the answer to a single prompt has to follow."""
+    require_share(served, asked, len(prompts))
     metrics, requests = http.app.state.metrics, to_requests(served, asked, prompts, chat=chat, mask=mask)
     limits, limited = http.app.state.limits, http.state.limited
     longest = sum(r.sampling.max_tokens * r.sampling.n for r in requests) if asked.most_tokens else 0
@@ -184,8 +199,7 @@ async def answer(
     except UsageError as error:
         if not served.service.is_open:
             raise Unavailable("the server is shutting down: try again", code="shutting_down") from None
-        many = asked.prompt_field if len(prompts) > 1 else "n"
-        raise BadRequest(str(error), param=many) from None
+        raise BadRequest(str(error)) from None
     spend = partial(limits.spend, limited)
     job = Job(served, asked, tickets, prompts, metrics, http.state.started, spend, spaced=not chat)
     if asked.stream:

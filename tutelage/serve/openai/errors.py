@@ -47,8 +47,8 @@ class ApiError(TutelageError):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.param, self.code, self.headers = param, code, dict(headers or {})
+        super().__init__(_cut(message, 1000))  # names in a body may be as long as the body
+        self.param, self.code, self.headers = param and _cut(param, 200), code, dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
@@ -57,6 +57,10 @@ class ApiError(TutelageError):
 
     def response(self) -> Response:
         return Response(as_json(self.body), self.status, self.headers, "application/json")
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 class BadRequest(ApiError):
@@ -96,7 +100,7 @@ class TooLarge(ApiError):
 
 
 class NotJson(ApiError):
-    """The body is not declared as JSON."""
+    """The body is not declared as plain JSON."""
 
     status, type = 415, "invalid_request_error"
 

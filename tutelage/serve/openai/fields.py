@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Set
 from functools import cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
@@ -17,6 +17,9 @@ IGNORED = frozenset(
     {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
 )
 """Fields that change nothing about an answer: accepted, whatever they say."""
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is read up to its first fault: a body of a megabyte may have a million of them, and one is told."""
 _PENALTIES = ("presence_penalty", "frequency_penalty")
 
 
@@ -122,7 +125,7 @@ class Sampled(Shape):
                 instead = self.reasons.get(name, "it is a parameter of other endpoints")
                 said = f"{name} is not supported here: {instead}"
                 raise BadRequest(said, param=name, code="unknown_parameter")
-            hint = nearest(name, list(type(self).model_fields), cutoff=0.7)  # below, "stop" is near "top_p"
+            hint = nearest(name[:100], list(type(self).model_fields), cutoff=0.7)  # below, "stop" is near "top_p"
             raise BadRequest(f"unknown parameter {name!r}{hint}", param=name, code="unknown_parameter")
 
 

@@ -124,8 +124,10 @@ async def compiled(assistant: Assistant, grammar: str, param: str, client: str, 
     turn.waiting += 1
     try:
         async with turn.lock:
-            compile, loop = assistant.grammars.compile, asyncio.get_running_loop()
-            mask = await loop.run_in_executor(_compiling, compile, grammar, after)
+            # In the thread from the start: the first grammar of a model takes its tokenizer's table too, seconds for a large one.
+            mask = await asyncio.get_running_loop().run_in_executor(
+                _compiling, lambda: assistant.grammars.compile(grammar, after)
+            )
     except UsageError as error:
         raise BadRequest(f"the schema cannot be used: {error}", param=param, code="invalid_json_schema") from None
     finally:

@@ -10,7 +10,7 @@ from pydantic import Field, Tag
 
 from tutelage.records import Message, ToolCall
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Shape, by_type
+from tutelage.serve.openai.fields import Many, Shape, by_type
 
 _UNREAD = {
     "image_url": "a picture",
@@ -43,7 +43,7 @@ class Part(Shape):
 
 
 Content = Annotated[
-    Annotated[str, Tag("plain")] | Annotated[list[Part], Tag("parts")],
+    Annotated[str, Tag("plain")] | Annotated[Many[Part], Tag("parts")],
     by_type({str: "plain", list: "parts"}, "should be text, or a list of parts of text"),
 ]
 
@@ -87,7 +87,7 @@ class ChatMessage(Shape):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Many[Call] | None = None
     tool_call_id: str | None = None
 
     def record(self, place: str, called: dict[str, str]) -> Message:

@@ -9,7 +9,7 @@ from pydantic import Field, Tag
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Sampled, Shape, by_type, refusing
+from tutelage.serve.openai.fields import Many, Sampled, Shape, by_type, refusing
 from tutelage.serve.openai.formats import ResponseFormat
 from tutelage.serve.openai.messages import ChatMessage
 from tutelage.serve.openai.tools import Calling, FunctionTool, NamedTool, by_choice, calling
@@ -49,7 +49,7 @@ class Asked(Sampled):
     stop: (
         Annotated[
             Annotated[str, Field(min_length=1), Tag("one")]
-            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4), Tag("several")],
+            | Annotated[Many[Annotated[str, Field(min_length=1)]], Field(max_length=4), Tag("several")],
             by_type({str: "one", list: "several"}, "should be text, or a list of up to four texts"),
         ]
         | None
@@ -98,10 +98,10 @@ class ChatRequest(Asked):
 
     prompt_field = "messages"
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Many[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     response_format: ResponseFormat | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Many[FunctionTool] | None = None
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("function_named")],
@@ -143,9 +143,9 @@ class CompletionRequest(Asked):
 
     prompt: Annotated[
         Annotated[str, Tag("plain")]
-        | Annotated[list[str], Field(min_length=1), Tag("texts")]
-        | Annotated[list[int], Tag("ids")]
-        | Annotated[list[list[int]], Tag("rows")],
+        | Annotated[Many[str], Field(min_length=1), Tag("texts")]
+        | Annotated[Many[int], Tag("ids")]
+        | Annotated[Many[Many[int]], Tag("rows")],
         refusing(_kind_of_prompt, "should be text, a list of texts, token ids, or rows of token ids"),
     ]
     max_tokens: int | None = Field(None, ge=0)

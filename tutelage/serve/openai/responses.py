@@ -10,7 +10,7 @@ from pydantic import Field, Tag
 from tutelage.assistant.assistant import Assistant
 from tutelage.records import Message, ToolCall
 from tutelage.serve.openai.errors import BadRequest
-from tutelage.serve.openai.fields import Sampled, Shape, by_type
+from tutelage.serve.openai.fields import Many, Sampled, Shape, by_type
 from tutelage.serve.openai.formats import JsonObject, PlainText, Schema, by_format
 from tutelage.serve.openai.messages import Content, answered, text_of, tool_call
 from tutelage.serve.openai.tools import Calling, Function, by_choice, calling
@@ -107,13 +107,13 @@ class ResponsesRequest(Sampled):
     }
 
     input: Annotated[
-        Annotated[str, Tag("plain")] | Annotated[list[Item], Field(min_length=1), Tag("items")],
+        Annotated[str, Tag("plain")] | Annotated[Many[Item], Field(min_length=1), Tag("items")],
         by_type({str: "plain", list: "items"}, "should be text, or a list of items"),
     ]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextOptions | None = None
-    tools: list[ResponseTool] | None = None
+    tools: Many[ResponseTool] | None = None
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("word")]
@@ -124,7 +124,7 @@ class ResponsesRequest(Sampled):
     ) = None
     parallel_tool_calls: bool | None = None
     stream_options: Shape | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Many[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
     @property

@@ -16,7 +16,7 @@ from tutelage.errors import UsageError
 from tutelage.generate.constraints import schema_grammar
 from tutelage.records import Message, Tool
 from tutelage.serve.openai import response_shape
-from tutelage.serve.openai.answering import answer
+from tutelage.serve.openai.answering import answer, require_room, require_share
 from tutelage.serve.openai.chat_shape import Chat
 from tutelage.serve.openai.errors import BadRequest, ErrorBody, NotFound, as_json
 from tutelage.serve.openai.formats import Named, compiled, schema_of
@@ -24,6 +24,7 @@ from tutelage.serve.openai.messages import records
 from tutelage.serve.openai.requests import ChatRequest, CompletionRequest
 from tutelage.serve.openai.responses import ResponsesRequest
 from tutelage.serve.openai.shapes import Completion
+from tutelage.serve.openai.strict_json import StrictRoute
 from tutelage.serve.openai.tools import Calling
 from tutelage.serve.served import Served
 from tutelage.text.chat import render_prompts
@@ -38,7 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503)
 }
 
-router = APIRouter(prefix="/v1", responses=ERRORS)
+router = APIRouter(prefix="/v1", responses=ERRORS, route_class=StrictRoute)
 
 
 @router.get("/models")
@@ -83,13 +84,10 @@ async def completions(body: CompletionRequest, http: Request) -> Response:
     """Continue plain texts, or token ids."""
     body.refuse_unknown()
     served, prompts = served_as(http, body.model), body.prompts
-    rows = await asyncio.to_thread(lambda: [encode(served.assistant, prompt, "prompt") for prompt in prompts])
-    tokenizer, more = (
-        served.assistant.tokenizer,
-        {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted},
-    )
-    echoed = [_echoed(tokenizer, prompt, ids) for prompt, ids in zip(prompts, rows, strict=True)] if body.echo else []
-    shape = Completion(tokenizer, served.id, echoed=echoed, **more)
+    require_share(served, body, len(prompts))
+    rows, echoed = await asyncio.to_thread(_read, served.assistant, prompts, echo=body.echo_wanted)
+    more = {"logprobs": body.ranked is not None, "wants_usage": body.usage_wanted}
+    shape = Completion(served.assistant.tokenizer, served.id, echoed=echoed, **more)
     return await answer(http, served, body, shape, rows, chat=False)
 
 
@@ -192,6 +190,17 @@ def encode(assistant: Assistant, given: str | list[int], param: str) -> list[int
         return assistant.encode(given)
     except UsageError as error:
         raise BadRequest(str(error), param=param) from None
+
+
+def _read(
+    assistant: Assistant, prompts: Sequence[str | list[int]], *, echo: bool
+) -> tuple[list[list[int]], list[tuple[str, list[int]]]]:
+    """The ids of each prompt, and with ``echo`` what ``_echoed`` has of it. BadRequest as ``encode`` and ``require_room``."""
+    rows = []
+    for prompt in prompts:
+        rows.append(ids := encode(assistant, prompt, "prompt"))
+        require_room(assistant, ids, "prompt")
+    return rows, [_echoed(assistant.tokenizer, *both) for both in zip(prompts, rows, strict=True)] if echo else []
 
 
 def _echoed(tokenizer: Tokenizer, prompt: str | list[int], ids: list[int]) -> tuple[str, list[int]]:

@@ -167,7 +167,7 @@ class Completion(Chunked):
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def _all_logprobs(self, index: int, tokens: Sequence[Token]) -> Object | None:
-        decoder = self._decoders.setdefault(index, codecs.getincrementaldecoder("utf-8")("ignore"))
+        decoder = self._decoders.setdefault(index, codecs.getincrementaldecoder("utf-8")("replace"))
         name, offsets = self._tokenizer, []
         for token in tokens:
             offsets.append(max(0, self._lengths[index]))

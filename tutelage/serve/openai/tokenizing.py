@@ -11,13 +11,14 @@ from starlette.responses import Response
 
 from tutelage.errors import UsageError
 from tutelage.serve.openai.errors import BadRequest, as_json
-from tutelage.serve.openai.fields import Shape
+from tutelage.serve.openai.fields import Many, Shape
 from tutelage.serve.openai.messages import ChatMessage, records
 from tutelage.serve.openai.routes import ERRORS, encode, few_enough, served_as
 from tutelage.serve.openai.shapes import token_text
+from tutelage.serve.openai.strict_json import StrictRoute
 from tutelage.text.chat import begun, render_prompts
 
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses=ERRORS, route_class=StrictRoute)
 
 
 class TokenizeRequest(Shape):
@@ -29,7 +30,7 @@ class TokenizeRequest(Shape):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    messages: Many[ChatMessage] | None = Field(None, min_length=1)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool | None = None
@@ -39,7 +40,7 @@ class DetokenizeRequest(Shape):
     """POST /detokenize. Control tokens are written by name."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: Many[Annotated[int, Field(ge=0)]]
 
 
 @router.post("/tokenize")
@@ -50,18 +51,19 @@ async def tokenize(body: TokenizeRequest, http: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("give either prompt, a text, or messages", param="prompt")
 
-    def encode() -> list[int]:
+    def encode() -> tuple[list[int], list[str] | None]:
         if body.messages is not None:
-            return render_prompts(tokenizer, [records(body.messages)], ask=body.add_generation_prompt)[0]
-        ids = tokenizer.encode_named(body.prompt or "")
-        return begun(tokenizer, ids) if body.add_special_tokens else ids
+            (ids,) = render_prompts(tokenizer, [records(body.messages)], ask=body.add_generation_prompt)
+        else:
+            ids = tokenizer.encode_named(body.prompt or "")
+            ids = begun(tokenizer, ids) if body.add_special_tokens else ids
+        return ids, [token_text(tokenizer, i) for i in ids] if body.return_token_strs else None
 
     few_enough(body.messages or (), served.assistant, "messages")
     try:
-        ids = await asyncio.to_thread(encode)
+        ids, texts = await asyncio.to_thread(encode)
     except UsageError as error:
         raise BadRequest(str(error), param="prompt" if body.messages is None else "messages") from None
-    texts = [token_text(tokenizer, i) for i in ids] if body.return_token_strs else None
     said = {"count": len(ids), "max_model_len": served.assistant.context, "tokens": ids, "token_strs": texts}
     return Response(as_json(said), media_type="application/json")
 
@@ -70,9 +72,12 @@ async def tokenize(body: TokenizeRequest, http: Request) -> Response:
 async def detokenize(body: DetokenizeRequest, http: Request) -> Response:
     """The text of token ids."""
     assistant = served_as(http, body.model).assistant
-    ids = encode(assistant, body.tokens, "tokens") if body.tokens else []
-    text = await asyncio.to_thread(assistant.tokenizer.decode, ids, named=True)
-    return Response(as_json({"prompt": text}), media_type="application/json")
+
+    def decode() -> str:
+        ids = encode(assistant, body.tokens, "tokens") if body.tokens else []
+        return assistant.tokenizer.decode(ids, named=True)
+
+    return Response(as_json({"prompt": await asyncio.to_thread(decode)}), media_type="application/json")
 
 
 @router.get("/tokenizer_info")
