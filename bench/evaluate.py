@@ -1,5 +1,5 @@
 """Evaluation: `tutelage eval` beside lm-eval's Hugging Face path, on the same rows: pairs of sentences, and questions with four
-answers after five examples. The model is loaded before; a turn asks all rows.
+answers after five examples. Model and rows are loaded before; a turn asks all rows.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def tutelage(model: str, data: str, task: str, shots: int, dtype: str = "fp32") 
 def lm_eval(model: str, data: str, task: str, shots: int, together: int = 1, dtype: str = "auto") -> Turn:
     """lm-eval's own task of a JSON file, on its ``hf`` model."""
     import yaml
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -110,13 +110,12 @@ def lm_eval(model: str, data: str, task: str, shots: int, together: int = 1, dty
     } | TEMPLATES[task] | ({"fewshot_split": "train"} if shots else {})  # fmt: skip
     own = Path(tempfile.mkdtemp())
     (own / "bench.yaml").write_text(yaml.safe_dump(described))
-    loaded, manager = (
-        HFLM(pretrained=model, device="cpu", dtype=dtype, batch_size=together),
-        TaskManager(include_path=str(own)),
-    )
+    loaded = HFLM(pretrained=model, device="cpu", dtype=dtype, batch_size=together)
+    tasks = TaskManager(include_path=str(own)).load(["bench"])
+    tasks["tasks"]["bench"].set_fewshot_seed(seed=1234)
 
     def turn() -> float:
-        found = simple_evaluate(loaded, tasks=["bench"], task_manager=manager, log_samples=False)
+        found = evaluate(loaded, tasks, log_samples=False)
         return float(found["n-samples"]["bench"]["effective"])
 
     return turn
