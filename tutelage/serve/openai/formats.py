@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -116,16 +117,18 @@ class _Turn:
 _turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
 
-async def compiled(assistant: Assistant, grammar: str, param: str, client: str, *, after: int | None = None) -> Named:
-    """A grammar as the mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where that or the mask fails."""
+async def compiled(
+    assistant: Assistant, grammar: Callable[[], str], param: str, client: str, *, after: int | None = None
+) -> Named:
+    """The mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where ``grammar``, that or the mask fails."""
     turn = _turns.setdefault(client, _Turn())
     if turn.waiting >= MOST_WAITING:
         raise Busy("too many schemas wait to be compiled", code="queue_full", headers={"retry-after": "5"})
     turn.waiting += 1
     try:
         async with turn.lock:
-            compile, loop = assistant.grammars.compile, asyncio.get_running_loop()
-            mask = await loop.run_in_executor(_compiling, compile, grammar, after)
+            loop = asyncio.get_running_loop()
+            mask = await loop.run_in_executor(_compiling, lambda: assistant.grammars.compile(grammar(), after))
     except UsageError as error:
         raise BadRequest(f"the schema cannot be used: {error}", param=param, code="invalid_json_schema") from None
     finally:
