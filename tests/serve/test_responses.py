@@ -172,7 +172,7 @@ def test_a_forced_call_and_what_it_returned(client):
         ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
         ({"tools": [WEATHER]}, "tools", "force a call"),
         (
-            {"tools": [WEATHER, WEATHER | {"name": "b", "parameters": {"items": {"not": {}}}}], "tool_choice": "required"},
+            {"tools": [WEATHER, WEATHER | {"name": "b", "parameters": {"not": {}}}], "tool_choice": "required"},
             "tools.1.parameters", 'the schema cannot be used: "not" is not supported',
         ),
         ({"input": []}, "input", "at least 1"),
