@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from tutelage.assistant.assistant import Assistant
 from tutelage.errors import UsageError
-from tutelage.generate.constraints import _VETTER, Grammars, lark_grammar, schema_grammar
+from tutelage.generate.constraints import _VETTER, Grammars, json_options, lark_grammar, schema_grammar
 from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
+from tutelage.generate.schemas import usable
 from tutelage.generate.service import Service
 from tutelage.generate.vetting import CPU_SECONDS, Vetter
 
@@ -144,7 +145,7 @@ def test_forced_text_is_written_in_the_tokens_that_encode_gives(assistant):
 
 
 def test_samples_of_one_request_do_not_disturb_each_other(assistant):
-    """One mask, asked about several lists in turns, and about a list that was changed behind its back."""
+    """One mask, asked about several lists in turns, about lists that leave their address to others, and about one that shrinks."""
     encode = assistant.tokenizer.encode
     mask = assistant.grammars.compile(schema_grammar({"enum": ["aa", "bb", "ab"]}))
     first, second = encode('"a'), encode('"b')
@@ -152,8 +153,13 @@ def test_samples_of_one_request_do_not_disturb_each_other(assistant):
     for _ in range(2):
         assert (mask(first)[one], mask(first)[other]) == (0, 0)
         assert mask(second)[one] < 0
-    first[-1] = other
-    assert mask(first)[one] < 0
+    for _ in range(20):
+        assert mask(encode('"a'))[one] == 0
+        assert mask(encode('"b'))[one] < 0
+    first.pop()
+    assert mask(first)[other] == 0
+    first.append(other)
+    assert (mask(first)[other], mask(first)[one] < 0) == (0, True)
     assert mask([])[encode('"')[0]] == 0
 
 
@@ -194,6 +200,102 @@ def test_what_cannot_be_a_schema_is_refused(assistant):
     for given_as in ({"type": "number", "minimum": float("nan")}, {"properties": [1]}, {"$ref": 5}):
         with pytest.raises(UsageError):
             assistant.grammars.compile(schema_grammar(given_as))
+
+
+INEXACT = 2**53 + 1
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *({keyword: INEXACT} for keyword in ("const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")),
+        {"enum": [1, -INEXACT]},
+        {"const": [{"a": 10**400}]},
+        {"maximum": 1e30},
+        {"exclusiveMaximum": 2**60},
+        {"properties": {"a": {"anyOf": [{"type": "null"}, {"items": {"minimum": -(2**63)}}]}}},
+        {"$defs": {"const": {"const": INEXACT}}},
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_number_that_would_be_rounded_is_refused(schema):
+    with pytest.raises(UsageError, match="is too large to be kept exactly") as caught:
+        schema_grammar(schema)
+    assert len(str(caught.value)) < 150
+
+
+def test_whole_numbers_up_to_the_largest_are_kept_exactly(assistant):
+    """Against an independent validator. A number that restricts nothing may have any size, and a property any name."""
+    big = 2**53 - 1
+    for schema in (
+        {"const": big, "default": INEXACT, "examples": [INEXACT]},
+        {"enum": [-big]},
+        {"type": "integer", "minimum": -big, "maximum": big},
+        {"type": "integer", "exclusiveMaximum": big},
+        {"type": "number", "exclusiveMinimum": -big},
+    ):
+        grammar = schema_grammar(schema)
+        assert not _VETTER.problem(grammar)
+        for number in (*range(-big - 3, -big + 3), *range(big - 3, big + 3)):
+            matcher = llguidance.LLMatcher(assistant.grammars._tokenizer, grammar)
+            ids = assistant.tokenizer.encode(str(number))
+            taken = matcher.validate_tokens(ids) == len(ids) and matcher.consume_tokens(ids) and matcher.is_accepting()
+            assert taken == jsonschema.Draft202012Validator(schema).is_valid(number), (schema, number)
+    assert schema_grammar({"properties": {"minimum": {"type": "integer"}, "const": {}}})
+
+
+@pytest.mark.parametrize(
+    ("idle", "asking"),
+    [
+        ({"uniqueItems": False}, {"uniqueItems": True}),
+        ({"not": False}, {"not": {}}),
+        ({"propertyNames": {"type": "string"}}, {"propertyNames": {"maxLength": 3}}),
+        ({"unevaluatedProperties": True, "unevaluatedItems": {}}, {"unevaluatedProperties": False}),
+        ({"dependentRequired": {}, "dependencies": {}}, {"dependentRequired": {"a": ["b"]}}),
+        ({"dependentSchemas": {}}, {"dependentSchemas": {"a": {}}}),
+        ({"if": {"const": 1}, "then": True, "else": {}}, {"if": {"const": 1}, "else": False}),
+        ({"then": False}, {"if": {}, "then": False}),
+        ({"minContains": 2, "maxContains": 1}, {"contains": {}}),
+        ({"contains": {}, "minContains": 0}, {"contains": {}, "minContains": 0, "maxContains": 1}),
+        ({"format": "password"}, {"format": "ipv7"}),
+    ],
+    ids=str,
+)
+def test_a_keyword_that_asks_for_nothing_is_dropped_and_one_that_asks_is_refused(idle, asking):
+    """At the top and inside; as the name of a property it is no keyword."""
+    plain = {"type": ["string", "object", "array"], "minLength": 2}
+    for place in (lambda schema: schema, lambda schema: {"properties": {"a": {"items": schema}}}):
+        assert schema_grammar(place(plain | idle)) == schema_grammar(place(plain))
+        assert _VETTER.problem(schema_grammar(place(plain | asking)))
+    named = {"properties": idle}
+    assert usable(named) == named
+
+
+def test_what_writes_schemas_may_write_what_it_likes_beside_them():
+    more = {
+        "title": "t",
+        "description": "d",
+        "default": 1,
+        "examples": [1],
+        "deprecated": True,
+        "readOnly": True,
+        "nullable": False,
+    }
+    more |= {
+        "$comment": "c",
+        "contentMediaType": "text/plain",
+        "discriminator": {"propertyName": "a"},
+        "x-order": 1,
+        "minLength": 0,
+    }
+    assert not _VETTER.problem(schema_grammar({"type": "string", **more}))
+
+
+def test_what_is_wrong_is_said_without_the_grammar_around_it():
+    schema = json.dumps(json_options({"properties": {"a": {"not": {}, "contains": {}}}}))
+    inside = _VETTER.problem(lark_grammar(f'start: "x" one\none: %json {schema}\n'))
+    assert inside == '"contains", "not" are not supported'
+    assert _VETTER.problem(schema_grammar({"pattern": "(a"})) == "a pattern cannot be used: unclosed group"
 
 
 def test_a_vetter_that_was_killed_is_started_again():

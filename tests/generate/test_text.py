@@ -72,6 +72,15 @@ def test_stop_strings_by_hand() -> None:
     assert pieces(["abcd"], "abc") == ["", "", "", "abc"], "an undecided text is given out at the end"
 
 
+def test_stop_strings_are_text_from_a_token_on() -> None:
+    writer = TextWriter(Pieces("xa<babcab"), ["ab"], until=2)
+    assert [writer.push(i) for i in range(9)] == [False] * 9
+    assert (writer.finish(), writer.take()) == (False, "xa<babcab")
+    writer = TextWriter(Pieces("xab<ab"), ["ab"], until=3)
+    assert [writer.push(i) for i in range(3)] == [False, False, True]
+    assert writer.take() == "x"
+
+
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, BYTES], ids=["merges", "bytes"])
 def test_streamed_text_is_the_whole_text_without_half_characters(tokenizer: Tokenizer) -> None:
     texts, stop_strings = st.text(CHARACTERS, min_size=1, max_size=12), st.text(CHARACTERS, min_size=1, max_size=3)

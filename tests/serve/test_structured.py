@@ -68,6 +68,18 @@ def test_an_object_is_an_object_and_a_text_is_a_text(client):
     assert client.chat.completions.create(**ASK | asked, seed=3, max_tokens=5).choices[0].message.content == plain
 
 
+def test_a_stop_string_does_not_cut_json(client):
+    """With a schema, and with any object; streamed or not."""
+    asked = ASK | {"stop": ["r", '"'], "response_format": by_schema({"enum": ["red"]})}
+    made = client.chat.completions.create(**asked).choices[0]
+    assert (made.message.content, made.finish_reason) == ('"red"', "stop")
+    parts = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    assert "".join(part.delta.content or "" for part in parts) == '"red"'
+    asked = {"response_format": {"type": "json_object"}, "stop": "{", "max_tokens": 5}
+    made = client.chat.completions.create(**ASK, **asked).choices[0]
+    assert made.message.content.startswith("{")
+
+
 def test_a_length_stop_leaves_the_beginning(client):
     made = client.chat.completions.create(**ASK, response_format=by_schema(SCHEMA), max_tokens=3, seed=1).choices[0]
     assert made.finish_reason == "length"
@@ -87,6 +99,7 @@ def test_a_length_stop_leaves_the_beginning(client):
         ({"type": "json_schema"}, "response_format.json_schema"),
         ({"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}, "response_format.json_schema.name"),
         (by_schema({"$ref": "#"}), "response_format"),
+        (by_schema({"const": 123456789012345678901234567890}), "response_format"),
         ({"type": "yaml"}, "response_format.type"),
         ({"type": ["text"]}, "response_format.type"),
         ("json", "response_format"),
@@ -107,10 +120,11 @@ def test_a_format_that_cannot_be_kept_is_refused_by_its_name(server, given, para
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "use anyOf"),
         ({"type": "string", "pattern": r"\bx"}, r"a pattern has \b or \B"),
         ({"allOf": [{"type": "integer", "multipleOf": p} for p in (9973, 9967, 9949)]}, "too complex"),
-        ({"uniqueItems": True}, '"uniqueItems"'),
-        ({"contains": {}}, '"contains"'),
+        ({"uniqueItems": True}, 'cannot be used: "uniqueItems" is not supported'),
+        ({"contains": {}, "not": {}}, '"contains", "not" are not supported'),
+        ({"minimum": 1e30}, "minimum: 1e+30 is too large to be kept exactly"),
         ({"type": "string", "format": "odd"}, "Unknown format: odd"),
-        ({"type": "string", "pattern": r"(a)\1"}, "backreferences are not supported"),
+        ({"type": "string", "pattern": r"(a)\1"}, "a pattern cannot be used: backreferences are not supported"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -14,7 +14,15 @@ import pytest
 from serving import HELLO, MODEL, Running, running, tiny_assistant, tiny_model
 
 from tutelage.assistant.assistant import Assistant
+from tutelage.generate.service import Delta
+from tutelage.records import Tool
+from tutelage.serve.openai.chat_shape import Chat
+from tutelage.serve.openai.response_shape import Response
+from tutelage.serve.openai.responses import ResponsesRequest
+from tutelage.serve.openai.shapes import Choice, Usage
+from tutelage.serve.openai.tools import Calling
 from tutelage.text.tokenizer import Tokenizer
+from tutelage.text.tools import tool_format
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "text"))
 from chat_formats import FORMATS, write_folder
@@ -121,6 +129,58 @@ def test_a_call_that_is_cut_off_says_length(client):
     assert made.message.tool_calls[0].function.name == "weather"
 
 
+def test_a_stop_string_does_not_cut_a_call(client, qwen):
+    """Forced, or chosen by a model that begins a call with a token of its own; streamed or not."""
+    tokenizer = qwen.served.assistant.tokenizer
+    (begins,) = tokenizer.encode_named("<tool_call>")
+    chosen = {"logit_bias": spaceless(tokenizer) | {str(begins): 100}, "max_tokens": 900}
+    for asking, more in (
+        (client, {"tool_choice": NAMED}),
+        (client, {"tool_choice": "required"}),
+        (qwen.client(), chosen),
+    ):
+        asked = ASK | more | {"stop": ["Rome", "京", '"', "{"], "parallel_tool_calls": False, "seed": 2}
+        made = asking.chat.completions.create(**asked).choices[0]
+        assert made.finish_reason == "tool_calls"
+        assert len(checked(made.message.tool_calls)) == 1
+        with asking.chat.completions.stream(**asked) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        (ours,), (theirs,) = made.message.tool_calls, streamed.message.tool_calls
+        assert (ours.function.name, ours.function.arguments) == (theirs.function.name, theirs.function.arguments)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason", "status"), [("", "length", "incomplete"), ('me"}', "tool_calls", "completed")]
+)
+def test_a_call_without_its_end_is_never_said_to_be_done(own, more, reason, status):
+    """As a stop string or the end token leaves one where no grammar holds it."""
+    tokenizer = own.served.assistant.tokenizer
+    calls = Calling(tool_format(tokenizer), [Tool(name="f")], [], several=True)
+    text = '<tool_call>\n{"name": "f", "arguments": {"city": "Ro' + more
+    choice, counts = Choice(0, text=text, finish_reason="stop"), Usage(1, 1)
+    chat = {"logprobs": False, "calling": calls}
+    assert Chat(tokenizer, MODEL, **chat).whole([choice], counts)["choices"][0]["finish_reason"] == reason
+    chunks = Chat(tokenizer, MODEL, **chat).news(choice, Delta(0, text, (), "stop")).decode().strip().split("\n\n")
+    assert json.loads(chunks[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == reason
+    made = Response(tokenizer, MODEL, ResponsesRequest(input="x"), calls).whole([choice], counts)
+    assert made["status"] == made["output"][0]["status"] == status
+    assert made["output"][0]["arguments"] == '{"city": "Ro' + more
+
+
+def test_a_function_without_parameters_is_called_with_none(client, qwen):
+    (begins,) = qwen.served.assistant.tokenizer.encode_named("<tool_call>")
+    free = {"logit_bias": {str(begins): 100}, "max_tokens": 900}
+    for more in ({}, {"parameters": {}}, {"parameters": None}):
+        asked = ASK | {
+            "tools": [{"type": "function", "function": {"name": "now", **more}}],
+            "parallel_tool_calls": False,
+        }
+        for asking, choice in ((client, {"tool_choice": "required"}), (qwen.client(), free)):
+            made = asking.chat.completions.create(**asked | choice, seed=1).choices[0]
+            (call,) = made.message.tool_calls
+            assert (made.finish_reason, json.loads(call.function.arguments)) == ("tool_calls", {})
+
+
 def test_an_answer_that_is_cut_before_its_call_has_no_content_and_an_empty_one_has_an_empty_one(client, qwen):
     """Streamed or not, as the official client puts it together."""
     free = {"tool_choice": "auto", "logit_bias": {str(next(iter(qwen.served.assistant.stop_ids(chat=True)))): 100}}
@@ -194,8 +254,9 @@ def test_a_schema_that_grammars_do_not_know_binds_as_far_as_they_do_unless_it_is
     made = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0]
     assert checked(made.message.tool_calls) == ["weather"]
     strict = {"type": "function", "function": {**tool["function"], "strict": True}}
-    with pytest.raises(openai.BadRequestError, match="Unimplemented"):
-        client.chat.completions.create(**asked | {"tools": [strict]})
+    with pytest.raises(openai.BadRequestError, match='"not" is not supported') as caught:
+        client.chat.completions.create(**asked | {"tools": [TIME, strict]})
+    assert caught.value.param == "tools.1.function.parameters"
     broken = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": 3}}}
     broken["function"]["name"] = "broken"
     for others in ([WEATHER], [{"type": "function", "function": WEATHER["function"] | {"strict": True}}]):
@@ -260,8 +321,15 @@ def test_the_clients_parser_takes_tools(client):
             "tools.0.function.parameters", "are an object",
         ),
         (
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}], "tool_choice": "required"},
-            "tools", "Unimplemented",
+            {
+                "tools": [TIME, {"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+                "tool_choice": "required",
+            },
+            "tools.1.function.parameters", 'the schema cannot be used: "not" is not supported',
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"const": 2**60}}}], "tool_choice": "required"},
+            "tools.0.function.parameters", "const: 1152921504606846976 is too large",
         ),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", "pattern"),
     ],

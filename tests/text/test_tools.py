@@ -110,6 +110,9 @@ def test_a_call_that_was_cut_off_shows_what_there_is():
     reader = CallReader(tool_format(own()))
     pieces = [*reader.push('<tool_call>\n{"name": "f", "arguments": {"a": [1'), *reader.finish()]
     assert pieces == [Piece("name", "f"), Piece("arguments", '{"a": [1')]
+    assert reader.cut
+    reader.push("]}")
+    assert not reader.cut, "its arguments are whole"
 
 
 def test_tools_are_in_the_prompt_and_cannot_forge_control_tokens(tmp_path):

@@ -11,7 +11,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import llguidance
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import UsageError
+from tutelage.generate.schemas import usable
 from tutelage.generate.vetting import Vetter, begun
 
 WHITE_SPACE = r" |\n[ \t]{0,16}"
@@ -43,15 +44,16 @@ _BIASES = _BIASES.astype(np.float32)
 def json_options(schema: Mapping[str, Any], *, lenient: bool = False) -> dict[str, Any]:
     """A schema that carries its own options, for ``%json`` in a grammar; options that it came with are dropped.
 
-    ``lenient``: what cannot be enforced is left out.
+    ``lenient``: what cannot be enforced is left out. UsageError as ``usable`` raises it.
     """
-    return {**schema, "x-guidance": _JSON | {"lenient": lenient}}
+    return {**usable(schema), "x-guidance": _JSON | {"lenient": lenient}}
 
 
 def schema_grammar(schema: Mapping[str, Any]) -> str:
     """The grammar of all JSON texts that are valid by a JSON schema. UsageError for what is not a schema."""
+    given = json.dumps(json_options(schema))
     try:
-        return llguidance.LLMatcher.grammar_from_json_schema(json.dumps(json_options(schema)))
+        return llguidance.LLMatcher.grammar_from_json_schema(given)
     except ValueError as error:
         raise UsageError(f"not a JSON schema: {error}") from None
 
@@ -76,7 +78,7 @@ class Grammars:
         end_ids: Collection[int],
         encode: Callable[[str], Sequence[int]],
     ) -> None:
-        table = _Table(tokens, control, end_ids, encode)
+        table = _Table(list(tokens), sorted(control), next(iter(end_ids)), encode)
         self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(table), eos_token=list(end_ids))
         self._size = len(tokens)
         self._kept: OrderedDict[str, llguidance.LLMatcher | str] = OrderedDict()
@@ -103,20 +105,14 @@ class Grammars:
         return problem or matcher
 
 
-class _Table:
+class _Table(NamedTuple):
     """A vocabulary as llguidance asks for it."""
 
-    bos_token_id = None
-
-    def __init__(
-        self,
-        tokens: Sequence[bytes],
-        control: Collection[int],
-        end_ids: Collection[int],
-        encode: Callable[[str], Sequence[int]],
-    ) -> None:
-        self.tokens, self.special_token_ids, self.encode = list(tokens), sorted(control), encode
-        self.eos_token_id = next(iter(end_ids))
+    tokens: list[bytes]
+    special_token_ids: list[int]
+    eos_token_id: int
+    encode: Callable[[str], Sequence[int]]
+    bos_token_id: int | None = None
 
     def __call__(self, text: str) -> list[int]:
         return list(self.encode(text))  # a TypeError for bytes tells llguidance to decode them
@@ -127,16 +123,16 @@ class Mask:
 
     def __init__(self, matcher: llguidance.LLMatcher, size: int, after: int | None = None) -> None:
         self._start, self._size, self.after = matcher, size, after
-        self._states: dict[int, tuple[list[int], llguidance.LLMatcher]] = {}  # of each sample, by its list of ids
+        # Of each sample, by the address of its list: the list, which keeps the address its own, and how much of it is consumed.
+        self._states: dict[int, tuple[list[int], int, llguidance.LLMatcher]] = {}
 
     def __call__(self, ids: list[int]) -> Tensor:
-        """UsageError where the grammar has become too complex to go on."""
-        held = list(ids) if self.after is None else ids[ids.index(self.after) + 1 :]
-        seen, matcher = self._states.get(id(ids), ([], None))
-        if matcher is None or not held or held[: len(seen)] != seen:  # another list may have had the same address
-            seen, matcher = [], self._start.deep_copy()
-        matcher.consume_tokens(held[len(seen) :])
-        self._states[id(ids)] = held, matcher
+        """UsageError where the grammar has become too complex to go on. Between two calls a list may grow, or become shorter."""
+        _, done, matcher = self._states.get(id(ids), (ids, 0, None))
+        if matcher is None or len(ids) < done:
+            done, matcher = 0 if self.after is None else ids.index(self.after) + 1, self._start.deep_copy()
+        matcher.consume_tokens(ids[done:])
+        self._states[id(ids)] = ids, len(ids), matcher
         bits = matcher.compute_bitmask()
         if matcher.is_error():
             raise UsageError("the answer's grammar is too complex here: make the schema simpler")

@@ -25,7 +25,8 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     """A sample ends after any of these ids, and keeps it as its last id."""
     stop: tuple[str, ...] = ()
-    """A sample ends where its text contains any of these strings, and its text ends before it. Needs a ``Service``."""
+    """A sample ends where its text contains any of these strings, and its text ends before it; they are not looked for
+    from the token ``mask_after`` on. Needs a ``Service``."""
     stop_when: Callable[[list[int]], bool] | None = None
     """Called after every token with the sample's ids; True ends the sample."""
     mask: Mask | None = None

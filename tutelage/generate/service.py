@@ -33,7 +33,7 @@ class Job:
     def __init__(self, request: Request, client: str, news: Condition, tokenizer: StreamingTokenizer) -> None:
         self.request, self.client, self.news = request, client, news
         self.samples = [Generated() for _ in range(request.sampling.n)]
-        self.writers = [TextWriter(tokenizer.stream(), request.stop) for _ in self.samples]
+        self.writers = [TextWriter(tokenizer.stream(), request.stop, request.mask_after) for _ in self.samples]
         self.running = len(self.samples)  # samples that have not ended
         self.waiting = deque(range(self.running))  # samples that the engine does not have yet
         self.handle: int | None = None  # the engine's, once it has the first sample

@@ -23,16 +23,19 @@ class StreamingTokenizer(Protocol):
 class TextWriter:
     """The text of one sample, up to the stop string that is completed first (the longest, if several end there).
 
-    The text does not depend on how it is split into tokens. A suffix that may begin a stop string is held back.
+    The text does not depend on how it is split into tokens. A suffix that may begin a stop string is held back. From the token
+    ``until`` on, stop strings are text like any other.
     """
 
-    def __init__(self, stream: TextStream, stops: Sequence[str] = ()) -> None:
-        self._stream, self._stops = stream, stops
+    def __init__(self, stream: TextStream, stops: Sequence[str] = (), until: int | None = None) -> None:
+        self._stream, self._stops, self._until = stream, stops, until
         self._held = self._ready = ""
         self._stopped = False
 
     def push(self, token: int) -> bool:
         """Add an id; returns whether the text has reached a stop string."""
+        if token == self._until:
+            self._stops = ()
         return self._add(self._stream.push(token))
 
     def finish(self) -> bool:

@@ -30,19 +30,26 @@ def begun(tokenizer: llguidance.LLTokenizer, grammar: str) -> tuple[llguidance.L
     """A grammar's matcher, which has computed what the first step of every answer needs, and what is wrong with it in a line."""
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_limits())
     matcher.compute_bitmask()
-    return matcher, _told(" ".join(matcher.get_error().split())[:300]) if matcher.is_error() else ""
+    return matcher, _told(matcher.get_error()) if matcher.is_error() else ""
 
 
 _TOLD = {
     "NoExtensionBias": "nothing can ever satisfy it: does it refer to itself without end?",
     "oneOf constraints are not supported": "oneOf is possible only if its alternatives are seen to exclude each other: use anyOf",
     "lookarounds not supported yet": "a pattern has \\b or \\B, which is not possible",
+    "recursion limit exceeded": "it is nested too deeply",
     "fuel exhausted": "it is too complex: make it simpler",
 }
 """Beginning of what llguidance says where that is not for people -> what to say instead."""
 
 
 def _told(problem: str) -> str:
+    """What is wrong in a line, without the place in the grammar and the grammar's lines around it."""
+    problem = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?|\n +\d+ \| .*", "", problem, flags=re.DOTALL)
+    if unknown := re.fullmatch(r"Unimplemented keys: \[(.*)\]", problem):
+        return f"{unknown[1]} {'are' if ', ' in unknown[1] else 'is'} not supported"
+    problem = re.sub(r"^regex parse error:.*\nerror: ", "a pattern cannot be used: ", problem, flags=re.DOTALL)
+    problem = " ".join(problem.split())[:300]
     return next((told for begin, told in _TOLD.items() if problem.startswith(begin)), problem)
 
 

@@ -221,6 +221,11 @@ class CallReader:
         return self.calls if self._most is None else min(self.calls, self._most)
 
     @property
+    def cut(self) -> bool:
+        """Whether the last call lacks the end of its arguments so far."""
+        return self._state == "arguments" and self._kept
+
+    @property
     def _kept(self) -> bool:
         return self._most is None or self.calls <= self._most
 

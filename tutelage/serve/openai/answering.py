@@ -164,7 +164,7 @@ def to_requests(
                 ids=ids,
                 sampling=sampling.model_copy(update={"seed": sampling.seed + place}),
                 stop_ids=assistant.stop_ids(chat=chat),
-                stop=asked.stops,
+                stop=() if mask and mask.after is None else asked.stops,  # which would cut what the mask makes whole
                 mask=mask,
                 mask_after=mask.after if mask else None,
                 logit_bias=biases,

@@ -57,8 +57,7 @@ class Chat(Chunked):
             "content": content or (None if calls or self._calling.forced else ""),
             "refusal": None,
         }
-        called = "tool_calls" if calls and choice.finish_reason == "stop" else choice.finish_reason
-        return message | ({"tool_calls": calls} if calls else {}), called
+        return message | ({"tool_calls": calls} if calls else {}), _ended(reader, choice.finish_reason)
 
     def _first(self, index: int) -> Object:
         return self._delta(index, {"role": "assistant", "content": None if self._calling else ""})
@@ -76,7 +75,7 @@ class Chat(Chunked):
                 deltas.append({"content": text} if kind == "content" else {"tool_calls": [_call(place, kind, text)]})
             if reason and not choice.text and not self._calling.forced:
                 deltas.append({"content": ""})  # as in a whole answer; until here it might have become a call
-            ended = "tool_calls" if reader.called and reason == "stop" else reason
+            ended = _ended(reader, reason)
         logprobs = self._all_logprobs(delta.tokens) if delta.tokens else None
         if logprobs and not deltas:
             deltas = [{"content": ""} if self._calling is None else {}]
@@ -90,6 +89,11 @@ class Chat(Chunked):
         if not self._logprobs:
             return None
         return {"content": [token_object(self._tokenizer, token) for token in tokens], "refusal": None}
+
+
+def _ended(reader: CallReader, reason: str | None) -> str | None:
+    """The finish reason of an answer that may have calls. One that a stop string or an end token cuts counts as cut by length."""
+    return reason if reason != "stop" or not reader.called else "length" if reader.cut else "tool_calls"
 
 
 def _call(place: int, kind: str, text: str) -> Object:

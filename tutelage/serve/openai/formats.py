@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -116,8 +117,10 @@ class _Turn:
 _turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
 
-async def compiled(assistant: Assistant, grammar: str, param: str, client: str, *, after: int | None = None) -> Named:
-    """A grammar as the mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where that or the mask fails."""
+async def compiled(
+    assistant: Assistant, grammar: Callable[[], str], param: str, client: str, *, after: int | None = None
+) -> Named:
+    """The mask of a request, see ``Grammars.compile``. BadRequest, naming ``param``, where ``grammar``, that or the mask fails."""
     turn = _turns.setdefault(client, _Turn())
     if turn.waiting >= MOST_WAITING:
         raise Busy("too many schemas wait to be compiled", code="queue_full", headers={"retry-after": "5"})
@@ -125,9 +128,8 @@ async def compiled(assistant: Assistant, grammar: str, param: str, client: str, 
     try:
         async with turn.lock:
             # In the thread from the start: the first grammar of a model takes its tokenizer's table too, seconds for a large one.
-            mask = await asyncio.get_running_loop().run_in_executor(
-                _compiling, lambda: assistant.grammars.compile(grammar, after)
-            )
+            loop = asyncio.get_running_loop()
+            mask = await loop.run_in_executor(_compiling, lambda: assistant.grammars.compile(grammar(), after))
     except UsageError as error:
         raise BadRequest(f"the schema cannot be used: {error}", param=param, code="invalid_json_schema") from None
     finally:

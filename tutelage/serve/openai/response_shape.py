@@ -47,7 +47,7 @@ class Response:
         if delta.finish_reason:
             data += b"" if self._items else self._begin_message()
             data += self._take(Piece("content", "")) if self._tokens else b""
-            data += self._finish("completed" if delta.finish_reason == "stop" else "incomplete")
+            data += self._finish(self._status(choice))
         return data
 
     def ending(self, choices: Sequence[Choice], usage: Usage) -> bytes:
@@ -119,8 +119,13 @@ class Response:
         self._events += 1
         return event({"type": kind, "sequence_number": self._events - 1, **fields}, kind)
 
+    def _status(self, choice: Choice) -> str:
+        """How the response and its last item end: a call that an end token has cut counts as cut by length."""
+        cut = self._reader is not None and self._reader.cut
+        return "completed" if choice.finish_reason == "stop" and not cut else "incomplete"
+
     def _final(self, choice: Choice, usage: Usage) -> Object:
-        return self._object("completed" if choice.finish_reason == "stop" else "incomplete", usage)
+        return self._object(self._status(choice), usage)
 
     def _object(self, status: str, usage: Usage | None) -> Object:
         asked = self._asked

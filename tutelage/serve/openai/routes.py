@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -144,28 +145,39 @@ async def mask_of(
     assistant: Assistant, schema: dict[str, Any] | None, calls: Calling | None, param: str, client: str
 ) -> Named | None:
     """What an answer has to follow: a schema, or the form of a call. ``param``: the field that the schema comes from."""
-    grammar = calls.grammar(assistant.tokenizer, schema) if calls else None
-    if grammar is not None:
-        return await compiled(assistant, grammar, "tools" if schema is None else param, client)
-    if schema is not None:
-        return await compiled(assistant, schema_grammar(schema), param, client)
-    after = calls.after(assistant.tokenizer) if calls else None
-    return None if calls is None or after is None else await _chosen(assistant, calls, after, client)
+    if calls is None:
+        return None if schema is None else await compiled(assistant, partial(schema_grammar, schema), param, client)
+    if calls.forced or schema is not None:
+        field, grammar = "tools" if calls.forced else param, partial(calls.grammar, assistant.tokenizer, schema)
+        try:
+            return await compiled(assistant, grammar, field, client)
+        except BadRequest:
+            await _blame(assistant, None if calls.forced else schema, calls, param, client)
+            raise
+    after = calls.after(assistant.tokenizer)
+    return None if after is None else await _chosen(assistant, calls, after, client)
+
+
+async def _blame(assistant: Assistant, schema: dict[str, Any] | None, calls: Calling, param: str, client: str) -> None:
+    """BadRequest that names the first schema of several that cannot be used on its own, if one is."""
+    fields = [(tool.parameters, calls.fields[tool.name]) for tool in calls.forced or calls.tools]
+    for one, field in [*([] if schema is None else [(schema, param)]), *fields]:
+        await compiled(assistant, partial(schema_grammar, one), field, client)
 
 
 async def _chosen(assistant: Assistant, calls: Calling, after: int, client: str) -> Named | None:
     """What calls that the model chooses follow. Functions that are not strict take any object if their schema cannot be used."""
 
-    async def compile(tools: Sequence[Tool]) -> Named:
-        grammar = replace(calls, tools=tools).rest(assistant.tokenizer)
-        return await compiled(assistant, grammar, "tools", client, after=after)
+    async def compile(tools: Sequence[Tool], param: str = "tools") -> Named:
+        grammar = partial(replace(calls, tools=tools).rest, assistant.tokenizer)
+        return await compiled(assistant, grammar, param, client, after=after)
 
     with suppress(BadRequest):
         return await compile(calls.tools)
     tools = []
     for tool in calls.tools:
         try:
-            await compile([tool])
+            await compile([tool], calls.fields[tool.name])
         except BadRequest:
             if tool.name in calls.strict:
                 raise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tutelage.assistant.assistant import Assistant
@@ -21,8 +21,14 @@ MOST_CALLS = 8
 """Calls in one answer that a grammar allows: a small model may call without end."""
 
 
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
 class Function(Shape):
-    """``parameters``: a JSON schema. Forced calls and ``strict`` functions always follow it, others as far as grammars know it."""
+    """``parameters``: a JSON schema; without one, or with an empty one, the function has no arguments.
+
+    Forced calls and ``strict`` functions always follow it, others as far as grammars know it.
+    """
 
     name: Name
     description: str | None = None
@@ -31,8 +37,8 @@ class Function(Shape):
 
     @property
     def tool(self) -> Tool:
-        more = {"parameters": self.parameters} if self.parameters else {}
-        return Tool(name=self.name, description=self.description or "", **more)
+        parameters = self.parameters or NO_PARAMETERS
+        return Tool(name=self.name, description=self.description or "", parameters=parameters)
 
 
 class FunctionTool(Shape):
@@ -74,17 +80,17 @@ class Calling:
     """Whether it may call more than once."""
     strict: frozenset[str] = frozenset()
     """The names of the tools whose schemas have to be kept to the letter by a call that the model chooses."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """The name of each tool -> the field of the request that has its schema."""
 
     def reader(self) -> CallReader:
         """What tells calls from content in one answer."""
         return CallReader(self.format, None if self.several else 1, silent=bool(self.forced))
 
-    def grammar(self, tokenizer: Tokenizer, schema: dict[str, Any] | None) -> str | None:
-        """The grammar of the whole answer; None for any text. ``schema``: of an answer without a call."""
-        if self.forced:
+    def grammar(self, tokenizer: Tokenizer, schema: dict[str, Any] | None) -> str:
+        """The grammar of the whole answer. ``schema``: of an answer without a call, where a call is not forced."""
+        if self.forced or schema is None:
             return lark_grammar("start: calls\n" + self._calls(tokenizer, self.format.before))
-        if schema is None:
-            return None
         answer = f"answer: %json {_inline(schema)}\n"
         return lark_grammar("start: calls | answer\n" + answer + self._calls(tokenizer, self.format.before))
 
@@ -144,7 +150,8 @@ def calling(
         if choice == "required":
             raise BadRequest("tool_choice 'required' needs tools", param="tool_choice")
         return None
-    tools = [_checked(function, f"tools.{i}.{param}parameters") for i, function in enumerate(functions)]
+    fields = [f"tools.{i}.{param}parameters" for i in range(len(functions))]
+    tools = [_checked(function, place) for function, place in zip(functions, fields, strict=True)]
     if len({tool.name for tool in tools}) < len(tools):
         raise BadRequest("two tools have the same name", param="tools")
     forced = tools if choice == "required" else [tool for tool in tools if tool.name == named]
@@ -157,7 +164,8 @@ def calling(
         hint = f": {forcing if format else 'it can call no tools, forced or not'}"
         raise BadRequest(f"the model's chat template {lacks}{hint}", param="tools", code="unsupported_tools")
     strict = frozenset(function.name for function in functions if function.strict)
-    return Calling(format, tools, forced, several and format.several and named is None, strict)
+    by_name = {tool.name: place for tool, place in zip(tools, fields, strict=True)}
+    return Calling(format, tools, forced, several and format.several and named is None, strict, by_name)
 
 
 def _checked(function: Function, param: str) -> Tool:
