@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +146,18 @@ def test_what_is_kept_is_bounded_and_the_last_used_stays() -> None:
     assert source.store.any()
 
 
+def test_a_context_larger_than_all_that_may_be_kept_drops_nothing() -> None:
+    store = torch.ones(2, 2, 4, 100, 8)
+    short, other = [1] * 20, [2] * 30
+    kept = Kept(most=store[:, :, :, :50].nbytes)
+    kept.add(short, store)
+    kept.add(other, store)
+    kept.add([*short, *[3] * 31], store)  # one token too many, and it continues what is kept
+    assert [source.ids for source in kept] == [short, other]
+    kept.add([*short, *[3] * 30], store)
+    assert [source.ids for source in kept] == [[*short, *[3] * 30]]
+
+
 # -- pieces ------------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +203,20 @@ def _first(engine: Engine, request: Request) -> list[Event]:
     while not events:
         events = [event for event in engine.step() if isinstance(event, Event)]
     return events
+
+
+def test_samples_are_counted_while_prompts_begin_and_join() -> None:
+    """Metrics and a change of models read ``active`` from their threads; here the deque changes at every look at a group."""
+    engine = engine_of(tiny())
+
+    class Begun(SimpleNamespace):
+        @property
+        def rows(self) -> list[int]:
+            engine._joining.append(self)  # type: ignore[arg-type]
+            return [1, 2]
+
+    engine._joining.extend([Begun(), Begun()])  # type: ignore[list-item]
+    assert engine.active == 4
 
 
 def test_a_prompt_that_is_cancelled_half_way_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

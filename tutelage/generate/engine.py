@@ -117,7 +117,8 @@ class Engine:
     @property
     def active(self) -> int:
         """Number of samples that have a place: in the batch, or about to join it."""
-        return len(self._rows) + sum(len(group.rows) for group in self._joining)
+        joining = list(self._joining)  # at once: other threads ask, while the engine's changes it
+        return len(self._rows) + sum(len(group.rows) for group in joining)
 
     @property
     def places(self) -> int:
