@@ -350,6 +350,7 @@ class Service:
         with suppress(Exception):  # which the first step raises again, for those who wait for it
             self._engine.prepare()
         while True:
+            fed = False
             try:
                 with self._lock:
                     self._work.wait_for(lambda: self._closed or len(self._queue) or self._jobs)
@@ -357,6 +358,7 @@ class Service:
                     if self._closed:
                         break
                     self._feed()
+                    fed = True
                     self._room.notify_all()
                 events = self._engine.step(self._watch)
                 with self._lock:
@@ -365,7 +367,12 @@ class Service:
                 problem = str(error) if isinstance(error, TutelageError) else f"{type(error).__name__}: {error}"
                 with self._lock:
                     self._engine.clear()
-                    self._end(list(self._jobs.values()), f"generation failed: {problem}", error)
+                    next_one = (
+                        [] if fed or not len(self._queue) else [self._queue.pop()[0]]
+                    )  # or it would go on for ever
+                    self._end(
+                        list(dict.fromkeys([*self._jobs.values(), *next_one])), f"generation failed: {problem}", error
+                    )
         with self._lock:
             waiting = [self._queue.pop()[0] for _ in range(len(self._queue))]
             self._end(
@@ -383,6 +390,7 @@ class Service:
     def _forget(self, job: Job) -> None:
         """Take what is left of a job out of the queue and the engine."""
         self._queue.remove(job)
+        self._room.notify_all()
         if job.handle is not None:
             self._engine.cancel(job.handle)
             self._jobs.pop(job.handle, None)
