@@ -113,6 +113,18 @@ def test_the_next_turn_of_a_conversation_prefills_what_is_new() -> None:
     assert shapes == [(1, 3), *[(1, 1)] * 6]
 
 
+def test_copied_tokens_of_a_prompt_are_told_with_its_first_token() -> None:
+    engine = engine_of(tiny(), eager=True, fixed=True)
+    told = []
+    for ids in (FIRST, [*FIRST[:25], 1, 2], FIRST, FIRST[:10]):  # the last is too short, but begins what is kept
+        engine.submit(of(ids, n=2, tokens=3))
+        events: list[Event] = []
+        while engine.active or engine.waiting:
+            events += [event for event in engine.step() if isinstance(event, Event)]
+        told.append([[event.cached for event in events if event.sample == i] for i in range(2)])
+    assert told == [[[0] * 3, [39, 0, 0]], [[25, 0, 0], [26, 0, 0]], [[39, 0, 0]] * 2, [[9, 0, 0]] * 2]
+
+
 def test_weights_that_may_change_leave_nothing_behind() -> None:
     model = tiny()
     engine = engine_of(model, eager=True)

@@ -315,6 +315,8 @@ class Engine:
         taken = take(self._waiting, places, leaders, self._sources())
         for one in taken:
             self._kept.used(one.source)
+            if one.row.cached is None:  # a row that lost its place may find its own
+                one.row.cached = one.alike
         return taken
 
     def _own_cache(self, taken: Sequence[Taken], start: int, stop: int) -> KVCache:
@@ -399,8 +401,9 @@ class Engine:
                 except Exception as error:
                     failures[handle] = error
                     break
-                events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
-                row.echo = ()
+                made, cached = Token(token, logprob, tops.get(slot, ())), row.cached or 0
+                events.append(Event(handle, row.sample, made, reason, row.echo, cached))
+                row.echo, row.cached = (), 0
                 if reason is not None:
                     ended.append(slot)
                     break

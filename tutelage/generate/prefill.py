@@ -50,6 +50,7 @@ class Row:
     limit: int  # most tokens it may get
     ids: list[int] = field(default_factory=list)
     echo: tuple[Token, ...] = ()
+    cached: int | None = None  # tokens whose keys and values were others', when the prompt was first begun
 
     @property
     def held(self) -> int:
