@@ -23,6 +23,17 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def cache_folder(name: str) -> Path:
+    """Where the user keeps what can be made again: ``$XDG_CACHE_HOME/tutelage/<name>``, by default ``~/.cache/tutelage/<name>``.
+
+    FileNotFoundError where no home folder is known, as in a container whose user has no entry in passwd.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage" / name
+    except RuntimeError:
+        raise FileNotFoundError("there is no home folder to keep it in: set XDG_CACHE_HOME") from None
+
+
 @contextmanager
 def folders_above(path: Path) -> Iterator[None]:
     """Make the folders that ``path`` needs. Those that were made are deleted if the block raises and they are empty."""

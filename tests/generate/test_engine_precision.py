@@ -16,6 +16,7 @@ from tutelage.generate.request import Request
 from tutelage.generate.sampler import Sampling
 from tutelage.model.decoder import Decoder
 from tutelage.model.inference import inference_copy
+from tutelage.model.native.settle import decode_setting
 
 
 def test_auto_takes_bf16_only_where_it_is_faster() -> None:
@@ -75,6 +76,8 @@ def test_an_engine_casts_once_per_busy_period_and_keeps_nothing(monkeypatch: pyt
 
 def test_an_environment_that_says_nothing_known_or_contradicts_is_an_error_at_the_start(monkeypatch) -> None:
     model = tiny()
+    monkeypatch.setenv("TUTELAGE_DECODE", "")
+    assert decode_setting() == "auto"
     monkeypatch.setenv("TUTELAGE_DECODE", "foo")
     with pytest.raises(UsageError, match="TUTELAGE_DECODE=foo is unknown: give auto, native, torch"):
         Engine(model)

@@ -77,6 +77,20 @@ def test_few_recordings_serve_a_batch_that_shrinks_and_grows(device: str) -> Non
     assert sorted(decoder._recordings) == [(1, 128), (4, 128), (4, 256), (8, 128), (8, 256), (8, 512)]
 
 
+def test_a_cache_of_another_shape_at_the_same_address_is_recorded_anew(device: str) -> None:
+    """As an allocator may give it once the old cache is dropped."""
+    model = tiny(context=600).to(device)
+    decoder, old, new = GraphDecoder(model), model.new_cache(8, 128), model.new_cache(4, 256)
+    new._set_store(old.store.view(new.store.shape))
+    with torch.inference_mode():
+        for cache in (old.part(0, 4), new):
+            cache.store.normal_()
+            cache.lengths = torch.full((4,), 9, device=device)
+            tokens, twin = torch.randint(VOCAB, (4,), device=device), cache.select(range(4))
+            expected = model.logits(model(tokens[:, None], cache=twin)[:, 0])
+            torch.testing.assert_close(decoder.step(tokens, cache, 9), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("kind", "wanted"), [(None, True), ("linear", True), ("dynamic", False)])
 def test_which_models_are_recorded(kind: str | None, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TUTELAGE_DECODE", raising=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,18 @@ def test_the_next_turn_of_a_conversation_prefills_what_is_new() -> None:
     assert shapes == [(1, 3), *[(1, 1)] * 6]
 
 
+def test_copied_tokens_of_a_prompt_are_told_with_its_first_token() -> None:
+    engine = engine_of(tiny(), eager=True, fixed=True)
+    told = []
+    for ids in (FIRST, [*FIRST[:25], 1, 2], FIRST, FIRST[:10]):  # the last is too short, but begins what is kept
+        engine.submit(of(ids, n=2, tokens=3))
+        events: list[Event] = []
+        while engine.active or engine.waiting:
+            events += [event for event in engine.step() if isinstance(event, Event)]
+        told.append([[event.cached for event in events if event.sample == i] for i in range(2)])
+    assert told == [[[0] * 3, [39, 0, 0]], [[25, 0, 0], [26, 0, 0]], [[39, 0, 0]] * 2, [[9, 0, 0]] * 2]
+
+
 def test_weights_that_may_change_leave_nothing_behind() -> None:
     model = tiny()
     engine = engine_of(model, eager=True)
@@ -143,6 +156,18 @@ def test_what_is_kept_is_bounded_and_the_last_used_stays() -> None:
     assert torch.equal(source.store, store[:, :, :, :21])
     store.zero_()
     assert source.store.any()
+
+
+def test_a_context_larger_than_all_that_may_be_kept_drops_nothing() -> None:
+    store = torch.ones(2, 2, 4, 100, 8)
+    short, other = [1] * 20, [2] * 30
+    kept = Kept(most=store[:, :, :, :50].nbytes)
+    kept.add(short, store)
+    kept.add(other, store)
+    kept.add([*short, *[3] * 31], store)  # one token too many, and it continues what is kept
+    assert [source.ids for source in kept] == [short, other]
+    kept.add([*short, *[3] * 30], store)
+    assert [source.ids for source in kept] == [[*short, *[3] * 30]]
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
@@ -190,6 +215,20 @@ def _first(engine: Engine, request: Request) -> list[Event]:
     while not events:
         events = [event for event in engine.step() if isinstance(event, Event)]
     return events
+
+
+def test_samples_are_counted_while_prompts_begin_and_join() -> None:
+    """Metrics and a change of models read ``active`` from their threads; here the deque changes at every look at a group."""
+    engine = engine_of(tiny())
+
+    class Begun(SimpleNamespace):
+        @property
+        def rows(self) -> list[int]:
+            engine._joining.append(self)  # type: ignore[arg-type]
+            return [1, 2]
+
+    engine._joining.extend([Begun(), Begun()])  # type: ignore[list-item]
+    assert engine.active == 4
 
 
 def test_a_prompt_that_is_cancelled_half_way_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,8 +182,9 @@ def test_a_long_row_that_has_left_takes_no_room_from_others():
     assert engine.active == 8
 
 
-def test_log_probabilities_of_a_prompt_are_told_once_though_a_row_waits_again_before_it_has_a_token():
-    """It joins when another has just outgrown the room."""
+@pytest.mark.parametrize("echo", [True, False])
+def test_what_is_told_of_a_prompt_is_told_once_though_a_row_waits_again_before_it_has_a_token(echo):
+    """It joins when another has just outgrown the room. Its own keys, which it finds when it comes again, are not others'."""
     model = tiny(context=400)
     engine = engine_with(model, 6 * SLOTS, max_batch=4, eager=True)
     engine._piece = 2
@@ -191,12 +192,13 @@ def test_log_probabilities_of_a_prompt_are_told_once_though_a_row_waits_again_be
     engine.submit(Request(ids=first, sampling=Sampling(max_tokens=250)))
     for _ in range(5):
         engine.step()
-    back, handle = given_back(engine), engine.submit(Request(second, Sampling(max_tokens=10), echo=True))
+    back, handle = given_back(engine), engine.submit(Request(second, Sampling(max_tokens=10), echo=echo))
     told = []
     while engine.active or engine.waiting:
-        told += [len(event.echo) for event in engine.step() if event.handle == handle and event.echo]
+        told += [event for event in engine.step() if event.handle == handle]
     assert back == [handle]
-    assert told == [159]
+    assert [len(event.echo) for event in told if event.echo] == ([159] if echo else [])
+    assert [event.cached for event in told] == [0] * 10
 
 
 def test_log_probabilities_of_a_prompt_are_told_once_though_it_is_read_twice():

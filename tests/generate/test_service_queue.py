@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from threading import Semaphore
+from typing import Any
 
 import pytest
 from test_engine import assert_same, exact_engine
@@ -12,6 +13,7 @@ from test_service import GREEDY, TOKENIZER, held, model_of, serve
 
 from tutelage.errors import QueueFull, TutelageError, UsageError
 from tutelage.generate.request import Generated, Request
+from tutelage.generate.room import Room
 from tutelage.generate.sampler import Sampling
 from tutelage.generate.service import FairQueue, Job, Ticket
 from tutelage.model.decoder import Decoder
@@ -145,6 +147,57 @@ def test_a_failure_takes_the_samples_that_still_wait_with_it(model: Decoder) -> 
         after.result()
         assert len(service._queue) == 0
         assert not service._jobs
+
+
+def test_a_failure_that_empties_the_queue_makes_room_for_a_list(model: Decoder) -> None:
+    """The second request of the list needs both places of the queue, and nothing is left that would wake the service."""
+
+    def fails(ids: list[int]) -> bool:
+        raise LookupError("a bug of the caller")
+
+    with serve(model, max_batch=1, max_waiting=4) as service:
+        requests = [Request([1], Sampling(n=2, max_tokens=2), stop_when=fails) for _ in range(2)]
+        problems: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                service.map(requests)
+            except LookupError as error:
+                problems.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(20)
+        assert problems
+
+
+def test_an_error_before_the_engine_has_a_sample_ends_the_one_whose_turn_it_is(model: Decoder, monkeypatch) -> None:
+    """As where a device does not tell its memory: nobody waits for ever, and a fault that passes spares the others."""
+    faults, found = [RuntimeError("the device is lost") for _ in range(2)], Room.on
+
+    def on(*given: Any) -> Room:
+        if faults:
+            raise faults.pop()
+        return found(*given)
+
+    monkeypatch.setattr(Room, "on", on)
+    with serve(model) as service:
+        tickets = service.submit_all([Request([1], Sampling(n=2, max_tokens=2)) for _ in range(3)])
+        endings = [list[Any]() for _ in tickets]
+
+        def take(ticket: Ticket, ending: list[Any]) -> None:
+            try:
+                ending += ticket.result()
+            except TutelageError as error:
+                ending.append(str(error))
+
+        threads = [threading.Thread(target=take, args=pair, daemon=True) for pair in zip(tickets, endings, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert endings[:2] == [["generation failed: RuntimeError: the device is lost"]] * 2
+    assert [len(sample.tokens) for sample in endings[2]] == [2, 2]
 
 
 @pytest.mark.parametrize(("eager", "starts"), [(True, 2), (False, 6)])

@@ -28,6 +28,7 @@ CONFIGS = {
     "two kinds of layers": mixed("qwen3"),
     "biases": small("llama", qkv_bias=True, attention_out_bias=True, mlp_bias=True),
     "one key head": small("qwen3", num_kv_heads=1, head_dim=26, vocab_size=77, intermediate_size=33),
+    "many heads of one key head": small("mistral", num_heads=300, num_kv_heads=1, head_dim=2),
     "odd sizes": small("gpt2", hidden_size=27, num_heads=3, intermediate_size=41, vocab_size=65),
     "big heads": small("llama", hidden_size=256, num_heads=2, num_kv_heads=1).model_copy(update={"init_std": 0.06}),
 }

@@ -73,14 +73,16 @@ def test_whose_prompts_are_faster_is_kept_too(faster: bool, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_of_bf16_weights(family: str, timed: list[bool]) -> None:
-    """The first and the second of its shape; torch multiplies its weights under bf16 autocast alone."""
+def test_a_model_of_bf16_weights(family: str, timed: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first and the second of its shape; torch multiplies its weights under bf16 autocast alone, and is timed in one copy."""
+    copies, copy = list[bool](), choice.inference_copy
+    monkeypatch.setattr(choice, "inference_copy", lambda *given: copies.append(True) or copy(*given))
     model = build(small(family).model_copy(update={"init_std": 0.1})).bfloat16()
     for _ in range(2):
         found = settle.settled(model, torch.bfloat16, 2)
         assert isinstance(found, NativeDecoder)
         assert found.dtype == "bf16"
-    assert timed == [True]
+    assert (timed, copies) == ([True], [True])
 
 
 def test_what_was_slower_stays_with_torch(timed: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

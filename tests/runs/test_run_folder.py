@@ -219,6 +219,16 @@ def test_a_cache_that_cannot_be_written_is_no_trouble(large, tmp_path):
     assert hash_of(large) == hashlib.sha256(b"first").hexdigest()
 
 
+def test_without_a_home_folder_files_are_hashed_each_time(large, monkeypatch):
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert hash_of(large) == hashlib.sha256(b"first").hexdigest()
+
+
 def test_a_changed_input_is_named(tmp_path):
     source = tmp_path / "data.jsonl"
     source.write_text("one")

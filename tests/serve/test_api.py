@@ -93,7 +93,7 @@ def test_the_clients_stream_helper_takes_three_choices(parrots):
 
 
 def test_usage_in_a_stream_comes_last_and_only_if_asked_for(client):
-    whole = client.chat.completions.create(**ASK, n=2).usage
+    whole = [client.chat.completions.create(**ASK, n=2).usage for _ in range(2)][1]  # the first leaves its prompt
     plain = list(client.chat.completions.create(**ASK, n=2, stream=True))
     assert all(chunk.choices and chunk.usage is None for chunk in plain)
     options = {"include_usage": True}
@@ -101,6 +101,25 @@ def test_usage_in_a_stream_comes_last_and_only_if_asked_for(client):
     assert (last.choices, last.usage) == ([], whole)
     assert all(chunk.choices and chunk.usage is None for chunk in before)
     assert len({chunk.id for chunk in (*before, last)}) == 1
+
+
+def test_usage_tells_how_much_of_the_prompts_was_computed_before(client, server):
+    """The next turn of a conversation, the same again in all shapes, and several prompts, of which each counts once."""
+    said = [{"role": "user", "content": "Zebras on the mat, 你是谁？ " * 2}]
+    made = client.chat.completions.create(**ASK | {"messages": said})
+    first = made.usage
+    assert first.prompt_tokens_details.cached_tokens == 0
+    said += [{"role": "assistant", "content": made.choices[0].message.content}, {"role": "user", "content": "or not?"}]
+    later = client.chat.completions.create(**ASK | {"messages": said}, n=2).usage
+    assert first.prompt_tokens <= later.prompt_tokens_details.cached_tokens < later.prompt_tokens
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    *_, last = client.chat.completions.create(**ASK | {"messages": said}, n=2, **options)
+    again = client.responses.create(model=MODEL, input=said, max_output_tokens=2).usage
+    whole = later.prompt_tokens - 1  # the last token is always computed
+    assert last.usage.prompt_tokens_details.cached_tokens == again.input_tokens_details.cached_tokens == whole
+    a, b = ([server.served.assistant.tokenizer.bos_id, *range(start, start + 39)] for start in (20, 120))
+    usage = client.completions.create(model=MODEL, prompt=[a, b, a], n=2, max_tokens=2).usage
+    assert (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens) == (120, 39)
 
 
 def test_characters_arrive_whole_whatever_their_tokens(parrots):

@@ -117,7 +117,8 @@ class Engine:
     @property
     def active(self) -> int:
         """Number of samples that have a place: in the batch, or about to join it."""
-        return len(self._rows) + sum(len(group.rows) for group in self._joining)
+        joining = list(self._joining)  # at once: other threads ask, while the engine's changes it
+        return len(self._rows) + sum(len(group.rows) for group in joining)
 
     @property
     def places(self) -> int:
@@ -314,6 +315,8 @@ class Engine:
         taken = take(self._waiting, places, leaders, self._sources())
         for one in taken:
             self._kept.used(one.source)
+            if one.row.cached is None:  # a row that lost its place may find its own
+                one.row.cached = one.alike
         return taken
 
     def _own_cache(self, taken: Sequence[Taken], start: int, stop: int) -> KVCache:
@@ -398,8 +401,9 @@ class Engine:
                 except Exception as error:
                     failures[handle] = error
                     break
-                events.append(Event(handle, row.sample, Token(token, logprob, tops.get(slot, ())), reason, row.echo))
-                row.echo = ()
+                made, cached = Token(token, logprob, tops.get(slot, ())), row.cached or 0
+                events.append(Event(handle, row.sample, made, reason, row.echo, cached))
+                row.echo, row.cached = (), 0
                 if reason is not None:
                     ended.append(slot)
                     break

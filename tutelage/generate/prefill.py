@@ -50,6 +50,7 @@ class Row:
     limit: int  # most tokens it may get
     ids: list[int] = field(default_factory=list)
     echo: tuple[Token, ...] = ()
+    cached: int | None = None  # tokens whose keys and values were others', when the prompt was first begun
 
     @property
     def held(self) -> int:
@@ -177,13 +178,14 @@ class Kept:
         return iter(self._sources.values())
 
     def add(self, ids: list[int], store: Tensor) -> None:
-        """Keep a copy of what ``store`` holds of ``ids``, in place of what they continue."""
-        if len(ids) < SHARED or any(common(ids, kept.ids) == len(ids) for kept in self):
+        """Keep a copy of what ``store`` holds of ``ids``, in place of what they continue; nothing if that alone is too large."""
+        held = store[:, :, :, : len(ids)]
+        if len(ids) < SHARED or held.nbytes > self._most or any(common(ids, kept.ids) == len(ids) for kept in self):
             return
         for name, kept in list(self._sources.items()):
             if common(ids, kept.ids) == len(kept.ids):
                 self._drop(name)
-        source = Source(ids, store[:, :, :, : len(ids)].clone())
+        source = Source(ids, held.clone())
         self._sources[self._next] = source
         self._next, self._bytes = self._next + 1, self._bytes + source.store.nbytes
         while self._bytes > self._most:

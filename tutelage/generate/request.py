@@ -104,6 +104,8 @@ class Event(NamedTuple):
     finish_reason: FinishReason | None  # None while the sample is not finished
     echo: tuple[Token, ...] = ()
     """With the first token of sample 0, if requested: all tokens of the prompt but the first, which nothing predicts."""
+    cached: int = 0
+    """With the first token: of how many of the prompt's tokens keys and values were copied from other samples'."""
 
 
 class Failure(NamedTuple):

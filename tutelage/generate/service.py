@@ -38,6 +38,7 @@ class Job:
         self.waiting = deque(range(self.running))  # samples that the engine does not have yet
         self.handle: int | None = None  # the engine's, once it has the first sample
         self.echo: tuple[Token, ...] = ()
+        self.cached = 0
         self.error: BaseException | None = None
         self.listener: Callable[[], None] | None = None
 
@@ -65,6 +66,7 @@ class Job:
         sample.pieces.append(writer.take())
         sample.finish_reason = reason
         self.echo = self.echo or event.echo
+        self.cached += event.cached if event.sample == 0 else 0
 
     def end(self, error: BaseException | None = None) -> None:
         """End what still runs: with an exception for the caller, or as cancelled."""
@@ -135,6 +137,11 @@ class Ticket:
     def echo(self) -> tuple[Token, ...]:
         """If requested and once the first token is there: the prompt's tokens but the first, which nothing predicts."""
         return self._job.echo
+
+    @property
+    def cached(self) -> int:
+        """Once the first token is there: of how many of the prompt's tokens sample 0 found the keys and values computed."""
+        return self._job.cached
 
     def cancel(self) -> None:
         """Free the request's place; its unfinished samples end with finish_reason "cancelled". Does not block."""
@@ -350,6 +357,7 @@ class Service:
         with suppress(Exception):  # which the first step raises again, for those who wait for it
             self._engine.prepare()
         while True:
+            fed = False
             try:
                 with self._lock:
                     self._work.wait_for(lambda: self._closed or len(self._queue) or self._jobs)
@@ -357,6 +365,7 @@ class Service:
                     if self._closed:
                         break
                     self._feed()
+                    fed = True
                     self._room.notify_all()
                 events = self._engine.step(self._watch)
                 with self._lock:
@@ -365,7 +374,10 @@ class Service:
                 problem = str(error) if isinstance(error, TutelageError) else f"{type(error).__name__}: {error}"
                 with self._lock:
                     self._engine.clear()
-                    self._end(list(self._jobs.values()), f"generation failed: {problem}", error)
+                    ended = dict.fromkeys(self._jobs.values())
+                    if not fed and len(self._queue):  # it would be tried again for ever
+                        ended[self._queue.pop()[0]] = None
+                    self._end(list(ended), f"generation failed: {problem}", error)
         with self._lock:
             waiting = [self._queue.pop()[0] for _ in range(len(self._queue))]
             self._end(
@@ -383,6 +395,7 @@ class Service:
     def _forget(self, job: Job) -> None:
         """Take what is left of a job out of the queue and the engine."""
         self._queue.remove(job)
+        self._room.notify_all()
         if job.handle is not None:
             self._engine.cancel(job.handle)
             self._jobs.pop(job.handle, None)

@@ -39,13 +39,13 @@ class GraphDecoder:
 
     A step of n tokens works on the smallest power of two of rows that holds them (``rows``), those behind them idle, and
     looks at a power of two of slots. So a batch that shrinks and grows needs few recordings. They are dropped when the cache
-    has moved.
+    has moved or has another shape.
     """
 
     def __init__(self, model: Decoder) -> None:
         self._model = model
         self._recordings: dict[tuple[int, int], _Recording] = {}
-        self._store = 0  # where the cache of the recordings is
+        self._store: tuple[object, ...] = ()  # where the cache of the recordings is, and its strides
 
     @staticmethod
     def rows(n: int, most: int) -> int:
@@ -55,8 +55,9 @@ class GraphDecoder:
     def step(self, tokens: Tensor, cache: KVCache, longest: int) -> Tensor:
         """Tokens [n] -> logits [n, v]. The cache has at least n rows, of which none holds more than ``longest`` tokens; its lengths
         grow by 1. The logits are overwritten by the next step."""
-        if cache.store.data_ptr() != self._store:
-            self._recordings, self._store = {}, cache.store.data_ptr()
+        store = cache.store.data_ptr(), cache.store.stride()  # another may have come to the same address
+        if store != self._store:
+            self._recordings, self._store = {}, store
         visible = min(cache.capacity, max(_FEWEST, 1 << longest.bit_length()))
         key = cache.batch, visible
         recording = self._recordings.get(key)

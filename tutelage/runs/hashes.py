@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from tutelage.files import write_atomic
+from tutelage.files import cache_folder, write_atomic
 
 _NOT_CONTENT = {"lock", "lineage.json", "sessions.jsonl", "state.pt", "state.previous.pt", "progress.json"}
 """Files that do not count in a folder's hash."""
@@ -54,7 +54,11 @@ def _hash_once(path: str, version: tuple[int, ...]) -> str:
     """The hash of this version of a file: from the cache, or from its content and then kept."""
     if version[0] < CACHED_FROM:
         return _hash_content(path)
-    kept = _cache_folder() / f"{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()}.json"
+    try:
+        folder = cache_folder("hashes")
+    except FileNotFoundError:
+        return _hash_content(path)
+    kept = folder / f"{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known["version"] == list(version):
@@ -71,7 +75,3 @@ def _hash_once(path: str, version: tuple[int, ...]) -> str:
 def _hash_content(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage" / "hashes"

@@ -74,7 +74,7 @@ template <class Cell> INLINE void weigh_values(const float* p, const Cell* v, in
 }
 
 // softmax(q k') v of `heads` queries q [heads, e], already scaled, that share n keys k and values v [n, e] -> out [heads, e].
-// scores: room for heads * n; sums: for heads * e.
+// scores: room for heads * (n + 1); sums: for heads * e.
 template <class Cell, class In>
 void attend(const float* q, int heads, int e, const Cell* k, const Cell* v, int n, float* scores, float* sums, In* out) {
     for (int start = 0; start < n; start += KEYS)
@@ -88,7 +88,7 @@ void attend(const float* q, int heads, int e, const Cell* k, const Cell* v, int 
             for (; j < stop; j++) into[j] = dot(q + h * e, k + (size_t)j * e, e);
         }
     memset(sums, 0, sizeof(float) * heads * e);
-    float totals[MOST_SHARING];
+    float* totals = scores + (size_t)heads * n;
     for (int h = 0; h < heads; h++) totals[h] = exponentiate(scores + (size_t)h * n, n);
     for (int start = 0; start < n; start += KEYS)
         for (int h = 0; h < heads; h++)

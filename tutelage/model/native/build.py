@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from tutelage.files import atomic_path
+from tutelage.files import atomic_path, cache_folder
 
 SOURCE = Path(__file__).parent
 COMPILERS = ("g++", "c++", "clang++")
@@ -47,7 +47,7 @@ def library() -> tuple[ctypes.CDLL | None, str]:
 
 def compiled(compiler: str, defines: Sequence[str] = ()) -> Path:
     """The path of the library, compiled unless it is in the cache. OSError or SubprocessError if that fails."""
-    path = _folder() / f"{_key(compiler, defines)}.so"
+    path = cache_folder("native") / f"{_key(compiler, defines)}.so"
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,6 @@ def compiled(compiler: str, defines: Sequence[str] = ()) -> Path:
             with atomic_path(path) as temporary:
                 _compile(compiler, defines, temporary)
     return path
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage" / "native"
 
 
 def _key(compiler: str, defines: Sequence[str]) -> str:

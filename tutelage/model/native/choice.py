@@ -52,8 +52,9 @@ def choose(
         with torch.inference_mode(), autocast("cpu", _own_precision(model)):
             reason = _found_wrong(model, native)
             if not reason and setting == "auto" and not faster:
-                reason = _found_slow(model, native, rows)
-                native.prefills = not reason and _prefills_faster(model, native)
+                theirs, precision = _torchs(model, native)
+                reason = _found_slow(theirs, precision, native, rows)
+                native.prefills = not reason and _prefills_faster(theirs, precision, native)
         model.train(training)
     if reason and setting == "native":
         raise UsageError(f"native decoding: {reason}")
@@ -93,12 +94,11 @@ def _found_wrong(model: Decoder, native: NativeDecoder) -> str | None:
     return None
 
 
-def _found_slow(model: Decoder, native: NativeDecoder, rows: int) -> str | None:
+def _found_slow(theirs: Decoder, precision: str, native: NativeDecoder, rows: int) -> str | None:
     """Time steps of both, in turns; the values in the cache do not matter."""
-    precision, theirs = _torchs(model, native)
-    held = max(1, min(_HELD, model.config.max_position_embeddings - 1))
+    held = max(1, min(_HELD, theirs.config.max_position_embeddings - 1))
     with autocast("cpu", precision):
-        cache = model.new_cache(rows, held + 1)
+        cache = theirs.new_cache(rows, held + 1)
     tokens = torch.zeros(rows, dtype=torch.int64)
 
     def torch_step() -> None:
@@ -116,12 +116,11 @@ def _found_slow(model: Decoder, native: NativeDecoder, rows: int) -> str | None:
     return None if ours < other else f"it takes {ours * 1e3:.2g} ms per step of {rows} rows and torch {other * 1e3:.2g}"
 
 
-def _prefills_faster(model: Decoder, native: NativeDecoder) -> bool:
+def _prefills_faster(theirs: Decoder, precision: str, native: NativeDecoder) -> bool:
     """Whether it takes less time than torch for a prompt, whatever its tokens are."""
-    precision, theirs = _torchs(model, native)
-    length = max(1, min(_LONG, model.config.max_position_embeddings - 1))
+    length = max(1, min(_LONG, theirs.config.max_position_embeddings - 1))
     with autocast("cpu", precision):
-        cache = model.new_cache(1, length)
+        cache = theirs.new_cache(1, length)
     prompt = [0] * length
 
     def torch_prefill() -> None:
@@ -136,10 +135,10 @@ def _prefills_faster(model: Decoder, native: NativeDecoder) -> bool:
     return ours < other
 
 
-def _torchs(model: Decoder, native: NativeDecoder) -> tuple[str, Decoder]:
-    """The precision that torch would generate in, and the model in it."""
+def _torchs(model: Decoder, native: NativeDecoder) -> tuple[Decoder, str]:
+    """The model as torch would generate with it, and the precision."""
     precision = "bf16" if native.dtype != "fp32" and cpu_has_bf16() else _own_precision(model)
-    return precision, inference_copy(model, torch.bfloat16) if precision == "bf16" else model
+    return inference_copy(model, torch.bfloat16) if precision == "bf16" else model, precision
 
 
 def _seconds(step: Callable[[], None], cache: KVCache, held: int) -> float:

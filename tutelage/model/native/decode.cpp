@@ -36,11 +36,10 @@ INLINE Bf16 to_bf16(float x) {  // to the nearest, ties to even
 
 enum { FP32, BF16, INT8 };
 enum { SILU, GELU, GELU_TANH, RELU };
-constexpr int GROUP = 64;         // weights that share a scale in int8
-constexpr int BLOCK = 64;         // probabilities that are summed first when sampling, as in generate/sampler.py
-constexpr int MOST_SHARING = 256;  // query heads per key head
+constexpr int GROUP = 64;  // weights that share a scale in int8
+constexpr int BLOCK = 64;  // probabilities that are summed first when sampling, as in generate/sampler.py
 
-// The structures below are mirrored in decoder.py.
+// The structures below are mirrored in structures.py.
 struct Matrix {
     const void* weights;
     const float *scales, *bias;  // scales: of int8 weights alone

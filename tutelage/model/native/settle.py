@@ -27,8 +27,8 @@ _TORCH, _STEPS, _NATIVE = b"torch\n", b"native steps\n", b"native\n"
 
 
 def decode_setting() -> Setting:
-    """TUTELAGE_DECODE in the environment; UsageError for what it cannot be."""
-    setting = os.environ.get("TUTELAGE_DECODE", "auto")
+    """TUTELAGE_DECODE in the environment, empty or unset: auto; UsageError for what it cannot be."""
+    setting = os.environ.get("TUTELAGE_DECODE") or "auto"
     for known in SETTINGS:
         if setting == known:
             return known

@@ -1,5 +1,5 @@
 // Vectors of LANES floats in the compiler's own vector types, so that one text serves every instruction set: a 16-lane kernel runs,
-// slowly, on any processor. Included once per instruction set, inside its namespace: see levels.h.
+// slowly, on any processor. Included once per instruction set, inside its namespace: see kernels.h.
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));

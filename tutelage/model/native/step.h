@@ -4,7 +4,7 @@
 template <class W> struct Scratch {
     using In = typename W::Input;
     size_t hidden, wide, qkv_width, inner_width, vocab;  // distances between rows
-    float *x, *qkv, *gate, *up, *logits, *queries, *sums, *scores, *masses;
+    float *x, *qkv, *gate, *up, *logits, *sums, *scores, *masses;
     In *normed, *second, *attended, *inner;
 };
 
@@ -29,7 +29,7 @@ template <class W> char* lay_out(const Model& m, const Job& job, char* base, Scr
     take(s.up, rows * s.inner_width);
     take(s.logits, job.logits || job.owners ? 0 : rows * s.vocab);
     take(s.sums, job.threads * distance(sharing * m.head_dim));
-    take(s.scores, job.threads * distance(sharing * job.capacity));
+    take(s.scores, job.threads * distance(sharing * (job.capacity + 1)));
     take(s.masses, job.threads * distance(m.vocab / BLOCK + 1));
     take(s.normed, copies * s.hidden);
     take(s.second, m.parallel ? copies * s.hidden : 0);
@@ -118,7 +118,7 @@ template <class W> struct Thread {
         int first = layer.window ? std::max(0, at + 1 - layer.window) : 0;
         const Cell* keys = keys_of<Cell>(number, row, group) + (size_t)first * e;
         const float* q = s.qkv + row * s.qkv_width + group * sharing * e;
-        float* scores = s.scores + index * distance(sharing * job.capacity);
+        float* scores = s.scores + index * distance(sharing * (job.capacity + 1));
         float* sums = s.sums + index * distance(sharing * e);
         In* out = s.attended + row * s.wide + group * sharing * e;
         attend(q, sharing, e, keys, keys + job.strides[0], at + 1 - first, scores, sums, out);

@@ -12,7 +12,7 @@ template <class W> void matmul_of_floats(const Matrix& m, const float* x, int ro
 }
 
 void attend_floats(const float* q, int heads, int e, const void* k, const void* v, bool bf16, int n, float* room, float* out) {
-    float* sums = room + (size_t)heads * n;
+    float* sums = room + (size_t)heads * (n + 1);
     if (bf16) attend(q, heads, e, (const Bf16*)k, (const Bf16*)v, n, room, sums, out);
     else attend(q, heads, e, (const float*)k, (const float*)v, n, room, sums, out);
 }

@@ -101,7 +101,8 @@ class Job:
         return ApiError(said, code="generation_failed")
 
     def usage(self, choices: Iterable[Choice]) -> Usage:
-        return Usage(sum(map(len, self.prompts)), sum(len(choice.tokens) for choice in choices))
+        cached = sum(ticket.cached for ticket in self.tickets)
+        return Usage(sum(map(len, self.prompts)), sum(len(choice.tokens) for choice in choices), cached)
 
     def best(self, choices: Sequence[Choice]) -> list[Choice]:
         """Of each prompt's choices the n with the highest mean log-probability, the best first, with indices of their own."""

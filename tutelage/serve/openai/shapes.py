@@ -40,11 +40,14 @@ class Usage(NamedTuple):
 
     prompt: int
     completion: int
+    cached: int
+    """Of the prompts' tokens those whose keys and values other requests had left."""
 
     @property
     def object(self) -> Object:
         return {
             "prompt_tokens": self.prompt,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
         }
