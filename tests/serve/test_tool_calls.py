@@ -221,6 +221,17 @@ def test_a_model_may_choose_between_a_call_and_an_answer_by_a_schema(qwen):
             assert made.message.content is None
 
 
+def test_of_an_answers_schema_and_those_of_tools_the_one_that_is_wrong_is_named(qwen):
+    odd, good = {"not": {}}, {"type": "object"}
+    for schema, parameters, param in ((odd, good, "response_format"), (good, odd, "tools.1.function.parameters")):
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        tools = [TIME, {"type": "function", "function": {"name": "f", "parameters": parameters}}]
+        with pytest.raises(openai.BadRequestError) as caught:
+            qwen.client().chat.completions.create(**ASK | {"tools": tools}, response_format=form)
+        said = caught.value.body
+        assert (said["param"], said["message"]) == (param, 'the schema cannot be used: "not" is not supported')
+
+
 @pytest.mark.parametrize("several", [True, False])
 def test_a_call_that_the_model_chooses_is_a_valid_one_and_its_text_is_free(qwen, several):
     """Random weights would write nothing like a call after the token that begins one."""

@@ -48,7 +48,7 @@ def _told(problem: str) -> str:
     problem = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?|\n +\d+ \| .*", "", problem, flags=re.DOTALL)
     if unknown := re.fullmatch(r"Unimplemented keys: \[(.*)\]", problem):
         return f"{unknown[1]} {'are' if ', ' in unknown[1] else 'is'} not supported"
-    problem = re.sub(r"^regex parse error:.*\nerror: ", "a pattern cannot be used: ", problem, flags=re.DOTALL)
+    problem = re.sub(r"^regex parse error:.*\nerror: ", "in a pattern: ", problem, flags=re.DOTALL)
     problem = " ".join(problem.split())[:300]
     return next((told for begin, told in _TOLD.items() if problem.startswith(begin)), problem)
 
