@@ -131,16 +131,18 @@ def test_a_compiler_that_fails_is_said_once(tmp_path):
     ]
 
 
-def test_the_openmp_library_is_torchs_also_where_another_package_came_first(tmp_path):
-    theirs = tmp_path / "libgomp-1.so.1"
-    (tmp_path / "empty.cpp").write_text("")
+@pytest.mark.parametrize("first", [True, False])
+def test_the_openmp_library_is_torchs_whatever_another_package_brings(tmp_path, first):
+    """Also where the packages are reached through a link, as in an environment that was moved."""
+    theirs, link = tmp_path / "libgomp-1.so.1", tmp_path / "packages"
+    (tmp_path / "empty.cpp").write_text("char room[1 << 24] = {1};")  # for which there is no gap between others
     subprocess.run([COMPILER, "-shared", "-o", str(theirs), str(tmp_path / "empty.cpp")], check=True)
-    code = (
-        f"import ctypes\nctypes.CDLL({str(theirs)!r})\nfrom tutelage.model.native import build\nprint(build._openmp())"
-    )
-    found = Path(run(code).stdout.strip())
-    assert found != theirs
-    assert found == Path(native_build._openmp())
+    link.symlink_to(Path(torch.__file__).parents[1])
+    loads, imports = f"import ctypes\nctypes.CDLL({str(theirs)!r})", "import torch"
+    begin = [loads, imports] if first else [imports, loads]
+    linked = f"torch.__file__ = {str(link / 'torch' / '__init__.py')!r}"
+    code = "\n".join([*begin, linked, "from tutelage.model.native import build\nprint(build._openmp())"])
+    assert Path(run(code).stdout.strip()).parent.name in ("lib", "torch.libs")
 
 
 def test_there_is_one_openmp_library_in_the_process():

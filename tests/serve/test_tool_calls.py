@@ -157,7 +157,7 @@ def test_a_call_without_its_end_is_never_said_to_be_done(own, more, reason, stat
     tokenizer = own.served.assistant.tokenizer
     calls = Calling(tool_format(tokenizer), [Tool(name="f")], [], several=True)
     text = '<tool_call>\n{"name": "f", "arguments": {"city": "Ro' + more
-    choice, counts = Choice(0, text=text, finish_reason="stop"), Usage(1, 1)
+    choice, counts = Choice(0, text=text, finish_reason="stop"), Usage(1, 1, 0)
     chat = {"logprobs": False, "calling": calls}
     assert Chat(tokenizer, MODEL, **chat).whole([choice], counts)["choices"][0]["finish_reason"] == reason
     chunks = Chat(tokenizer, MODEL, **chat).news(choice, Delta(0, text, (), "stop")).decode().strip().split("\n\n")

@@ -101,7 +101,7 @@ def _openmp() -> str:
     except OSError:
         return ""
     found = re.findall(r"/\S*/lib(?:gomp|iomp5|omp)\b\S*", mapped)
-    site = str(Path(torch.__file__).parent)  # torch/lib, or torch.libs beside it
+    site = str(Path(torch.__file__).resolve().parent)  # torch/lib, or torch.libs beside it
     return next((path for path in found if path.startswith(site)), found[0] if found else "")
 
 
