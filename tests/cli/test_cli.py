@@ -67,7 +67,7 @@ def test_overview_names_every_command(capsys):
             "nowhere is not a run folder: there is no recipe.yaml with a lineage.json beside it",
         ),
         (["runs", "show"], "RUN is required"),
-        (["runs", "compare", "one"], "at least 2"),
+        (["runs", "compare", "one"], "2 or more items"),
         (["runs", "prune", "."], ".: no runs"),
         (["runs", "prune", ".", "--del"], "unknown option --del; did you mean '--delete'?"),
         (

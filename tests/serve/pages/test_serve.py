@@ -48,8 +48,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @contextmanager
 def serving(store: Store, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`tutelage serve` with accounts, and its address."""
+    """`tutelage serve` with accounts, and its address. An answer may be so long that it has not ended when it is looked at."""
     words = [sys.executable, "-m", "tutelage", "serve", "--store", str(store.path), "--allowed_hosts", "localhost"]
+    words += ["--max_tokens", "8000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with (store.path.parent / "log").open("a") as log:
         process = subprocess.Popen(
