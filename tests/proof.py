@@ -1,4 +1,4 @@
-"""`make proof`: the claims of docs/results.md, measured again. Half an hour to an hour on two cores.
+"""`make proof`: the claims of docs/results.md, measured again. An hour and a half on two cores with AVX2 alone.
 
     the demo for seeds 0, 1 and 2                    InstructGPT's order, win rates, reward-model accuracy
     seed 0 with demonstrations without a fault       how much of the gain is the repair of bad demonstrations
